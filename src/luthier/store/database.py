@@ -1,0 +1,175 @@
+"""The tables, and how a connection is opened. SQLite (WAL) by default, PostgreSQL by URL; the same statements on both.
+
+`names`, `events`, `artifacts`, `files` and `parents` are append-only: triggers made by the first migration refuse
+UPDATE and DELETE, so history cannot be rewritten by a slip of ours.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from luthier.core.errors import Busy, StoreError, missing_part
+from luthier.core.spec import redact, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+HEAD = "0001"  # the newest migration; a test compares it with the migrations folder
+
+metadata = sa.MetaData()
+
+artifacts = sa.Table(
+    "artifacts",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.String(32), nullable=False, index=True),
+    sa.Column("key", sa.String(64), nullable=False, index=True),
+    sa.Column("spec", sa.JSON, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("summary", sa.JSON, nullable=False),
+    sa.Column("created_s", sa.Float, nullable=False),
+)
+files = sa.Table(
+    "files",
+    metadata,
+    sa.Column("digest", sa.String(64), sa.ForeignKey("artifacts.digest"), primary_key=True),
+    sa.Column("path", sa.String(1024), primary_key=True),
+    sa.Column("sha256", sa.String(64), nullable=False, index=True),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+)
+parents = sa.Table(
+    "parents",
+    metadata,
+    sa.Column("child", sa.String(64), sa.ForeignKey("artifacts.digest"), primary_key=True),
+    sa.Column("role", sa.String(64), primary_key=True),
+    sa.Column("parent", sa.String(64), sa.ForeignKey("artifacts.digest"), nullable=False, index=True),
+)
+names = sa.Table(
+    "names",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("digest", sa.String(64), sa.ForeignKey("artifacts.digest"), nullable=False, index=True),
+    sa.Column("created_s", sa.Float, nullable=False),
+)
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column(
+        "seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True
+    ),
+    sa.Column("time_s", sa.Float, nullable=False),
+    sa.Column("kind", sa.String(64), nullable=False, index=True),
+    sa.Column("subject", sa.String(128), nullable=False, index=True),
+    sa.Column("data", sa.JSON, nullable=False),
+)
+
+
+class Database:
+    """One engine, and transactions whose failures are told in our words.
+
+    `url` may hold ${VAR}; it is recorded and shown as written.
+    """
+
+    def __init__(self, url: str, environ: Mapping[str, str]) -> None:
+        self.url = url
+        self._environ = environ
+        try:
+            address = sa.make_url(resolve(url, environ))
+        except sa.exc.ArgumentError:
+            raise StoreError(
+                f"{url!r} is not a database URL.",
+                remedy="Write for example postgresql://user:${PGPASSWORD}@host/luthier",
+            ) from None
+        if address.drivername in ("postgresql", "postgres"):
+            address = address.set(drivername="postgresql+psycopg")
+        if address.get_backend_name() not in ("sqlite", "postgresql"):
+            raise StoreError(
+                f"{address.get_backend_name()} is not a database Luthier keeps its records in.",
+                remedy="Use SQLite (the default) or PostgreSQL.",
+            )
+        self.is_sqlite = address.get_backend_name() == "sqlite"
+        try:
+            self.engine = sa.create_engine(address, pool_pre_ping=not self.is_sqlite)
+        except ModuleNotFoundError as error:
+            raise missing_part(str(error.name), "postgres", "a PostgreSQL store") from None
+        if self.is_sqlite:
+            sa.event.listen(self.engine, "connect", _prepare_sqlite)
+            sa.event.listen(
+                self.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
+            )
+        self._migrate()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """All or nothing. Raises Busy when another process holds the database too long, StoreError otherwise."""
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            raise self._explain(error) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection for reading only; never waits for a writer."""
+        try:
+            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                yield connection
+        except OperationalError as error:
+            raise self._explain(error) from error
+
+    def _explain(self, error: SQLAlchemyError) -> StoreError:
+        text = redact(str(getattr(error, "orig", error)), self.url, self._environ)
+        if "locked" in text:
+            return Busy(
+                "another process is writing to this home and did not finish in 30 s.",
+                remedy="Wait for it, or stop it, and run the command again.",
+            )
+        if "full" in text:
+            return StoreError(f"the disk under {self.url} is full. Nothing that was finished is lost.",
+                              remedy="Free some space, or point LUTHIER_HOME at a larger disk, and run the same command again.")  # fmt: skip
+        if "readonly" in text or "read-only" in text or "unable to open" in text:
+            return StoreError(f"the database {self.url} cannot be written.",
+                              remedy="Give yourself the right to write there, or set LUTHIER_HOME to a folder that is yours.")  # fmt: skip
+        return StoreError(
+            f"the database {self.url} failed: {text.strip()}.",
+            remedy="Check that it runs and that the address and credentials are right.",
+        )
+
+    def _migrate(self) -> None:
+        try:
+            with self.reading() as connection:
+                if "alembic_version" in sa.inspect(connection).get_table_names():
+                    found = connection.execute(sa.text("select version_num from alembic_version")).scalar()
+                    if found == HEAD:
+                        return
+                    if found is not None and found > HEAD:
+                        raise StoreError(
+                            f"this home was written by a newer Luthier (schema {found}; this one knows {HEAD}).",
+                            remedy="Upgrade: pip install -U luthier",
+                        )
+            _upgrade(self.engine)
+        except OperationalError as error:
+            raise self._explain(error) from error
+
+
+def _upgrade(engine: sa.Engine) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by us, BEGIN IMMEDIATE, never half-way through
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        connection.execute(f"PRAGMA {pragma}")

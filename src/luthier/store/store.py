@@ -1,0 +1,189 @@
+"""Store: the home folder opened. Artifacts go in as a finished folder and come out as a read-only one.
+
+home/
+  luthier.db     metadata (or a PostgreSQL URL)
+  blobs/         bytes by SHA-256 (or an fsspec URL)
+  folders/       read-only folders of artifacts, made of links to blobs when first needed
+  work/KEY/      a stage at work: out/ becomes the artifact, scratch/ outlives a crash
+  prices.yaml    your own prices (optional)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from luthier.core.artifact import Artifact, File
+from luthier.core.errors import Busy, StoreError
+from luthier.core.testing import fault
+
+from .blobs import LocalBlobs, RemoteBlobs, open_blobs
+from .catalog import Catalog
+from .database import Database
+from .files import explained, fsync_folder, sha256_of
+from .ledger import Ledger
+
+
+class Store:
+    """Open with `Store.open`. Several processes may share a home; one stage key is worked on by one of them."""
+
+    def __init__(self, home: Path, database: Database, blobs: LocalBlobs | RemoteBlobs) -> None:
+        self.home = home
+        self.blobs = blobs
+        self.catalog = Catalog(database)
+        self.ledger = Ledger(database)
+
+    @classmethod
+    def open(
+        cls,
+        home: Path,
+        *,
+        database_url: str | None = None,
+        blobs_url: str | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Store:
+        """Create what is missing. Raises StoreError when the home cannot be written."""
+        with explained(home):
+            if home.exists() and not home.is_dir():
+                raise StoreError(f"{home} is a file, not a folder.", remedy="Set LUTHIER_HOME to a folder.")
+            home.mkdir(parents=True, exist_ok=True)
+            if not os.access(home, os.W_OK | os.X_OK) or _read_only(home):
+                raise StoreError(
+                    f"{home} cannot be written.",
+                    remedy="Give yourself the right to write there, or set LUTHIER_HOME to a folder that is yours.",
+                )
+            (home / "work").mkdir(exist_ok=True)
+        database = Database(database_url or f"sqlite:///{home / 'luthier.db'}", environ or {})
+        return cls(home, database, open_blobs(blobs_url or str(home / "blobs"), home / "work"))
+
+    # -- a stage at work --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def working(self, key: str) -> Iterator[tuple[Path, Path]]:
+        """(out, scratch) for one key, held by this process alone. `out` starts empty; `scratch` as it was left."""
+        folder = self.home / "work" / key
+        with self._lock(folder):
+            with explained(folder):
+                out, scratch = folder / "out", folder / "scratch"
+                _remove(out)
+                out.mkdir()
+                scratch.mkdir(exist_ok=True)
+            yield out, scratch
+
+    @contextmanager
+    def _lock(self, folder: Path) -> Iterator[None]:
+        while True:
+            with explained(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    handle = open(folder / "lock", "a+")  # noqa: SIM115  (held for the whole block)
+                except FileNotFoundError:  # its owner finished and removed the folder just now
+                    continue
+            with handle:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    handle.seek(0)
+                    raise Busy(
+                        f"another process ({handle.read().strip() or 'just starting'}) is making this very artifact.",
+                        remedy="Wait for it to finish; running the command again then returns its result.",
+                    ) from None
+                if not _still_there(folder / "lock", handle.fileno()):
+                    continue  # locked a file that its owner had already removed
+                with explained(folder):
+                    handle.truncate(0)
+                    handle.write(f"pid {os.getpid()}")
+                    handle.flush()
+                yield
+                return
+
+    def commit(
+        self,
+        kind: str,
+        key: str,
+        spec: Mapping[str, Any],
+        version: int,
+        parents: Mapping[str, str],
+        out: Path,
+        summary: Mapping[str, Any],
+    ) -> Artifact:
+        """Turn a finished folder into an artifact. On return it is durable and known; the work folder is gone."""
+        with explained(out):
+            paths = sorted(p for p in out.rglob("*") if not p.is_dir())
+            for path in paths:
+                if path.is_symlink() or not path.is_file():
+                    raise StoreError(
+                        f"{path.name} is not a plain file.", remedy="A stage may leave plain files only."
+                    )
+        entered = tuple(self.blobs.put(path, path.relative_to(out).as_posix()) for path in paths)
+        fault("store.record")
+        artifact = self.catalog.record(
+            Artifact(kind, key, spec, version, parents, entered, summary, time.time())
+        )
+        _remove(self.home / "work" / key)
+        return artifact
+
+    def folder(self, artifact: Artifact) -> Path:
+        """A read-only folder with the artifact's files. Built once, verified by hash when built."""
+        target = self.home / "folders" / artifact.digest
+        if target.exists():
+            return target
+        partial = target.with_name(f".{artifact.digest}.{os.getpid()}.partial")
+        with explained(self.home):
+            _remove(partial)
+            partial.mkdir(parents=True)
+        for file in artifact.files:
+            self.blobs.get(file, _inside(partial, file))
+        with explained(self.home):
+            try:
+                os.rename(partial, target)
+            except OSError:
+                if not target.exists():  # another process may have built it in the meantime
+                    raise
+                _remove(partial)
+            fsync_folder(target.parent)
+        return target
+
+    def verify(self, artifact: Artifact) -> list[File]:
+        """The files whose bytes are missing or no longer match their hash; empty when all is well."""
+        bad = []
+        for file in artifact.files:
+            if isinstance(self.blobs, LocalBlobs):
+                path = self.blobs.path(file.sha256)
+                if not path.exists() or sha256_of(path) != file.sha256:
+                    bad.append(file)
+            elif not self.blobs.has(file.sha256):
+                bad.append(file)
+        return bad
+
+
+def _inside(folder: Path, file: File) -> Path:
+    target = (folder / file.path).resolve()
+    if not target.is_relative_to(folder.resolve()):
+        raise StoreError(
+            f"the file name {file.path!r} leaves its artifact.",
+            remedy="The record was tampered with; do not use it.",
+        )
+    return target
+
+
+def _still_there(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _read_only(folder: Path) -> bool:
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)

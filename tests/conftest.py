@@ -1,0 +1,15 @@
+"""Nothing in the tests reaches a network, reads the user's home, or depends on the order they run in."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "home"))
+    for name in ("LUTHIER_DATABASE", "LUTHIER_BLOBS"):
+        monkeypatch.delenv(name, raising=False)
