@@ -1,0 +1,27 @@
+"""Where rows come from. `protocol.py` says what a connector is; each is one file and one line in the plugin table.
+
+Importing this package loads neither Arrow nor a file system; `fingerprints` is what the line asks before it decides
+whether anything has to be read at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from luthier.core import plugin
+from luthier.core.stage import Context
+from luthier.data.spec import DataSpec
+
+
+def fingerprints(
+    data: DataSpec, base: Path, at: Context, cache: MutableMapping[str, str] | None = None
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each source as written and a digest of what is there. `cache` remembers hashes of local files between runs.
+
+    Raises DataError when a source is missing or cannot be read.
+    """
+    connect = plugin.load("connector", "files")
+    for source in data.sources:
+        yield source.plain(), connect(source, base, at.secret).fingerprint(cache)

@@ -1,0 +1,141 @@
+"""Cells become text in one predictable way, whatever the format: true and false in lower case, whole numbers as
+digits, other numbers in their shortest form that reads back the same (1.0, 0.1), times in ISO 8601.
+
+A cell that is no text (a list, an object) is a problem of its row, told with the row's place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from luthier.core.errors import DataError
+from luthier.data.records import TURNS, build_messages
+
+Problems = dict[int, str]
+
+
+def texts(column: list[Any] | pa.Array, name: str, place: str) -> tuple[pa.Array, Problems]:
+    """A string array, null where the cell is missing, and the rows whose cell is not text."""
+    if isinstance(column, pa.Array | pa.ChunkedArray):
+        return _arrow_texts(column, name, place), {}
+    try:
+        return pa.array(column, pa.string()), {}
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        pass  # some cells are not strings: the slow, exact way
+    problems: Problems = {}
+    values: list[str | None] = []
+    for row, cell in enumerate(column):
+        if isinstance(cell, list | dict):
+            problems[row] = f"{name!r} holds {'a list' if isinstance(cell, list) else 'an object'}, not text"
+            cell = None
+        values.append(None if cell is None else text_of(cell))
+    return pa.array(values, pa.string()), problems
+
+
+def text_of(cell: Any) -> str:
+    """
+    >>> text_of(True), text_of(7), text_of(1.0), text_of("x")
+    ('true', '7', '1.0', 'x')
+    """
+    return str(cell).lower() if isinstance(cell, bool) else str(cell)
+
+
+def _arrow_texts(column: pa.Array, name: str, place: str) -> pa.Array:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if pa.types.is_floating(kind):
+        return pa.array(
+            [None if value is None else text_of(value) for value in column.to_pylist()], pa.string()
+        )
+    if pa.types.is_nested(kind):
+        raise DataError(
+            f"{place}: the column {name!r} holds {kind}, not text.",
+            remedy="Map a column of text, or `messages:` for a list of messages.",
+        )
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(
+            f"{place}: the column {name!r} ({kind}) cannot be read as text: {error}.",
+            remedy="Convert it to text.",
+        ) from None
+
+
+def conversations(
+    column: list[Any] | pa.Array, name: str, keys: tuple[str, str], place: str
+) -> tuple[pa.Array, Problems]:
+    """Lists of (role, content) as they stand, and the rows whose cell is not a list of messages."""
+    if isinstance(column, pa.Array | pa.ChunkedArray):
+        return _arrow_conversations(column, name, keys, place), {}
+    role, content = keys
+    try:
+        shape = pa.list_(pa.struct([(role, pa.string()), (content, pa.string())]))
+        return pa.array(column, shape).cast(TURNS) if keys == ("role", "content") else _renamed(
+            pa.array(column, shape)
+        ), {}
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        pass  # some cell is not a plain list of messages: the slow, exact way
+    problems: Problems = {}
+    values: list[list[dict[str, Any]] | None] = []
+    for row, cell in enumerate(column):
+        try:
+            values.append(
+                None if cell is None else [_turn(message, role, content) for message in cell_list(cell)]
+            )
+        except ValueError as error:
+            problems[row] = f"{name!r}: {error}"
+            values.append(None)
+    return pa.array(values, TURNS), problems
+
+
+def cell_list(cell: Any) -> list[Any]:
+    if not isinstance(cell, list):
+        raise ValueError("it is not a list of messages")
+    return cell
+
+
+def _turn(message: Any, role: str, content: str) -> dict[str, Any]:
+    if not isinstance(message, dict):
+        raise ValueError("a message is not an object")
+    if message.get(role) is not None and not isinstance(message[role], str):
+        raise ValueError(f"a message's {role!r} is not text")
+    said = message.get(content)
+    if isinstance(said, list):  # OpenAI's content parts
+        if not all(
+            isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+            for part in said
+        ):
+            raise ValueError("a message has parts that are not text")
+        said = "".join(part["text"] for part in said)
+    if isinstance(said, dict):
+        raise ValueError(f"a message's {content!r} is an object, not text")
+    return {"role": message.get(role), "content": None if said is None else text_of(said)}
+
+
+def _arrow_conversations(column: pa.Array, name: str, keys: tuple[str, str], place: str) -> pa.Array:
+    kind = column.type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if (
+        not is_list
+        or not pa.types.is_struct(kind.value_type)
+        or not {*keys} <= {f.name for f in kind.value_type}
+    ):
+        raise DataError(
+            f"{place}: the column {name!r} holds {kind}, not lists of messages with {keys[0]} and {keys[1]}.",
+            remedy="Map user: and assistant: instead, or convert the column.",
+        )
+    counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    flat = column.flatten()
+    role, content = (flat.field(key).cast(pa.string()) for key in keys)
+    return build_messages(counts, role, content, column.is_null())
+
+
+def _renamed(column: pa.Array) -> pa.Array:
+    counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    flat = column.flatten()
+    return build_messages(counts, flat.field(0), flat.field(1), column.is_null())

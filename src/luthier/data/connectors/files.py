@@ -1,0 +1,355 @@
+"""Files: JSON Lines, JSON arrays, CSV, TSV, Parquet, plain text; gzip or Zstandard; a path, a glob or any URL fsspec
+knows. Files are read one after the other in the order of their names, in blocks of a few megabytes.
+
+What opens and identifies files is here; what is inside them is the business of `*_rows.py`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
+
+from luthier.core.artifact import digest_of
+from luthier.core.errors import DataError, LuthierError, did_you_mean, missing_part
+from luthier.core.spec import references
+from luthier.data.spec import SourceSpec
+
+from .protocol import Block, Estimate, Head, Secret
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+SUFFIXES = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
+    ".parquet": "parquet", ".pq": "parquet", ".txt": "text", ".text": "text", ".md": "text",
+}  # fmt: skip
+COMPRESSION = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "abfs": "azure",
+    "abfss": "azure",
+    "az": "azure",
+    "hdfs": "hdfs",
+    "webhdfs": "hdfs",
+}
+SAMPLE_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class File:
+    """One file: where it is, what people call it, how its bytes are to be read."""
+
+    system: AbstractFileSystem
+    path: str
+    place: str
+    size_bytes: int
+    format: str
+    compression: str | None
+
+
+class FilesConnector:
+    """protocol.Connector over the files of one source."""
+
+    def __init__(self, source: SourceSpec, base: Path, secret: Secret) -> None:
+        self._source, self._base, self._secret = source, base, secret
+        self._known: list[File] | None = None
+        self._raw: BinaryIO | None = None
+        self._passed_bytes = 0
+
+    @property
+    def files(self) -> list[File]:
+        """Every file, in reading order. Raises DataError when a pattern finds none."""
+        if self._known is None:
+            self._known = [file for pattern in self._source.patterns for file in self._find(pattern)]
+        return self._known
+
+    def head(self, n: int) -> Head:
+        for file in self.files:
+            rows: list[dict[str, Any]] = []
+            names: dict[str, None] = {}
+            for block in self._read(file, None):
+                columns = {
+                    name: column if isinstance(column, list) else column.to_pylist()
+                    for name, column in block.columns.items()
+                }
+                names |= dict.fromkeys(columns)
+                rows += [
+                    {name: column[i] for name, column in columns.items()}
+                    for i in range(min(len(block), n - len(rows)))
+                ]
+                if len(rows) >= n:
+                    break
+            if rows:
+                return Head(list(names), rows, file.format)
+        raise self._empty()
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[Block]:
+        self._passed_bytes = 0
+        any_rows = False
+        for file in self.files:
+            rows = 0
+            for block in self._read(file, list(columns)):
+                if rows == 0:
+                    self._need(file, block, columns)
+                rows += len(block)
+                yield block
+            self._passed_bytes += file.size_bytes
+            if rows == 0 and len(self.files) == 1:
+                raise self._empty()
+            any_rows |= rows > 0
+        if not any_rows:
+            raise self._empty()
+
+    def done_bytes(self) -> int:
+        inside = self._raw.tell() if self._raw and not self._raw.closed else 0
+        return self._passed_bytes + inside
+
+    def estimate(self) -> Estimate:
+        rows: float | None = 0
+        exact = True
+        for file in self.files:
+            n, counted = self._estimate(file)
+            exact &= counted
+            rows = None if rows is None or n is None else rows + n
+        size = sum(file.size_bytes for file in self.files)
+        return Estimate(len(self.files), size, None if rows is None else round(rows), exact)
+
+    def fingerprint(self, cache: MutableMapping[str, str] | None = None) -> str:
+        return digest_of(
+            [[file.place, self._identity(file, cache if cache is not None else {})] for file in self.files]
+        )
+
+    # finding
+
+    def _find(self, pattern: str) -> list[File]:
+        from fsspec.core import url_to_fs
+
+        written = self._secret(pattern)
+        is_url = "://" in written
+        try:
+            system, path = url_to_fs(written if is_url else str(self._base / Path(written).expanduser()))
+        except (ImportError, ValueError) as error:
+            scheme = written.partition("://")[0]
+            if scheme in EXTRAS:
+                raise missing_part(
+                    f"fsspec driver for {scheme}", EXTRAS[scheme], f"reading {pattern}"
+                ) from None
+            raise DataError(
+                f"{pattern}: {self._told(error, pattern)}", remedy="Check the URL's scheme."
+            ) from None
+        try:
+            magic = any(sign in path for sign in "*?[")
+            infos = system.glob(path, detail=True) if magic else {path: system.info(path)}
+        except FileNotFoundError:
+            raise self._missing(system, path, pattern) from None
+        except Exception as error:
+            self._fail(error, pattern, pattern)
+        found = {p: info for p, info in sorted(infos.items()) if info["type"] != "directory"}
+        if not found and magic:
+            raise self._missing(system, path, pattern)
+        if not found:
+            raise DataError(
+                f"{pattern} is a folder.", remedy=f"Name its files, for example {pattern.rstrip('/')}/*.jsonl"
+            )
+        root = _fixed_folder(path)
+        return [
+            self._file(system, p, self._told(p[len(root) :].lstrip("/"), pattern), info["size"] or 0)
+            for p, info in found.items()
+        ]
+
+    def _file(self, system: AbstractFileSystem, path: str, place: str, size_bytes: int) -> File:
+        suffixes = [suffix.lower() for suffix in PurePosixPath(path).suffixes]
+        compression = COMPRESSION.get(suffixes[-1]) if suffixes else None
+        if compression:
+            suffixes.pop()
+        form = self._source.format
+        if form == "auto":
+            suffix = suffixes[-1] if suffixes else ""
+            if suffix not in SUFFIXES:
+                raise DataError(
+                    f"{place}: the suffix {suffix or '(none)'!r} says nothing about the format.",
+                    remedy="Set `format:` to jsonl, csv, tsv, parquet or text.",
+                )
+            form = cast("Any", SUFFIXES[suffix])
+        if form == "parquet" and compression:
+            raise DataError(
+                f"{place}: a Parquet file is compressed inside, not outside.",
+                remedy="Decompress the file once.",
+            )
+        return File(system, path, place, size_bytes, form, compression)
+
+    def _missing(self, system: AbstractFileSystem, path: str, pattern: str) -> DataError:
+        folder, _, name = path.rpartition("/")
+        try:
+            others = sorted(
+                str(p).rstrip("/").rpartition("/")[2]
+                for p in system.ls(_fixed_folder(path) or folder, detail=False)
+            )
+        except Exception:  # any driver's own error: the hint is only a courtesy, the error itself follows
+            return DataError(
+                f"{pattern}: there is no such file, and no folder {self._told(folder, pattern)}.",
+                remedy=self._where(),
+            )
+        hint = did_you_mean(name, others[:50]) if others else "that folder is empty"
+        return DataError(f"{pattern}: there is no such file.", remedy=f"{hint}. {self._where()}")
+
+    def _where(self) -> str:
+        return f"Relative paths start at {self._base}"
+
+    def _empty(self) -> DataError:
+        names = ", ".join(file.place for file in self.files[:3])
+        size = sum(file.size_bytes for file in self.files)
+        return DataError(
+            f"{names}: there are no rows in {'it' if size else 'it: the file is empty'}.",
+            remedy="Point `files:` at data.",
+        )
+
+    # reading
+
+    def _read(self, file: File, columns: list[str] | None) -> Iterator[Block]:
+        try:
+            stream = self._open(file)
+            try:
+                yield from _rows(stream, file, columns)
+            finally:
+                stream.close()
+                if self._raw:
+                    self._raw.close()
+        except UnicodeDecodeError:
+            raise self._locate_not_utf8(file) from None
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            self._fail(error, file.place, self._source.patterns[0])
+
+    def _open(self, file: File) -> BinaryIO:
+        raw = cast("BinaryIO", file.system.open(file.path, "rb"))
+        self._raw = raw
+        if file.compression == "gzip":
+            return cast("BinaryIO", io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=raw))))
+        if file.compression == "zstd":
+            import pyarrow as pa
+
+            return cast("BinaryIO", io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw), "zstd")))
+        return raw
+
+    def _locate_not_utf8(self, file: File) -> DataError:
+        from .json_rows import not_utf8
+
+        for number, line in enumerate(self._open(file), 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return not_utf8(line, f"{file.place}:{number}", error)
+        raise AssertionError("a decoding error that no line shows")
+
+    def _need(self, file: File, block: Block, columns: Sequence[str]) -> None:
+        """Refuse a wanted column that the file's first block does not have."""
+        if file.format == "jsonl":
+            absent = [name for name in columns if not any(cell is not None for cell in block.columns[name])]
+            present = (
+                list(dict.fromkeys(key for b in self._first(file) for key in b.columns)) if absent else []
+            )
+            absent = [name for name in absent if name not in present]
+        else:
+            absent = [name for name in columns if name not in block.columns]
+            present = list(self._first(file)[0].columns) if absent else []
+        if absent:
+            raise DataError(
+                f"{file.place}: there is no column {absent[0]!r}.",
+                remedy=did_you_mean(absent[0], present) + " (see `map:`)",
+            )
+
+    def _first(self, file: File) -> list[Block]:
+        return [next(iter(FilesConnector(self._source, self._base, self._secret)._read(file, None)))]
+
+    def _fail(self, error: Exception, place: str, pattern: str) -> NoReturn:
+        """Give a library's error a place and a remedy, without secrets."""
+        if isinstance(error, LuthierError):
+            raise error
+        reason = f"{type(error).__name__}: {self._told(error, pattern)}"
+        remedy = "Check the path, the rights to read it, and the credentials."
+        if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile) or "decompress" in str(error).lower():
+            reason, remedy = (
+                f"the compressed data is damaged or cut off ({error})",
+                "Fetch or compress the file again.",
+            )
+        raise DataError(f"{place}: cannot be read: {reason}.", remedy=remedy) from None
+
+    def _told(self, what: object, pattern: str) -> str:
+        text = str(what)
+        for name in references(pattern):
+            if value := self._secret(f"${{{name}}}"):
+                text = text.replace(value, f"${{{name}}}")
+        return text
+
+    # measuring
+
+    def _estimate(self, file: File) -> tuple[float | None, bool]:
+        if file.format == "parquet":
+            from .parquet_rows import count
+
+            with self._open(file) as stream:
+                return count(stream), True
+        with self._open(file) as stream:
+            sample = stream.read(SAMPLE_BYTES)
+            if not stream.read(1):
+                return sum(len(block) for block in self._read(file, None)), True
+            if sample.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"[") and file.format == "jsonl":
+                return None, False
+            stored = self._raw.tell() if self._raw and file.compression else len(sample)
+        rows = sample.count(b"\n\n" if file.format == "text" else b"\n")
+        return rows * file.size_bytes / max(stored, 1), False
+
+    def _identity(self, file: File, cache: MutableMapping[str, str]) -> str:
+        if "file" not in _protocols(file.system):
+            try:
+                return f"{file.size_bytes}:{file.system.checksum(file.path)}"
+            except NotImplementedError:
+                return f"{file.size_bytes}:{file.system.ukey(file.path)}"
+        stat = Path(file.path).stat()
+        key = f"{file.path}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+        if key not in cache:
+            with open(file.path, "rb") as stream:
+                cache[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return cache[key]
+
+
+def _rows(stream: BinaryIO, file: File, columns: list[str] | None) -> Iterator[Block]:
+    if file.format == "parquet":
+        from . import parquet_rows
+
+        return parquet_rows.read(stream, file.place, columns)
+    if file.format == "text":
+        from . import text_rows
+
+        return text_rows.read(stream, file.place, columns)
+    if file.format == "jsonl":
+        from . import json_rows
+
+        return json_rows.read(stream, file.place, columns)
+    from . import csv_rows
+
+    return csv_rows.read(stream, file.place, columns, tabs=file.format == "tsv")
+
+
+def _fixed_folder(path: str) -> str:
+    """The part of a pattern before its first wildcard, up to a folder.
+
+    >>> _fixed_folder("/data/2026-*/part.jsonl"), _fixed_folder("/data/a.jsonl")
+    ('/data', '/data')
+    """
+    fixed = path
+    for sign in "*?[":
+        fixed = fixed.partition(sign)[0]
+    return fixed.rpartition("/")[0]
+
+
+def _protocols(system: AbstractFileSystem) -> tuple[str, ...]:
+    protocol = system.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)

@@ -1,0 +1,96 @@
+"""The stage that makes a Dataset: sources -> records -> rules -> split -> files, in bounded memory.
+
+    train.parquet validation.parquet test.parquet   records, sorted by id
+    removed.parquet                                  every row that is not in them: id, origin, rule, reason, preview
+    rules.json                                       what each step did, with examples; entry 0 is the reading
+    dataset.json                                     the task, the counts, the split
+
+Relative paths start at the context's `root`, which is no part of the identity. The files are a function of the spec
+and of the sources' bytes. Seconds and warnings are events.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import computed_field
+
+from luthier.core.errors import DataError, StoreError
+from luthier.core.spec import Spec
+from luthier.core.stage import Context, Output, Stage
+
+from .spec import DataSpec, rule_version
+from .task import TaskSpec
+
+if TYPE_CHECKING:
+    from luthier.core.artifact import Artifact
+
+
+class PrepareSpec(Spec):
+    task: TaskSpec = TaskSpec()
+    """What is to be learnt."""
+    data: DataSpec
+    """Sources, rules and split, as written."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def rule_versions(self) -> dict[str, int]:
+        """The version of each rule's algorithm: a dataset made by another version is another dataset."""
+        return {rule.name: rule_version(rule.name) for rule in self.data.rules.ordered}
+
+
+def prepare(
+    spec: PrepareSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context
+) -> Output:
+    """Read the sources, run the rules, split, write. The parents in `inputs` have no files: they are identity only.
+
+    Raises DataError for anything a source, a row or a label is not supposed to be."""
+    from .line import Line
+
+    if odd := [role for role, parent in inputs.items() if parent.kind != "source"]:
+        raise AssertionError(f"a dataset is made from sources, and {odd[0]} is none")
+    work = scratch / "prepare"
+    shutil.rmtree(
+        work, ignore_errors=True
+    )  # what an interrupted run left; reading is quick, so it starts afresh
+    work.mkdir(parents=True)
+    line = Line(spec, out, work, at)
+    try:
+        facts = line.run()
+    except (OSError, *line.write_errors) as error:  # what fails while reading a source is a DataError already
+        reason = str(error).splitlines()[0]
+        raise StoreError(
+            f"the dataset cannot be written: {reason}.",
+            remedy=f"Make room, or allow writing, under {scratch} and {out}; then run again.",
+        ) from None
+    _write(out / "rules.json", line.reports)
+    _write(out / "dataset.json", facts)
+    shutil.rmtree(work)
+    counts = facts["counts"]
+    at.emit("dataset", counts=counts, labels=len(facts["labels"] or {}), characters=facts["characters"])
+    return Output({**counts, "removed": line.removed_rows, "labels": len(facts["labels"] or {}) or None})
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def default_source_name(patterns: list[str]) -> str:
+    """What records of a source are called when the recipe does not say.
+
+    >>> default_source_name(["s3://bucket/tickets/*.parquet"])
+    '*.parquet'
+    >>> default_source_name(["data/tickets.jsonl"])
+    'tickets.jsonl'
+    """
+    name = patterns[0].rstrip("/").rpartition("/")[2]
+    if not name:
+        raise DataError(f"{patterns[0]!r} names no file.", remedy="Write a path, a glob or a URL.")
+    return name
+
+
+STAGE = Stage("dataset", 1, prepare)

@@ -1,0 +1,214 @@
+"""A recipe's data half, guessed from one file, with a reason in words for every choice. Data only: who asked writes it
+down, a person corrects it, and nothing is hidden.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .connectors.cells import text_of
+from .connectors.files import FilesConnector
+from .connectors.protocol import Estimate, Secret
+from .shapes import Shape, detect
+from .spec import MapSpec, Part, SourceSpec, columns_of
+
+SAMPLE_ROWS = 2_000
+GROUPS = re.compile(
+    r"(customer|client|user|account|session|conversation|thread|ticket|case|author|family|group|patient|device|document|doc|order|"
+    r"url|domain|company|tenant)(_?(id|key|uuid|number|no))?$",
+    re.IGNORECASE,
+)
+IDS = re.compile(r"(.*_)?(id|uuid|key|guid)$", re.IGNORECASE)
+MOST_LABELS = 50
+LONGEST_LABEL = 60
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One value for the recipe, and why."""
+
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What `luthier init` writes. Rules are (section, entry as in a recipe, reason), in order."""
+
+    files: str
+    format: str
+    columns: list[str]
+    layout: Choice
+    map: Choice
+    task: Choice
+    labels: list[str] | None
+    group_by: Choice
+    rules: list[tuple[Literal["quality", "quantity"], str | dict[str, Any], str]]
+    split: Choice
+    estimate: Estimate
+    sampled_rows: int
+    confidence: float
+
+
+def propose(files: str, base: Path, secret: Secret = lambda text: text) -> Proposal:
+    """Look at the first rows of `files` (as a recipe would write it). Raises DataError when nothing can be made of it."""
+    connector = FilesConnector(SourceSpec(files=files), base, secret)
+    estimate = connector.estimate()
+    head = connector.head(SAMPLE_ROWS)
+    shape = detect(head.columns, head.rows, connector.files[0].place)
+    answers = _answers(shape, head.rows)
+    task, labels = _task(shape, answers)
+    if labels is not None and shape.map.label is None and isinstance(shape.map.assistant, str):
+        renamed = shape.map.model_copy(update={"assistant": None, "label": shape.map.assistant})
+        shape = Shape(shape.name, renamed, shape.confidence, shape.reason, shape.keys)
+    taken = {
+        name
+        for part in (shape.map.user, shape.map.answer, shape.map.messages, shape.map.text)
+        if part
+        for name in columns_of(part)
+    }
+    group = _group(head.columns, head.rows, taken)
+    chosen = _map(shape, head.columns, head.rows, taken | {group.value}, answers)
+    return Proposal(
+        files=files,
+        format=head.format,
+        columns=head.columns,
+        layout=Choice(shape.name, shape.reason),
+        map=chosen,
+        task=task,
+        labels=labels,
+        group_by=group,
+        rules=_rules(shape, head.rows, answers, labels),
+        split=_split(estimate, len(head.rows)),
+        estimate=estimate,
+        sampled_rows=len(head.rows),
+        confidence=shape.confidence,
+    )
+
+
+def _answers(shape: Shape, rows: Sequence[dict[str, Any]]) -> list[str | None]:
+    if shape.map.messages is not None:
+        role, content = shape.keys
+        found = []
+        for row in rows:
+            turns = [t for t in row.get(shape.map.messages) or [] if isinstance(t, dict)]
+            last = turns[-1] if len(turns) > 1 and turns[-1].get(role) in ("assistant", "gpt") else {}
+            found.append(last.get(content))
+        return found
+    if shape.map.answer is None:
+        return []
+    cells = [row.get(columns_of(shape.map.answer)[0]) for row in rows]
+    return [None if cell is None or isinstance(cell, list | dict) else text_of(cell) for cell in cells]
+
+
+def _task(shape: Shape, answers: list[str | None]) -> tuple[Choice, list[str] | None]:
+    told = [answer for answer in answers if isinstance(answer, str) and answer.strip()]
+    distinct = Counter(told)
+    few = 2 <= len(distinct) <= MOST_LABELS and len(distinct) * 5 <= len(told)
+    if few and max(map(len, distinct)) <= LONGEST_LABEL:
+        why = f"{len(told)} answers have only {len(distinct)} different values"
+        return Choice("classify", why), sorted(distinct)
+    if shape.name == "text":
+        return Choice("chat", "the rows are plain text to learn as it stands"), None
+    return Choice(
+        "chat", f"{len(told)} answers have {len(distinct)} different values, so they are free text"
+    ), None
+
+
+def _group(columns: Sequence[str], rows: Sequence[dict[str, Any]], taken: set[str]) -> Choice:
+    """A column whose equal values likely belong together: named like one, with values that repeat but are many."""
+    for name in columns:
+        if name in taken or not GROUPS.search(name):
+            continue
+        values = _plain_values(name, rows)
+        distinct = len(set(values))
+        if values and 10 <= distinct <= 0.9 * len(values):
+            return Choice(
+                name,
+                f"{len(values)} rows share {distinct} values of {name!r}: equal ones must not stand on two sides of the split",
+            )
+    return Choice(
+        None, "no column looks like a customer, conversation or other group whose rows belong together"
+    )
+
+
+def _map(
+    shape: Shape,
+    columns: Sequence[str],
+    rows: Sequence[dict[str, Any]],
+    taken: set[str],
+    answers: list[str | None],
+) -> Choice:
+    wish = shape.map
+    reason = shape.reason
+    for name in columns:
+        if name not in taken and IDS.search(name):
+            values = _plain_values(name, rows)
+            if len(values) == len(rows) > 1 and len(set(values)) == len(values):
+                wish = wish.model_copy(update={"id": name})
+                reason += f"; {name!r} names every row once"
+                break
+    missing = sum(answer is None for answer in answers)
+    if missing:
+        wish = wish.model_copy(update={"on_bad_row": "set_aside"})
+        reason += f"; {missing} of the first {len(rows)} rows have no answer and would be set aside"
+    return Choice(_written(wish), reason)
+
+
+def _written(wish: MapSpec) -> dict[str, Part]:
+    return {
+        name: value for name, value in wish.plain().items() if value != MapSpec.model_fields[name].default
+    }
+
+
+def _rules(
+    shape: Shape, rows: Sequence[dict[str, Any]], answers: list[str | None], labels: list[str] | None
+) -> list[tuple[Literal["quality", "quantity"], str | dict[str, Any], str]]:
+    inputs = _inputs(shape, rows)
+    repeated = len(inputs) - len(set(inputs))
+    rules: list[tuple[Literal["quality", "quantity"], str | dict[str, Any], str]] = [
+        ("quality", "normalize", "one Unicode form, no invisible characters, plain whitespace"),
+        (
+            "quality",
+            "drop_empty",
+            f"{sum(not text for text in inputs)} of the first {len(rows)} rows have an empty input",
+        ),
+        ("quality", "deduplicate", f"{repeated} of the first {len(rows)} rows repeat an earlier input"),
+    ]
+    if labels:
+        sizes = Counter(answer for answer in answers if answer)
+        most, least = max(sizes.values()), min(sizes.values())
+        if most > 5 * least:
+            why = f"the largest label has {most} rows and the smallest {least}"
+            rules.append(("quantity", {"balance": {"at_most": "median"}}, why))
+    return rules
+
+
+def _inputs(shape: Shape, rows: Sequence[dict[str, Any]]) -> list[str]:
+    part = shape.map.user or shape.map.text
+    if part is None:
+        return [str(row.get(shape.map.messages or "")) for row in rows]
+    return [
+        " ".join(" ".join(str(row.get(name) or "") for name in columns_of(part)).casefold().split())
+        for row in rows
+    ]
+
+
+def _split(estimate: Estimate, sampled: int) -> Choice:
+    rows = estimate.rows if estimate.rows is not None else sampled
+    if rows < 2_000:
+        return Choice(
+            {"validation": 0.1, "test": 0.2},
+            f"about {rows} rows: a fifth is needed to measure with some certainty",
+        )
+    return Choice({"validation": 0.1, "test": 0.1}, f"about {rows:,} rows: a tenth is enough to measure")
+
+
+def _plain_values(name: str, rows: Sequence[dict[str, Any]]) -> list[str]:
+    cells = (row.get(name) for row in rows)
+    return [str(cell) for cell in cells if cell is not None and not isinstance(cell, list | dict)]

@@ -1,0 +1,222 @@
+"""The one form of a row, as an Arrow schema, its stable id, and the few ways rules look into it.
+
+A record is a conversation (`messages`) or a plain `text`, never both. Shapes, per batch of B rows:
+    turns     T rows: every message of every row in order, then every plain text, with the row it belongs to
+    contents  T strings, the same order: what an editing rule edits and `refill` puts back
+
+An id is 128 bits of BLAKE2b over the mapped content before any rule, as 32 hexadecimal digits. It names the
+content, not the place: rows may be reordered, files renamed, rules changed, and the id stays.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
+TURNS = pa.list_(TURN)
+
+RECORD = pa.schema(
+    [
+        ("id", pa.string()),
+        ("messages", TURNS),
+        ("text", pa.string()),
+        ("label", pa.string()),
+        ("group", pa.string()),
+        ("source", pa.string()),
+        ("origin", pa.string()),
+        ("weight", pa.float32()),
+    ]
+)
+
+
+def message_counts(messages: pa.Array) -> np.ndarray:
+    """How many messages each row has, [B]; 0 for a plain text."""
+    return pc.fill_null(pc.list_value_length(messages), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def build_messages(
+    counts: np.ndarray, roles: pa.Array, contents: pa.Array, missing: pa.Array | None = None
+) -> pa.Array:
+    """Lists of turns from flat columns; `missing` [B] marks rows that have no list at all."""
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    flat = pa.StructArray.from_arrays([roles, contents], fields=list(TURN))
+    return pa.ListArray.from_arrays(pa.array(offsets), flat, type=TURNS, mask=missing)
+
+
+def turns(batch: pa.RecordBatch) -> pl.DataFrame:
+    """Columns row, role ("system", "user", "assistant", "text") and content, T rows."""
+    flat = batch["messages"].flatten()
+    has_text = batch["text"].is_valid()
+    rows = np.repeat(np.arange(batch.num_rows, dtype=np.uint32), message_counts(batch["messages"]))
+    text_rows = np.flatnonzero(has_text.to_numpy(zero_copy_only=False)).astype(np.uint32)
+    return pl.DataFrame(
+        {
+            "row": np.concatenate([rows, text_rows]),
+            "role": pl.concat(
+                [_series(flat.field("role")), pl.repeat("text", len(text_rows), dtype=pl.String, eager=True)]
+            ),
+            "content": contents(batch),
+        }
+    )
+
+
+def contents(batch: pa.RecordBatch) -> pl.Series:
+    """The content of every turn, T strings, in the order of `turns`."""
+    return pl.concat(
+        [_series(batch["messages"].flatten().field("content")), _series(batch["text"].drop_null())]
+    )
+
+
+def refill(
+    batch: pa.RecordBatch, edited: pl.Series, label: Callable[[pl.Series], pl.Series]
+) -> pa.RecordBatch:
+    """The batch with its contents replaced; `label` makes the same edit on the label column."""
+    strings = edited.to_arrow().cast(pa.string())
+    messages = batch["messages"]
+    counts = message_counts(messages)
+    n_messages = int(counts.sum())
+    text = pc.replace_with_mask(batch["text"], batch["text"].is_valid(), strings.slice(n_messages))
+    new = build_messages(
+        counts, messages.flatten().field("role"), strings.slice(0, n_messages), messages.is_null()
+    )
+    labels = label(_series(batch["label"])).to_arrow().cast(pa.string())
+    return replace(batch, messages=new, text=text, label=labels)
+
+
+def replace(batch: pa.RecordBatch, **columns: pa.Array) -> pa.RecordBatch:
+    """The batch with some columns replaced."""
+    return pa.record_batch([columns.get(name, batch[name]) for name in RECORD.names], schema=RECORD)
+
+
+def row_reasons(batch: pa.RecordBatch, reasons: pl.DataFrame) -> pa.Array:
+    """Reasons per row [B] from a frame of (row, reason) that need not name every row."""
+    every = pl.DataFrame({"row": np.arange(batch.num_rows, dtype=np.uint32)})
+    return (
+        every.join(reasons, on="row", how="left", maintain_order="left")["reason"]
+        .to_arrow()
+        .cast(pa.string())
+    )
+
+
+def why_rows(batch: pa.RecordBatch, why: list[tuple[str, pl.Series]]) -> pa.Array:
+    """Per row [B]: the names of the steps that changed any of its turns, null if none did."""
+    if not why:
+        return pa.nulls(batch.num_rows, pa.string())
+    marks = turns(batch).select("row").with_columns([pl.Series(name, mask) for name, mask in why])
+    named = [pl.when(pl.col(name).any()).then(pl.lit(name)) for name, _ in why]
+    joined = pl.concat_str(named, separator=", ", ignore_nulls=True)
+    reasons = marks.group_by("row").agg(joined.alias("reason")).filter(pl.col("reason") != "")
+    return row_reasons(batch, reasons)
+
+
+def user_texts(batch: pa.RecordBatch) -> list[str]:
+    """What the user says in each row [B]: user turns joined by a line break, or the plain text."""
+    said = pl.col("content").filter(pl.col("role").is_in(["user", "text"])).str.join("\n")
+    return _per_row(batch, said)
+
+
+def conversations(batch: pa.RecordBatch) -> list[str]:
+    """Every turn of each row [B] with its role, as one string for comparing."""
+    return _per_row(batch, pl.format("\x00{}\x00{}", "role", "content").str.join(""))
+
+
+def answers(batch: pa.RecordBatch) -> list[str]:
+    """The last assistant turn of each row [B]; empty for a plain text."""
+    return _per_row(batch, pl.col("content").filter(pl.col("role") == "assistant").last())
+
+
+def _per_row(batch: pa.RecordBatch, what: pl.Expr) -> list[str]:
+    found = turns(batch).group_by("row", maintain_order=True).agg(what.alias("reason"))
+    return row_reasons(batch, found).fill_null("").to_pylist()
+
+
+def fold(text: str) -> str:
+    """The form in which inputs count as identical: Unicode variants, case and whitespace do not matter.
+
+    >>> fold("  Ｈello\\n WORLD ")
+    'hello world'
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def hashed(texts: Iterable[str] | pa.Array, *, fold: bool = False, salt: str = "") -> pa.Array:
+    """128-bit hashes as hexadecimal digits [B]."""
+    strings = texts.to_pylist() if isinstance(texts, pa.Array) else texts
+    if fold:
+        strings = (_fold(text) for text in strings)
+    return pa.array([_hash(salt + text) for text in strings], pa.string())
+
+
+_fold = fold  # `hashed` has a keyword of that name
+
+
+def _hash(text: str) -> str:
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def content_ids(messages: pa.Array, text: pa.Array) -> pa.Array:
+    """Ids from content [B]. Every piece carries its length, so that no two contents share one form."""
+    flat = messages.flatten()
+    content = flat.field("content")
+    piece = pc.binary_join_element_wise(
+        flat.field("role"), pc.binary_length(content).cast(pa.string()), content, ":"
+    )
+    counts = message_counts(messages)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+    joined = pc.binary_join(pa.ListArray.from_arrays(offsets, piece), "")
+    return hashed(pc.if_else(text.is_valid(), pc.binary_join_element_wise("text:", text, ""), joined))
+
+
+def named_ids(source: str, values: pa.Array) -> pa.Array:
+    """Ids from a column that names rows [B]; they differ from every content id."""
+    return hashed(pc.binary_join_element_wise("id:", source, values, "\x00"))
+
+
+def with_instruction(batch: pa.RecordBatch, instruction: str | None, role: str) -> pa.RecordBatch:
+    """Put the task's instruction before every conversation that has no system message of its own."""
+    messages = batch["messages"]
+    counts = message_counts(messages)
+    if not instruction or not counts.any():
+        return batch
+    flat = messages.flatten()
+    starts = np.cumsum(counts) - counts
+    first = flat.field("role").take(pa.array(np.minimum(starts, max(len(flat) - 1, 0))))
+    needs = (counts > 0) & pc.not_equal(first, "system").to_numpy(zero_copy_only=False)
+    if role == "user":
+        opening = np.zeros(len(flat), bool)
+        opening[starts[needs]] = True
+        is_user = pc.equal(flat.field("role"), "user")
+        mask = pc.and_(pa.array(opening), is_user)
+        content = flat.field("content")
+        longer = pc.if_else(mask, pc.binary_join_element_wise(instruction, content, "\n\n"), content)
+        return replace(batch, messages=build_messages(counts, flat.field("role"), longer, messages.is_null()))
+    extra = len(flat)  # the instruction stands behind all contents, and is taken where it is needed
+    index = pa.array(np.insert(np.arange(extra), starts[needs], extra))
+    roles = pa.concat_arrays([flat.field("role"), pa.array(["system"])]).take(index)
+    content = pa.concat_arrays([flat.field("content"), pa.array([instruction])]).take(index)
+    return replace(batch, messages=build_messages(counts + needs, roles, content, messages.is_null()))
+
+
+def previews(batch: pa.RecordBatch, longest: int = 200) -> list[str]:
+    """The beginning of what the user says in each row [B], for people."""
+    return [text if len(text) <= longest else text[: longest - 1] + "…" for text in user_texts(batch)]
+
+
+def row_text(batch: pa.RecordBatch, row: int) -> list[str]:
+    """The contents of one row, turn by turn."""
+    record: dict[str, Any] = batch.slice(row, 1).to_pylist()[0]
+    return (
+        [record["text"]] if record["text"] is not None else [turn["content"] for turn in record["messages"]]
+    )
+
+
+def _series(array: pa.Array) -> pl.Series:
+    return pl.Series(pl.from_arrow(array), dtype=pl.String)

@@ -1,0 +1,41 @@
+"""deduplicate: of equal rows one stays, the one with the lowest id, so the order of rows does not matter.
+
+Rows are compared by a 128-bit hash. `on: user` also removes rows that ask the same but answer differently; the
+report counts such disagreements in either case, because they are usually faults of labelling.
+Near duplicates are another matter and another rule.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from luthier.core.spec import Spec
+
+from .rule import Distinct, KeyedRule
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Deduplicate(Spec):
+    on: Literal["conversation", "user"] = "conversation"
+    """What must be equal: every turn, or only what the user says."""
+    fold: bool = True
+    """Whether case, Unicode variants and whitespace are ignored in the comparison."""
+
+
+def _keys(batch: pa.RecordBatch, settings: Deduplicate) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    from luthier.data.records import answers, conversations, hashed, user_texts
+
+    asked = hashed(user_texts(batch), fold=settings.fold)
+    key = asked if settings.on == "user" else hashed(conversations(batch), fold=settings.fold)
+    return pa.record_batch(
+        {"id": batch["id"], "key": key, "input": asked, "answer": hashed(answers(batch), fold=settings.fold)}
+    )
+
+
+deduplicate = KeyedRule(
+    "deduplicate", 1, Deduplicate, "Keeps one of equal rows.", _keys, primitive=lambda _: Distinct()
+)  # fmt: skip

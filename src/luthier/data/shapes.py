@@ -1,0 +1,143 @@
+"""Which layout rows have, from their columns' names and sample values, with a confidence and the reason in words.
+
+    messages          [{"role": .., "content": ..}, ..]     OpenAI chat
+    sharegpt          [{"from": .., "value": ..}, ..]        ShareGPT
+    alpaca            instruction, input, output
+    prompt-completion prompt and completion, question and answer, ...
+    labelled          text and label
+    text              one column of text
+
+An explicit map always wins; this is for the recipe that has none, and for `luthier init`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.core.errors import DataError
+
+from .spec import MapSpec
+
+PAIRS = [
+    ("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("query", "response"), ("query", "answer"),
+    ("instruction", "response"), ("instruction", "output"), ("user", "assistant"), ("input", "output"), ("source", "target"),
+    ("context", "response"), ("document", "summary"), ("article", "summary"), ("dialogue", "summary"), ("text", "summary"),
+]  # fmt: skip
+TEXTS = ("text", "message", "body", "content", "sentence", "utterance", "review", "comment", "description", "ticket",
+         "question", "query", "input", "document", "title", "subject", "notice")  # fmt: skip
+PLAIN: tuple[str, ...] = ("text", "content", "document", "body")
+LABELS = ("label", "labels", "category", "class", "intent", "queue", "sentiment", "topic", "target", "tag", "type", "rating",
+          "department", "priority", "licence", "license")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A recognised layout. `confidence` is 0..1; `keys` are the names inside a message."""
+
+    name: str
+    map: MapSpec
+    confidence: float
+    reason: str
+    keys: tuple[str, str] = ("role", "content")
+
+
+def detect(columns: Sequence[str], rows: Sequence[dict[str, Any]], place: str) -> Shape:
+    """The most likely layout. Raises DataError, with the columns there are, when none is likely."""
+    lower = {name.lower().strip(): name for name in columns}
+    shape = (
+        _conversation(lower, rows)
+        or _alpaca(lower)
+        or _pair(lower)
+        or _labelled(lower, rows)
+        or _plain(lower, rows)
+    )
+    if shape:
+        return shape
+    raise DataError(
+        f"{place}: the layout is not recognised from the columns {', '.join(columns) or '(none)'}.",
+        remedy="Say it with map:, for example map: {user: COLUMN, assistant: COLUMN}, or {text: COLUMN}.",
+    )
+
+
+def message_keys(column: str, rows: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
+    """The names that the column's messages use for who speaks and what is said; None if it holds no messages."""
+    for row in rows:
+        cell = row.get(column)
+        if isinstance(cell, list) and cell and isinstance(cell[0], dict):
+            for keys in (("role", "content"), ("from", "value")):
+                if keys[0] in cell[0] and keys[1] in cell[0]:
+                    return keys
+    return None
+
+
+def _conversation(lower: dict[str, str], rows: Sequence[dict[str, Any]]) -> Shape | None:
+    names = ["messages", "conversations", "conversation", "chat", "dialog", "dialogue", *lower]
+    for name in dict.fromkeys(names):
+        if name in lower and (keys := message_keys(lower[name], rows)):
+            column = lower[name]
+            kind = "messages" if keys[0] == "role" else "sharegpt"
+            reason = f"{column!r} holds lists of messages with {keys[0]} and {keys[1]}"
+            return Shape(kind, MapSpec(messages=column), 0.98, reason, keys)
+    return None
+
+
+def _alpaca(lower: dict[str, str]) -> Shape | None:
+    answer = next((name for name in ("output", "response") if name in lower), None)
+    if "instruction" not in lower or answer is None or "input" not in lower:
+        return None
+    chosen = MapSpec(user=[lower["instruction"], lower["input"]], assistant=lower[answer])
+    return Shape("alpaca", chosen, 0.95, f"the columns instruction, input and {answer} are Alpaca's")
+
+
+def _pair(lower: dict[str, str]) -> Shape | None:
+    for user, assistant in PAIRS:
+        if user in lower and assistant in lower:
+            chosen = MapSpec(
+                user=lower[user],
+                assistant=lower[assistant],
+                system=next((lower[name] for name in ("system", "system_prompt") if name in lower), None),
+            )
+            return Shape(
+                "prompt-completion",
+                chosen,
+                0.9,
+                f"the columns {lower[user]!r} and {lower[assistant]!r} are a pair",
+            )
+    return None
+
+
+def _labelled(lower: dict[str, str], rows: Sequence[dict[str, Any]]) -> Shape | None:
+    label = next((name for name in LABELS if name in lower), None)
+    if label is None:
+        return None
+    named = [name for name in TEXTS if name in lower and name != label]
+    others = [name for name in lower if name != label and _mean_length(lower[name], rows) >= 20]
+    text = named[0] if named else max(others, key=lambda name: _mean_length(lower[name], rows), default=None)
+    if text is None:
+        return None
+    why = "by name" if named else "as the longest text"
+    reason = f"{lower[label]!r} is a label's name, and {lower[text]!r} was taken {why}"
+    return Shape("labelled", MapSpec(user=lower[text], label=lower[label]), 0.85 if named else 0.6, reason)
+
+
+def _plain(lower: dict[str, str], rows: Sequence[dict[str, Any]]) -> Shape | None:
+    text = next((name for name in PLAIN if name in lower), None)
+    if text is None and len(lower) == 1 and _mean_length(next(iter(lower.values())), rows) > 0:
+        text = next(iter(lower))
+    if text is None:
+        return None
+    sure = 0.9 if len(lower) == 1 else 0.7
+    return Shape(
+        "text",
+        MapSpec(text=lower[text]),
+        sure,
+        f"{lower[text]!r} is plain text and no column looks like an answer",
+    )
+
+
+def _mean_length(column: str, rows: Sequence[dict[str, Any]]) -> float:
+    cells = [row.get(column) for row in rows]
+    strings = [cell for cell in cells if isinstance(cell, str)]
+    return sum(map(len, strings)) / len(cells) if cells else 0.0

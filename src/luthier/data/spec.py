@@ -1,0 +1,216 @@
+"""The `data` section of a recipe: where rows come from, what they mean, which rules they pass, how they are split.
+
+Everything here is a wish in plain values. Rules are found by name in the plugin table and bring their own Spec,
+so a new rule needs no line in this file.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializeAsAny, ValidationError, model_serializer, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from luthier.core import plugin
+from luthier.core.errors import SpecError, did_you_mean
+from luthier.core.spec import Spec
+from luthier.core.units import Share
+
+Part = str | Annotated[list[str], Field(min_length=1)]
+Format = Literal["auto", "jsonl", "csv", "tsv", "parquet", "text"]
+
+
+def columns_of(part: Part) -> list[str]:
+    """The columns that a part of a map reads: one column, several, or those named in a template.
+
+    >>> columns_of("body"), columns_of(["instruction", "input"]), columns_of("{title}\\n{body}")
+    (['body'], ['instruction', 'input'], ['title', 'body'])
+    """
+    if isinstance(part, list):
+        return part
+    return [piece for _, piece in template_pieces(part) if piece] if is_template(part) else [part]
+
+
+def is_template(part: str) -> bool:
+    return "{" in part
+
+
+def template_pieces(template: str) -> list[tuple[str, str | None]]:
+    """(literal text, column after it or None) in order. Raises ValueError for what is not a template."""
+    pieces: list[tuple[str, str | None]] = []
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(
+            f"{template!r} is not a template: {error}; write {{column}}, and {{{{ for a brace"
+        ) from None
+    for literal, column, form, conversion in parsed:
+        if column == "" or form or conversion:
+            raise ValueError(f"{template!r}: write only a column's name between braces, as in '{{title}}'")
+        pieces.append((literal, column))
+    return pieces
+
+
+class MapSpec(Spec):
+    messages: str | None = None
+    """The column with a list of messages: role and content (OpenAI), or from and value (ShareGPT)."""
+    system: Part | None = None
+    """The system message: a column, a list of columns joined by a blank line, or a template such as "{title}\\n{body}"."""
+    user: Part | None = None
+    """The user message: a column, a list of columns joined by a blank line, or a template such as "{title}\\n{body}"."""
+    assistant: Part | None = None
+    """The answer to learn: a column, a list of columns joined by a blank line, or a template."""
+    label: str | None = None
+    """The column with the label; for classification, in place of `assistant`."""
+    text: str | None = None
+    """The column with plain text to learn as it stands."""
+    id: str | None = None
+    """A column that names every row once; without it the id comes from the content."""
+    group: str | None = None
+    """A column whose equal values must stay on one side of the split, such as a customer."""
+    on_bad_row: Literal["refuse", "set_aside"] = "refuse"
+    """What happens to a row without a label or answer: stop, or keep it in removed.parquet with the reason."""
+
+    @model_validator(mode="after")
+    def _one_layout(self) -> MapSpec:
+        if self.label is not None and self.assistant is not None:
+            raise ValueError("label and assistant both name the answer; keep one")
+        layouts = {
+            "messages": self.messages,
+            "text": self.text,
+            "user": self.user or self.answer or self.system,
+        }
+        given = [name for name, value in layouts.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]} describe two different layouts; keep one")
+        if given == ["user"] and (self.user is None or self.answer is None):
+            lacking = "user" if self.user is None else "assistant (or label)"
+            raise ValueError(f"{lacking} is not mapped; a pair needs user, and assistant or label")
+        for part in (self.system, self.user, self.assistant):
+            if isinstance(part, str) and is_template(part) and not columns_of(part):
+                raise ValueError(f"{part!r} names no column; write for example '{{body}}'")
+        return self
+
+    @property
+    def answer(self) -> Part | None:
+        return self.assistant if self.assistant is not None else self.label
+
+    @property
+    def has_layout(self) -> bool:
+        return any(v is not None for v in (self.messages, self.user, self.text))
+
+
+class SourceSpec(Spec):
+    files: str | Annotated[list[str], Field(min_length=1)]
+    """A path, glob or URL, or a list of them; relative to the recipe's folder. ${VAR} is filled in when it is read."""
+    format: Format = "auto"
+    """How the bytes are laid out; `auto` goes by the file's name. A trailing .gz or .zst is decompressed."""
+    map: MapSpec | None = None
+    """Which column means what; without it the layout is recognised from names and values."""
+    name: str | None = None
+    """What records of this source are called; by default the file pattern's last part."""
+    weight: float = Field(default=1.0, gt=0, le=1000)
+    """How much each row of this source counts in training, against 1."""
+
+    @property
+    def patterns(self) -> list[str]:
+        return [self.files] if isinstance(self.files, str) else self.files
+
+
+class RuleSpec(Spec):
+    """One rule by name with its settings; written `normalize` or `{length: {min: 3}}`."""
+
+    name: str
+    """The rule's name in the plugin table."""
+    settings: SerializeAsAny[Spec]
+    """The rule's own settings, every default spelled out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_written(cls, value: Any) -> Any:
+        if isinstance(value, RuleSpec):
+            return value
+        if isinstance(value, str):
+            value = {value: None}
+        if not isinstance(value, Mapping) or len(value) != 1:
+            raise ValueError("a rule is a name, or one name with its settings, as in {length: {min: 3}}")
+        name, settings = next(iter(value.items()))
+        known = plugin.names("rule")
+        if name not in known:
+            raise ValueError(f"there is no rule called {name!r}; {did_you_mean(str(name), known)}")
+        try:
+            return {"name": name, "settings": plugin.load("rule", name).spec.model_validate(settings or {})}
+        except ValidationError as error:
+            raise _under(name, error) from None
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        return {self.name: self.settings.plain()}
+
+
+def _under(name: str, error: ValidationError) -> ValidationError:
+    """The same faults one level down, so that a recipe's line numbers are found for a rule's own keys."""
+    faults = [
+        InitErrorDetails(
+            type=PydanticCustomError(fault["type"], "{told}", {**fault.get("ctx", {}), "told": fault["msg"]}),
+            loc=(name, *fault["loc"]),
+            input=fault["input"],
+        )
+        for fault in error.errors(include_url=False)
+    ]
+    return ValidationError.from_exception_data(name, faults)
+
+
+class RulesSpec(Spec):
+    quality: list[RuleSpec] = Field(default_factory=list)
+    """Rules that repair or refuse rows; they run first, in this order."""
+    relevance: list[RuleSpec] = Field(default_factory=list)
+    """Rules that keep what matters for the goal; they run second."""
+    quantity: list[RuleSpec] = Field(default_factory=list)
+    """Rules that decide how many rows there are; they run last."""
+
+    @property
+    def ordered(self) -> list[RuleSpec]:
+        return [*self.quality, *self.relevance, *self.quantity]
+
+
+class SplitSpec(Spec):
+    validation: Share = 0.1
+    """The share of rows held back to watch training."""
+    test: Share = 0.1
+    """The share of rows never seen before the final evaluation."""
+    group_by: str | None = None
+    """A column whose equal values must stay on one side; sources may override it with map.group."""
+    stratify: Literal["auto", "label", "none"] = "auto"
+    """Whether each label is given rows on every side; `auto` does it for classification."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Another seed gives another split of the same rows."""
+
+    @model_validator(mode="after")
+    def _leaves_training_rows(self) -> SplitSpec:
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation {self.validation:g} and test {self.test:g} leave nothing to train on; their sum must be below 1"
+            )
+        return self
+
+
+class DataSpec(Spec):
+    sources: list[SourceSpec] = Field(min_length=1)
+    """Where rows come from."""
+    rules: RulesSpec = RulesSpec()
+    """What rows must pass, in order: quality, relevance, quantity."""
+    split: SplitSpec = SplitSpec()
+    """How rows are divided into train, validation and test."""
+
+
+def rule_version(name: str) -> int:
+    """The version of a rule's algorithm; part of a dataset's identity. Raises SpecError for an unknown name."""
+    version = plugin.load("rule", name).version
+    if not isinstance(version, int):
+        raise SpecError(
+            f"the rule {name!r} has no whole-number version.", remedy="Set `version` in the plugin."
+        )
+    return version

@@ -1,0 +1,119 @@
+"""Which rows are trained on, which watch the training, and which are never seen before the end.
+
+A row's side follows from its leak key and the seed alone: u = hash(seed, key) in [0, 1);
+    u < test                     test
+    u < test + validation        validation
+    else                         train
+The leak key is the row's group if it has one, otherwise its folded input (case, Unicode variants and whitespace do
+not matter). So identical inputs and equal groups never straddle two sides, the order of rows does not matter, and
+new rows do not move old ones.
+
+Shares therefore hold on average, not exactly. Each label (all rows, when not stratified) with at least five keys is
+given at least one on the test side and one on the validation side: if none falls there, the one with the lowest u is
+moved. That is the only thing that new rows can undo: per label and side, one key may move when a new key of that
+label falls on that side or draws a lower u. Labels with fewer keys are left where they fall.
+
+With groups, one input can occur in two groups on different sides. Then it stays only on the most held-out side
+(test before validation before train), and the other rows are set aside with that reason: no row changes sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from .records import hashed, user_texts
+from .spec import SplitSpec
+
+if TYPE_CHECKING:
+    import duckdb
+
+SIDES = ("train", "validation", "test")
+FEWEST_KEYS = 5
+
+
+def draw(key: str, seed: int) -> float:
+    """u of a leak key: uniform in [0, 1), the same on every machine.
+
+    >>> draw("a", 0) == draw("a", 0), draw("a", 0) == draw("a", 1)
+    (True, False)
+    """
+    number = int.from_bytes(blake2b(key.encode(), digest_size=8, key=seed.to_bytes(8, "big")).digest(), "big")
+    return (number >> 11) * 2.0**-53
+
+
+def side(u: float, spec: SplitSpec) -> str:
+    """Where a key falls by its own draw, before any label is helped.
+
+    >>> side(0.05, SplitSpec()), side(0.15, SplitSpec()), side(0.5, SplitSpec())
+    ('test', 'validation', 'train')
+    """
+    return "test" if u < spec.test else "validation" if u < spec.test + spec.validation else "train"
+
+
+def keys(batch: pa.RecordBatch, spec: SplitSpec) -> pa.RecordBatch:
+    """Key columns for `decide`: the leak key, its draw, the hash of the input, the label."""
+    inputs = hashed(user_texts(batch), fold=True)
+    leak = [
+        f"group:{group}" if group is not None else f"input:{text}"
+        for group, text in zip(batch["group"].to_pylist(), inputs.to_pylist(), strict=True)
+    ]
+    return pa.record_batch(
+        {
+            "key": hashed(leak),
+            "u": pa.array([draw(key, spec.seed) for key in leak]),
+            "input": inputs,
+            "label": batch["label"],
+        }
+    )
+
+
+def decide(database: duckdb.DuckDBPyConnection, spec: SplitSpec, stratify: bool) -> str:
+    """SQL that gives (row, side, reason) over the table `keys`; `reason` is null unless the row is to be set aside."""
+    stratum = "coalesce(label, '')" if stratify else "''"
+    held = spec.test + spec.validation
+    database.execute(f"CREATE TABLE drawn AS SELECT DISTINCT {stratum} AS stratum, key, u FROM keys")  # noqa: S608
+    rich = "SELECT stratum FROM drawn GROUP BY stratum HAVING count(DISTINCT key) >= "
+    database.execute(f"CREATE TABLE rich AS {rich} {FEWEST_KEYS}")
+    database.execute(f"CREATE TABLE test_keys AS SELECT DISTINCT key FROM drawn WHERE u < {spec.test!r}")  # noqa: S608
+    if spec.test > 0:
+        _help(database, "test_keys", "drawn")
+    database.execute("CREATE VIEW free AS SELECT * FROM drawn WHERE key NOT IN (SELECT key FROM test_keys)")
+    database.execute(f"CREATE TABLE validation_keys AS SELECT DISTINCT key FROM free WHERE u < {held!r}")  # noqa: S608
+    if spec.validation > 0:
+        _help(database, "validation_keys", "free")
+    return """
+        WITH placed AS (
+            SELECT row, input,
+                CASE WHEN key IN (SELECT key FROM test_keys) THEN 2
+                     WHEN key IN (SELECT key FROM validation_keys) THEN 1 ELSE 0 END AS side
+            FROM keys),
+        reach AS (SELECT *, max(side) OVER (PARTITION BY input) AS furthest FROM placed)
+        SELECT row, ['train', 'validation', 'test'][side + 1] AS side,
+            CASE WHEN furthest > side
+                 THEN 'the same input is in the ' || ['train', 'validation', 'test'][furthest + 1] || ' split, in another group'
+            END AS reason
+        FROM reach"""
+
+
+def _help(database: duckdb.DuckDBPyConnection, table: str, candidates: str) -> None:
+    """Give every rich stratum that has no key in `table` its candidate with the lowest draw."""
+    database.execute(f"""
+        INSERT INTO {table}
+        SELECT DISTINCT arg_min(key, (u, key)) FROM {candidates}
+        WHERE stratum IN (SELECT stratum FROM rich)
+          AND stratum NOT IN (SELECT d.stratum FROM drawn d JOIN {table} t ON d.key = t.key)
+        GROUP BY stratum""")  # noqa: S608  the names are this file's own
+
+
+def missing_labels(counts: dict[str, dict[str, int]], sides: Iterable[str]) -> list[str]:
+    """One sentence for every label that a side lacks."""
+    return [
+        f"the label {label!r} has no row in {name} ({sum(by_side.values())} rows in all)"
+        for label, by_side in counts.items()
+        for name in sides
+        if by_side[name] == 0
+    ]
