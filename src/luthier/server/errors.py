@@ -1,0 +1,85 @@
+"""Errors as a client sees them: OpenAI's envelope, whatever went wrong.
+
+{"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
+
+status  type                    code
+400     invalid_request_error   invalid_json, invalid_value, missing_required_parameter, unknown_parameter,
+                                unsupported_parameter, context_length_exceeded, invalid_messages
+401     authentication_error    invalid_api_key
+403     permission_error        host_not_allowed, origin_not_allowed, insufficient_permissions
+404     not_found_error         model_not_found, unknown_route
+405     invalid_request_error   method_not_allowed
+408     timeout_error           request_timeout
+413     invalid_request_error   request_too_large
+415     invalid_request_error   unsupported_media_type
+429     rate_limit_error        queue_full                                    with Retry-After
+500     server_error            internal_error, not_recorded                  nothing about the cause but its id
+503     server_error            engine_unavailable                            with Retry-After
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from luthier.core.errors import LuthierError
+from luthier.serving.engine import Refused, Unavailable
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    429: "rate_limit_error",
+}
+
+
+class ApiError(LuthierError):
+    """An answer that is an error. `headers` are sent with it."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.headers = dict(headers or {})
+
+    @property
+    def envelope(self) -> dict[str, Any]:
+        kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    @property
+    def body(self) -> bytes:
+        # ASCII escapes: a message may quote what a client sent, lone surrogates included
+        return json.dumps(self.envelope).encode()
+
+
+def internal(request_id: str) -> ApiError:
+    return ApiError(
+        500, "internal_error", f"Something failed here, not in your request. Its id is {request_id}."
+    )
+
+
+def from_engine(error: Exception, request_id: str) -> ApiError:
+    """How an engine's error looks from outside. Only what the client can act upon is told."""
+    if isinstance(error, Refused):
+        message = f"{error.message} {error.remedy}" if error.remedy else error.message
+        return ApiError(400, error.code, message, param=error.param)
+    if isinstance(error, Unavailable):
+        return ApiError(
+            503,
+            "engine_unavailable",
+            "The model is not ready to answer. Try again soon.",
+            headers={"retry-after": "5"},
+        )
+    return internal(request_id)

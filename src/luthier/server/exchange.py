@@ -1,0 +1,48 @@
+"""The record of one answered request: enough to go from an answer back to the package that gave it, and no content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from luthier.core.artifact import digest_of
+from luthier.serving.engine import Message
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """`finish` holds one word an answer: stop, length, refused, or cancelled when the client left midway.
+
+    A hash proves what was asked and said to whoever has the text; of a short text it does not keep the secret.
+    """
+
+    id: str  # chatcmpl-..., also in the client's response
+    request_id: str
+    model: str
+    package_digest: str
+    release: str | None
+    key_id: str
+    user_sha256: str | None
+    prompt_sha256: str
+    answers_sha256: tuple[str, ...]
+    prompt_tokens: int
+    completion_tokens: int
+    finish: tuple[str, ...]
+    probability: float | None  # of the first answer's label, if it is one
+    first_token_s: float | None
+    latency_s: float  # from the whole request read to the whole answer made
+    streamed: bool
+
+
+OnExchange = Callable[[Exchange], None]
+
+
+def hash_prompt(messages: Sequence[Message]) -> str:
+    """SHA-256 of the canonical form of the messages as they were sent (before an instruction is put in)."""
+    return digest_of([message.plain() for message in messages])
+
+
+def hash_text(text: str) -> str:
+    """SHA-256 of the UTF-8 bytes, as `sha256sum` gives it."""
+    return hashlib.sha256(text.encode()).hexdigest()

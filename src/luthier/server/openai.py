@@ -1,0 +1,137 @@
+"""OpenAI's chat protocol: the endpoints, and the app that holds them.
+
+`create_app` starts nothing and loads nothing: engines come loaded, `serve` opens the port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from luthier.core.errors import missing_part
+
+try:
+    from fastapi import FastAPI, Request
+    from fastapi.responses import JSONResponse, Response
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
+except ModuleNotFoundError as error:
+    raise missing_part(error.name or "fastapi", "serve", "The HTTP server") from error
+
+from luthier.server.answering import Answering
+from luthier.server.body import read_json
+from luthier.server.errors import ApiError
+from luthier.server.exchange import OnExchange
+from luthier.server.guard import Envelope, Guard
+from luthier.server.keys import KeyRing
+from luthier.server.routes import TABLE
+from luthier.server.served import ServedModel
+from luthier.server.wire import parse
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may take. `body_timeout_s` counts from its headers to its last byte."""
+
+    body_bytes: int = 1_000_000
+    body_timeout_s: float = 30.0
+
+
+def create_app(
+    models: Mapping[str, ServedModel],
+    keys: KeyRing,
+    *,
+    allowed_hosts: Collection[str] = (),
+    on_exchange: OnExchange | None = None,
+    limits: Limits = Limits(),
+) -> FastAPI:
+    """The ASGI app.
+
+    `models` is looked up at each request, so replacing an entry moves a name to another engine. `on_exchange` is
+    called in a thread, once for each answered request, before the answer is complete; if it raises, the client gets
+    an error instead of the end of the answer.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        for model in models.values():
+            model.threads.shutdown(wait=False, cancel_futures=True)
+
+    app = FastAPI(
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        title="Luthier",
+    )
+    endpoints = _Endpoints(models, on_exchange, limits)
+    for route in TABLE:
+        app.add_api_route(
+            route.path, getattr(endpoints, route.endpoint), methods=[route.method], response_model=None
+        )
+    app.add_exception_handler(ApiError, _tell)
+    app.add_exception_handler(HTTPException, _tell_router)
+    app.add_exception_handler(ClientDisconnect, _tell_nobody)
+    app.add_middleware(Guard, keys=keys, allowed_hosts=allowed_hosts)
+    app.add_middleware(Envelope)
+    return app
+
+
+class _Endpoints:
+    """One method for each row of `routes.TABLE`."""
+
+    def __init__(
+        self, models: Mapping[str, ServedModel], on_exchange: OnExchange | None, limits: Limits
+    ) -> None:
+        self._models = models
+        self._on_exchange = on_exchange
+        self._limits = limits
+
+    async def health(self) -> JSONResponse:
+        ready = all(model.engine.health().ready for model in self._models.values())
+        return JSONResponse({"status": "ok" if ready else "not ready"}, 200 if ready else 503)
+
+    async def list_models(self) -> JSONResponse:
+        return JSONResponse({"object": "list", "data": [model.plain() for model in self._models.values()]})
+
+    async def get_model(self, model_id: str) -> JSONResponse:
+        return JSONResponse(self._model(model_id).plain())
+
+    async def chat_completions(self, request: Request) -> Response:
+        body = parse(await read_json(request, self._limits.body_bytes, self._limits.body_timeout_s))
+        return Answering(
+            body,
+            self._model(body.model),
+            request_id=request.state.request_id,
+            key=request.state.key,
+            on_exchange=self._on_exchange,
+        )
+
+    def _model(self, name: str) -> ServedModel:
+        model = self._models.get(name)
+        if model is None:
+            message = f"The model {name[:200]!r} is not served here; GET /v1/models lists those that are."
+            raise ApiError(404, "model_not_found", message, param="model")
+        return model
+
+
+async def _tell(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return Response(error.body, error.status, error.headers, "application/json")
+
+
+async def _tell_router(request: Request, error: Exception) -> Response:
+    """What the router itself refuses."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = dict(error.headers or {})
+        message = f"{request.url.path} does not take {request.method}."
+        return await _tell(request, ApiError(405, "method_not_allowed", message, headers=allowed))
+    return await _tell(request, ApiError(error.status_code, "unknown_route", str(error.detail)))
+
+
+async def _tell_nobody(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # the client left while it was still sending; this goes nowhere

@@ -1,0 +1,78 @@
+"""HTTP/1.1 connections with deadlines: what uvicorn leaves open, closed.
+
+uvicorn waits for ever for a first request and for the end of a request's head, and answers broken HTTP with plain
+text. Here a head that is not complete in time closes the connection, connections are counted, and what cannot be
+parsed is answered in the same envelope as everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from luthier.server.errors import ApiError
+
+_BROKEN = ApiError(400, "invalid_http", "This is not a valid HTTP/1.1 request, or its head is too long.")
+_CROWDED = ApiError(
+    503, "too_many_connections", "Too many connections are open.", headers={"retry-after": "1"}
+)
+
+
+def protocol(head_timeout_s: float, most_connections: int) -> type[H11Protocol]:
+    """The protocol class for `uvicorn.Config(http=...)`."""
+
+    class Deadlines(H11Protocol):
+        _deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > most_connections:
+                self._close_with(_CROWDED)
+            else:
+                self._expect_head()
+
+        def handle_events(self) -> None:
+            super().handle_events()
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._forget_deadline()
+
+        def on_response_complete(self) -> None:
+            self._expect_head()
+            super().on_response_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._forget_deadline()
+            super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's signature
+            self._close_with(_BROKEN)
+
+        def _expect_head(self) -> None:
+            self._forget_deadline()
+            self._deadline = self.loop.call_later(head_timeout_s, self.transport.close)
+
+        def _forget_deadline(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+        def _close_with(self, error: ApiError) -> None:
+            self.transport.write(_raw(error))
+            self.transport.close()
+
+    return Deadlines
+
+
+def _raw(error: ApiError) -> bytes:
+    """A whole response, for a connection on which no request could be read."""
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(error.body)),
+        "connection": "close",
+    }
+    lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in {**headers, **error.headers}.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + error.body

@@ -1,0 +1,32 @@
+"""Every route there is, and who may use it. The app is built from this table and the guard reads it: a path that is
+not here does not exist, and a test fails for any route of the app that is missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+PUBLIC: Final = None
+CHAT: Final = "chat"
+READ_MODELS: Final = "models.read"
+
+
+@dataclass(frozen=True)
+class Route:
+    """`permission` is what a key must hold; PUBLIC needs no key at all and must tell a stranger nothing."""
+
+    method: str
+    path: str
+    endpoint: str
+    permission: str | None
+
+
+TABLE: tuple[Route, ...] = (
+    Route("GET", "/healthz", "health", PUBLIC),
+    Route("POST", "/v1/chat/completions", "chat_completions", CHAT),
+    Route("GET", "/v1/models", "list_models", READ_MODELS),
+    Route("GET", "/v1/models/{model_id:path}", "get_model", READ_MODELS),
+)
+
+PERMISSIONS: frozenset[str] = frozenset(route.permission for route in TABLE if route.permission is not None)

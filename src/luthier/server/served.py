@@ -1,0 +1,39 @@
+"""A served name: an engine, what it was made of, and the queue in front of it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from luthier.server.admission import Admission
+from luthier.serving.engine import Engine
+
+
+class ServedModel:
+    """`engine` is loaded and closed by whoever made it; one ServedModel belongs to one running app.
+
+    package_digest       the whole digest of what answers; its short form is the response's system_fingerprint
+    release              the name and version under which it was published, for the x-luthier-release header
+    waiting              how many requests may wait for a slot; one more gets 429
+    """
+
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        *,
+        package_digest: str,
+        release: str | None = None,
+        created_s: float = 0.0,
+        waiting: int = 32,
+    ) -> None:
+        self.name = name
+        self.engine = engine
+        self.package_digest = package_digest
+        self.release = release
+        self.created_s = created_s
+        self.admission = Admission(engine.slots, waiting)
+        self.threads = ThreadPoolExecutor(engine.slots, thread_name_prefix=f"engine-{name}")
+
+    def plain(self) -> dict[str, object]:
+        """As `GET /v1/models` shows it."""
+        return {"id": self.name, "object": "model", "created": int(self.created_s), "owned_by": "luthier"}

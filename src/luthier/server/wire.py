@@ -1,0 +1,260 @@
+"""What a client may write to `POST /v1/chat/completions`, checked and bounded, and what it means for an engine.
+
+Nothing is accepted and ignored: a field of OpenAI's that this server cannot honour is refused by name unless it holds
+the value that means "off"; any other unknown field is refused too. What is Luthier's own lives under `x_luthier`.
+
+Differences worth knowing: the role `developer` means `system`; text parts are joined by line breaks; with `n` and a
+seed, the k-th answer is drawn with a seed derived from both; `temperature` left out means 1, or 0 (the likeliest
+label) for a model that answers with one of its labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from luthier.core.spec import Spec
+from luthier.server.errors import ApiError
+from luthier.serving import engine
+
+MOST_MESSAGES = 2048
+MOST_CHOICES = 8
+MOST_LABELS = 500
+
+# OpenAI's fields that are not honoured here, with the values that ask for nothing.
+UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "audio": (None,),
+    "frequency_penalty": (None, 0, 0.0),
+    "function_call": (None, "none"),
+    "functions": (None, []),
+    "logit_bias": (None, {}),
+    "metadata": (None, {}),
+    "modalities": (None, ["text"]),
+    "moderation": (None,),
+    "parallel_tool_calls": (None,),
+    "prediction": (None,),
+    "presence_penalty": (None, 0, 0.0),
+    "prompt_cache_key": (None,),
+    "prompt_cache_options": (None,),
+    "prompt_cache_retention": (None,),
+    "reasoning_effort": (None, "none"),
+    "response_format": (None, {"type": "text"}),
+    "safety_identifier": (None,),
+    "service_tier": (None, "auto", "default"),
+    "store": (None, False),
+    "tool_choice": (None, "none"),
+    "tools": (None, []),
+    "verbosity": (None,),
+    "web_search_options": (None,),
+}
+UNSUPPORTED_IN_MESSAGE: Mapping[str, tuple[Any, ...]] = {
+    "annotations": (None, []),
+    "audio": (None,),
+    "function_call": (None,),
+    "name": (None,),
+    "tool_call_id": (None,),
+    "tool_calls": (None, []),
+}
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    parts = []
+    for i, part in enumerate(value):
+        if not isinstance(part, dict) or set(part) != {"type", "text"} or not isinstance(part["text"], str):
+            raise PydanticCustomError(
+                "content_part", "part {i} is not {{'type': 'text', 'text': '...'}}", {"i": i}
+            )
+        parts.append(part["text"])
+    if not parts:
+        raise PydanticCustomError("content_part", "it is an empty list")
+    return "\n".join(parts)
+
+
+def _stops(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class Wire(Spec):
+    """A part of a request body: nothing is converted, so "5" is not 5."""
+
+    model_config = ConfigDict(strict=True, hide_input_in_errors=True)
+
+
+class ChatMessage(Wire):
+    role: Literal["system", "developer", "user", "assistant"]
+    """Who says it; `developer` means `system`."""
+    content: Annotated[str | None, BeforeValidator(_text)] = None
+    """A text, or a list of text parts; may be null only in an assistant's message that has a refusal."""
+    refusal: str | None = None
+    """What an assistant said instead of an answer."""
+
+    @model_validator(mode="after")
+    def _something_said(self) -> ChatMessage:
+        if self.refusal is not None and self.role != "assistant":
+            raise PydanticCustomError("refusal", "only an assistant's message has a refusal")
+        if self.content is None and self.refusal is None:
+            raise PydanticCustomError("content", "the content is missing")
+        return self
+
+
+class StreamOptions(Wire):
+    include_usage: bool | None = None
+    """Send one more chunk at the end, with the token counts."""
+    include_obfuscation: Literal[False] | None = None
+    """Random padding of chunks is not offered."""
+
+
+class LuthierOptions(Wire):
+    """What OpenAI's protocol has no field for."""
+
+    labels: list[Annotated[str, Field(min_length=1, max_length=400)]] | None = Field(
+        default=None, min_length=2, max_length=MOST_LABELS
+    )
+    """Answer with one of these labels, whatever the package says."""
+    abstain_below: float | None = Field(default=None, ge=0, le=1)
+    """Refuse to answer if no label is at least this probable."""
+    instruction: bool = True
+    """Put the package's instruction in front of a conversation without a system message."""
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> LuthierOptions:
+        labels = self.labels or []
+        if len(set(labels)) != len(labels):
+            raise PydanticCustomError("labels", "a label stands twice in labels")
+        return self
+
+
+class ChatBody(Wire):
+    model: str = Field(min_length=1, max_length=256)
+    """A served name, as `GET /v1/models` lists them."""
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
+    """The conversation so far."""
+    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Upper bound of the answer in tokens (the older name)."""
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Upper bound of the answer in tokens."""
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    """0 takes the likeliest token; higher is more varied."""
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    """Draw only from the likeliest tokens that together hold this share."""
+    n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
+    """How many answers."""
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    """Same request, same seed, same answer."""
+    stop: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=400)]] | None,
+        BeforeValidator(_stops),
+        Field(max_length=4),
+    ] = None
+    """Up to four texts; the answer ends before the first of them."""
+    stream: bool | None = None
+    """Send the answer as it grows, as server-sent events."""
+    stream_options: StreamOptions | None = None
+    """Only with stream."""
+    logprobs: bool | None = None
+    """Report the log-probability of every token."""
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    """And this many alternatives for each; only with logprobs."""
+    user: str | None = Field(default=None, max_length=512)
+    """Who asks, in your terms; recorded as a hash with the answer."""
+    x_luthier: LuthierOptions = LuthierOptions()
+    """Luthier's own options."""
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> ChatBody:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise PydanticCustomError("top_logprobs", "top_logprobs is given without logprobs: true")
+        if self.stream_options is not None and not self.stream:
+            raise PydanticCustomError("stream_options", "stream_options is given without stream: true")
+        if (
+            None not in (self.max_tokens, self.max_completion_tokens)
+            and self.max_tokens != self.max_completion_tokens
+        ):
+            raise PydanticCustomError("max_tokens", "max_tokens and max_completion_tokens differ; give one")
+        return self
+
+    @property
+    def count(self) -> int:
+        return self.n or 1
+
+    def request(self, index: int) -> engine.Request:
+        """What the engine is asked for the `index`-th answer."""
+        labels = self.x_luthier.labels
+        return engine.Request(
+            messages=tuple(_message(m) for m in self.messages),
+            max_tokens=self.max_completion_tokens or self.max_tokens,
+            temperature=self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            seed=_seed(self.seed, index),
+            stop=tuple(self.stop or ()),
+            top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            constrain=None if labels is None else tuple(labels),
+            abstain_below=self.x_luthier.abstain_below,
+            instruct=self.x_luthier.instruction,
+        )
+
+
+def _message(message: ChatMessage) -> engine.Message:
+    role: engine.Role = "system" if message.role == "developer" else message.role
+    return engine.Message(role, (message.content if message.content is not None else message.refusal) or "")
+
+
+def _seed(seed: int | None, index: int) -> int | None:
+    """The client's own seed for the first answer; for the others one derived from it, so that they differ."""
+    if seed is None or index == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
+
+
+def parse(value: dict[str, Any]) -> ChatBody:
+    """The checked body. Raises ApiError 400 that names the field."""
+    body = _supported(value, UNSUPPORTED, "")
+    messages = body.get("messages")
+    if isinstance(messages, list):
+        body["messages"] = [
+            _supported(m, UNSUPPORTED_IN_MESSAGE, f"messages[{i}].") if isinstance(m, dict) else m
+            for i, m in enumerate(messages[: MOST_MESSAGES + 1])
+        ]
+    try:
+        return ChatBody.model_validate(body)
+    except ValidationError as error:
+        raise _told(error.errors(include_url=False)[0]) from None
+
+
+def _supported(value: dict[str, Any], table: Mapping[str, tuple[Any, ...]], where: str) -> dict[str, Any]:
+    kept = {}
+    for name, given in value.items():
+        if name not in table:
+            kept[name] = given
+        elif not any(
+            given == off and isinstance(given, bool) == isinstance(off, bool) for off in table[name]
+        ):
+            raise ApiError(
+                400,
+                "unsupported_parameter",
+                f"{where}{name} is not supported by this server; leave it out. Nothing is accepted and ignored here.",
+                param=f"{where}{name}",
+            )
+    return kept
+
+
+_CODES = {"missing": "missing_required_parameter", "unknown_key": "unknown_parameter"}
+
+
+def _told(fault: Any) -> ApiError:
+    path = list(fault["loc"])
+    kind = fault["type"]
+    if kind == "unknown_key":
+        path.append(fault["ctx"]["key"][:100])
+    param = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
+    if not path and kind in ChatBody.model_fields:  # a disagreement between fields is named after one of them
+        param = kind
+    said = "this field is needed and is not there" if kind == "missing" else fault["msg"]
+    message = f"{param}: {said}." if param else f"{said}."
+    return ApiError(400, _CODES.get(kind, "invalid_value"), message[:400], param=param or None)

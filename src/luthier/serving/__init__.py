@@ -1,0 +1,18 @@
+"""What answers. An engine turns a conversation into text, chunk by chunk; it knows nothing of HTTP, keys or names.
+
+    Request ──▶ Engine.generate ──▶ Chunk, Chunk, ..., last Chunk (finish, usage)
+
+    engine               the protocol and its values
+    labels               an answer that is one of some labels
+    package              what a model folder says about how to ask it
+    transformers_engine  in-process generation with a KV cache: the plain engine, one answer at a time
+    scripted_engine      the fake: fixed answers, delays and failures, for tests
+    session              a conversation that remembers, for a terminal
+
+>>> from luthier.serving.engine import Message, Request
+>>> from luthier.serving.scripted_engine import Reply, ScriptedEngine
+>>> engine = ScriptedEngine(default=Reply("the billing queue"))
+>>> engine.load()
+>>> "".join(chunk.text for chunk in engine.generate(Request((Message("user", "Where does it go?"),))))
+'the billing queue'
+"""
