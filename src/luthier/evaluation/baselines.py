@@ -1,0 +1,96 @@
+"""What the tuned model must justify itself against, besides its own base: word counts, and three examples.
+
+tfidf        TF-IDF of words and word pairs, logistic regression; fitted on the train split. Seconds, no GPU.
+base_3shot   the base model with three training examples as earlier turns of the conversation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from luthier.core.errors import DataError, missing_part
+
+from .questions import Message, Question
+from .tasks import Answer
+from .tasks.classify import answer_from
+
+SHOTS = 3
+
+
+def tfidf(
+    train: Sequence[Mapping[str, Any]], questions: Sequence[Question], labels: Sequence[str], seed: int
+) -> list[Answer]:
+    """One answer per question, with probabilities in label order (a label without a training row has 0).
+
+    `train` holds records; what is read of a conversation is everything but the system message and the last answer.
+    """
+    try:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+    except ImportError:
+        raise missing_part("scikit-learn", "train", "The baseline tfidf") from None
+    truth = [record["label"] for record in train]
+    if len(set(truth)) < 2:
+        raise DataError(
+            f"the train split holds {len(set(truth))} label(s), so the baseline tfidf cannot be fitted.",
+            remedy="Check data.sources and data.split, or leave tfidf out of evaluate.against.",
+        )
+    # C=10: TF-IDF rows have length one, and the usual C=1 shrinks their weights too far to be a fair opponent.
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"),  # noqa: S106 - a pattern
+        LogisticRegression(C=10.0, max_iter=1000, random_state=seed),
+    )
+    try:
+        model.fit([asked_text(record["messages"][:-1]) for record in train], truth)
+    except ValueError as error:
+        if "empty vocabulary" not in str(error):
+            raise
+        raise DataError(
+            "no training row holds a single word, so the baseline tfidf cannot be fitted.",
+            remedy="Leave tfidf out of evaluate.against.",
+        ) from None
+    found = model.predict_proba([asked_text(question.prompt or ()) for question in questions])
+    place = {label: i for i, label in enumerate(model.classes_)}
+    return [
+        answer_from([float(row[place[label]]) if label in place else 0.0 for label in labels], labels)
+        for row in found
+    ]
+
+
+def asked_text(prompt: Sequence[Message]) -> str:
+    """What was said before the answer, without the system message.
+
+    >>> asked_text([{"role": "system", "content": "Route."}, {"role": "user", "content": "My bill"}])
+    'My bill'
+    """
+    return "\n".join(message["content"] for message in prompt if message["role"] != "system")
+
+
+def three_examples(train: Sequence[Mapping[str, Any]], seed: int) -> list[Message]:
+    """Three training examples as turns, without their system messages; the same for every question.
+
+    Chosen by a hash of (seed, id), so row order does not matter: first examples whose labels differ, then any.
+    Only rows that are no longer than the median are candidates, which keeps the prompt short. Fewer rows give fewer.
+    """
+    chats = [record for record in train if record["messages"]]
+    if not chats:
+        return []
+    median = statistics.median(len(asked_text(record["messages"])) for record in chats)
+    short = [record for record in chats if len(asked_text(record["messages"])) <= median]
+    short.sort(key=lambda record: hashlib.blake2b(f"{seed}:{record['id']}".encode(), digest_size=16).digest())
+    chosen: list[Mapping[str, Any]] = []
+    seen = set()
+    for record in short:
+        if record["label"] not in seen:
+            chosen.append(record)
+            seen.add(record["label"])
+    taken = {record["id"] for record in chosen[:SHOTS]}
+    chosen = (
+        chosen[:SHOTS]
+        + [record for record in short if record["id"] not in taken][: max(0, SHOTS - len(chosen))]
+    )
+    return [message for record in chosen for message in record["messages"] if message["role"] != "system"]

@@ -1,0 +1,180 @@
+"""The systems that are language models: each is asked the same questions in its own way.
+
+With LoRA the base is the tuned model with its adapter switched off, which runs the very same operations as the
+base alone, so one set of weights is loaded; with full fine-tuning the two are loaded one after the other. What a
+system has answered is kept in `scratch`, so an interrupted evaluation goes on with the next system.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from luthier.core.errors import ModelError, SpecError
+from luthier.core.stage import Context
+from luthier.models.spec import Dtype
+from luthier.store.files import write_atomic
+
+from .baselines import three_examples
+from .predictions import line
+from .questions import Asked, Question, Skipped, asked, records
+from .spec import METRICS, EvaluateSpec
+from .tasks import Task
+
+PROMPTED = ("tuned", "base", "base_3shot")
+ROWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every system of one evaluation shares. `folders`: model, base, dataset."""
+
+    spec: EvaluateSpec
+    task: Mapping[str, Any]
+    part: Task
+    questions: Sequence[Question]
+    folders: Mapping[str, Path]
+    scratch: Path
+    at: Context
+
+    def cost(self, one: Asked) -> int:
+        """Tokens of work, near enough for the time left."""
+        return len(one.encoded.ids) + (self.spec.max_tokens if self.task["kind"] == "chat" else 0)
+
+
+def answer_all(bench: Bench, adapter: str) -> tuple[list[dict[str, Any]], dict[str, list[Skipped]]]:
+    """Every line of predictions of these systems, and the rows that each could not be asked."""
+    from luthier.models.template import Template
+    from luthier.models.weights import describe, load_tokenizer
+
+    systems = [system for system in bench.spec.systems(bench.task["kind"]) if system in PROMPTED]
+    template = Template(load_tokenizer(bench.folders["base"]), describe(bench.folders["base"]).context)
+    sheets, skipped = _sheets(bench, template, systems)
+    kept = {system: _kept(bench, system) for system in systems}
+    missing = [system for system in systems if kept[system] is None]
+    progress = _Progress(bench.at, sum(bench.cost(ask) for system in missing for ask in sheets[system]))
+    device, dtype = place(bench.spec)
+    for system, model in _weights(bench, missing, adapter, device, dtype):
+        start_s = time.monotonic()
+        kept[system] = _answers(bench, system, model, template, sheets[system], progress)
+        write_atomic(_path(bench, system), json.dumps(kept[system]).encode())
+        seconds = time.monotonic() - start_s
+        bench.at.emit(
+            "evaluated", system=system, rows=len(sheets[system]), seconds=seconds, device=device, dtype=dtype
+        )
+    return [line for system in systems for line in kept[system] or ()], skipped
+
+
+def _sheets(
+    bench: Bench, template: Any, systems: Sequence[str]
+) -> tuple[dict[str, list[Asked]], dict[str, list[Skipped]]]:
+    """System -> what it is asked, and system -> what does not fit."""
+    room = bench.part.room(template)
+    sheets, skipped = {}, {}
+    for system in systems:
+        examples = (
+            three_examples(records(bench.folders["dataset"] / "train.parquet"), bench.spec.seed)
+            if system == "base_3shot"
+            else []
+        )
+        found = (
+            list(asked(template, bench.questions, examples, room))
+            if examples or system != "base_3shot"
+            else []
+        )
+        sheets[system] = [one for one in found if isinstance(one, Asked)]
+        skipped[system] = [one for one in found if isinstance(one, Skipped)]
+        if system == "tuned" and not sheets[system]:
+            raise ModelError(
+                f"none of the {len(bench.questions)} test rows fits the model's context of {template.context} tokens.",
+                remedy="Shorten the rows with the rule `length`, or choose a base with a longer context.",
+            )
+    return sheets, skipped
+
+
+def _weights(
+    bench: Bench, systems: Sequence[str], adapter: str, device: str, dtype: Dtype
+) -> Iterator[tuple[str, Any]]:
+    """(system, model) for each, with one set of base weights in memory at a time."""
+    from luthier.models.weights import load
+
+    plain = [system for system in systems if system != "tuned"]
+    if adapter == "lora" and systems:
+        model = load(bench.folders["model"], base_folder=bench.folders["base"], dtype=dtype, device=device)
+        if "tuned" in systems:
+            yield "tuned", model
+        with model.disable_adapter():
+            for system in plain:
+                yield system, model
+    elif systems:
+        if "tuned" in systems:
+            yield "tuned", load(bench.folders["model"], dtype=dtype, device=device)
+        model = load(bench.folders["base"], dtype=dtype, device=device) if plain else None
+        for system in plain:
+            yield system, model
+
+
+def place(spec: EvaluateSpec) -> tuple[Literal["cpu", "cuda"], Dtype]:
+    """(device, dtype) as the spec wants them on this machine. Raises SpecError when it cannot be had."""
+    import torch
+
+    there = torch.cuda.is_available()
+    if spec.device == "cuda" and not there:
+        raise SpecError(
+            "evaluate.device is cuda, and torch sees no CUDA device here.",
+            remedy="Set evaluate.device: auto to use what there is; `luthier doctor` shows it.",
+        )
+    device: Literal["cpu", "cuda"] = "cuda" if there and spec.device != "cpu" else "cpu"
+    if spec.dtype != "auto":
+        return device, spec.dtype
+    if device == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device, "bf16" if fast else "fp32"
+
+
+def _answers(
+    bench: Bench,
+    system: str,
+    model: Any,
+    template: Any,
+    sheet: Sequence[Asked],
+    progress: _Progress,
+) -> list[dict[str, Any]]:
+    """Ask in pieces, so that progress is seen and a stop is heeded."""
+    measured = bench.spec.measured(bench.task["kind"])
+    with_loss = "perplexity" in measured and system in METRICS["perplexity"].systems
+    lines = []
+    for start in range(0, len(sheet), ROWS_AT_ONCE):
+        bench.at.check()
+        piece = sheet[start : start + ROWS_AT_ONCE]
+        answers = bench.part.ask(model, template, piece, with_loss)
+        for one, answer in zip(piece, answers, strict=True):
+            lines.append(line(one.question, system, answer, bench.part))
+        progress(sum(bench.cost(one) for one in piece), system)
+    return lines
+
+
+def _kept(bench: Bench, system: str) -> list[dict[str, Any]] | None:
+    path = _path(bench, system)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _path(bench: Bench, system: str) -> Path:
+    return bench.scratch / f"{system}.json"
+
+
+class _Progress:
+    """Adds up work over all systems, so that the time left is of the whole evaluation."""
+
+    def __init__(self, at: Context, total: int) -> None:
+        self.at, self.total, self.done = at, total, 0
+
+    def __call__(self, done: int, system: str) -> None:
+        self.done += done
+        self.at.progress("evaluate", self.done, self.total, system=system)

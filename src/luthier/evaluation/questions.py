@@ -1,0 +1,106 @@
+"""From the test split to what a model is asked: prompts in tokens, reference answers with their loss mask.
+
+Nothing is cut. A row whose prompt and answer do not fit the model's context is not asked, and the report names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import DataError
+
+Message = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Question:
+    """`prompt` is None for a plain text, whose reference is the text itself."""
+
+    id: str
+    prompt: tuple[Message, ...] | None
+    reference: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as tokens. `encoded` is the conversation with the reference answer, that answer alone supervised."""
+
+    question: Question
+    prompt_ids: list[int]
+    encoded: Any
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A question that does not fit, and why."""
+
+    id: str
+    reason: str
+
+
+def read(path: Path, rows: int | None = None) -> list[Question]:
+    """The questions of one split, sorted by id; at most `rows`, the first by id. Raises DataError when there is none."""
+    found = records(path)
+    if not found:
+        raise DataError(
+            "the test split is empty, so nothing can be measured.",
+            remedy="Give data.split.test a larger share, or more rows.",
+        )
+    return [_question(record) for record in found[:rows]]
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The records of one split, sorted by id."""
+    import pyarrow.parquet as pq
+
+    found = pq.read_table(path, columns=["id", "messages", "text", "label"]).to_pylist()
+    return sorted(found, key=lambda record: record["id"])
+
+
+def _question(record: Mapping[str, Any]) -> Question:
+    if not record["messages"]:
+        return Question(record["id"], None, record["text"])
+    *prompt, last = record["messages"]
+    if last["role"] != "assistant":
+        raise DataError(
+            f"row {record['id']} ends with a message of {last['role']!r}: there is no reference answer.",
+            remedy="Every row of the test split must end with the assistant's answer.",
+        )
+    return Question(record["id"], tuple(prompt), last["content"])
+
+
+def asked(
+    template: Any, questions: Sequence[Question], examples: Sequence[Message], room: int
+) -> Iterator[Asked | Skipped]:
+    """Each question as tokens, `examples` put before it (after the system message). Plain texts take no examples.
+
+    room: tokens that must stay free after the prompt.
+    """
+    from luthier.models.template import TooLong
+
+    for question in questions:
+        try:
+            if question.prompt is None:
+                if not examples:
+                    yield Asked(question, [], template.encode_text(question.reference))
+                continue
+            messages = with_examples(question.prompt, examples)
+            prompt_ids = template.prompt(messages)
+            if len(prompt_ids) + room > template.context:
+                raise TooLong(len(prompt_ids) + room, template.context)
+            whole = template.encode([*messages, {"role": "assistant", "content": question.reference}])
+        except TooLong as error:
+            yield Skipped(question.id, f"{error.tokens} tokens, and the context holds {error.limit}")
+            continue
+        answer_only = [on and i >= len(prompt_ids) for i, on in enumerate(whole.supervised)]
+        yield Asked(question, prompt_ids, dataclasses.replace(whole, supervised=answer_only))
+
+
+def with_examples(prompt: Sequence[Message], examples: Sequence[Message]) -> list[Message]:
+    """The system message first, then the examples as earlier turns, then the question."""
+    system = [message for message in prompt[:1] if message["role"] == "system"]
+    return [*system, *examples, *prompt[len(system) :]]

@@ -1,0 +1,170 @@
+"""What a person may wish of an evaluation and of its gate, and the one table of metrics. Light: imports core only.
+
+The gate is written inside `evaluate:` but is no part of the measuring: `EvaluateSection.measuring()` leaves it
+out, so that moving the bar never measures again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from luthier.core.errors import SpecError, did_you_mean
+from luthier.core.spec import Spec
+
+SYSTEMS = ("tuned", "base", "base_3shot", "tfidf")
+System = Literal["base", "base_3shot", "tfidf"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`kinds`: the tasks it applies to. `systems`: who can be measured by it."""
+
+    title: str
+    kinds: tuple[str, ...]
+    meaning: str
+    higher_is_better: bool = True
+    systems: tuple[str, ...] = SYSTEMS
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("accuracy", ("classify",), "share of rows with the right label"),
+    "precision_macro": Metric("precision (macro)", ("classify",), "precision, averaged over labels"),
+    "recall_macro": Metric("recall (macro)", ("classify",), "recall, averaged over labels"),
+    "macro_f1": Metric("F1 (macro)", ("classify",), "F1, averaged over labels, each label counting the same"),
+    "exact_match": Metric(
+        "exact match", ("classify", "chat"), "share of answers equal to the reference, whitespace aside"
+    ),
+    "token_f1": Metric("token F1", ("chat",), "overlap of words between answer and reference"),
+    "perplexity": Metric(
+        "perplexity",
+        ("classify", "chat"),
+        "exp of the mean loss over the tokens of the reference answers (not of the prompts)",
+        higher_is_better=False,
+        systems=("tuned", "base"),
+    ),
+}
+APPLIES: dict[str, tuple[System, ...]] = {
+    "classify": ("base", "base_3shot", "tfidf"),
+    "chat": ("base", "base_3shot"),
+}
+
+
+class EvaluateSpec(Spec):
+    """How the tuned model is measured on the test split."""
+
+    against: list[System] | None = None
+    """Systems to compare with; without it all that apply (classify: base, base_3shot, tfidf; chat: base, base_3shot)."""
+    metrics: list[str] | None = None
+    """Metrics to report; without it all that apply. Leaving out perplexity saves a pass over the rows."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    """Confidence of the intervals."""
+    resamples: int = Field(default=2000, ge=200, le=100_000)
+    """Resamples of the paired bootstrap."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the bootstrap and of the choice of the three examples."""
+    rows: int | None = Field(default=None, ge=1)
+    """At most so many rows of the test split, the first by id (ids are hashes, so this is a fixed random sample)."""
+    max_tokens: int = Field(default=128, ge=1)
+    """Longest answer of a chat task, in tokens."""
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    """Number format of the weights while measuring; auto: bf16 where the processor has it in hardware, else fp32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto: cuda when there is one."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, value: list[str] | None) -> list[str] | None:
+        for name in value or ():
+            if name not in METRICS:
+                raise ValueError(f"there is no metric {name!r}; {did_you_mean(name, list(METRICS))}")
+        return _no_repeats(value)
+
+    @field_validator("against")
+    @classmethod
+    def _each_once(cls, value: list[System] | None) -> list[System] | None:
+        return _no_repeats(value)
+
+    def systems(self, kind: str) -> tuple[str, ...]:
+        """Every system that is measured, `tuned` first. Raises SpecError when one cannot do this kind of task."""
+        for name in self.against or ():
+            if name not in APPLIES[kind]:
+                raise SpecError(
+                    f"evaluate.against: {name} cannot do a {kind} task.",
+                    remedy=f"Choose from {', '.join(APPLIES[kind])}.",
+                )
+        asked = APPLIES[kind] if self.against is None else self.against
+        return ("tuned", *(s for s in SYSTEMS if s in asked))
+
+    def measured(self, kind: str) -> tuple[str, ...]:
+        """Every metric that is reported, in the table's order. Raises SpecError when one does not apply."""
+        applies = [name for name, metric in METRICS.items() if kind in metric.kinds]
+        for name in self.metrics or ():
+            if name not in applies:
+                raise SpecError(
+                    f"evaluate.metrics: {name} says nothing about a {kind} task.",
+                    remedy=f"Choose from {', '.join(applies)}.",
+                )
+        return tuple(name for name in applies if self.metrics is None or name in self.metrics)
+
+
+def _no_repeats(value: Any) -> Any:
+    if value is not None and len(set(value)) != len(value):
+        raise ValueError("the same name stands twice")
+    return value
+
+
+class GateRule(Spec):
+    """What one metric must reach. Every bound that is written must hold."""
+
+    at_least: float | None = None
+    """The tuned model's value must be this or more."""
+    at_most: float | None = None
+    """The tuned model's value must be this or less."""
+    better_than: System | None = None
+    """The system that must be beaten: the whole confidence interval of the difference must lie beyond `by`."""
+    by: float | None = Field(default=None, ge=0)
+    """The margin that `better_than` must exceed; without it 0."""
+    confidence: float | None = Field(default=None, gt=0.5, lt=1.0)
+    """Confidence of that interval; it must be the one that is measured (`evaluate.confidence`)."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> GateRule:
+        if self.at_least is None and self.at_most is None and self.better_than is None:
+            raise ValueError("this rule asks nothing; write at_least, at_most or better_than")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"no value is at least {self.at_least:g} and at most {self.at_most:g}")
+        if self.better_than is None and (self.by is not None or self.confidence is not None):
+            raise ValueError("`by` and `confidence` belong to better_than, which is not there")
+        return self
+
+
+def _known_gate(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        for name in value:
+            if name not in METRICS:
+                raise PydanticCustomError(
+                    "unknown_key",
+                    "there is no metric '{key}'; {hint}",
+                    {"key": str(name), "hint": did_you_mean(str(name), list(METRICS))},
+                )
+    return value
+
+
+GateSpec = Annotated[dict[str, GateRule], BeforeValidator(_known_gate)]
+"""Metric name -> rule, as written: `{macro_f1: {at_least: 0.85, better_than: base}}`."""
+
+
+class EvaluateSection(EvaluateSpec):
+    """The recipe's `evaluate:`: how to measure, and the gate that the measured model must pass."""
+
+    gate: GateSpec = Field(default={})
+    """What must hold for the line to go on: metric -> at_least, at_most, better_than (with by, confidence)."""
+
+    def measuring(self) -> EvaluateSpec:
+        """The part that decides what is measured: all but the gate."""
+        return EvaluateSpec(**{name: getattr(self, name) for name in EvaluateSpec.model_fields})

@@ -1,0 +1,59 @@
+"""A task says how a row is asked, scored and summarised. One file here and one line in the plugin table each.
+
+`Task` is the seam. It is made from the task's description and loads nothing by that, so an auditor who has only
+predictions.parquet and report.json calls the same `summarise` and `statistics` as the suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ..compare import Statistics
+    from ..predictions import Answers
+    from ..questions import Asked
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a system said. `probabilities` is in label order, `probability` belongs to `text`; None: not known.
+
+    `loss`: what the system makes of the reference answer, as (sum in nats, tokens).
+    """
+
+    text: str | None
+    probability: float | None = None
+    probabilities: tuple[float, ...] | None = None
+    loss: tuple[float, int] | None = None
+
+
+class Task(Protocol):
+    def __init__(self, labels: Sequence[str] | None, max_tokens: int = ...) -> None:
+        """`labels` is None for a task that has none; `max_tokens` bounds a free answer."""
+
+    def room(self, template: Any) -> int:
+        """Tokens to keep free after a prompt."""
+
+    def ask(self, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool) -> list[Answer]:
+        """One answer per question, with its loss if that is wanted."""
+
+    def score(self, reference: str, prediction: str) -> float:
+        """How right one answer is, 0 to 1: chooses the report's examples."""
+
+    def correct(self, reference: str, prediction: str) -> bool:
+        """Right or not."""
+
+    def summarise(self, answers: Answers) -> dict[str, Any]:
+        """{"rows", "metrics": {name: value or None}, "per_label", "confusion"} of one system."""
+
+    def statistics(self, answers: Answers) -> Statistics:
+        """The same metrics, computed on resamples of the rows."""
+
+
+def of(task: Mapping[str, Any], max_tokens: int = 128) -> Task:
+    """The task that a description names, as in dataset.json and report.json: {"kind", "instruction", "labels"}."""
+    from luthier.core import plugin
+
+    return plugin.load("task", task["kind"])(task["labels"], max_tokens)

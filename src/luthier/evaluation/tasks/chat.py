@@ -1,0 +1,65 @@
+"""A free answer per row, decoded greedily: exact match (whitespace aside), token F1, perplexity of the reference.
+
+A plain text has no question, so it counts for perplexity alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import compare, metrics
+from ..predictions import Answers
+from ..questions import Asked
+from . import Answer
+
+
+@dataclass(frozen=True)
+class ChatTask:
+    labels: Sequence[str] | None = None
+    max_tokens: int = 128
+
+    def room(self, template: Any) -> int:
+        return self.max_tokens
+
+    def ask(self, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool) -> list[Answer]:
+        from luthier.models.generate import answer, sequence_loss
+
+        prompts = [one.prompt_ids for one in sheet if one.question.prompt is not None]
+        texts = iter(answer(model, template, prompts, self.max_tokens))
+        losses = sequence_loss(model, [one.encoded for one in sheet]) if with_loss else [None] * len(sheet)
+        return [
+            Answer(None if one.question.prompt is None else next(texts), loss=loss)
+            for one, loss in zip(sheet, losses, strict=True)
+        ]
+
+    def score(self, reference: str, prediction: str) -> float:
+        return metrics.token_f1(reference, prediction)
+
+    def correct(self, reference: str, prediction: str) -> bool:
+        return metrics.same_text(reference, prediction)
+
+    def summarise(self, answers: Answers) -> dict[str, Any]:
+        exact = metrics.each(metrics.same_text, answers.references, answers.predictions)
+        overlap = metrics.each(metrics.token_f1, answers.references, answers.predictions)
+        return {
+            "rows": len(answers),
+            "metrics": {
+                "exact_match": metrics.mean(exact),
+                "token_f1": metrics.mean(overlap),
+                "perplexity": metrics.perplexity(answers.loss_sum_N, answers.loss_tokens_N),
+            },
+            "per_label": None,
+            "confusion": None,
+        }
+
+    def statistics(self, answers: Answers) -> compare.Statistics:
+        parts = []
+        if any(said is not None for said in answers.predictions):
+            exact = metrics.each(metrics.same_text, answers.references, answers.predictions)
+            overlap = metrics.each(metrics.token_f1, answers.references, answers.predictions)
+            parts = [compare.of_mean("exact_match", exact), compare.of_mean("token_f1", overlap)]
+        if answers.loss_tokens_N.all():
+            parts.append(compare.of_perplexity(answers.loss_sum_N, answers.loss_tokens_N))
+        return compare.together(parts)

@@ -1,0 +1,72 @@
+"""One label per row. The model may say nothing but a label: every label is scored as the whole answer (its end
+token included) and the likeliest is taken, so each answer carries a probability for each label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .. import compare, metrics
+from ..predictions import Answers
+from ..questions import Asked
+from . import Answer
+
+
+@dataclass(frozen=True)
+class ClassifyTask:
+    labels: Sequence[str]
+    max_tokens: int = 128
+
+    def room(self, template: Any) -> int:
+        """The longest label with its end token."""
+        return max(len(template.answer(label)) for label in self.labels)
+
+    def ask(self, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool) -> list[Answer]:
+        from luthier.models.generate import score_choices, sequence_loss
+
+        scores = score_choices(model, template, [one.prompt_ids for one in sheet], self.labels)
+        answers = [answer_from(np.exp(row), self.labels) for row in scores]
+        if not with_loss:
+            return answers
+        losses = sequence_loss(model, [one.encoded for one in sheet])
+        return [replace(answer, loss=loss) for answer, loss in zip(answers, losses, strict=True)]
+
+    def score(self, reference: str, prediction: str) -> float:
+        return float(reference == prediction)
+
+    def correct(self, reference: str, prediction: str) -> bool:
+        return reference == prediction
+
+    def summarise(self, answers: Answers) -> dict[str, Any]:
+        found = metrics.classification(answers.references, answers.predictions, self.labels)
+        found["metrics"]["exact_match"] = metrics.mean(
+            metrics.each(metrics.same_text, answers.references, answers.predictions)
+        )
+        found["metrics"]["perplexity"] = metrics.perplexity(answers.loss_sum_N, answers.loss_tokens_N)
+        return {"rows": len(answers), **found}
+
+    def statistics(self, answers: Answers) -> compare.Statistics:
+        labels = self.labels
+        truth, said = (
+            metrics.positions(answers.references, labels),
+            metrics.positions(answers.predictions, labels),
+        )
+        exact = metrics.each(metrics.same_text, answers.references, answers.predictions)
+        parts = [compare.of_labels(truth, said, len(labels)), compare.of_mean("exact_match", exact)]
+        if answers.loss_tokens_N.all():
+            parts.append(compare.of_perplexity(answers.loss_sum_N, answers.loss_tokens_N))
+        return compare.together(parts)
+
+
+def answer_from(probabilities: Any, labels: Sequence[str]) -> Answer:
+    """The likeliest label; of equals, the first.
+
+    >>> answer_from([0.2, 0.4, 0.4], ["a", "b", "c"]).text
+    'b'
+    """
+    best = int(np.argmax(probabilities))
+    return Answer(labels[best], float(probabilities[best]), tuple(float(p) for p in probabilities))

@@ -1,0 +1,140 @@
+"""The gate: does a report satisfy what the recipe asks? Pure functions over plain values.
+
+    check(gate, kind, evaluate)   before anything runs: can every rule be judged at all?
+    judge(gate, report)           one verdict per rule, with the numbers and what would make it pass
+    permit(verdicts)              raises GateFailed unless all passed
+
+`at_least` and `at_most` look at the tuned model's value. `better_than` looks at the paired confidence interval of
+the difference: it passes only when the whole interval lies beyond the margin, so luck of the test rows is not enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.core.errors import GateFailed, SpecError, did_you_mean
+from luthier.evaluation.spec import METRICS, EvaluateSpec, GateRule
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`rule` is as a person reads it ("at least 0.85"); `reason` is one sentence with the numbers."""
+
+    metric: str
+    rule: str
+    passed: bool
+    reason: str
+
+
+def check(gate: Mapping[str, GateRule], kind: str, evaluate: EvaluateSpec) -> None:
+    """Raise SpecError when a rule names what this evaluation will not measure."""
+    measured, systems = evaluate.measured(kind), evaluate.systems(kind)
+    for metric, rule in gate.items():
+        if metric not in measured:
+            raise SpecError(
+                f"evaluate.gate: {metric!r} is not measured in this evaluation of a {kind} task.",
+                remedy=f"{did_you_mean(metric, list(measured))} (evaluate.metrics says what is measured)",
+            )
+        rival = rule.better_than
+        if rival is None:
+            continue
+        if rival not in systems:
+            raise SpecError(
+                f"evaluate.gate.{metric}: better_than {rival!r}, which is not measured.",
+                remedy=f"{did_you_mean(rival, list(systems[1:]))} (evaluate.against says what is measured)",
+            )
+        if rival not in METRICS[metric].systems:
+            raise SpecError(
+                f"evaluate.gate.{metric}: {rival} has no {metric}.",
+                remedy=f"Compare it with {', '.join(s for s in METRICS[metric].systems if s != 'tuned')}.",
+            )
+        if rule.confidence is not None and rule.confidence != evaluate.confidence:
+            raise SpecError(
+                f"evaluate.gate.{metric}: confidence {rule.confidence:g}, and intervals are measured at {evaluate.confidence:g}.",
+                remedy=f"Set evaluate.confidence: {rule.confidence:g}, or leave it out of the gate.",
+            )
+
+
+def judge(gate: Mapping[str, GateRule], report: Mapping[str, Any]) -> list[Verdict]:
+    """One verdict per bound, in the gate's order. What the report does not hold fails, and says so."""
+    verdicts = []
+    for metric, rule in gate.items():
+        value = report["systems"]["tuned"]["metrics"].get(metric)
+        if rule.at_least is not None:
+            verdicts.append(_bound(metric, value, rule.at_least, least=True))
+        if rule.at_most is not None:
+            verdicts.append(_bound(metric, value, rule.at_most, least=False))
+        if rule.better_than is not None:
+            verdicts.append(_better(metric, rule, report))
+    return verdicts
+
+
+def permit(verdicts: Sequence[Verdict]) -> None:
+    """Let the line go on, or raise GateFailed with every failed rule."""
+    failed = [verdict for verdict in verdicts if not verdict.passed]
+    if failed:
+        told = "\n".join(f"  ✗ {verdict.metric} {verdict.rule}: {verdict.reason}" for verdict in failed)
+        raise GateFailed(
+            f"the gate stopped the line: {len(failed)} of {len(verdicts)} rules failed.\n{told}",
+            remedy="Improve the data or the training, or change evaluate.gate. The model and its report are kept; nothing was published.",
+        )
+
+
+def _bound(metric: str, value: float | None, bound: float, *, least: bool) -> Verdict:
+    rule = f"at {'least' if least else 'most'} {bound:g}"
+    if value is None:
+        return Verdict(metric, rule, False, f"the report has no {metric} of the tuned model")
+    if value >= bound if least else value <= bound:
+        return Verdict(metric, rule, True, f"it is {_digits(value, bound)}")
+    missing = abs(bound - value)
+    way = "more" if least else "less"
+    return Verdict(
+        metric, rule, False, f"it is {_digits(value, bound)}; {_digits(missing, 0)} {way} would pass"
+    )
+
+
+def _better(metric: str, rule: GateRule, report: Mapping[str, Any]) -> Verdict:
+    by = rule.by or 0.0
+    said = f"better than {rule.better_than}" + (f" by more than {by:g}" if by else "")
+    found = next(
+        (
+            c
+            for c in report["comparisons"]
+            if c["metric"] == metric and c["to"] == rule.better_than and c["of"] == "tuned"
+        ),
+        None,
+    )
+    if found is None:
+        return Verdict(metric, said, False, f"the report does not compare {metric} with {rule.better_than}")
+    if rule.confidence is not None and rule.confidence != found["confidence"]:
+        return Verdict(
+            metric,
+            said,
+            False,
+            f"the report's intervals are at {found['confidence']:g}, and {rule.confidence:g} is asked",
+        )
+    gain, worst, best = found["difference"], found["low"], found["high"]
+    if not METRICS[metric].higher_is_better:
+        gain, worst, best = -gain, -best, -worst
+    told = [("+" if one > 0 else "") + _digits(one, by) for one in (gain, worst, best)]
+    numbers = f"the gain is {told[0]} ({100 * found['confidence']:.4g} % interval {told[1]} to {told[2]})"
+    if worst > by:
+        return Verdict(metric, said, True, numbers)
+    way = f"{numbers}; the whole interval must lie above {by:g}: a better model would pass"
+    if gain > by:
+        # The interval's half-width shrinks with the square root of the rows.
+        rows = int(found["rows"] * ((gain - worst) / (gain - by)) ** 2) + 1
+        way += f", or about {rows:,} test rows instead of {found['rows']:,} if the gain holds"
+    return Verdict(metric, said, False, way)
+
+
+def _digits(value: float, beside: float) -> str:
+    """Four decimals, more where fewer would show two different numbers as equal.
+
+    >>> _digits(0.84, 0.85), _digits(0.8499999, 0.85), _digits(12.3456, 0)
+    ('0.84', '0.8499999', '12.3456')
+    """
+    text = f"{value:.4f}".rstrip("0").rstrip(".")
+    return text if value == beside or float(text) != beside else repr(value)

@@ -1,0 +1,96 @@
+"""The stage that makes a release: what a name will point at. It binds package, report, model, dataset and base by
+digest and writes the model card from their own files, so that the card cannot say more than the records do.
+
+    inputs: package, report, model, dataset, base
+    out:    release.json, MODEL_CARD.md
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from luthier.core.artifact import Artifact
+from luthier.core.spec import Spec
+from luthier.core.stage import Context, Output, Stage
+from luthier.evaluation.spec import GateSpec
+
+from .card import card
+from .policy import judge
+
+
+class ReleaseSpec(Spec):
+    """What is published, and the gate it passed."""
+
+    name: str
+    """The name whose next version this is."""
+    gate: GateSpec = Field(default={})
+    """The rules that the report was judged by."""
+
+
+def publish(
+    spec: ReleaseSpec,
+    inputs: Mapping[str, Artifact],
+    out: Path,
+    scratch: Path,  # noqa: ARG001 - every stage has this signature
+    at: Context,
+) -> Output:
+    """Fill `out`. The gate is judged again here, so nothing is published that did not pass it. Raises GateFailed."""
+    from .policy import permit
+
+    report = _json(at.folder(inputs["report"]) / "report.json")
+    verdicts = judge(spec.gate, report)
+    permit(verdicts)
+    (out / "MODEL_CARD.md").write_text(card(_facts(spec, inputs, report, verdicts, at)), encoding="utf-8")
+    bound = {"name": spec.name, **{f"{role}_digest": a.digest for role, a in sorted(inputs.items())}}
+    (out / "release.json").write_text(json.dumps(bound, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    metrics = report["systems"]["tuned"]["metrics"]
+    return Output(
+        {
+            "name": spec.name,
+            "rows": report["rows"],
+            **{k: v for k, v in metrics.items() if isinstance(v, int | float)},
+        }
+    )
+
+
+STAGE = Stage("release", 1, publish)
+
+
+def _facts(
+    spec: ReleaseSpec, inputs: Mapping[str, Artifact], report: Any, verdicts: Any, at: Context
+) -> dict[str, Any]:
+    model, dataset = at.folder(inputs["model"]), at.folder(inputs["dataset"])
+    data, tuned = _json(dataset / "dataset.json"), _json(model / "luthier.json")
+    history, base = _json(model / "history.json"), _json(at.folder(inputs["base"]) / "luthier.json")
+    wished = dict(inputs["model"].spec)
+    last = history["steps"][-1] if history["steps"] else {}
+    return {
+        "name": spec.name,
+        "base": {"name": base["name"], "license": base.get("license"), "parameters": base.get("parameters")},
+        "task": data["task"],
+        "data": {
+            "sources": [{"name": _source(s)} for s in inputs["dataset"].spec["data"]["sources"]],
+            "counts": data["counts"], "labels": data.get("labels"), "rules": _json(dataset / "rules.json"),
+        },
+        "training": {
+            "method": wished.pop("method"), "adapter": tuned["adapter"], "steps": last.get("step"),
+            "tokens": sum(s["tokens"] for s in history["steps"]), "supervised": sum(s["supervised"] for s in history["steps"]),
+            "stopped": history["stopped"], "best_step": history["best_step"], "hyperparameters": wished,
+        },
+        "report": report,
+        "gate": [{"metric": v.metric, "rule": v.rule, "passed": v.passed, "reason": v.reason} for v in verdicts],
+        "lineage": {role: a.digest for role, a in sorted(inputs.items())},
+    }  # fmt: skip
+
+
+def _source(written: Mapping[str, Any]) -> str:
+    return str(written.get("name") or written.get("files") or "source")
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,98 @@
+"""The stage that packs a tuned model for a server, and for any other tool that reads Hugging Face folders.
+
+    inputs: model (tuned), base
+    out:    luthier.json   everything a server needs to know besides weights
+            adapter/       peft's layout, with the base's tokenizer and chat template; plain peft loads it
+            merged/        one whole model; plain transformers loads it
+
+luthier.json: {"role": "package", "forms", "base_digest", "base_name", "model_digest", "task", "constrain",
+"abstain_below"}. `forms` lists the folders; without merged/ a server needs the base artifact too.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from luthier.core.artifact import Artifact, short
+from luthier.core.errors import ModelError
+from luthier.core.stage import Context, Output, Stage
+
+from .spec import PostprocessSpec
+
+LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*")
+OURS_ALONE = ("luthier.json", "history.json", "rows.parquet")
+
+
+def package(
+    spec: PostprocessSpec,
+    inputs: Mapping[str, Artifact],
+    out: Path,
+    scratch: Path,  # noqa: ARG001 - every stage has this signature
+    at: Context,
+) -> Output:
+    """Fill `out`. Raises SpecError or ModelError before the first byte is written."""
+    model, base = at.folder(inputs["model"]), at.folder(inputs["base"])
+    tuned = json.loads((model / "luthier.json").read_text(encoding="utf-8"))
+    if tuned["base_digest"] != inputs["base"].digest:
+        raise ModelError(
+            f"the model was tuned from base {short(tuned['base_digest'])}, and base {inputs['base']} was given.",
+            remedy="Package it with the base that it was tuned from.",
+        )
+    kind = tuned["task"]["kind"]
+    constrain, forms = spec.constrained(kind), spec.forms(tuned["adapter"])
+    for done, form in enumerate(forms):
+        at.check()
+        at.progress("package", done, len(forms), form=form)
+        _fill(out / form, form, tuned["adapter"], model, base)
+    at.progress("package", len(forms), len(forms))
+    facts = {
+        "role": "package",
+        "forms": list(forms),
+        "base_digest": tuned["base_digest"],
+        "base_name": json.loads((base / "luthier.json").read_text(encoding="utf-8"))["name"],
+        "model_digest": inputs["model"].digest,
+        "task": tuned["task"],
+        "constrain": constrain,
+        "abstain_below": spec.abstain_below,
+    }
+    (out / "luthier.json").write_text(
+        json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    size_bytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return Output({"forms": list(forms), "constrain": constrain, "size_bytes": size_bytes})
+
+
+STAGE = Stage("package", 1, package)
+
+
+def _fill(folder: Path, form: str, adapter: str, model: Path, base: Path) -> None:
+    if form == "adapter":
+        from luthier.models.adapters import copy_tokenizer
+        from luthier.models.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
+        folder.mkdir()
+        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            shutil.copyfile(model / name, folder / name)
+        copy_tokenizer(base, folder)
+        _copy(base, folder, ("generation_config.json", *LICENCE_FILES))
+    elif adapter == "lora":
+        from luthier.models.merge import merge
+
+        merge(base, model, folder)
+        _copy(base, folder, LICENCE_FILES)
+    else:
+        shutil.copytree(
+            model, folder, ignore=shutil.ignore_patterns(*OURS_ALONE), copy_function=shutil.copyfile
+        )
+        _copy(base, folder, LICENCE_FILES)
+
+
+def _copy(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
+    """Copy the bytes of what matches; times and modes stay behind."""
+    for pattern in patterns:
+        for path in sorted(source.glob(pattern)):
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)

@@ -1,0 +1,63 @@
+"""What a person may wish of the packaged model. Light: imports core only."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from luthier.core.errors import SpecError
+from luthier.core.spec import Spec
+from luthier.core.units import Share
+
+Form = Literal["adapter", "merged"]
+
+
+class PostprocessSpec(Spec):
+    """How answers are refined, and in which forms the model is packed."""
+
+    constrain: Literal["auto", "labels"] | None = "auto"
+    """`labels`: only a label of the task can be the answer; `auto`: labels for classify, nothing for chat; null: nothing."""
+    abstain_below: Share | None = None
+    """Below this share of probability the model declines to answer; needs answers constrained to labels."""
+    export: list[Form] | None = Field(default=None, min_length=1)
+    """`adapter` and/or `merged` (one folder with whole weights); without it the adapter for LoRA, whole weights for full."""
+
+    @field_validator("export")
+    @classmethod
+    def _each_once(cls, value: list[Form] | None) -> list[Form] | None:
+        if value is not None and len(set(value)) != len(value):
+            raise ValueError("the same form stands twice")
+        return value
+
+    @model_validator(mode="after")
+    def _abstains_from_something(self) -> PostprocessSpec:
+        if self.abstain_below is not None and self.constrain is None:
+            raise ValueError("`abstain_below` needs probabilities of labels; set `constrain: labels`")
+        return self
+
+    def constrained(self, kind: str) -> Literal["labels"] | None:
+        """What the answers of this kind of task are held to. Raises SpecError when the task has no labels."""
+        if kind == "classify":
+            return None if self.constrain is None else "labels"
+        for name, asked in (
+            ("constrain: labels", self.constrain == "labels"),
+            ("abstain_below", self.abstain_below is not None),
+        ):
+            if asked:
+                raise SpecError(
+                    f"postprocess: {name} needs labels, and a {kind} task has none.",
+                    remedy="Remove it, or set task.kind to classify.",
+                )
+        return None
+
+    def forms(self, adapter: str) -> tuple[Form, ...]:
+        """The folders to make. Raises SpecError when an adapter is asked of a model without one."""
+        if self.export is None:
+            return ("adapter",) if adapter == "lora" else ("merged",)
+        if adapter != "lora" and "adapter" in self.export:
+            raise SpecError(
+                "postprocess.export: adapter was asked, and full fine-tuning has no adapter.",
+                remedy="Write export: [merged], or train with adapter {kind: lora}.",
+            )
+        return tuple(form for form in ("adapter", "merged") if form in self.export)

@@ -1,0 +1,140 @@
+"""The package's folders load where they say they load, in plain peft and plain transformers."""
+
+import json
+
+import pytest
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import ModelError, SpecError
+from luthier.core.testing import FakeContext
+from luthier.postprocessing.package import STAGE
+from luthier.postprocessing.spec import PostprocessSpec
+
+TASK = {"kind": "classify", "instruction": "Route it.", "labels": ["billing", "delivery"]}
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory):
+    from luthier.models.testing import tiny_model
+
+    folder = tiny_model(tmp_path_factory.mktemp("base") / "tiny", context=128)
+    (folder / "LICENSE").write_text("the base's licence\n")
+    return folder
+
+
+@pytest.fixture
+def world(tiny_base, tmp_path):
+    import torch
+
+    from luthier.models.adapters import Lora
+    from luthier.models.spec import LoraSpec
+    from luthier.models.weights import load
+
+    inputs = {role: Artifact(role, f"key of {role}", {}, 1, {}, ()) for role in ("model", "base")}
+    model = Lora().attach(load(tiny_base), LoraSpec(rank=2), seed=1)
+    for _, parameter in Lora().trainable(model):
+        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(0))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    Lora().save(model, folder, "tiny")
+    facts = {"role": "tuned", "adapter": "lora", "base_digest": inputs["base"].digest, "task": TASK}
+    (folder / "luthier.json").write_text(json.dumps(facts))
+    (folder / "history.json").write_text("{}")
+    at = FakeContext(tmp_path, folders={inputs["model"].digest: folder, inputs["base"].digest: tiny_base})
+    return inputs, at, folder
+
+
+def _pack(world, tmp_path, name="out", **spec):
+    inputs, at, _ = world
+    out = tmp_path / name
+    out.mkdir()
+    return out, STAGE.function(PostprocessSpec(**spec), inputs, out, tmp_path / "scratch", at)
+
+
+def _files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _logits(model):
+    import torch
+
+    with torch.inference_mode():
+        return model(input_ids=torch.arange(3, 23)[None]).logits
+
+
+def test_the_adapter_alone_by_default(world, tmp_path):
+    out, output = _pack(world, tmp_path)
+    assert _files(out) == [
+        "adapter/LICENSE",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "adapter/chat_template.jinja",
+        "adapter/generation_config.json",
+        "adapter/tokenizer.json",
+        "adapter/tokenizer_config.json",
+        "luthier.json",
+    ]
+    assert json.loads((out / "luthier.json").read_text()) == {
+        "role": "package",
+        "forms": ["adapter"],
+        "base_digest": world[0]["base"].digest,
+        "base_name": "tiny-llama",
+        "model_digest": world[0]["model"].digest,
+        "task": TASK,
+        "constrain": "labels",
+        "abstain_below": None,
+    }
+    assert output.summary["forms"] == ["adapter"]
+
+
+def test_both_forms_give_the_tuned_models_logits_in_plain_tools(world, tiny_base, tmp_path):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from luthier.models.weights import load
+
+    out, _ = _pack(world, tmp_path, export=["adapter", "merged"], abstain_below=0.6)
+    ours = _logits(load(world[2], base_folder=tiny_base))
+    plain = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    assert not torch.allclose(_logits(plain), ours, atol=1e-2)
+    merged = AutoModelForCausalLM.from_pretrained(out / "merged", dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(plain, out / "adapter")
+    torch.testing.assert_close(_logits(adapted), ours, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(_logits(merged), ours, atol=1e-4, rtol=1e-4)
+    for form in ("adapter", "merged"):
+        assert AutoTokenizer.from_pretrained(out / form).chat_template
+    facts = json.loads((out / "luthier.json").read_text())
+    assert (facts["forms"], facts["abstain_below"]) == (["adapter", "merged"], 0.6)
+
+
+def test_the_same_twice_gives_the_same_bytes(world, tmp_path):
+    one, _ = _pack(world, tmp_path, "one", export=["adapter", "merged"])
+    two, _ = _pack(world, tmp_path, "two", export=["adapter", "merged"])
+    assert _files(one) == _files(two)
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in _files(one))
+
+
+def test_a_full_model_is_packed_whole_without_our_records(world, tiny_base, tmp_path):
+    import shutil
+
+    _, _, folder = world
+    facts = json.loads((folder / "luthier.json").read_text())
+    shutil.rmtree(folder)
+    shutil.copytree(tiny_base, folder)
+    (folder / "luthier.json").write_text(json.dumps({**facts, "adapter": "full"}))
+    (folder / "history.json").write_text("{}")
+    out, _ = _pack(world, tmp_path)
+    assert "merged/model.safetensors" in _files(out)
+    assert not {"merged/history.json", "merged/luthier.json"} & set(_files(out))
+    with pytest.raises(SpecError, match="full fine-tuning has no adapter"):
+        _pack(world, tmp_path, "other", export=["adapter"])
+
+
+def test_another_base_is_refused_and_nothing_is_written(world, tmp_path):
+    _, _, folder = world
+    facts = json.loads((folder / "luthier.json").read_text())
+    (folder / "luthier.json").write_text(json.dumps({**facts, "base_digest": "f" * 64}))
+    with pytest.raises(ModelError, match="tuned from base ffffffffffff"):
+        _pack(world, tmp_path)
+    assert _files(tmp_path / "out") == []
