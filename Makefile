@@ -21,3 +21,21 @@ setup: $(VENV)/.ready
 
 clean:
 	rm -rf $(VENV) build dist .import_linter_cache .mypy_cache .ruff_cache
+
+# The main job, whole, on a real data set and a real small model: rows to an answered request.
+demo: $(VENV)/.ready
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps licensedcode-data==32.1.0
+	$(BIN)/python examples/licence-notices/demo.py
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -rs
+
+check: $(VENV)/.ready
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/generate_docs.py --check
+
+bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/training_speed.py

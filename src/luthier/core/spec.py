@@ -10,7 +10,7 @@ what is written is ever recorded.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -202,7 +202,7 @@ def override(tree: Tree, assignments: list[str] | tuple[str, ...]) -> Tree:
     return Tree(value, lines, tree.source)
 
 
-def parse(cls: type[S], tree: Tree, refine: Callable[[Any], Any] | None = None) -> S:
+def parse(cls: type[S], tree: Tree, remedy: str = "docs/recipe.md explains every key; nothing has been run.") -> S:
     """A Spec from a Tree. Every fault is told at once, each with its line. Raises SpecError."""
     if not isinstance(tree.value, dict):
         raise SpecError(
@@ -210,10 +210,10 @@ def parse(cls: type[S], tree: Tree, refine: Callable[[Any], Any] | None = None) 
             remedy="Start with `name: ...`.",
         )
     try:
-        return cls.model_validate(refine(tree.value) if refine else tree.value)
+        return cls.model_validate(tree.value)
     except ValidationError as error:
         told = "\n".join(dict.fromkeys(_tell(tree, fault) for fault in error.errors(include_url=False)))
-        raise SpecError(told, remedy="docs/recipe.md explains every key; nothing has been run.") from None
+        raise SpecError(told, remedy=remedy) from None
 
 
 def _tell(tree: Tree, fault: Any) -> str:

@@ -21,8 +21,17 @@ from .event import Event
 class Context(Protocol):
     """What a stage may use of the world; `luthier.app` provides it."""
 
-    home: Path  # LUTHIER_HOME
-    run: str  # the run this work belongs to
+    @property
+    def home(self) -> Path:
+        """LUTHIER_HOME."""
+
+    @property
+    def root(self) -> Path:
+        """Where relative paths in a spec start: the recipe's folder. Never part of an identity."""
+
+    @property
+    def run(self) -> str:
+        """The run this work belongs to."""
 
     def emit(self, kind: str, **data: Any) -> Event:
         """Append a fact about this run to the ledger and show it."""

@@ -54,6 +54,7 @@ class FakeContext:
 
     home: Path
     run: str = "run-test"
+    root: Path = Path()
     folders: dict[str, Path] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)

@@ -110,6 +110,7 @@ class Actual:
         """As the report wants it; `money` is [amount, currency]."""
         return {
             "seconds": self.seconds,
+            "training_seconds": self.by_step.get("model"),
             "peak_bytes": self.peak_bytes,
             "steps": self.steps,
             "tokens": self.tokens,

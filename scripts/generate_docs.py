@@ -1,0 +1,127 @@
+"""Write the reference pages that follow from the code: docs/recipe.md (every key) and docs/cli.md (every command).
+
+    python scripts/generate_docs.py           write them
+    python scripts/generate_docs.py --check   fail if they are not what the code says
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from luthier.app.recipe import Recipe
+from luthier.cli.main import main as command_line
+from luthier.core import plugin
+from luthier.core.units import Money
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def recipe_page() -> str:
+    parts = [
+        "# The recipe, key by key\n",
+        "Made from the code by `scripts/generate_docs.py`; do not edit. `name`, `base` and `data` are needed, all else has a default.",
+        "YAML 1.2: `1e-4` is a number, `no` is a string. `${VAR}` is read from the environment at the last moment and never recorded.\n",
+    ]
+    todo: list[tuple[str, type[BaseModel]]] = [("", Recipe)]
+    done: set[type] = set()
+    while todo:
+        where, spec = todo.pop(0)
+        if spec in done:
+            continue
+        done.add(spec)
+        title = where or "top level"
+        parts += [f"## {title}\n", _sentence(spec), "\n| key | what it takes | default | meaning |\n|---|---|---|---|"]
+        for name, field in spec.model_fields.items():
+            key = field.alias or name
+            inner = _specs(field.annotation)
+            parts.append(f"| `{key}` | {_kind(field.annotation)} | {_default(field)} | {' '.join((field.description or '').split())} |")
+            todo += [(f"{where}.{key}".lstrip("."), s) for s in inner]
+        parts.append("")
+    parts.append("## Rules\n\nWritten under `data.rules.quality`, `.relevance` or `.quantity`, bare (`normalize`) or with settings (`{length: {min: 3}}`).\n")
+    for name in plugin.BUILT_IN["rule"]:
+        rule = plugin.load("rule", name)
+        parts += [f"### `{name}`\n", " ".join((rule.__doc__ or "").split()) + "\n"]
+        spec = getattr(rule, "Spec", None) or getattr(rule, "spec", None)
+        if isinstance(spec, type) and spec.model_fields:
+            parts.append("| key | what it takes | default | meaning |\n|---|---|---|---|")
+            for key, field in spec.model_fields.items():
+                parts.append(f"| `{key}` | {_kind(field.annotation)} | {_default(field)} | {' '.join((field.description or '').split())} |")
+            parts.append("")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _sentence(spec: type[BaseModel]) -> str:
+    return " ".join((spec.__doc__ or "").split())
+
+
+def _kind(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kind(get_args(annotation)[0])
+    if origin is Literal:
+        return ", ".join(f"`{a}`" for a in get_args(annotation))
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_kind(a) for a in get_args(annotation) if a is not types.NoneType))
+    if origin in (list, tuple):
+        return "list of " + _kind(next((a for a in get_args(annotation) if a is not Ellipsis), str))
+    if origin is dict:
+        return "mapping to " + _kind(get_args(annotation)[1])
+    if annotation is Money:
+        return "money, e.g. `5 USD`"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    return {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}.get(annotation, "value")
+
+
+def _specs(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [s for a in get_args(annotation) for s in _specs(a)]
+
+
+def _default(field: Any) -> str:
+    if field.default is PydanticUndefined and field.default_factory is None:
+        return "needed"
+    value = field.default if field.default_factory is None else field.default_factory()
+    if value is None:
+        return ""
+    if isinstance(value, BaseModel):
+        return "its defaults"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`"
+
+
+def cli_page() -> str:
+    parts = [
+        "# The commands\n",
+        "Made from the code by `scripts/generate_docs.py`; do not edit. Every command takes `--json`; progress goes to standard error.",
+        "Exit codes: 0 done, 1 defect, 2 recipe or words, 3 data, 4 model, 5 store, 6 a part is missing, 7 the gate stopped it, 130 interrupted.\n",
+    ]
+    for name, command in [("", command_line), *command_line.commands.items()]:
+        context = click.Context(command, info_name=f"luthier {name}".strip(), max_content_width=100)
+        parts += [f"## `luthier {name}`".replace(" `", " `").rstrip("` ") + "`\n", "```text", command.get_help(context), "```\n"]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def main() -> int:
+    pages = {"recipe.md": recipe_page(), "cli.md": cli_page()}
+    if "--check" in sys.argv[1:]:
+        stale = [name for name, text in pages.items() if not (DOCS / name).exists() or (DOCS / name).read_text() != text]
+        if stale:
+            print(f"docs/{', docs/'.join(stale)} no longer say what the code does; run: python scripts/generate_docs.py", file=sys.stderr)
+        return bool(stale)
+    for name, text in pages.items():
+        (DOCS / name).write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

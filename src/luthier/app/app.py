@@ -1,0 +1,201 @@
+"""App: every verb, once. Command line, HTTP and pages call these methods and add nothing of their own.
+
+app = App.open()                       # reads the environment, once
+plan = app.plan(Path("recipe.yaml"))   # what would run, before anything is spent
+done = app.run(Path("recipe.yaml"))    # does it
+app.show("ticket-router@1"); app.lineage("row:4be1…"); app.engine("ticket-router")
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import SpecError
+from luthier.core.event import Event
+from luthier.store import Store
+
+from .context import RunContext, Silent, Watch
+
+if TYPE_CHECKING:
+    from .answering import Answerer
+    from .doctor import Finding
+    from .lineage import Lineage
+    from .planning import Plan
+    from .recipe import Wish
+    from .running import Run
+
+
+class App:
+    """Open with `App.open`. Thread-safe for reading; one run at a time per recipe."""
+
+    def __init__(self, home: Path, environ: Mapping[str, str]) -> None:
+        self.home = home
+        self._environ = environ
+        self._store: Store | None = None
+
+    @classmethod
+    def open(cls, environ: Mapping[str, str] | None = None) -> App:
+        """LUTHIER_HOME (default ~/.luthier), LUTHIER_DATABASE and LUTHIER_BLOBS say where things are kept."""
+        environ = dict(os.environ if environ is None else environ)
+        home = Path(
+            environ.get("LUTHIER_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".luthier"
+        ).expanduser()
+        return cls(home.absolute(), environ)
+
+    @property
+    def store(self) -> Store:
+        if self._store is None:
+            self._store = Store.open(
+                self.home,
+                database_url=self._environ.get("LUTHIER_DATABASE"),
+                blobs_url=self._environ.get("LUTHIER_BLOBS"),
+                environ=self._environ,
+            )
+        return self._store
+
+    # -- recipes ----------------------------------------------------------------------------------------------------
+
+    def init(self, data_file: Path, *, base: str, name: str | None = None) -> str:
+        """The text of a commented recipe for a data file: map, task and split proposed from what is in it."""
+        from .propose import write_recipe
+
+        return write_recipe(data_file, base=base, name=name)
+
+    def plan(
+        self, recipe: Path, overrides: tuple[str, ...] = (), *, probe: bool = True, watch: Watch | None = None
+    ) -> Plan:
+        """What would run, how long, how much memory and money. Prepares the rows (kept for the run); trains nothing."""
+        from .planning import make_plan
+
+        wish = self._read(recipe, overrides)
+        return make_plan(wish, self._context(wish, watch), probe=probe)
+
+    def run(self, recipe: Path, overrides: tuple[str, ...] = (), *, fresh: bool = False, watch: Watch | None = None,
+            stop: threading.Event | None = None) -> Run:  # fmt: skip
+        """The whole line. Raises GateFailed with the numbers when policy stops it, Interrupted when the user does."""
+        from .running import run_line
+
+        wish = self._read(recipe, overrides)
+        return run_line(wish, self._context(wish, watch, stop), fresh=fresh)
+
+    def _read(self, recipe: Path, overrides: tuple[str, ...]) -> Wish:
+        from luthier.governance.policy import check
+
+        from .recipe import read_recipe
+
+        wish = read_recipe(recipe, overrides)
+        evaluate = wish.recipe.evaluate
+        kind = wish.recipe.task.kind
+        evaluate.systems(kind), evaluate.measured(kind)
+        check(evaluate.gate, kind, evaluate)
+        return wish
+
+    def _context(self, wish: Wish, watch: Watch | None, stop: threading.Event | None = None) -> RunContext:
+        run = f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+        return RunContext(
+            self.store, run, wish.folder, self._environ, watch or Silent(), stop or threading.Event()
+        )
+
+    # -- records ----------------------------------------------------------------------------------------------------
+
+    def listing(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Released names with their versions, or with `kind` every artifact of that kind; newest first."""
+        if kind is None:
+            rows = []
+            for version in reversed(self.store.catalog.history()):
+                artifact = self.store.catalog.get(version.digest)
+                rows.append(
+                    {
+                        "name": str(version),
+                        "digest": version.digest,
+                        "created_s": version.created_s,
+                        "summary": dict(artifact.summary),
+                    }
+                )
+            return sorted(rows, key=lambda row: -row["created_s"])
+        known = ("source", "dataset", "model", "report", "package", "release", "run")
+        if kind not in known:
+            from luthier.core.errors import did_you_mean
+
+            raise SpecError(f"there is no kind {kind!r}.", remedy=did_you_mean(kind, known))
+        if kind == "run":
+            return self._runs()
+        return [
+            {"digest": a.digest, "kind": a.kind, "created_s": a.created_s, "summary": dict(a.summary)}
+            for a in self.store.catalog.all(kind)
+        ]
+
+    def _runs(self) -> list[dict[str, Any]]:
+        runs: dict[str, dict[str, Any]] = {}
+        for event in self.store.ledger.read(kind=["run.started", "run.finished"]):
+            row = runs.setdefault(
+                event.subject, {"run": event.subject, "created_s": event.time_s, "state": "not finished"}
+            )
+            row |= {
+                k: v for k, v in event.data.items() if k in ("name", "state", "release", "reason", "seconds")
+            }
+        return sorted(runs.values(), key=lambda row: -row["created_s"])
+
+    def show(self, reference: str, *, verify: bool = False) -> dict[str, Any]:
+        """One artifact, whole: spec, parents, files, names, and the folder its files can be read from."""
+        artifact = self.store.catalog.get(reference)
+        damaged = [f.path for f in self.store.verify(artifact)] if verify else None
+        return {
+            "kind": artifact.kind, "digest": artifact.digest, "key": artifact.key,
+            "names": [str(v) for v in self.store.catalog.names_of(artifact.digest)],
+            "created_s": artifact.created_s, "summary": dict(artifact.summary), "spec": dict(artifact.spec),
+            "parents": dict(artifact.parents),
+            "files": [{"path": f.path, "sha256": f.sha256, "size_bytes": f.size_bytes} for f in artifact.files],
+            "folder": str(self.store.folder(artifact)) if artifact.files else None,
+            "report": self._report_of(artifact),
+            **({"damaged": damaged} if verify else {}),
+        }  # fmt: skip
+
+    def _report_of(self, artifact: Artifact) -> str | None:
+        for version in self.store.catalog.names_of(artifact.digest):
+            path = self.home / "reports" / f"{version}.html"
+            if path.exists():
+                return str(path)
+        return None
+
+    def lineage(self, reference: str, *, all_rows: bool = False) -> Lineage:
+        """Where something came from and what came of it; see app.lineage for the references."""
+        from .lineage import trace
+
+        return trace(self.store, reference, all_rows=all_rows)
+
+    def export(self, reference: str, target: Path, *, form: str = "adapter") -> list[str]:
+        """Copy a release's model out as a plain folder (`adapter` for peft, `merged` for transformers). Never overwrites."""
+        from .exporting import export
+
+        return export(self.store, self.store.catalog.get(reference), target, form)
+
+    # -- use --------------------------------------------------------------------------------------------------------
+
+    def engine(self, reference: str) -> Answerer:
+        """The release behind a reference, loaded and ready to answer. The caller closes its engine."""
+        from .answering import open_engine
+
+        return open_engine(self.store, reference)
+
+    def record_answer(self, response_id: str, **facts: Any) -> None:
+        """One fact per served answer: which release gave it. No text is kept."""
+        self.store.ledger.append(Event("answer", response_id, facts))
+
+    def doctor(self) -> list[Finding]:
+        """What this machine has, what is missing, and how to get it."""
+        from .doctor import examine
+
+        return examine(
+            self.home,
+            self._environ.get("LUTHIER_DATABASE"),
+            self._environ.get("LUTHIER_BLOBS"),
+            self._environ,
+        )

@@ -1,0 +1,176 @@
+"""The line: rows → dataset → model → report → (policy) → package → release. Written once, walked in two ways.
+
+    walk(wish, at, Make(...))   makes what is missing and returns what is there
+    walk(wish, at, Look(...))   only looks: what of it is already there
+
+A step is known by its key (spec, stage version, parents' digests), so a changed section reruns only what follows
+from it, and a second run of the same recipe finds everything and does nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from luthier.core.artifact import Artifact, key_of, short
+from luthier.core.spec import Spec
+from luthier.core.stage import Stage
+from luthier.cost.meter import Meter
+from luthier.store.files import write_atomic
+
+from .context import RunContext
+from .recipe import Wish
+
+STEPS = ("dataset", "base", "model", "report", "package", "release")
+
+
+class Strategy(Protocol):
+    """How a step is had. A parent that is None makes the step None: what it would be made of is not there yet."""
+
+    def __call__(
+        self, step: str, stage: Stage, spec: Spec, parents: Mapping[str, Artifact | None]
+    ) -> Artifact | None: ...
+
+
+@dataclass
+class Look:
+    """Return what the catalog holds; make nothing."""
+
+    at: RunContext
+
+    def __call__(
+        self, step: str, stage: Stage, spec: Spec, parents: Mapping[str, Artifact | None]
+    ) -> Artifact | None:
+        known = {role: parent.digest for role, parent in parents.items() if parent is not None}
+        if len(known) < len(parents):
+            return None
+        return self.at.store.catalog.find(key_of(stage.kind, spec.plain(), stage.version, known))
+
+
+@dataclass
+class Make:
+    """Return what the catalog holds, or make it. `fresh` names steps that are made anew even so."""
+
+    at: RunContext
+    fresh: frozenset[str] = frozenset()
+    made: list[str] = field(default_factory=list)
+
+    def __call__(
+        self, step: str, stage: Stage, spec: Spec, parents: Mapping[str, Artifact | None]
+    ) -> Artifact:
+        at, store = self.at, self.at.store
+        inputs = {role: parent for role, parent in parents.items() if parent is not None}
+        digests = {role: parent.digest for role, parent in inputs.items()}
+        key = key_of(stage.kind, spec.plain(), stage.version, digests)
+        if step not in self.fresh and (known := store.catalog.find(key)):
+            at.emit("stage.known", step=step, digest=known.digest)
+            return known
+        at.check()
+        with store.working(key) as (out, scratch):
+            if step not in self.fresh and (
+                known := store.catalog.find(key)
+            ):  # another process finished it meanwhile
+                at.emit("stage.known", step=step, digest=known.digest)
+                return known
+            at.emit("stage.started", step=step, key=key)
+            with Meter() as meter:
+                output = stage.function(spec, inputs, out, scratch, at)
+                artifact = store.commit(
+                    stage.kind, key, spec.plain(), stage.version, digests, out, output.summary
+                )
+        at.emit("stage.finished", step=step, digest=artifact.digest, **meter.figures())
+        self.made.append(step)
+        return artifact
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the line gave so far; None where it has not come to."""
+
+    dataset: Artifact | None = None
+    base: Artifact | None = None
+    model: Artifact | None = None
+    report: Artifact | None = None
+    package: Artifact | None = None
+    release: Artifact | None = None
+
+    def missing(self) -> list[str]:
+        return [step for step in STEPS if getattr(self, step) is None]
+
+
+def sources(wish: Wish, at: RunContext) -> tuple[dict[str, Artifact], Artifact]:
+    """The data sources and the base as artifacts: identity is what is written and a fingerprint of what is there."""
+    from luthier.data.connectors import fingerprints
+    from luthier.models.intake import fingerprint
+
+    found = {}
+    with _remembered(at.home / "fingerprints.json") as cache:
+        for i, (written, mark) in enumerate(fingerprints(wish.recipe.data, wish.folder, at, cache)):
+            found[f"source.{i}"] = _source(at, written, mark)
+    return found, _source(at, {"base": wish.recipe.base}, fingerprint(wish.recipe.base, wish.folder))
+
+
+@contextmanager
+def _remembered(path: Path) -> Iterator[dict[str, str]]:
+    """Hashes of local files by path, size and time of change, so that a large file is read once. Losing it is harmless."""
+    try:
+        known = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        known = {}
+    before = dict(known)
+    yield known
+    if known != before:
+        write_atomic(path, json.dumps(known, indent=0).encode())
+
+
+def _source(at: RunContext, written: Mapping[str, Any], mark: str) -> Artifact:
+    spec = {**written, "fingerprint": mark}
+    artifact = Artifact(
+        "source", key_of("source", spec, 1, {}), spec, 1, {}, (), {"fingerprint": short(mark)}, time.time()
+    )
+    return at.store.catalog.record(artifact)
+
+
+def materials(wish: Wish, at: RunContext, make: Strategy) -> Results:
+    """The first part of the line, which costs little: the dataset and the base."""
+    from luthier.data.prepare import STAGE as PREPARE
+    from luthier.data.prepare import PrepareSpec
+    from luthier.models.intake import STAGE as IMPORT
+    from luthier.models.spec import BaseSpec
+
+    recipe = wish.recipe
+    rows, base_source = sources(wish, at)
+    dataset = make("dataset", PREPARE, PrepareSpec(task=recipe.task, data=recipe.data), rows)
+    base = make("base", IMPORT, BaseSpec(base=recipe.base), {"source": base_source})
+    return Results(dataset, base)
+
+
+def walk(
+    wish: Wish, at: RunContext, make: Strategy, permit: Callable[[Results], None] | None = None
+) -> Results:
+    """The whole line. `permit` sees the report and raises GateFailed to stop before anything is packed or named."""
+    from luthier.evaluation.suite import STAGE as EVALUATE
+    from luthier.governance.release import STAGE as PUBLISH
+    from luthier.governance.release import ReleaseSpec
+    from luthier.postprocessing.package import STAGE as PACKAGE
+    from luthier.training.train import STAGE as TRAIN
+
+    recipe = wish.recipe
+    so_far = materials(wish, at, make)
+    dataset, base = so_far.dataset, so_far.base
+    model = make("model", TRAIN, recipe.train, {"base": base, "dataset": dataset})
+    report = make(
+        "report", EVALUATE, recipe.evaluate.measuring(), {"model": model, "base": base, "dataset": dataset}
+    )
+    so_far = Results(dataset, base, model, report)
+    if permit and report is not None:
+        permit(so_far)
+    package = make("package", PACKAGE, recipe.postprocess, {"model": model, "base": base})
+    publish = ReleaseSpec(name=recipe.name, gate=recipe.evaluate.gate)
+    parents = {"package": package, "report": report, "model": model, "dataset": dataset, "base": base}
+    return replace(so_far, package=package, release=make("release", PUBLISH, publish, parents))

@@ -1,0 +1,116 @@
+"""Lineage, both ways: from an answer, a release or any artifact back to the rows; from one row on to every artifact.
+
+What can be asked for:  NAME, NAME@VERSION, DIGEST      an artifact
+                        row:ID                           a record, by the id it keeps from source to batch
+                        chatcmpl-…                       an answer that was served, by its response id
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import NotFound
+from luthier.store import Store
+
+SHOWN_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """`nodes` nearest first; `edges` are (child, role, parent) digests; `rows` are records with their origin."""
+
+    subject: str
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    edges: list[tuple[str, str, str]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    row_count: int = 0
+    answer: dict[str, Any] | None = None
+
+
+def trace(store: Store, reference: str, *, all_rows: bool = False) -> Lineage:
+    """Raises NotFound when nothing answers to the reference."""
+    if reference.startswith("row:"):
+        return _of_row(store, reference.removeprefix("row:"))
+    answer = None
+    if reference.startswith("chatcmpl-"):
+        answer = next((e.data for e in store.ledger.read(kind="answer", subject=reference)), None)
+        if answer is None:
+            raise NotFound(
+                f"no answer {reference!r} was served from this home.",
+                remedy="The id is the `id` field of the response.",
+            )
+        artifact = store.catalog.get(str(answer["package_digest"]))
+    else:
+        artifact = store.catalog.get(reference)
+    up, down = store.catalog.ancestors(artifact.digest), store.catalog.descendants(artifact.digest)
+    nodes = graph(
+        store,
+        [*up, *down[1:]],
+        {a.digest: "from" for a in up} | {a.digest: "to" for a in down[1:]} | {artifact.digest: "this"},
+    )
+    count, rows = _trained_on(store, up, all_rows)
+    return Lineage(reference, *nodes, rows=rows, row_count=count, answer=dict(answer) if answer else None)
+
+
+def _of_row(store: Store, record: str) -> Lineage:
+    from luthier.data.lineage import find_row
+
+    places, nodes, relation = [], {}, {}
+    for dataset in store.catalog.all("dataset"):
+        found = find_row(store.folder(dataset), record)
+        if found is None:
+            continue
+        places.append({"dataset": dataset.digest, **found})
+        for artifact in store.catalog.ancestors(dataset.digest):
+            nodes[artifact.digest], relation[artifact.digest] = artifact, "from"
+        after = store.catalog.descendants(dataset.digest)[1:] if found["split"] else []
+        for artifact in after:
+            nodes[artifact.digest], relation[artifact.digest] = artifact, "to"
+        relation[dataset.digest] = "holds it"
+    if not places:
+        raise NotFound(
+            f"no dataset here holds a row {record!r}.",
+            remedy="Row ids are in the dataset's files; `luthier show DATASET` names some.",
+        )
+    return Lineage(
+        f"row:{record}", *graph(store, list(nodes.values()), relation), rows=places, row_count=len(places)
+    )
+
+
+def _trained_on(store: Store, up: list[Artifact], all_rows: bool) -> tuple[int, list[dict[str, Any]]]:
+    from luthier.data.lineage import rows
+
+    count = 0
+    shown: list[dict[str, Any]] = []
+    for dataset in (a for a in up if a.kind == "dataset"):
+        for row in rows(store.folder(dataset), split="train"):
+            count += 1
+            if all_rows or len(shown) < SHOWN_ROWS:
+                shown.append({"dataset": dataset.digest, **row})
+    return count, shown
+
+
+def graph(
+    store: Store, artifacts: list[Artifact], relation: dict[str, str]
+) -> tuple[list[dict[str, Any]], list[tuple[str, str, str]]]:
+    """Nodes with their names, and the edges between them."""
+    named: dict[str, list[str]] = {}
+    for version in store.catalog.history():
+        named.setdefault(version.digest, []).append(str(version))
+    nodes = [
+        {
+            "digest": a.digest,
+            "kind": a.kind,
+            "relation": relation.get(a.digest, "from"),
+            "names": named.get(a.digest, []),
+            "summary": dict(a.summary),
+        }
+        for a in artifacts
+    ]
+    inside = {a.digest for a in artifacts}
+    edges = [
+        (a.digest, role, parent) for a in artifacts for role, parent in a.parents.items() if parent in inside
+    ]
+    return nodes, edges

@@ -1,0 +1,99 @@
+"""The text of a recipe for a data file: what the file seems to hold, said in comments, so that a person can correct it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import DataError
+from luthier.data.propose import Proposal, propose
+from luthier.store.catalog import check_name
+
+
+def write_recipe(data_file: Path, *, base: str, name: str | None = None) -> str:
+    """A commented recipe. Raises DataError when nothing can be made of the file. The file's path is written as given."""
+    found = propose(str(data_file), Path.cwd())
+    return _text(found, base, check_name(name) if name else _name_from(data_file))
+
+
+def _name_from(path: Path) -> str:
+    stem = re.sub(r"[^a-z0-9]+", "-", path.name.split(".")[0].lower()).strip("-")
+    if not stem:
+        raise DataError(f"no name can be made from {path.name!r}.", remedy="Give one with --name.")
+    return stem[:60]
+
+
+def _text(found: Proposal, base: str, name: str) -> str:
+    rows = (
+        f"{found.estimate.rows:,} rows"
+        if found.estimate.rows is not None
+        else f"more than {found.sampled_rows:,} rows"
+    )
+    lines = [
+        f"# Proposed from the first {found.sampled_rows:,} rows of {_line(found.files)} ({found.format}, {rows}).",
+        "# Read the reasons, correct what is wrong, then:  luthier plan RECIPE   and   luthier run RECIPE",
+        f"name: {name}",
+        f"base: {_flow(base)}",
+        "",
+        f"# {_line(found.task.reason)}.",
+    ]
+    if found.task.value == "classify":
+        labels = ", ".join(_line(label) for label in found.labels or [])
+        lines += [f"# Labels seen: {labels}.", "task: {kind: classify, labels: auto}"]
+    else:
+        lines.append("task: {kind: chat}")
+    lines += [
+        "",
+        "data:",
+        "  sources:",
+        f"    # {_line(found.map.reason)}.",
+        f"    - files: {_flow(found.files)}",
+    ]
+    if found.map.value:
+        lines.append(f"      map: {_flow(found.map.value)}")
+    lines += ["  rules:"]
+    for section in dict.fromkeys(section for section, _, _ in found.rules):
+        lines.append(f"    {section}:")
+        lines += [
+            f"      - {_flow(entry)}  # {_line(why)}" for of, entry, why in found.rules if of == section
+        ]
+    lines += [f"  # {_line(found.split.reason)}.", f"  # {_line(found.group_by.reason)}."]
+    split = dict(found.split.value) | ({"group_by": found.group_by.value} if found.group_by.value else {})
+    lines.append(f"  split: {_flow(split)}")
+    lines += [
+        "",
+        "train:",
+        "  adapter: {kind: lora, rank: 16}",
+        "  epochs: 3",
+        "  early_stopping: {patience: 3}",
+    ]
+    metric = "macro_f1" if found.task.value == "classify" else "perplexity"
+    lines += ["", "evaluate:", "  # The line stops, and nothing is released, unless the tuned model is better than the prompted base.",
+              f"  gate: {{{metric}: {{better_than: base}}}}", ""]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _line(text: str) -> str:
+    """Text that stays in its comment."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _flow(value: Any) -> str:
+    """A value in YAML flow style.
+
+    >>> print(_flow({"user": "body", "on_bad_row": "set_aside", "n": 0.1, "odd": "a: b"}))
+    {user: body, on_bad_row: set_aside, n: 0.1, odd: "a: b"}
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_flow(k)}: {_flow(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_flow(v) for v in value) + "]"
+    if (
+        isinstance(value, str)
+        and re.fullmatch(r"[A-Za-z_/.][\w./-]*", value)
+        and value.lower() not in ("true", "false", "null", "~")
+    ):
+        return value
+    return json.dumps(value, ensure_ascii=False)

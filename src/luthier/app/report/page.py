@@ -1,0 +1,86 @@
+"""The page: facts in, the text of one HTML file out. It fetches nothing, runs nothing, and depends on no clock.
+
+Defence in layers: the template escapes every value; `visible` shows steering characters by number before that; and
+a content security policy in the page allows its own style, named by hash, and nothing else. So a row of data cannot
+become markup, and if it could it would still have nothing to load or run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from . import provenance, sections, wording
+from .facts import RunFacts
+from .verdict import verdict
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def render(facts: RunFacts) -> str:
+    """The page as text, to be saved as UTF-8. The same facts give the same bytes."""
+    measured = facts.report if facts.report and "tuned" in facts.report["systems"] else None
+    style = _text("page.css")
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            facts=facts,
+            style=style,
+            policy=policy(style),
+            verdict=verdict(facts),
+            figures=sections.figures(facts),
+            gate=_gate(facts),
+            before_after=sections.before_after(measured) if measured else None,
+            rules=sections.rules(facts.rules) if facts.rules else None,
+            curves=sections.curves(facts.history) if facts.history else None,
+            labels=sections.labels(measured, facts.dataset) if measured else None,
+            answers=sections.answers(measured) if measured else [],
+            cautions=list((facts.report or {}).get("cautions") or ()),
+            cost=provenance.cost(facts.forecast, facts.actual),
+            lineage=provenance.lineage(facts.lineage_nodes, facts.lineage_edges),
+            title_of=wording.title,
+            splits=[(s, facts.dataset["counts"].get(s, 0)) for s in sections.SPLITS] if facts.dataset else [],
+        )
+    )
+
+
+def policy(style: str) -> str:
+    """The content security policy that allows this style and nothing else (CSP level 3, hash sources)."""
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+def _gate(facts: RunFacts) -> dict[str, Any] | None:
+    if not facts.verdicts:
+        return None
+    passed = sum(bool(v["passed"]) for v in facts.verdicts)
+    return {"passed": passed == len(facts.verdicts), "n_passed": passed, "n": len(facts.verdicts)}
+
+
+def _text(name: str) -> str:
+    return files("luthier.app.report").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        return value if isinstance(value, Markup) else wording.visible(str(value))
+
+    environment = Environment(
+        loader=FunctionLoader(_text),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["clip"] = lambda value, longest=wording.LONGEST: wording.clip(str(value), longest)
+    return environment

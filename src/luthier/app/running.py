@@ -1,0 +1,272 @@
+"""One run: the plan's limits are held against it, the line is walked, the gate judges, a name is given, a report is
+written. Everything else is a reading of what this leaves in the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier import __version__
+from luthier.core.artifact import Artifact
+from luthier.core.errors import GateFailed, LuthierError
+from luthier.core.event import Event
+from luthier.governance.policy import Verdict, judge, permit
+from luthier.store.files import write_atomic
+
+from .context import RunContext
+from .line import STEPS, Look, Make, Results, materials, walk
+from .planning import plan_training, refuse_over_budget
+from .recipe import Wish
+
+if TYPE_CHECKING:
+    from .report.facts import RunFacts
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run gave. `made` lists the steps that really ran; empty: everything was there already."""
+
+    run: str
+    name: str
+    release: str  # name@version
+    made: list[str]
+    digests: dict[str, str]
+    verdicts: list[dict[str, Any]]
+    report: dict[str, Any] = field(repr=False)
+    report_path: Path
+    seconds: float
+
+    def plain(self) -> dict[str, Any]:
+        systems = {name: system["metrics"] for name, system in self.report["systems"].items()}
+        told = {k: v for k, v in asdict(self).items() if k != "report"}
+        return told | {
+            "report_path": str(self.report_path),
+            "metrics": systems,
+            "comparisons": self.report["comparisons"],
+        }
+
+    def lines(self) -> list[str]:
+        """Before and after, each with its interval: what a person wants to know first."""
+        told: list[str] = []
+        shown = (
+            {"macro_f1", "accuracy"} if self.report["labels"] else {"token_f1", "exact_match", "perplexity"}
+        )
+        for name, system in self.report["systems"].items():
+            figures = "  ".join(
+                f"{metric} {value:.3f}" for metric, value in system["metrics"].items() if value is not None
+            )
+            told.append(f"{name:12} {figures}")
+        for c in (c for c in self.report["comparisons"] if c["metric"] in shown):
+            told.append(
+                f"{c['metric']}: {c['of']} against {c['to']} {c['difference']:+.3f} "
+                f"({100 * c['confidence']:.4g} % interval {c['low']:+.3f} to {c['high']:+.3f}, {self.report['rows']} rows)"
+            )
+        told += [
+            f"gate: {v['metric']} {v['rule']}: {'passed' if v['passed'] else 'failed'}, {v['reason']}"
+            for v in self.verdicts
+        ]
+        return told
+
+
+def run_line(wish: Wish, at: RunContext, *, fresh: bool = False) -> Run:
+    """Raises GateFailed when policy stops the line, Interrupted when the user does; both leave what was finished."""
+    began = time.monotonic()
+    there = walk(wish, at, Look(at))
+    if not fresh and (known := _up_to_date(wish, at, there, began)):
+        return known
+    at.emit(
+        "run.started",
+        name=wish.recipe.name,
+        recipe=wish.text,
+        overrides=list(wish.overrides),
+        source=wish.source,
+        environment=_environment(),
+    )
+    make = Make(at, frozenset(STEPS) if fresh else frozenset())
+    verdicts: list[Verdict] = []
+    try:
+        so_far = materials(wish, at, make)
+        if fresh or there.model is None:
+            plan = plan_training(wish, at, so_far, probe=True)
+            refuse_over_budget(plan)
+            at.emit("forecast", **plan.forecast_facts())
+        # The two materials were just made: the walk must return them, not make them anew once more.
+        make.fresh -= {"dataset", "base"}
+
+        def permitting(results: Results) -> None:
+            verdicts.extend(judge(wish.recipe.evaluate.gate, _report(at, results)))
+            permit(verdicts)
+
+        results = walk(wish, at, make, permitting)
+    except LuthierError as error:
+        state = "stopped by the gate" if isinstance(error, GateFailed) else type(error).__name__.lower()
+        at.emit(
+            "run.finished",
+            name=wish.recipe.name,
+            state=state,
+            reason=error.message,
+            seconds=time.monotonic() - began,
+        )
+        if isinstance(error, GateFailed):
+            path = _write_report(
+                wish, at, replace(walk(wish, at, Look(at)), package=None, release=None), verdicts, None
+            )
+            raise GateFailed(f"{error.message}\n  report: {path}", remedy=error.remedy) from None
+        raise
+    assert results.release is not None
+    version = at.store.catalog.name(wish.recipe.name, results.release.digest)
+    at.emit(
+        "run.finished",
+        name=wish.recipe.name,
+        state="released",
+        release=str(version),
+        made=make.made,
+        seconds=time.monotonic() - began,
+    )
+    path = _write_report(wish, at, results, verdicts, str(version))
+    return _run(at, wish, results, str(version), make.made, verdicts, path, began)
+
+
+def _up_to_date(wish: Wish, at: RunContext, there: Results, began: float) -> Run | None:
+    """The run that would do nothing: everything is there, and the name's newest version is this very release."""
+    if there.release is None:
+        return None
+    newest = at.store.catalog.history(wish.recipe.name)
+    if not newest or newest[-1].digest != there.release.digest:
+        return None
+    path = _report_path(at, str(newest[-1]))
+    if not path.exists():
+        return None
+    return _run(
+        at,
+        wish,
+        there,
+        str(newest[-1]),
+        [],
+        judge(wish.recipe.evaluate.gate, _report(at, there)),
+        path,
+        began,
+    )
+
+
+def _run(
+    at: RunContext,
+    wish: Wish,
+    results: Results,
+    release: str,
+    made: list[str],
+    verdicts: list[Verdict],
+    path: Path,
+    began: float,
+) -> Run:
+    digests = {step: artifact.digest for step in STEPS if (artifact := getattr(results, step))}
+    return Run(
+        at.run,
+        wish.recipe.name,
+        release,
+        made,
+        digests,
+        [asdict(v) for v in verdicts],
+        _report(at, results),
+        path,
+        time.monotonic() - began,
+    )
+
+
+def _report(at: RunContext, results: Results) -> dict[str, Any]:
+    assert results.report is not None
+    return json.loads((at.folder(results.report) / "report.json").read_text(encoding="utf-8"))
+
+
+def _report_path(at: RunContext, version: str) -> Path:
+    return at.home / "reports" / f"{version}.html"
+
+
+def _write_report(
+    wish: Wish, at: RunContext, results: Results, verdicts: list[Verdict], release: str | None
+) -> Path:
+    """The page for people; a reading of the artifacts and of this run's events, so it can be written again."""
+    from .report.page import render
+
+    path = _report_path(at, release or f"{wish.recipe.name}-stopped-{at.run}")
+    write_atomic(path, render(_facts(wish, at, results, verdicts, release)).encode())
+    return path
+
+
+def _facts(
+    wish: Wish, at: RunContext, results: Results, verdicts: list[Verdict], release: str | None
+) -> RunFacts:
+    from luthier.cost.meter import actual
+    from luthier.cost.prices import load_prices
+
+    from .lineage import graph
+    from .report.facts import RunFacts as Facts
+
+    def read(artifact: Artifact | None, name: str) -> Any:
+        return json.loads((at.folder(artifact) / name).read_text(encoding="utf-8")) if artifact else None
+
+    events = _events_of_model(at, results)
+    budget = wish.recipe.budget
+    prices, _ = load_prices(at.home / "prices.yaml", machine=budget.machine)
+    took = actual(events, budget.machine, budget.machines, prices, steps=("model", "report"))
+    foreseen = next((e.data for e in reversed(events) if e.kind == "forecast"), None)
+    artifacts = (
+        at.store.catalog.ancestors(results.release.digest)
+        if results.release
+        else [a for a in vars(results).values() if a]
+    )
+    nodes, edges = graph(at.store, artifacts, {})
+    return Facts(
+        name=wish.recipe.name,
+        release=release,
+        state="released" if release else "stopped by the gate",
+        reason=None
+        if release
+        else "; ".join(f"{v.metric} {v.rule}: {v.reason}" for v in verdicts if not v.passed),
+        made_on=time.strftime("%Y-%m-%d"),
+        base=wish.recipe.base,
+        dataset=read(results.dataset, "dataset.json"),
+        rules=read(results.dataset, "rules.json"),
+        history=read(results.model, "history.json"),
+        report=read(results.report, "report.json"),
+        verdicts=[asdict(v) for v in verdicts],
+        forecast=dict(foreseen) if foreseen else None,
+        actual=took.plain(),
+        lineage_nodes=nodes,
+        lineage_edges=edges,
+        recipe=wish.text,
+        overrides=wish.overrides,
+        environment=_environment(),
+    )
+
+
+def _events_of_model(at: RunContext, results: Results) -> list[Event]:
+    """The events of the runs that made this model: this one, or an earlier one whose model was found."""
+    ledger = at.store.ledger
+    makers = [
+        e.subject
+        for e in ledger.read(kind="stage.finished")
+        if results.model and e.data["digest"] == results.model.digest
+    ]
+    return [e for run in dict.fromkeys([*makers[-1:], at.run]) for e in ledger.read(subject=run)]
+
+
+def _environment() -> dict[str, str]:
+    import importlib.metadata
+
+    found = {
+        "luthier": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    for name in ("torch", "transformers", "peft", "polars", "pyarrow", "scikit-learn"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

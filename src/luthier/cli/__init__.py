@@ -1,0 +1,1 @@
+"""argv → App; tables, progress, `--json`. No rule of the system lives here."""

@@ -1,0 +1,85 @@
+"""`luthier serve`: one or more releases behind the OpenAI chat completions protocol, until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from luthier.app.app import App
+from luthier.core.errors import SpecError
+from luthier.server import keys as api_keys
+from luthier.server.exchange import Exchange
+
+
+def serve_releases(
+    app: App,
+    refs: tuple[str, ...],
+    *,
+    host: str,
+    port: int,
+    key_file: Path | None,
+    allowed_hosts: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Prints the address and, when it was made here, the key: once, and nowhere else."""
+    ring, shown = _keys(key_file)
+    api_keys.check_bind(host, ring if key_file else None)
+    from luthier.server.openai import create_app
+    from luthier.server.serve import serve
+    from luthier.server.served import ServedModel
+
+    if len(set(refs)) != len(refs):
+        raise SpecError("the same name is given twice.", remedy="Name each release once.")
+    answerers = {ref: app.engine(ref) for ref in refs}
+    models = {
+        ref: ServedModel(ref, a.engine, package_digest=a.digest, release=a.release)
+        for ref, a in answerers.items()
+    }
+
+    def answered(exchange: Exchange) -> None:
+        facts = asdict(exchange)
+        app.record_answer(facts.pop("id"), **facts)
+
+    def ready(address: str) -> None:
+        base_url = f"{address}/v1"
+        if as_json:
+            click.echo(json.dumps({"base_url": base_url, "api_key": shown, "models": list(refs)}))
+            return
+        click.echo(f"serving {', '.join(refs)} at {base_url}")
+        if shown:
+            click.echo(f"API key (shown once): {shown}")
+        key = shown or "$LUTHIER_KEY"
+        click.echo(
+            f"try:  curl {base_url}/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\\n"
+            f'        -d \'{{"model": "{refs[0]}", "messages": [{{"role": "user", "content": "Hello"}}]}}\'\n'
+            "Ctrl-C finishes what is under way and stops."
+        )
+
+    try:
+        door = create_app(models, ring, allowed_hosts=allowed_hosts, on_exchange=answered)
+        serve(door, host, port, chosen_keys=ring if key_file else None, on_ready=ready)
+    finally:
+        for answerer in answerers.values():
+            answerer.engine.close()
+
+
+def _keys(key_file: Path | None) -> tuple[api_keys.KeyRing, str | None]:
+    if key_file is None:
+        text, key = api_keys.generate()
+        return api_keys.KeyRing([key]), text
+    try:
+        lines = key_file.read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(
+            f"the key file {key_file} cannot be read ({type(error).__name__}).",
+            remedy="Give a text file with one key a line.",
+        ) from None
+    if not lines:
+        raise SpecError(
+            f"the key file {key_file} is empty.",
+            remedy="Write one key a line, as `luthier serve` shows them.",
+        )
+    return api_keys.KeyRing(api_keys.key_from(line) for line in lines), None

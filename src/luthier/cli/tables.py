@@ -1,0 +1,194 @@
+"""Results as a person reads them: aligned, no boxes, digests short. Printed to standard output."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from luthier.core.artifact import short
+from luthier.core.units import show_bytes, show_seconds
+
+if TYPE_CHECKING:
+    from luthier.app.doctor import Finding
+    from luthier.app.lineage import Lineage
+    from luthier.app.planning import Plan
+    from luthier.app.running import Run
+
+
+def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
+    """Left-aligned columns two spaces apart.
+
+    >>> print(columns([("a", "1"), ("bcd", "22")]))
+    a    1
+    bcd  22
+    """
+    if not rows:
+        return ""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        indent + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _when(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_s))
+
+
+def _figures(summary: Mapping[str, Any]) -> str:
+    def one(value: Any) -> str:
+        return (
+            f"{value:.4g}"
+            if isinstance(value, float)
+            else f"{value:,}"
+            if isinstance(value, int)
+            else str(value)
+        )
+
+    return "  ".join(f"{k} {one(v)}" for k, v in summary.items() if isinstance(v, str | int | float))
+
+
+def print_plan(plan: Plan) -> None:
+    click.echo(f"{plan.name}: what would run")
+    click.echo(columns([(s["step"], s["state"], s["detail"]) for s in plan.steps], "  "))
+    for title, facts in plan.sections():
+        click.echo(f"\n{title}")
+        click.echo(columns(facts, "  "))
+    for line in plan.over_budget:
+        click.echo(f"\nover budget: {line}")
+    for line in plan.notes:
+        click.echo(f"note: {line}")
+
+
+def print_run(run: Run) -> None:
+    if not run.made:
+        click.echo(f"nothing to do: {run.release} is up to date.")
+    else:
+        click.echo(f"{run.release}: made {', '.join(run.made)} in {show_seconds(run.seconds)}.")
+    for line in run.lines():
+        click.echo(f"  {line}")
+    if run.report_path:
+        click.echo(f"report: {run.report_path}")
+    click.echo(
+        f"next:   luthier chat {run.name}   ·   luthier serve {run.name}   ·   luthier lineage {run.release}"
+    )
+
+
+def print_artifact(found: Mapping[str, Any]) -> None:
+    named = f" ({', '.join(found['names'])})" if found["names"] else ""
+    click.echo(f"{found['kind']} {found['digest']}{named}")
+    click.echo(
+        columns(
+            [
+                (k, v if isinstance(v, str) else f"{v:,.6g}" if isinstance(v, float) else str(v))
+                for k, v in found["summary"].items()
+            ],
+            "  ",
+        )
+    )
+    if found["parents"]:
+        click.echo("from")
+        click.echo(columns([(role, short(parent)) for role, parent in found["parents"].items()], "  "))
+    if found["files"]:
+        click.echo(f"files in {found['folder']}")
+        click.echo(
+            columns(
+                [(f["path"], show_bytes(f["size_bytes"]), short(f["sha256"])) for f in found["files"]], "  "
+            )
+        )
+    if found["report"]:
+        click.echo(f"report: {found['report']}")
+    if "damaged" in found:
+        click.echo(
+            "damaged: " + ", ".join(found["damaged"]) if found["damaged"] else "every byte matches its hash"
+        )
+
+
+def print_list(rows: Sequence[Mapping[str, Any]], kind: str | None) -> None:
+    if not rows:
+        click.echo("nothing has been released yet: luthier run RECIPE" if kind is None else f"no {kind} yet")
+        return
+    if kind == "run":
+        click.echo(
+            columns(
+                [
+                    (
+                        r["run"],
+                        _when(r["created_s"]),
+                        r.get("name", ""),
+                        r["state"],
+                        r.get("release") or r.get("reason") or "",
+                    )
+                    for r in rows
+                ]
+            )
+        )
+    else:
+        click.echo(
+            columns(
+                [
+                    (r.get("name", ""), short(r["digest"]), _when(r["created_s"]), _figures(r["summary"]))
+                    for r in rows
+                ]
+            )
+        )
+
+
+_SIGN = {"this": "●", "from": "↑", "to": "↓", "holds it": "●"}
+
+
+def print_lineage(found: Lineage) -> None:
+    if found.answer:
+        click.echo(f"answer {found.subject}: {_figures(found.answer)}")
+    order = ("source", "dataset", "model", "report", "package", "release")
+    nodes = sorted(
+        found.nodes, key=lambda n: (order.index(n["kind"]) if n["kind"] in order else 9, n["relation"])
+    )
+    click.echo(
+        columns(
+            [
+                (
+                    _SIGN[n["relation"]],
+                    n["kind"],
+                    short(n["digest"]),
+                    ", ".join(n["names"]),
+                    _figures(n["summary"])[:90],
+                )
+                for n in nodes
+            ]
+        )
+    )
+    if found.edges:
+        click.echo("made from")
+        click.echo(
+            columns([(short(child), "←", role, short(parent)) for child, role, parent in found.edges], "  ")
+        )
+    if found.rows:
+        click.echo(f"rows ({found.row_count:,})")
+        click.echo(
+            columns(
+                [
+                    (
+                        r["id"],
+                        str(r.get("split") or f"removed by {r['removed']['rule']}"),
+                        str(r.get("origin", "")),
+                        str(r.get("preview") or "")[:60],
+                    )
+                    for r in found.rows
+                ],
+                "  ",
+            )
+        )
+        if found.row_count > len(found.rows):
+            click.echo(f"  … and {found.row_count - len(found.rows):,} more (--rows lists all)")
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    sign = {"ok": "ok     ", "missing": "missing", "bad": "BAD    "}
+    click.echo(columns([(sign[f.state], f.what, f.detail) for f in findings]))
+    for f in findings:
+        if f.state != "ok" and f.remedy:
+            click.echo(f"→ {f.what}: {f.remedy}")

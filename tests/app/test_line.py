@@ -1,0 +1,136 @@
+"""The line from rows to a served answer, on a tiny model: once, twice, changed, stopped, traced."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def test_a_recipe_becomes_a_release_that_answers(workshop):
+    done = workshop.run()
+    assert done["release"] == "router@1"
+    assert done["made"] == ["dataset", "base", "model", "report", "package", "release"]
+    assert set(done["metrics"]) == {"tuned", "base", "base_3shot", "tfidf"}
+    said = workshop.luthier("chat", "router", "--ask", "my parcel is late", "--json")
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.stdout)["answer"] in ("billing", "delivery", "technical")
+    listed = json.loads(workshop.luthier("list", "--json").stdout)
+    assert [row["name"] for row in listed] == ["router@1"]
+    shown = json.loads(workshop.luthier("show", "router@1", "--verify", "--json").stdout)
+    assert shown["damaged"] == [] and shown["kind"] == "release"
+    page = open(done["report_path"], encoding="utf-8").read()
+    assert "<script src" not in page and "http" not in page.split("<body", 1)[0].replace("http-equiv", "")
+
+
+def test_a_second_run_does_nothing_and_says_so(workshop):
+    first = workshop.run()
+    events = workshop.luthier("list", "run", "--json").stdout
+    began = time.monotonic()
+    again = workshop.luthier("run", workshop.folder / "recipe.yaml")
+    assert again.exit_code == 0 and "nothing to do: router@1 is up to date" in again.stdout
+    assert time.monotonic() - began < 5  # a generous bound; `make bench` holds the real figure
+    assert workshop.luthier("list", "run", "--json").stdout == events
+    assert workshop.run()["digests"] == first["digests"]
+
+
+@pytest.mark.parametrize(
+    ("change", "made"),
+    [
+        (("--set", "evaluate.resamples=300"), ["report", "release"]),
+        (("--set", "postprocess.export=[adapter, merged]"), ["package", "release"]),
+        (("--set", "train.seed=5"), ["model", "report", "package", "release"]),
+        (("--set", "data.split.seed=5"), ["dataset", "model", "report", "package", "release"]),
+        (("--set", "name=other"), ["release"]),
+        (("--set", "budget.time=10 h"), []),
+    ],
+    ids=lambda value: value[1] if isinstance(value, tuple) else "",
+)
+def test_a_changed_section_reruns_only_what_follows_from_it(workshop, change, made):
+    workshop.run()
+    assert workshop.run(*change)["made"] == made
+
+
+def test_new_rows_rerun_everything_but_the_base(workshop):
+    workshop.run()
+    path = workshop.folder / "rows.jsonl"
+    path.write_text(path.read_text() + json.dumps({"text": "One more invoice.", "queue": "billing"}) + "\n")
+    assert workshop.run()["made"] == ["dataset", "model", "report", "package", "release"]
+
+
+def test_the_same_recipe_gives_the_same_digests_in_another_home(workshop, tmp_path, monkeypatch):
+    first = workshop.run()["digests"]
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "elsewhere"))
+    assert workshop.run()["digests"] == first
+
+
+def test_the_gate_stops_the_line_with_the_numbers_and_nothing_is_released(workshop):
+    result = workshop.luthier("run", workshop.folder / "recipe.yaml", "--set", "evaluate.gate={macro_f1: {at_least: 1.0}}")
+    assert result.exit_code == 7
+    assert "macro_f1 at least 1" in result.stderr and "report:" in result.stderr
+    assert json.loads(workshop.luthier("list", "--json").stdout) == []
+    assert json.loads(workshop.luthier("list", "run", "--json").stdout)[0]["state"] == "stopped by the gate"
+    assert workshop.run()["made"] == ["package", "release"]  # the bar moved; nothing is measured again
+
+
+def test_a_plan_spends_nothing_and_a_budget_stops_a_run(workshop):
+    plan = workshop.luthier("plan", workshop.folder / "recipe.yaml", "--json")
+    assert plan.exit_code == 0, plan.output
+    told = json.loads(plan.stdout)
+    assert [s["state"] for s in told["steps"]] == ["there", "there", "to do", "to do", "to do", "to do"]
+    assert told["forecast"]["probed"] and told["forecast"]["peak_bytes"] > 0
+    stopped = workshop.luthier("run", workshop.folder / "recipe.yaml", "--set", "budget.time=1 ms")
+    assert stopped.exit_code == 2 and "over its limits" in stopped.stderr
+    assert json.loads(workshop.luthier("list", "model", "--json").stdout)[0]["digest"]  # the base only
+    assert len(json.loads(workshop.luthier("list", "model", "--json").stdout)) == 1
+
+
+def test_lineage_goes_both_ways(workshop):
+    done = workshop.run()
+    up = json.loads(workshop.luthier("lineage", "router@1", "--rows", "--json").stdout)
+    assert {n["kind"] for n in up["nodes"]} == {"source", "dataset", "model", "report", "package", "release"}
+    assert up["row_count"] == len(up["rows"]) > 0
+    row = up["rows"][0]
+    assert row["origin"].startswith("rows.jsonl:")
+    down = json.loads(workshop.luthier("lineage", f"row:{row['id']}", "--json").stdout)
+    assert {done["digests"][s] for s in ("dataset", "model", "report", "package", "release")} <= {n["digest"] for n in down["nodes"]}
+    assert down["rows"][0]["split"] == "train"
+
+
+def test_ctrl_c_leaves_a_state_to_go_on_from(workshop):
+    long = ("--set", "train.epochs=40", "--set", "train.checkpoint_every=1")
+    command = [sys.executable, "-m", "luthier", "run", str(workshop.folder / "recipe.yaml"), *long]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "step     3" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    said = process.stderr.read()
+    assert process.wait(60) == 130
+    assert "Run the same command again" in said
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0 and "going on from step" in again.stderr
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_an_export_is_a_plain_folder_and_never_overwrites(workshop, form):
+    workshop.run()
+    target = workshop.folder / "out"
+    assert workshop.luthier("export", "router", target, "--form", form).exit_code == 0
+    names = {p.name for p in target.iterdir()}
+    assert ("adapter_model.safetensors" if form == "adapter" else "model.safetensors") in names
+    again = workshop.luthier("export", "router", target, "--form", form)
+    assert again.exit_code == 2 and "already there" in again.stderr
+
+
+def test_a_fresh_run_makes_everything_anew_and_gives_the_same_release(workshop):
+    first = workshop.run()
+    again = workshop.run("--fresh")
+    assert again["made"] == ["dataset", "base", "model", "report", "package", "release"]
+    assert again["digests"] == first["digests"] and again["release"] == "router@1"

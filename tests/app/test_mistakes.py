@@ -1,0 +1,216 @@
+"""Every mistake in docs/errors.md, made for real: a clear message with the remedy, the right exit code, nothing lost.
+
+Each test's docstring is the row's first cell in docs/errors.md; `test_the_page_lists_every_mistake` holds them together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
+
+
+def refused(workshop, code: int, *parts: str, words=()) -> str:
+    """The run must end with `code` and say every part, without a traceback."""
+    result = workshop.luthier("run", workshop.folder / "recipe.yaml", *words)
+    assert result.exit_code == code, result.output
+    told = result.stderr
+    for part in ("→", *parts):
+        assert part in told, told
+    assert "Traceback" not in told
+    return told
+
+
+def recovers(workshop) -> None:
+    assert workshop.run()["release"] == "router@1"
+
+
+def test_missing_recipe(workshop):
+    """A recipe that is not there"""
+    result = workshop.luthier("run", workshop.folder / "recip.yaml")
+    assert result.exit_code == 2
+    assert "there is no recipe" in result.stderr and "did you mean 'recipe.yaml'" in result.stderr
+
+
+def test_missing_file(workshop):
+    """A data file that is not there"""
+    os.rename(workshop.folder / "rows.jsonl", workshop.folder / "rows1.jsonl")
+    refused(workshop, 3, "rows.jsonl", "rows1.jsonl")
+
+
+def test_empty_file(workshop):
+    """An empty data file"""
+    workshop.write("rows.jsonl", "")
+    refused(workshop, 3, "rows.jsonl", "empty")
+
+
+def test_broken_json(workshop):
+    """Broken JSON at line N"""
+    lines = (workshop.folder / "rows.jsonl").read_text().splitlines()
+    lines[6] = '{"text": "unfinished'
+    workshop.write("rows.jsonl", "\n".join(lines) + "\n")
+    refused(workshop, 3, "rows.jsonl:7")
+
+
+def test_missing_label(workshop):
+    """A row without a label"""
+    lines = (workshop.folder / "rows.jsonl").read_text().splitlines()
+    lines[4] = '{"text": "no queue here", "queue": null}'
+    workshop.write("rows.jsonl", "\n".join(lines) + "\n")
+    refused(workshop, 3, "rows.jsonl:5", "queue")
+    done = workshop.run("--set", "data.sources.0.map.on_bad_row=set_aside")  # the remedy that the message offers
+    assert done["release"] == "router@1"
+
+
+def test_unknown_label(workshop):
+    """A label that the task does not name"""
+    refused(workshop, 3, "technical", words=["--set", "task.labels=[billing, delivery, technicla]"])
+
+
+def test_overlong_row(workshop):
+    """A row longer than the model's context"""
+    path = workshop.folder / "rows.jsonl"
+    long = [{"text": f"{i} " + "word " * 3000, "queue": "billing"} for i in range(8)]  # so many that some fall on the training side
+    path.write_text(path.read_text() + "".join(json.dumps(row) + "\n" for row in long))
+    refused(workshop, 3, "512", "skip")
+
+
+def test_unknown_key(workshop):
+    """An unknown key in the recipe"""
+    recipe = workshop.folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("train: {epochs", "train: {epohcs"))
+    refused(workshop, 2, "recipe.yaml:9", "did you mean 'epochs'?")
+
+
+def test_unset_secret(workshop):
+    """A ${VARIABLE} that is not set"""
+    refused(workshop, 2, "NO_SUCH_PLACE is not set", words=["--set", "data.sources.0.files=${NO_SUCH_PLACE}/rows.jsonl"])
+
+
+@pytest.fixture
+def own_base(workshop, tiny_base) -> Path:
+    """A base folder of this test alone."""
+    (workshop.folder / "tiny").unlink()
+    shutil.copytree(tiny_base, workshop.folder / "tiny")
+    return workshop.folder / "tiny"
+
+
+def test_pickled_model(workshop, own_base):
+    """A model folder with a pickle in it"""
+    (own_base / "pytorch_model.bin").write_bytes(b"\x80\x04\x95x.")
+    refused(workshop, 4, "pytorch_model.bin")
+
+
+def test_remote_code(workshop, own_base):
+    """A model folder that wants to run its own code (auto_map)"""
+    config = json.loads((own_base / "config.json").read_text())
+    (own_base / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
+    refused(workshop, 4, "auto_map", "config.json")
+
+
+def test_missing_model(workshop):
+    """A base model that is not there"""
+    refused(workshop, 4, "./nowhere", words=["--set", "base=./nowhere"])
+
+
+def test_unknown_model(workshop):
+    """A base model whose name is mistyped"""
+    refused(workshop, 4, "smollm2-135m-instruct", words=["--set", "base=smollm2-135m-instrct"])
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    folder.mkdir(exist_ok=True)
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)  # lazily: this process still holds the database
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("size_kb", [300, 900, 1500])
+def test_full_disk(workshop, tmp_path, size_kb):
+    """A full disk"""
+    with mounted(tmp_path / "home", f"size={size_kb}k"):
+        told = refused(workshop, 5, "is full")
+        assert "run the same command again" in told
+        subprocess.run(["mount", "-o", "remount,size=200m", tmp_path / "home"], check=True)
+        recovers(workshop)
+
+
+@pytest.mark.mount
+def test_read_only_home(workshop, tmp_path):
+    """A home that cannot be written"""
+    with mounted(tmp_path / "home", "size=50m"):
+        subprocess.run(["mount", "-o", "remount,ro", tmp_path / "home"], check=True)
+        refused(workshop, 5, "cannot be written", "LUTHIER_HOME")
+    recovers(workshop)
+
+
+def test_second_process(workshop):
+    """A second process on the same recipe and home"""
+    command = [sys.executable, "-m", "luthier", "run", str(workshop.folder / "recipe.yaml"), "--set", "train.epochs=60"]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert first.stderr is not None
+    try:
+        for line in first.stderr:
+            if "step     1" in line:
+                break
+        refused(workshop, 5, f"pid {first.pid}", "Wait", words=["--set", "train.epochs=60"])
+        other = workshop.run("--set", "train.epochs=0.5", "--set", "name=other")  # another recipe is not in the way
+        assert other["release"] == "other@1"
+    finally:
+        first.terminate()
+        first.communicate(timeout=60)
+
+
+def test_unknown_reference(workshop):
+    """A name that nothing has"""
+    workshop.run()
+    result = workshop.luthier("show", "ruoter")
+    assert result.exit_code == 5 and "did you mean 'router'" in result.stderr
+
+
+def test_empty_test_split(workshop):
+    """A split that leaves nothing to measure"""
+    refused(workshop, 3, "test", words=["--set", "data.split={validation: 0.1, test: 0}"])
+
+
+def test_early_stopping_without_validation(workshop):
+    """Early stopping with nothing to watch"""
+    words = ["--set", "data.split={validation: 0, test: 0.3}", "--set", "train.early_stopping={patience: 2}"]
+    refused(workshop, 2, "early_stopping", "data.split.validation", words=words)
+
+
+def test_gate_that_cannot_be_judged(workshop):
+    """A gate on a metric that is not measured"""
+    refused(workshop, 2, "macro_f1", words=["--set", "evaluate.gate={macro_f2: {at_least: 0.5}}"])
+
+
+def test_over_budget(workshop):
+    """A run that would go over its budget"""
+    refused(workshop, 2, "over its limits", "budget", words=["--set", "budget.time=1 ms"])
+    recovers(workshop)
+
+
+def test_bad_override(workshop):
+    """A --set that changes nothing there is"""
+    refused(workshop, 2, "--set", words=["--set", "train.epochs"])
+
+
+def test_the_page_lists_every_mistake():
+    rows = re.findall(r"^\| (.+?) \| .+ \| \d+ \| `(test_\w+)` \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    tests = {name: (f.__doc__ or "").strip() for name, f in globals().items() if name.startswith("test_") and name != "test_the_page_lists_every_mistake"}
+    assert {name: title for title, name in rows} == tests
