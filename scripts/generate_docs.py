@@ -37,7 +37,9 @@ def recipe_page() -> str:
             continue
         done.add(spec)
         title = where or "top level"
-        parts += [f"## {title}\n", _sentence(spec), "\n| key | what it takes | default | meaning |\n|---|---|---|---|"]
+        if sentence := _sentence(spec):
+            title = f"{title}\n\n{sentence}"
+        parts += [f"## {title}", "\n| key | what it takes | default | meaning |\n|---|---|---|---|"]
         for name, field in spec.model_fields.items():
             key = field.alias or name
             inner = _specs(field.annotation)

@@ -72,6 +72,7 @@ def test_events_add_up():
     assert took.money is not None and took.money.amount == pytest.approx(1.0)
     assert actual(events, "m", 1, PRICES, {"model"}).by_step == {"model": 60.0}
     assert took.plain()["money"] == [pytest.approx(1.0), "USD"]
+    assert took.plain()["training_seconds"] == 60.0
 
 
 def test_an_attempt_that_was_cut_off_was_paid_for_and_its_steps_count_once():

@@ -23,14 +23,14 @@ class Answerer:
     release: str | None  # name@version
 
 
-def open_engine(store: Store, reference: str, engine: str = "transformers") -> Answerer:
+def open_engine(store: Store, reference: str, *, name: str | None = None, engine: str = "transformers") -> Answerer:
     """Load what a reference means: a release, a package, a tuned model or an imported base. Raises ModelError, NotFound."""
     artifact = store.catalog.get(reference)
     base, adapter, facts = _folders(store, artifact)
     made: Engine = load("engine", engine)(base, adapter, facts=facts)
     made.load()
     names = store.catalog.names_of(artifact.digest)
-    return Answerer(made, reference.partition("@")[0], artifact.digest, str(names[-1]) if names else None)
+    return Answerer(made, name or reference.partition("@")[0], artifact.digest, str(names[-1]) if names else None)
 
 
 def _folders(store: Store, artifact: Artifact) -> tuple[Path, Path | None, PackageFacts]:

@@ -180,9 +180,15 @@ class App:
     # -- use --------------------------------------------------------------------------------------------------------
 
     def engine(self, reference: str) -> Answerer:
-        """The release behind a reference, loaded and ready to answer. The caller closes its engine."""
-        from .answering import open_engine
+        """The release behind a reference, or a known base by its name, loaded and ready. The caller closes its engine."""
+        from luthier.models.known import KNOWN
 
+        from .answering import open_engine
+        from .line import import_base
+
+        if reference in KNOWN and not self.store.catalog.history(reference):
+            at = RunContext(self.store, f"import-{reference}", Path.cwd(), self._environ)
+            return open_engine(self.store, import_base(reference, at).digest, name=reference)
         return open_engine(self.store, reference)
 
     def record_answer(self, response_id: str, **facts: Any) -> None:

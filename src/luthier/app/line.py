@@ -103,16 +103,15 @@ class Results:
         return [step for step in STEPS if getattr(self, step) is None]
 
 
-def sources(wish: Wish, at: RunContext) -> tuple[dict[str, Artifact], Artifact]:
-    """The data sources and the base as artifacts: identity is what is written and a fingerprint of what is there."""
+def sources(wish: Wish, at: RunContext) -> dict[str, Artifact]:
+    """The data sources as artifacts: identity is what is written and a fingerprint of what is there."""
     from luthier.data.connectors import fingerprints
-    from luthier.models.intake import fingerprint
 
     found = {}
     with _remembered(at.home / "fingerprints.json") as cache:
         for i, (written, mark) in enumerate(fingerprints(wish.recipe.data, wish.folder, at, cache)):
             found[f"source.{i}"] = _source(at, written, mark)
-    return found, _source(at, {"base": wish.recipe.base}, fingerprint(wish.recipe.base, wish.folder))
+    return found
 
 
 @contextmanager
@@ -140,14 +139,25 @@ def materials(wish: Wish, at: RunContext, make: Strategy) -> Results:
     """The first part of the line, which costs little: the dataset and the base."""
     from luthier.data.prepare import STAGE as PREPARE
     from luthier.data.prepare import PrepareSpec
-    from luthier.models.intake import STAGE as IMPORT
-    from luthier.models.spec import BaseSpec
 
     recipe = wish.recipe
-    rows, base_source = sources(wish, at)
-    dataset = make("dataset", PREPARE, PrepareSpec(task=recipe.task, data=recipe.data), rows)
-    base = make("base", IMPORT, BaseSpec(base=recipe.base), {"source": base_source})
-    return Results(dataset, base)
+    dataset = make("dataset", PREPARE, PrepareSpec(task=recipe.task, data=recipe.data), sources(wish, at))
+    return Results(dataset, _base(recipe.base, at, make))
+
+
+def import_base(base: str, at: RunContext) -> Artifact:
+    """A base model by its name, outside of any recipe: imported when it is not there yet."""
+    made = _base(base, at, Make(at))
+    assert made is not None
+    return made
+
+
+def _base(base: str, at: RunContext, make: Strategy) -> Artifact | None:
+    from luthier.models.intake import STAGE as IMPORT
+    from luthier.models.intake import fingerprint
+    from luthier.models.spec import BaseSpec
+
+    return make("base", IMPORT, BaseSpec(base=base), {"source": _source(at, {"base": base}, fingerprint(base, at.root))})
 
 
 def walk(

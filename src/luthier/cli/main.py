@@ -93,7 +93,7 @@ class _Nearest(click.Group):
         return list(self.commands)  # in the order of a day's work, not of the alphabet
 
 
-@click.group(cls=_Nearest, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Nearest, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="luthier")
 def main() -> None:
     """Fine-tune language models on the data a company already has, inside its own walls.

@@ -26,14 +26,19 @@ class ClassifyTask:
         return max(len(template.answer(label)) for label in self.labels)
 
     def ask(self, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool) -> list[Answer]:
-        from luthier.models.generate import score_choices, sequence_loss
+        from luthier.models.generate import score_freely
 
-        scores = score_choices(model, template, [one.prompt_ids for one in sheet], self.labels)
-        answers = [answer_from(np.exp(row), self.labels) for row in scores]
+        rows = score_freely(model, template, [one.prompt_ids for one in sheet], self.labels)
+        answers = [answer_from(np.exp(row - np.logaddexp.reduce(row)), self.labels) for row in rows]
         if not with_loss:
             return answers
-        losses = sequence_loss(model, [one.encoded for one in sheet])
-        return [replace(answer, loss=loss) for answer, loss in zip(answers, losses, strict=True)]
+        place = {label: i for i, label in enumerate(self.labels)}
+        tokens = [len(template.answer(label)) for label in self.labels]
+        right = [place[one.question.reference] for one in sheet]
+        return [
+            replace(answer, loss=(-row[i], tokens[i]))
+            for answer, row, i in zip(answers, rows, right, strict=True)
+        ]
 
     def score(self, reference: str, prediction: str) -> float:
         return float(reference == prediction)

@@ -1,0 +1,202 @@
+"""A conversation becomes token ids and a loss mask, by the model's own chat template and nothing else.
+
+    messages[:k] + generation prompt   ──render──▶  ids of the prompt        must be a token prefix of
+    messages[:k+1]                     ──render──▶  ids with the answer      and this of the whole
+
+What lies between the two is the answer: it is supervised up to and including the token that ends the turn. Where
+a template is not a prefix (it drops earlier thinking, or merges tokens across the seam) this raises and never guesses.
+
+Control tokens written in a message's *content* ("<|im_end|>" in a row, or typed by a user) are encoded as the
+characters they are, so that data can never close a turn.
+
+Not here: a time limit. A template is a program; `intake` runs it once in a process that can be killed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.core.errors import ModelError
+
+Message = Mapping[str, Any]
+# Unicode noncharacters: never assigned to anything, so they mark a place in text without meaning anything.
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_SHIELDED = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
+_PROBE = "probe"
+
+
+class NotAPrefix(ModelError):
+    """The chat template renders a turn differently once something follows it."""
+
+
+class TooLong(ModelError):
+    """More tokens than the model's context, or than the limit set. Nothing was cut."""
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"{tokens:,} tokens do not fit in {limit:,}.",
+            remedy="Shorten the text, choose a model with a longer context, or skip such rows (train.too_long: skip).",
+        )
+        self.tokens, self.limit = tokens, limit
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """`supervised[i]` says whether token i is one the model must learn to say. Equal lengths; token 0 never is."""
+
+    ids: list[int]
+    supervised: list[bool]
+
+
+class Template:
+    """A tokenizer with its own chat template and a limit of `context` tokens.
+
+    end_ids   the tokens that end an answer: the tokenizer's EOS, and what the template puts after an answer
+    """
+
+    def __init__(self, tokenizer: Any, context: int) -> None:
+        if not tokenizer.chat_template:
+            raise ModelError(
+                "this model has no chat template, so it does not say what a conversation looks like.",
+                remedy="Choose its instruct or chat version, or give plain text data (a `text` column).",
+            )
+        self.tokenizer = tokenizer
+        self.context = context
+        added = tokenizer.added_tokens_decoder.values()
+        self._control = sorted(
+            {str(token.content) for token in added if token.special}, key=len, reverse=True
+        )
+        self._control_pattern = re.compile("|".join(map(re.escape, self._control)) or "(?!)")
+        self.end_ids: frozenset[int] = self._find_end_ids()
+
+    def encode(self, messages: Sequence[Message]) -> Encoded:
+        """Token ids of a whole conversation. Raises NotAPrefix, TooLong, ModelError."""
+        turns = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
+        if not turns:
+            raise ModelError(
+                "the conversation has no assistant message.", remedy="Map an answer for every row."
+            )
+        whole = self._render(messages)
+        supervised = [False] * len(whole)
+        for k in turns:
+            prompt = self._render(messages[:k], answer_next=True)
+            answered = whole if k == len(messages) - 1 else self._render(messages[: k + 1])
+            self._need_prefix(prompt, answered, k, "its prompt")
+            self._need_prefix(answered, whole, k, "the turn alone")
+            end = next((i for i in range(len(prompt), len(answered)) if answered[i] in self.end_ids), None)
+            if end is None:
+                raise ModelError(
+                    f"the chat template does not close the answer in message {k + 1} with a stop token.",
+                    remedy="A model trained so would never stop; fix chat_template in the model's folder.",
+                )
+            supervised[len(prompt) : end + 1] = [True] * (end + 1 - len(prompt))
+        self._need_room(len(whole))
+        return Encoded(whole, supervised)
+
+    def encode_text(self, text: str) -> Encoded:
+        """Plain text, closed by EOS: everything is supervised but the first token, which nothing precedes."""
+        ids = [*self._bos(), *self._tokens(self._shield(text)), self.tokenizer.eos_token_id]
+        self._need_room(len(ids))
+        return Encoded(ids, [False] + [True] * (len(ids) - 1))
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids up to where the answer begins. Raises TooLong when no room is left for one token of answer."""
+        ids = self._render(messages, answer_next=True)
+        self._need_room(len(ids) + 1)
+        return ids
+
+    def answer(self, text: str) -> list[int]:
+        """The tokens of an answer after any prompt, with the token that ends the turn.
+
+        The seam is safe because `encode` refuses a template whose prompt is not a token prefix.
+        """
+        opening = [{"role": "user", "content": _PROBE}]
+        encoded = self.encode([*opening, {"role": "assistant", "content": text}])
+        return [token for token, told in zip(encoded.ids, encoded.supervised, strict=True) if told]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an answer, control tokens left out."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _render(self, messages: Sequence[Message], answer_next: bool = False) -> list[int]:
+        shielded = [
+            {**message, "content": self._shield(message["content"])}
+            if isinstance(message["content"], str)
+            else message
+            for message in messages
+        ]
+        from jinja2.exceptions import TemplateError
+
+        try:
+            text = self.tokenizer.apply_chat_template(
+                shielded, tokenize=False, add_generation_prompt=answer_next
+            )
+        except TemplateError as error:
+            roles = ", ".join(str(message["role"]) for message in messages)
+            raise ModelError(
+                f"the chat template refuses this conversation ({roles}): {error}.",
+                remedy="Many templates want system first, then user and assistant in turn.",
+            ) from None
+        ids = self._tokens(text)
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and ids[:2] == [bos, bos]:
+            raise ModelError(
+                f"the chat template writes the begin token {self.tokenizer.bos_token!r} twice.",
+                remedy="Fix chat_template in the model's folder; a doubled begin token lowers quality without a sign.",
+            )
+        return ids
+
+    def _shield(self, content: str) -> str:
+        return self._control_pattern.sub(lambda m: f"{_OPEN}{self._control.index(m[0])}{_CLOSE}", content)
+
+    def _tokens(self, text: str) -> list[int]:
+        """Shielded control tokens are encoded in two halves: neither is a control token any more."""
+        ids: list[int] = []
+        for i, piece in enumerate(_SHIELDED.split(text)):
+            if i % 2:
+                word = self._control[int(piece)]
+                ids += self._plain_tokens(word[:1]) + self._plain_tokens(word[1:])
+            elif piece:
+                ids += self._plain_tokens(piece)
+        return ids
+
+    def _plain_tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def _bos(self) -> list[int]:
+        """What the tokenizer itself puts before plain text."""
+        with_control = self.tokenizer("x", verbose=False)["input_ids"]
+        bos = self.tokenizer.bos_token_id
+        return [bos] if bos is not None and with_control[:1] == [bos] else []
+
+    def _find_end_ids(self) -> frozenset[int]:
+        if self.tokenizer.eos_token_id is None:
+            raise ModelError(
+                "this model's tokenizer has no end-of-sequence token, so an answer could never end.",
+                remedy="Set eos_token in the model's tokenizer_config.json.",
+            )
+        question = [{"role": "user", "content": _PROBE}]
+        prompt = self._render(question, answer_next=True)
+        answered = self._render([*question, {"role": "assistant", "content": _PROBE}])
+        after = answered[len(prompt) + len(self._plain_tokens(_PROBE)) :]
+        control = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return frozenset({self.tokenizer.eos_token_id, *(after[:1] if after and after[0] in control else [])})
+
+    def _need_room(self, tokens: int) -> None:
+        if tokens > self.context:
+            raise TooLong(tokens, self.context)
+
+    def _need_prefix(self, short: list[int], long: list[int], turn: int, what: str) -> None:
+        if long[: len(short)] == short:
+            return
+        at = next((i for i, (a, b) in enumerate(zip(short, long, strict=False)) if a != b), len(long))
+        alone, inside = self.tokenizer.decode(short[at : at + 8]), self.tokenizer.decode(long[at : at + 8])
+        raise NotAPrefix(
+            f"the chat template renders message {turn + 1} in two ways: as {what} token {at + 1} begins {alone!r}, "
+            f"followed by more it begins {inside!r}.",
+            remedy="The loss mask would be wrong, so nothing is trained. Choose another model, or a template without "
+            "conditions on later messages.",
+        )

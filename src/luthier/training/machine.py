@@ -1,0 +1,74 @@
+"""Where training computes and in which number format, and what of the machine the exact result depends on.
+
+adapter  dtype  weights held as        computed as
+lora     fp32   fp32                   fp32
+lora     bf16   base bf16, LoRA fp32   bf16 matrices, fp32 norms, loss, gradients of LoRA, optimizer
+full     fp32   fp32                   fp32
+full     bf16   fp32 (master)          bf16 matrices by autocast; gradients and optimizer fp32
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from luthier.core.errors import SpecError
+
+from .spec import TrainSpec
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Sums are cut by thread and by vector width, so these decide the last bits of a result."""
+
+    device: Literal["cpu", "cuda"]
+    dtype: Literal["fp32", "bf16"]
+    threads: int
+    torch: str
+    processor: str
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def differences(self, before: Mapping[str, Any]) -> list[str]:
+        """What has changed since, in words; empty if the same bits can be expected."""
+        return [f"{k} was {before.get(k)} and is {v}" for k, v in self.plain().items() if before.get(k) != v]
+
+    @contextmanager
+    def precision(self, model: Any) -> Iterator[None]:
+        """The context in which losses are computed. Autocast chooses every format in it: peft's own widening of each
+        adapter's input to fp32 would be undone at once, at the price of a copy kept for the backward."""
+        if self.dtype == "fp32":
+            yield
+            return
+        from peft.helpers import disable_input_dtype_casting
+
+        with torch.autocast(self.device, torch.bfloat16), disable_input_dtype_casting(model):
+            yield
+
+    def weights_dtype(self, adapter: str) -> Literal["fp32", "bf16"]:
+        """The number format to load weights in: what moves must be fp32."""
+        return "fp32" if adapter == "full" else self.dtype
+
+
+def find(spec: TrainSpec) -> Machine:
+    """This machine, as the spec wants it used. Raises SpecError when it cannot."""
+    there = torch.cuda.is_available()
+    if spec.device == "cuda" and not there:
+        raise SpecError(
+            "train.device is cuda, and torch sees no CUDA device here.",
+            remedy="Set train.device: auto to use what there is; `luthier doctor` shows it.",
+        )
+    on_cuda = there and spec.device != "cpu"
+    fast = torch.cuda.is_bf16_supported() if on_cuda else _cpu_has_bf16()
+    dtype = spec.dtype if spec.dtype != "auto" else ("bf16" if fast else "fp32")
+    processor = torch.cuda.get_device_name() if on_cuda else torch.backends.cpu.get_cpu_capability()
+    return Machine("cuda" if on_cuda else "cpu", dtype, torch.get_num_threads(), torch.__version__, processor)
+
+
+def _cpu_has_bf16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

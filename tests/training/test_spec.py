@@ -1,0 +1,56 @@
+import subprocess
+import sys
+
+import pytest
+
+from luthier.core.errors import SpecError
+from luthier.core.spec import parse, read_yaml
+from luthier.training.plan import refuse_impossible
+from luthier.training.spec import TrainSpec
+
+
+def test_the_shortest_spec_says_everything():
+    spec = TrainSpec()
+    assert (spec.method, spec.adapter.kind, spec.adapter.rank) == ("sft", "lora", 16)
+    assert spec.peak_learning_rate == 2e-4
+    assert TrainSpec.model_validate({"adapter": {"kind": "full"}}).peak_learning_rate == 2e-5
+    assert TrainSpec.model_validate(spec.plain()) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("epoch: 3", "recipe:1: epoch: there is no key 'epoch' here; did you mean 'epochs'?"),
+        ("method: dpoo", "there is no method 'dpoo'; known: sft"),
+        ("epochs: 0", "recipe:1: epochs: Input should be greater than 0 (it is '0')"),
+        ("batch: {rows: 0}", "batch.rows: Input should be greater than or equal to 1"),
+        ("dtype: fp16", "Input should be 'auto', 'fp32' or 'bf16'"),
+        ("warmup: 110%", "is not between 0 and 1; write 0.1 or '10%'"),
+        ("adapter: {kind: lora, rankk: 8}", "there is no key 'rankk' here; did you mean 'rank'?"),
+        (
+            "early_stopping: {patience: 0}",
+            "early_stopping.patience: Input should be greater than or equal to 1",
+        ),
+    ],
+)
+def test_a_wrong_key_or_value_is_told_with_its_line(text, says):
+    with pytest.raises(SpecError) as told:
+        parse(TrainSpec, read_yaml(text))
+    assert says in str(told.value)
+
+
+def test_what_cannot_be_is_refused_before_any_work():
+    with pytest.raises(SpecError, match=r"train.longest is 4,096, and the model's context is 512"):
+        refuse_impossible(TrainSpec(longest=4096), 512, 10)
+    stopping = TrainSpec.model_validate({"early_stopping": {"patience": 2}})
+    with pytest.raises(SpecError, match="the validation split has no rows"):
+        refuse_impossible(stopping, 512, 0)
+    refuse_impossible(stopping, 512, 1)
+
+
+def test_importing_the_stage_and_the_plan_loads_no_torch():
+    code = (
+        "import sys, luthier.training.spec, luthier.training.plan, luthier.training.train;"
+        "print([m for m in ('torch', 'transformers', 'peft', 'pyarrow') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
