@@ -67,7 +67,7 @@ def test_packed_gradients_equal_one_document_at_a_time(tiny):
     one = gradient([(a + b, attention.packed([15, 40]))])
     two = gradient([(a, {}), (b, {})])
     for x, y in zip(one, two, strict=True):
-        torch.testing.assert_close(x, y, atol=1e-3, rtol=1e-3)
+        assert (x - y).norm() / y.norm() < 1e-4
 
 
 def test_padding_is_masked_when_someone_pads(tiny, logits):

@@ -49,7 +49,7 @@ def prepare(
     """Read the sources, run the rules, split, write. The parents in `inputs` have no files: they are identity only.
 
     Raises DataError for anything a source, a row or a label is not supposed to be."""
-    from .line import Line
+    from .preparation import Preparation
 
     if odd := [role for role, parent in inputs.items() if parent.kind != "source"]:
         raise AssertionError(f"a dataset is made from sources, and {odd[0]} is none")
@@ -58,21 +58,26 @@ def prepare(
         work, ignore_errors=True
     )  # what an interrupted run left; reading is quick, so it starts afresh
     work.mkdir(parents=True)
-    line = Line(spec, out, work, at)
+    preparation = Preparation(spec, out, work, at)
     try:
-        facts = line.run()
-    except (OSError, *line.write_errors) as error:  # what fails while reading a source is a DataError already
+        facts = preparation.run()
+    except (
+        OSError,
+        *preparation.write_errors,
+    ) as error:  # what fails while reading a source is a DataError already
         reason = str(error).splitlines()[0]
         raise StoreError(
             f"the dataset cannot be written: {reason}.",
             remedy=f"Make room, or allow writing, under {scratch} and {out}; then run again.",
         ) from None
-    _write(out / "rules.json", line.reports)
+    _write(out / "rules.json", preparation.reports)
     _write(out / "dataset.json", facts)
     shutil.rmtree(work)
     counts = facts["counts"]
     at.emit("dataset", counts=counts, labels=len(facts["labels"] or {}), characters=facts["characters"])
-    return Output({**counts, "removed": line.removed_rows, "labels": len(facts["labels"] or {}) or None})
+    return Output(
+        {**counts, "removed": preparation.removed_rows, "labels": len(facts["labels"] or {}) or None}
+    )
 
 
 def _write(path: Path, value: Any) -> None:

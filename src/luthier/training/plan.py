@@ -23,6 +23,9 @@ Dtype = Literal["fp32", "bf16"]
 WIDTH_BYTES: dict[Dtype, int] = {"fp32": 4, "bf16": 2}
 RUNTIME_BYTES = 900_000_000
 """Python, torch, transformers and their working buffers, measured on Linux with a CPU build of torch."""
+FRAGMENTATION: dict[Dtype, float] = {"fp32": 0.8, "bf16": 0.0}
+"""Measured with glibc on CPU at 1,000 and 2,000 tokens: with each large tensor mapped by itself the peak is the sum of
+the other parts, to a few per cent, and training is slower."""
 SMALLER_MICRO_TOKENS = (1024, 512, 256)
 
 
@@ -205,18 +208,21 @@ def peak_bytes(spec: TrainSpec, facts: Facts, lengths: Lengths, dtype: Dtype) ->
     gradients    4·R: accumulated in fp32 over the micro-batches of a step.
     optimizer    8·R: AdamW's two moments in fp32.
     activations  T·L·`activation_bytes`: what each layer keeps for its backward.
+    allocator    FRAGMENTATION·activations: holes that the C library's allocator keeps between kept and passing tensors.
     logits       S·V·(c + 12): the logits in the model's format, then in fp32, their log-softmax and its gradient.
     runtime      constant.
     """
     largest_T, largest_S = largest_micro_batch(lengths, spec.batch.micro_tokens)
     c, trained = WIDTH_BYTES[dtype], trained_parameters(spec, facts)
     full = spec.adapter.kind == "full"
+    activations = largest_T * facts.layers * activation_bytes(spec, facts, dtype)
     return {
         "weights": facts.parameters * ((6 if c == 2 else 4) if full else c),
         "adapter": 0 if full else 4 * trained,
         "gradients": 4 * trained,
         "optimizer": 8 * trained,
-        "activations": largest_T * facts.layers * activation_bytes(spec, facts, dtype),
+        "activations": activations,
+        "allocator": round(FRAGMENTATION[dtype] * activations),
         "logits": largest_S * facts.vocabulary * (c + 12),
         "runtime": RUNTIME_BYTES,
     }
@@ -226,14 +232,14 @@ def activation_bytes(spec: TrainSpec, facts: Facts, dtype: Dtype) -> int:
     """Bytes that one layer of a Llama-like block keeps per token (eager autograd, no checkpointing).
 
     two norms     the fp32 input of each, 4·2·h, and its output, the input of what follows, c·2·h
-    attention     queries, keys and values spread over all heads, the output and its reordered copy: c·5·q
+    attention     queries, keys, values (k each), the output and its reordered copy: c·(3·q + 2·k)
     feed-forward  gate, its activation, up, and their product: c·4·i
     LoRA          A's output at each of seven matrices: c·7·r; with dropout, the dropped inputs and masks again:
                   (c + 1)·(5·h + q + i)
     """
     c, h, i = WIDTH_BYTES[dtype], facts.hidden, facts.intermediate
-    q = facts.heads * facts.head_size
-    kept = 8 * h + c * (2 * h + 5 * q + 4 * i)
+    q, k = facts.heads * facts.head_size, facts.kv_heads * facts.head_size
+    kept = 8 * h + c * (2 * h + 3 * q + 2 * k + 4 * i)
     if isinstance(spec.adapter, LoraSpec):
         kept += c * 7 * spec.adapter.rank
         if spec.adapter.dropout > 0:

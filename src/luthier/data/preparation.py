@@ -1,4 +1,4 @@
-"""The line that `prepare` runs: a chain of generators from source to files, drawn in `run`.
+"""What `prepare` runs: a chain of generators from source to files, drawn in `run`.
 
 Everything heavy (Arrow, Polars, DuckDB) is imported from here down, so `prepare` itself stays light to import.
 """
@@ -42,7 +42,9 @@ class Source:
     connector: Connector
 
 
-class Line:
+class Preparation:
+    """One run of the chain. `reports` says what each step did; `write_errors` are what a full disk may raise."""
+
     write_errors = (duckdb.IOException, duckdb.OutOfMemoryException)
 
     def __init__(self, spec: PrepareSpec, out: Path, work: Path, at: Context) -> None:
