@@ -154,10 +154,10 @@ def import_base(base: str, at: RunContext) -> Artifact:
 
 def _base(base: str, at: RunContext, make: Strategy) -> Artifact | None:
     from luthier.models.intake import STAGE as IMPORT
-    from luthier.models.intake import fingerprint
-    from luthier.models.spec import BaseSpec
+    from luthier.models.intake import fingerprint, spec_of
 
-    return make("base", IMPORT, BaseSpec(base=base), {"source": _source(at, {"base": base}, fingerprint(base, at.root))})
+    spec = spec_of(base, at.root)
+    return make("base", IMPORT, spec, {"source": _source(at, {"base": base}, fingerprint(spec.base, at.root))})
 
 
 def walk(

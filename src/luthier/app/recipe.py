@@ -27,7 +27,7 @@ class Recipe(Spec):
     name: str
     """What the released model is called; every release is a new version of this name."""
     base: str
-    """The model to start from: a known name, a local folder, a URL (s3://, abfs://, webhdfs://) or a hub id."""
+    """The model to start from: a known name, a local folder, a URL (s3://, abfs://, webhdfs://) or a hub id (owner/name, better owner/name@revision)."""
     task: TaskSpec = TaskSpec()
     """What the model is to do."""
     data: DataSpec

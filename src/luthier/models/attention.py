@@ -101,6 +101,8 @@ def varlen(
     if cu_seq_lens_q is not None:
         if query.shape[0] != 1 or key.shape[2] != query.shape[2]:
             raise ValueError("packed attention takes one row and no cache")
+        # Under autocast rotary positions come back in fp32 while values are bf16.
+        query, key = query.to(value.dtype), key.to(value.dtype)
         edges = cu_seq_lens_q.tolist()
         return _packed(query[0], key[0], value[0], edges, scale, dropout, sliding_window)[None], None
     return _plain(query, key, value, attention_mask, scale, dropout), None

@@ -68,6 +68,18 @@ def local(base: str, root: Path) -> Path:
     return root / Path(base).expanduser()
 
 
+def spec_of(written: str, root: Path = Path()) -> BaseSpec:
+    """What a recipe's `base` means: a hub id may carry a revision, owner/name@revision. Raises ModelError.
+
+    >>> spec_of("owner/name@4f2a"), spec_of("smollm2-135m-instruct").revision
+    (BaseSpec(base='owner/name', revision='4f2a'), None)
+    """
+    name, _, revision = written.partition("@")
+    if revision and "://" not in written and not local(written, root).exists() and kind_of(name, root) == "hub":
+        return BaseSpec(base=name, revision=revision)
+    return BaseSpec(base=written)
+
+
 def fingerprint(base: str, root: Path = Path()) -> str:
     """A cheap identity of what `base` stands for now; another content gives another value.
 

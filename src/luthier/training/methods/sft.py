@@ -8,7 +8,7 @@ The logits at position i predict token i + 1, so:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,8 +27,9 @@ class Packed:
     """[1, T] inputs of D documents and their S supervised targets."""
 
     input_ids: Tensor  # [1, T]
-    position_ids: Tensor  # [1, T], starting again at 0 in each document
-    edges: Tensor  # [D + 1], where documents begin and end
+    layout: Mapping[
+        str, Tensor
+    ]  # what tells the model where documents begin and end (models.attention.packed)
     keep: Tensor  # [S], positions whose logits are needed
     targets: Tensor  # [S], the tokens they must predict
     weights: Tensor  # [S], each token's row weight
@@ -40,7 +41,8 @@ class Packed:
         return len(self.targets)
 
     def to(self, device: Any) -> Packed:
-        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved, layout={k: v.to(device) for k, v in self.layout.items()})
 
 
 class Sft:
@@ -52,11 +54,9 @@ class Sft:
         keep = np.flatnonzero(supervised)
         targets = np.concatenate([row.ids[1:] for row in rows])[keep]
         weights = np.repeat(np.array([row.weight for row in rows], np.float32), counts)[keep]
-        layout = packed(counts)
         return Packed(
             input_ids=torch.from_numpy(np.concatenate([row.ids[:-1] for row in rows]).astype(np.int64))[None],
-            position_ids=layout["position_ids"],
-            edges=layout["cu_seq_lens_q"],
+            layout=packed(counts),
             keep=torch.from_numpy(keep),
             targets=torch.from_numpy(targets.astype(np.int64)),
             weights=torch.from_numpy(weights),
@@ -69,8 +69,7 @@ class Sft:
         there it would cost more than the loss does."""
         logits_SV = model(
             input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            cu_seq_lens_q=batch.edges,
+            **batch.layout,
             logits_to_keep=batch.keep,
             use_cache=False,
         ).logits[0]
