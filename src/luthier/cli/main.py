@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -43,6 +44,8 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def inner(*args: Any, **kwargs: Any) -> None:
+        # Libraries announce their own future to their own developers; a user can do nothing with it.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
         try:
             command(*args, **kwargs)
         except LuthierError as error:

@@ -22,7 +22,7 @@ class Lines:
     def __init__(self, stream: Any = None) -> None:
         self._stream = stream or sys.stderr
         self._last_s = 0.0
-        self._began: dict[str, float] = {}
+        self._began: dict[str, tuple[float, float]] = {}  # when it was first heard of, and how far it was then
 
     def say(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
@@ -33,11 +33,11 @@ class Lines:
 
     def progress(self, what: str, done: float, total: float | None, facts: Mapping[str, Any]) -> None:
         now = time.monotonic()
-        began = self._began.setdefault(what, now)
+        began, start = self._began.setdefault(what, (now, done))
         if now - self._last_s < QUIET_S:
             return
         self._last_s = now
-        self.say(f"  {what}: {_how_far(done, total, now - began)}")
+        self.say(f"  {what}: {_how_far(done, total, start, now - began)}")
 
     def close(self) -> None:
         pass
@@ -88,14 +88,12 @@ def watch() -> Lines | Bars:
     return Bars() if sys.stderr.isatty() else Lines()
 
 
-def _how_far(done: float, total: float | None, passed_s: float) -> str:
+def _how_far(done: float, total: float | None, start: float, passed_s: float) -> str:
     if not total:
         return f"{done:,.0f}"
-    left = (
-        f", {show_seconds(passed_s * (total - done) / done)} left"
-        if 0 < done < total and passed_s > 1
-        else ""
-    )
+    left = ""
+    if start < done < total and passed_s > 1:
+        left = f", {show_seconds(passed_s * (total - done) / (done - start))} left"
     return f"{done:,.0f} of {total:,.0f} ({done / total:.0%}{left})"
 
 
