@@ -1,7 +1,7 @@
 """Write the reference pages that follow from the code: docs/recipe.md (every key) and docs/cli.md (every command).
 
-    python scripts/generate_docs.py           write them
-    python scripts/generate_docs.py --check   fail if they are not what the code says
+python scripts/generate_docs.py           write them
+python scripts/generate_docs.py --check   fail if they are not what the code says
 """
 
 from __future__ import annotations
@@ -43,10 +43,14 @@ def recipe_page() -> str:
         for name, field in spec.model_fields.items():
             key = field.alias or name
             inner = _specs(field.annotation)
-            parts.append(f"| `{key}` | {_kind(field.annotation)} | {_default(field)} | {' '.join((field.description or '').split())} |")
+            parts.append(
+                f"| `{key}` | {_kind(field.annotation)} | {_default(field)} | {' '.join((field.description or '').split())} |"
+            )
             todo += [(f"{where}.{key}".lstrip("."), s) for s in inner]
         parts.append("")
-    parts.append("## Rules\n\nWritten under `data.rules.quality`, `.relevance` or `.quantity`, bare (`normalize`) or with settings (`{length: {min: 3}}`).\n")
+    parts.append(
+        "## Rules\n\nWritten under `data.rules.quality`, `.relevance` or `.quantity`, bare (`normalize`) or with settings (`{length: {min: 3}}`).\n"
+    )
     for name in plugin.BUILT_IN["rule"]:
         rule = plugin.load("rule", name)
         parts += [f"### `{name}`\n", " ".join((rule.__doc__ or "").split()) + "\n"]
@@ -54,7 +58,9 @@ def recipe_page() -> str:
         if isinstance(spec, type) and spec.model_fields:
             parts.append("| key | what it takes | default | meaning |\n|---|---|---|---|")
             for key, field in spec.model_fields.items():
-                parts.append(f"| `{key}` | {_kind(field.annotation)} | {_default(field)} | {' '.join((field.description or '').split())} |")
+                parts.append(
+                    f"| `{key}` | {_kind(field.annotation)} | {_default(field)} | {' '.join((field.description or '').split())} |"
+                )
             parts.append("")
     return "\n".join(parts).rstrip() + "\n"
 
@@ -79,7 +85,9 @@ def _kind(annotation: Any) -> str:
         return "money, e.g. `5 USD`"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
-    return {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}.get(annotation, "value")
+    return {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}.get(
+        annotation, "value"
+    )
 
 
 def _specs(annotation: Any) -> list[type[BaseModel]]:
@@ -109,16 +117,28 @@ def cli_page() -> str:
     ]
     for name, command in [("", command_line), *command_line.commands.items()]:
         context = click.Context(command, info_name=f"luthier {name}".strip(), max_content_width=100)
-        parts += [f"## `luthier {name}`".replace(" `", " `").rstrip("` ") + "`\n", "```text", command.get_help(context), "```\n"]
+        parts += [
+            f"## `luthier {name}`".replace(" `", " `").rstrip("` ") + "`\n",
+            "```text",
+            command.get_help(context),
+            "```\n",
+        ]
     return "\n".join(parts).rstrip() + "\n"
 
 
 def main() -> int:
     pages = {"recipe.md": recipe_page(), "cli.md": cli_page()}
     if "--check" in sys.argv[1:]:
-        stale = [name for name, text in pages.items() if not (DOCS / name).exists() or (DOCS / name).read_text() != text]
+        stale = [
+            name
+            for name, text in pages.items()
+            if not (DOCS / name).exists() or (DOCS / name).read_text() != text
+        ]
         if stale:
-            print(f"docs/{', docs/'.join(stale)} no longer say what the code does; run: python scripts/generate_docs.py", file=sys.stderr)
+            print(
+                f"docs/{', docs/'.join(stale)} no longer say what the code does; run: python scripts/generate_docs.py",
+                file=sys.stderr,
+            )
         return bool(stale)
     for name, text in pages.items():
         (DOCS / name).write_text(text)

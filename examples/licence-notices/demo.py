@@ -41,15 +41,21 @@ def ask(name: str) -> None:
     from openai import OpenAI
 
     server = subprocess.Popen(
-        [sys.executable, "-m", "luthier", "serve", name, "--port", "0", "--json"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "luthier", "serve", name, "--port", "0", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert server.stdout is not None
         door = json.loads(server.stdout.readline())
         with OpenAI(base_url=door["base_url"], api_key=door["api_key"]) as client:
-            answer = client.chat.completions.create(model=name, messages=[{"role": "user", "content": QUESTION}], logprobs=True)
+            answer = client.chat.completions.create(
+                model=name, messages=[{"role": "user", "content": QUESTION}], logprobs=True
+            )
         choice = answer.choices[0]
-        print(f"\nasked over the OpenAI API at {door['base_url']}:\n  {QUESTION[:100]}…\nanswer: {choice.message.content}")
+        print(
+            f"\nasked over the OpenAI API at {door['base_url']}:\n  {QUESTION[:100]}…\nanswer: {choice.message.content}"
+        )
         print(f"where that answer came from: luthier lineage {answer.id}")
         sys.stdout.flush()
         subprocess.run([sys.executable, "-m", "luthier", "lineage", answer.id], check=True)

@@ -35,7 +35,13 @@ def rows(n: int = 60) -> list[dict[str, Any]]:
     found = []
     for i in range(n):
         queue = sorted(WORDS)[i % 3]
-        found.append({"text": f"Message {i}: the {WORDS[queue][i % 4]} again, please help.", "queue": queue, "customer": f"c{i // 2}"})
+        found.append(
+            {
+                "text": f"Message {i}: the {WORDS[queue][i % 4]} again, please help.",
+                "queue": queue,
+                "customer": f"c{i // 2}",
+            }
+        )
     return found
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_a_recipe_becomes_a_release_that_answers(workshop):
     assert [row["name"] for row in listed] == ["router@1"]
     shown = json.loads(workshop.luthier("show", "router@1", "--verify", "--json").stdout)
     assert shown["damaged"] == [] and shown["kind"] == "release"
-    page = open(done["report_path"], encoding="utf-8").read()
+    page = Path(done["report_path"]).read_text(encoding="utf-8")
     assert "<script src" not in page and "http" not in page.split("<body", 1)[0].replace("http-equiv", "")
 
 
@@ -70,7 +71,9 @@ def test_the_same_recipe_gives_the_same_digests_in_another_home(workshop, tmp_pa
 
 
 def test_the_gate_stops_the_line_with_the_numbers_and_nothing_is_released(workshop):
-    result = workshop.luthier("run", workshop.folder / "recipe.yaml", "--set", "evaluate.gate={macro_f1: {at_least: 1.0}}")
+    result = workshop.luthier(
+        "run", workshop.folder / "recipe.yaml", "--set", "evaluate.gate={macro_f1: {at_least: 1.0}}"
+    )
     assert result.exit_code == 7
     assert "macro_f1 at least 1" in result.stderr and "report:" in result.stderr
     assert json.loads(workshop.luthier("list", "--json").stdout) == []
@@ -98,7 +101,9 @@ def test_lineage_goes_both_ways(workshop):
     row = up["rows"][0]
     assert row["origin"].startswith("rows.jsonl:")
     down = json.loads(workshop.luthier("lineage", f"row:{row['id']}", "--json").stdout)
-    assert {done["digests"][s] for s in ("dataset", "model", "report", "package", "release")} <= {n["digest"] for n in down["nodes"]}
+    assert {done["digests"][s] for s in ("dataset", "model", "report", "package", "release")} <= {
+        n["digest"] for n in down["nodes"]
+    }
     assert down["rows"][0]["split"] == "train"
 
 

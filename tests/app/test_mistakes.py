@@ -68,7 +68,9 @@ def test_missing_label(workshop):
     lines[4] = '{"text": "no queue here", "queue": null}'
     workshop.write("rows.jsonl", "\n".join(lines) + "\n")
     refused(workshop, 3, "rows.jsonl:5", "queue")
-    done = workshop.run("--set", "data.sources.0.map.on_bad_row=set_aside")  # the remedy that the message offers
+    done = workshop.run(
+        "--set", "data.sources.0.map.on_bad_row=set_aside"
+    )  # the remedy that the message offers
     assert done["release"] == "router@1"
 
 
@@ -80,7 +82,9 @@ def test_unknown_label(workshop):
 def test_overlong_row(workshop):
     """A row longer than the model's context"""
     path = workshop.folder / "rows.jsonl"
-    long = [{"text": f"{i} " + "word " * 3000, "queue": "billing"} for i in range(8)]  # so many that some fall on the training side
+    long = [
+        {"text": f"{i} " + "word " * 3000, "queue": "billing"} for i in range(8)
+    ]  # so many that some fall on the training side
     path.write_text(path.read_text() + "".join(json.dumps(row) + "\n" for row in long))
     refused(workshop, 3, "512", "skip")
 
@@ -94,7 +98,12 @@ def test_unknown_key(workshop):
 
 def test_unset_secret(workshop):
     """A ${VARIABLE} that is not set"""
-    refused(workshop, 2, "NO_SUCH_PLACE is not set", words=["--set", "data.sources.0.files=${NO_SUCH_PLACE}/rows.jsonl"])
+    refused(
+        workshop,
+        2,
+        "NO_SUCH_PLACE is not set",
+        words=["--set", "data.sources.0.files=${NO_SUCH_PLACE}/rows.jsonl"],
+    )
 
 
 @pytest.fixture
@@ -131,7 +140,12 @@ def test_unknown_model(workshop):
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
     folder.mkdir(exist_ok=True)
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False
+        ).returncode
+    ):
         pytest.skip("mounting a tmpfs needs root")
     try:
         yield
@@ -161,7 +175,15 @@ def test_read_only_home(workshop, tmp_path):
 
 def test_second_process(workshop):
     """A second process on the same recipe and home"""
-    command = [sys.executable, "-m", "luthier", "run", str(workshop.folder / "recipe.yaml"), "--set", "train.epochs=60"]
+    command = [
+        sys.executable,
+        "-m",
+        "luthier",
+        "run",
+        str(workshop.folder / "recipe.yaml"),
+        "--set",
+        "train.epochs=60",
+    ]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert first.stderr is not None
     try:
@@ -169,7 +191,9 @@ def test_second_process(workshop):
             if "step     1" in line:
                 break
         refused(workshop, 5, f"pid {first.pid}", "Wait", words=["--set", "train.epochs=60"])
-        other = workshop.run("--set", "train.epochs=0.5", "--set", "name=other")  # another recipe is not in the way
+        other = workshop.run(
+            "--set", "train.epochs=0.5", "--set", "name=other"
+        )  # another recipe is not in the way
         assert other["release"] == "other@1"
     finally:
         first.terminate()
@@ -211,6 +235,12 @@ def test_bad_override(workshop):
 
 
 def test_the_page_lists_every_mistake():
-    rows = re.findall(r"^\| (.+?) \| .+ \| \d+ \| `(test_\w+)` \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    tests = {name: (f.__doc__ or "").strip() for name, f in globals().items() if name.startswith("test_") and name != "test_the_page_lists_every_mistake"}
+    rows = re.findall(
+        r"^\| (.+?) \| .+ \| \d+ \| `(test_\w+)` \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    tests = {
+        name: (f.__doc__ or "").strip()
+        for name, f in globals().items()
+        if name.startswith("test_") and name != "test_the_page_lists_every_mistake"
+    }
     assert {name: title for title, name in rows} == tests

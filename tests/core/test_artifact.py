@@ -6,7 +6,14 @@ from luthier.core.artifact import Artifact, File, canonical, digest_of, key_of
 
 
 def test_a_digest_changes_with_each_of_its_parts_and_with_nothing_else():
-    base = {"kind": "dataset", "key": "k", "spec": {}, "version": 1, "parents": {}, "files": (File("a", "1" * 64, 3),)}
+    base = {
+        "kind": "dataset",
+        "key": "k",
+        "spec": {},
+        "version": 1,
+        "parents": {},
+        "files": (File("a", "1" * 64, 3),),
+    }
     one = Artifact(**base)
     assert one.digest == Artifact(**{**base, "summary": {"rows": 3}, "created_s": 5.0}).digest
     assert one.digest != Artifact(**{**base, "files": (File("a", "2" * 64, 3),)}).digest

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from luthier.core.errors import Interrupted, ModelError, SpecError
+from luthier.core.errors import Interrupted, ModelError
 from luthier.evaluation import compare, metrics, predictions, prompted, suite
 from luthier.evaluation.spec import EvaluateSpec
 
@@ -195,15 +195,6 @@ def test_when_nothing_fits_the_context_is_named(world, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "describe", lambda folder: type(facts)(**{**vars(facts), "context": 30}))
     with pytest.raises(ModelError, match="none of the 12 test rows fits the model's context of 30 tokens"):
         world.run(suite.STAGE, SPEC, tmp_path)
-
-
-def test_a_device_that_is_not_there_is_refused(monkeypatch):
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SpecError, match=r"evaluate\.device is cuda, and torch sees no CUDA device"):
-        prompted.place(EvaluateSpec(device="cuda"))
-    assert prompted.place(EvaluateSpec(dtype="fp32")) == ("cpu", "fp32")
 
 
 def test_importing_the_stage_loads_nothing_heavy():

@@ -8,6 +8,7 @@ from pathlib import Path
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, NotFound
 from luthier.core.plugin import load
+from luthier.models.place import place
 from luthier.serving.engine import Engine
 from luthier.serving.package import PackageFacts, read_facts
 from luthier.store import Store
@@ -23,14 +24,19 @@ class Answerer:
     release: str | None  # name@version
 
 
-def open_engine(store: Store, reference: str, *, name: str | None = None, engine: str = "transformers") -> Answerer:
+def open_engine(
+    store: Store, reference: str, *, name: str | None = None, engine: str = "transformers"
+) -> Answerer:
     """Load what a reference means: a release, a package, a tuned model or an imported base. Raises ModelError, NotFound."""
     artifact = store.catalog.get(reference)
     base, adapter, facts = _folders(store, artifact)
-    made: Engine = load("engine", engine)(base, adapter, facts=facts)
+    where = place()  # as it was measured
+    made: Engine = load("engine", engine)(base, adapter, facts=facts, dtype=where.dtype, device=where.device)
     made.load()
     names = store.catalog.names_of(artifact.digest)
-    return Answerer(made, name or reference.partition("@")[0], artifact.digest, str(names[-1]) if names else None)
+    return Answerer(
+        made, name or reference.partition("@")[0], artifact.digest, str(names[-1]) if names else None
+    )
 
 
 def _folders(store: Store, artifact: Artifact) -> tuple[Path, Path | None, PackageFacts]:

@@ -157,7 +157,9 @@ def _base(base: str, at: RunContext, make: Strategy) -> Artifact | None:
     from luthier.models.intake import fingerprint, spec_of
 
     spec = spec_of(base, at.root)
-    return make("base", IMPORT, spec, {"source": _source(at, {"base": base}, fingerprint(spec.base, at.root))})
+    return make(
+        "base", IMPORT, spec, {"source": _source(at, {"base": base}, fingerprint(spec.base, at.root))}
+    )
 
 
 def walk(

@@ -112,7 +112,9 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
     limit = recipe.budget.memory or _memory_bytes()
     suggestion = training.suggest(made, limit) if made.peak_total_bytes > limit else None
     remedy = f"--set {' --set '.join(suggestion.settings)} ({suggestion.effect})" if suggestion else None
-    over = check(recipe.budget, seconds, made.peak_total_bytes, cost.money, {"memory": remedy} if remedy else None)
+    over = check(
+        recipe.budget, seconds, made.peak_total_bytes, cost.money, {"memory": remedy} if remedy else None
+    )
     if recipe.budget.memory is None and made.peak_total_bytes > limit:
         over.append(
             f"training needs {show_bytes(made.peak_total_bytes)} and this machine has {show_bytes(limit)}"

@@ -22,7 +22,9 @@ class Lines:
     def __init__(self, stream: Any = None) -> None:
         self._stream = stream or sys.stderr
         self._last_s = 0.0
-        self._began: dict[str, tuple[float, float]] = {}  # when it was first heard of, and how far it was then
+        self._began: dict[
+            str, tuple[float, float]
+        ] = {}  # when it was first heard of, and how far it was then
 
     def say(self, text: str) -> None:
         print(text, file=self._stream, flush=True)

@@ -202,7 +202,9 @@ def override(tree: Tree, assignments: list[str] | tuple[str, ...]) -> Tree:
     return Tree(value, lines, tree.source)
 
 
-def parse(cls: type[S], tree: Tree, remedy: str = "docs/recipe.md explains every key; nothing has been run.") -> S:
+def parse(
+    cls: type[S], tree: Tree, remedy: str = "docs/recipe.md explains every key; nothing has been run."
+) -> S:
     """A Spec from a Tree. Every fault is told at once, each with its line. Raises SpecError."""
     if not isinstance(tree.value, dict):
         raise SpecError(

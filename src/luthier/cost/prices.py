@@ -110,7 +110,12 @@ def warnings(prices: Prices, today: date, machine: str | None = None) -> list[st
 
 
 def _rows(text: str, source: str) -> dict[str, PriceSpec]:
-    return {row.machine: row for row in parse(PriceTable, read_yaml(text, source), "The price table that comes with Luthier shows the form.").prices}
+    return {
+        row.machine: row
+        for row in parse(
+            PriceTable, read_yaml(text, source), "The price table that comes with Luthier shows the form."
+        ).prices
+    }
 
 
 def _read(path: Path) -> str | None:

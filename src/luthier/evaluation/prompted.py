@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from luthier.core.errors import ModelError, SpecError
+from luthier.core.errors import ModelError
 from luthier.core.stage import Context
-from luthier.models.spec import Dtype
+from luthier.models.place import Place, place
 from luthier.store.files import write_atomic
 
 from .baselines import three_examples
@@ -57,14 +57,19 @@ def answer_all(bench: Bench, adapter: str) -> tuple[list[dict[str, Any]], dict[s
     kept = {system: _kept(bench, system) for system in systems}
     missing = [system for system in systems if kept[system] is None]
     progress = _Progress(bench.at, sum(bench.cost(ask) for system in missing for ask in sheets[system]))
-    device, dtype = place(bench.spec)
-    for system, model in _weights(bench, missing, adapter, device, dtype):
+    where = place(bench.spec.device, bench.spec.dtype, "evaluate")
+    for system, model in _weights(bench, missing, adapter, where):
         start_s = time.monotonic()
         kept[system] = _answers(bench, system, model, template, sheets[system], progress)
         write_atomic(_path(bench, system), json.dumps(kept[system]).encode())
         seconds = time.monotonic() - start_s
         bench.at.emit(
-            "evaluated", system=system, rows=len(sheets[system]), seconds=seconds, device=device, dtype=dtype
+            "evaluated",
+            system=system,
+            rows=len(sheets[system]),
+            seconds=seconds,
+            device=where.device,
+            dtype=where.dtype,
         )
     return [line for system in systems for line in kept[system] or ()], skipped
 
@@ -96,15 +101,15 @@ def _sheets(
     return sheets, skipped
 
 
-def _weights(
-    bench: Bench, systems: Sequence[str], adapter: str, device: str, dtype: Dtype
-) -> Iterator[tuple[str, Any]]:
+def _weights(bench: Bench, systems: Sequence[str], adapter: str, where: Place) -> Iterator[tuple[str, Any]]:
     """(system, model) for each, with one set of base weights in memory at a time."""
     from luthier.models.weights import load
 
     plain = [system for system in systems if system != "tuned"]
     if adapter == "lora" and systems:
-        model = load(bench.folders["model"], base_folder=bench.folders["base"], dtype=dtype, device=device)
+        model = load(
+            bench.folders["model"], base_folder=bench.folders["base"], dtype=where.dtype, device=where.device
+        )
         if "tuned" in systems:
             yield "tuned", model
         with model.disable_adapter():
@@ -112,30 +117,10 @@ def _weights(
                 yield system, model
     elif systems:
         if "tuned" in systems:
-            yield "tuned", load(bench.folders["model"], dtype=dtype, device=device)
-        model = load(bench.folders["base"], dtype=dtype, device=device) if plain else None
+            yield "tuned", load(bench.folders["model"], dtype=where.dtype, device=where.device)
+        model = load(bench.folders["base"], dtype=where.dtype, device=where.device) if plain else None
         for system in plain:
             yield system, model
-
-
-def place(spec: EvaluateSpec) -> tuple[Literal["cpu", "cuda"], Dtype]:
-    """(device, dtype) as the spec wants them on this machine. Raises SpecError when it cannot be had."""
-    import torch
-
-    there = torch.cuda.is_available()
-    if spec.device == "cuda" and not there:
-        raise SpecError(
-            "evaluate.device is cuda, and torch sees no CUDA device here.",
-            remedy="Set evaluate.device: auto to use what there is; `luthier doctor` shows it.",
-        )
-    device: Literal["cpu", "cuda"] = "cuda" if there and spec.device != "cpu" else "cpu"
-    if spec.dtype != "auto":
-        return device, spec.dtype
-    if device == "cuda":
-        fast = torch.cuda.is_bf16_supported()
-    else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device, "bf16" if fast else "fp32"
 
 
 def _answers(

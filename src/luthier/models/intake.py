@@ -75,7 +75,12 @@ def spec_of(written: str, root: Path = Path()) -> BaseSpec:
     (BaseSpec(base='owner/name', revision='4f2a'), None)
     """
     name, _, revision = written.partition("@")
-    if revision and "://" not in written and not local(written, root).exists() and kind_of(name, root) == "hub":
+    if (
+        revision
+        and "://" not in written
+        and not local(written, root).exists()
+        and kind_of(name, root) == "hub"
+    ):
         return BaseSpec(base=name, revision=revision)
     return BaseSpec(base=written)
 

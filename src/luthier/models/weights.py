@@ -6,6 +6,7 @@ never run, and a weight that is missing or does not fit is an error: transformer
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,15 @@ def load(folder: Path, *, dtype: Dtype = "fp32", device: str = "cpu", base_folde
     return _load_whole(folder, dtype, device)
 
 
+def _bound_primitive_cache() -> None:
+    """Keep oneDNN from remembering a compiled matrix product for each of 1,024 shapes, about a megabyte each.
+
+    Packed batches have a new length almost every time, so it would grow by gigabytes and be of no use: memory stays
+    flat at 64 and the speed is the same (docs/log.md). Read by oneDNN at its first product; a user's value stays.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+
+
 def _load_whole(folder: Path, dtype: Dtype, device: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
@@ -100,6 +110,7 @@ def _load_whole(folder: Path, dtype: Dtype, device: str) -> Any:
 
     from .attention import register
 
+    _bound_primitive_cache()
     read_config(folder)
     logging.disable_progress_bar()
     try:

@@ -47,7 +47,7 @@ def protocol(head_timeout_s: float, most_connections: int) -> type[H11Protocol]:
             self._forget_deadline()
             super().connection_lost(exc)
 
-        def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's signature
+        def send_400_response(self, msg: str) -> None:
             self._close_with(_BROKEN)
 
         def _expect_head(self) -> None:

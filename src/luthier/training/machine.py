@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from luthier.core.errors import SpecError
+from luthier.models.place import place
 
 from .spec import TrainSpec
 
@@ -57,18 +57,8 @@ class Machine:
 
 def find(spec: TrainSpec) -> Machine:
     """This machine, as the spec wants it used. Raises SpecError when it cannot."""
-    there = torch.cuda.is_available()
-    if spec.device == "cuda" and not there:
-        raise SpecError(
-            "train.device is cuda, and torch sees no CUDA device here.",
-            remedy="Set train.device: auto to use what there is; `luthier doctor` shows it.",
-        )
-    on_cuda = there and spec.device != "cpu"
-    fast = torch.cuda.is_bf16_supported() if on_cuda else _cpu_has_bf16()
-    dtype = spec.dtype if spec.dtype != "auto" else ("bf16" if fast else "fp32")
-    processor = torch.cuda.get_device_name() if on_cuda else torch.backends.cpu.get_cpu_capability()
-    return Machine("cuda" if on_cuda else "cpu", dtype, torch.get_num_threads(), torch.__version__, processor)
-
-
-def _cpu_has_bf16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    at = place(spec.device, spec.dtype, "train")
+    processor = (
+        torch.cuda.get_device_name() if at.device == "cuda" else torch.backends.cpu.get_cpu_capability()
+    )
+    return Machine(at.device, at.dtype, torch.get_num_threads(), torch.__version__, processor)
