@@ -2,7 +2,7 @@
 
 import io
 
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -131,7 +131,6 @@ hostile = st.one_of(
 
 @given(hostile)
 def test_no_name_breaks_the_header_or_a_table(name):
-    assume(_visible(name).strip() != "x")  # the one name whose own title looks like the intruder
     facts = {
         **FACTS, "name": name, "license": name, "description": name, "intended_use": name, "limits": [name],
         "base": {"name": name, "license": name},
@@ -153,8 +152,12 @@ def test_no_name_breaks_the_header_or_a_table(name):
     assert [_columns(line) for line in body.splitlines()] == [
         _columns(line) for line in plain_body.splitlines()
     ]
-    for line in body.splitlines():
-        assert not line.startswith(("# x", "<", "- y", "1. "))
+    lines = body.splitlines()
+    lines.remove(
+        next(line for line in lines if line.startswith("# "))
+    )  # the card's own title, whatever the name
+    for line in lines:
+        assert not line.startswith(("# ", "<", "- y", "1. "))
 
 
 def _visible(name):
