@@ -107,6 +107,8 @@ def inline(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(inline(v) for v in value)
     line = " ".join(_visible(str(value)).split())
+    if not line:
+        return "not recorded"
     return _OPENS_A_BLOCK.sub(r"\\\1" if line[:1] in "-+=:" else r"\1\\", _MARKS.sub(r"\\\1", line))
 
 
