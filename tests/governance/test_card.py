@@ -152,12 +152,9 @@ def test_no_name_breaks_the_header_or_a_table(name):
     assert [_columns(line) for line in body.splitlines()] == [
         _columns(line) for line in plain_body.splitlines()
     ]
-    lines = body.splitlines()
-    lines.remove(
-        next(line for line in lines if line.startswith("# "))
-    )  # the card's own title, whatever the name
-    for line in lines:
-        assert not line.startswith(("# ", "<", "- y", "1. "))
+    for line, plain_line in zip(body.splitlines(), plain_body.splitlines(), strict=True):
+        for opener in ("#", "- ", "<", "1. ", "```", "---"):
+            assert line.startswith(opener) == plain_line.startswith(opener)
 
 
 def _visible(name):
