@@ -16,11 +16,6 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
-QUESTION = (
-    "Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated "
-    "documentation files, to deal in the Software without restriction, including without limitation the rights to "
-    "use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software."
-)
 
 
 def main() -> int:
@@ -31,12 +26,25 @@ def main() -> int:
     done = subprocess.run([sys.executable, "-m", "luthier", "run", recipe, *sys.argv[1:]], check=False)
     if done.returncode:
         return done.returncode
-    ask("licence-notices")
+    question, licence = test_row("licence-notices")
+    ask("licence-notices", question, licence)
     print(f"the demo took {(time.monotonic() - began) / 60:.1f} minutes")
     return 0
 
 
-def ask(name: str) -> None:
+def test_row(name: str) -> tuple[str, str]:
+    """The first row of the test split, which no training step has seen: the notice and its licence."""
+    import pyarrow.parquet as pq
+
+    from luthier.app.app import App
+
+    app = App.open()
+    dataset = app.show(app.show(name)["parents"]["dataset"])
+    row = pq.read_table(Path(dataset["folder"]) / "test.parquet").slice(0, 1).to_pylist()[0]
+    return next(m["content"] for m in row["messages"] if m["role"] == "user"), row["label"]
+
+
+def ask(name: str, question: str, licence: str) -> None:
     """Serve the release on a free port of this machine and put one question to it with OpenAI's own client."""
     from openai import OpenAI
 
@@ -50,12 +58,12 @@ def ask(name: str) -> None:
         door = json.loads(server.stdout.readline())
         with OpenAI(base_url=door["base_url"], api_key=door["api_key"]) as client:
             answer = client.chat.completions.create(
-                model=name, messages=[{"role": "user", "content": QUESTION}], logprobs=True
+                model=name, messages=[{"role": "user", "content": question}], logprobs=True
             )
         choice = answer.choices[0]
-        print(
-            f"\nasked over the OpenAI API at {door['base_url']}:\n  {QUESTION[:100]}…\nanswer: {choice.message.content}"
-        )
+        shown = " ".join(question.split())
+        print(f"\nasked over the OpenAI API at {door['base_url']}: which licence is this notice?\n  {shown}")
+        print(f"answer: {choice.message.content}   (right would be: {licence})")
         print(f"where that answer came from: luthier lineage {answer.id}")
         sys.stdout.flush()
         subprocess.run([sys.executable, "-m", "luthier", "lineage", answer.id], check=True)

@@ -108,7 +108,7 @@ def test_lineage_goes_both_ways(workshop):
 
 
 def test_ctrl_c_leaves_a_state_to_go_on_from(workshop):
-    long = ("--set", "train.epochs=40", "--set", "train.checkpoint_every=1")
+    long = ("--set", "train.epochs=8", "--set", "train.checkpoint_every=1")
     command = [sys.executable, "-m", "luthier", "run", str(workshop.folder / "recipe.yaml"), *long]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     assert process.stderr is not None
@@ -121,6 +121,21 @@ def test_ctrl_c_leaves_a_state_to_go_on_from(workshop):
     assert "Run the same command again" in said
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0 and "going on from step" in again.stderr
+
+
+def test_kill_9_and_run_again_gives_the_digests_of_an_undisturbed_run(workshop, tmp_path, monkeypatch):
+    long = ("--set", "train.epochs=4", "--set", "train.checkpoint_every=2")
+    command = [sys.executable, "-m", "luthier", "run", str(workshop.folder / "recipe.yaml"), *long]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "step     7" in line:
+            process.kill()
+            break
+    assert process.wait(60) == -signal.SIGKILL
+    disturbed = workshop.run(*long)["digests"]
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "elsewhere"))
+    assert workshop.run(*long)["digests"] == disturbed
 
 
 @pytest.mark.parametrize("form", ["adapter", "merged"])

@@ -7,6 +7,7 @@ lengths by formula, and from two real steps on this machine. `luthier plan` prin
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import key_of, short
@@ -193,17 +194,29 @@ def _machine() -> dict[str, Any]:
 def _evaluation_seconds(
     wish: Wish, at: RunContext, so_far: Results, lengths: Any, probe: Probe | None
 ) -> float:
-    """Reading the prompts of every system that is a language model; the plain baseline's seconds are left out."""
+    """Reading each row's prompt and answer, or its prompt and the tree of labels, once for every language model that is
+    measured. Left out: the examples of the three-shot prompt, which are read once, and the plain baseline."""
     import json
 
-    assert so_far.dataset is not None and probe is not None
-    rows = json.loads((at.folder(so_far.dataset) / "dataset.json").read_text(encoding="utf-8"))["counts"][
-        "test"
-    ]
-    rows = min(rows, wish.recipe.evaluate.rows or rows)
-    mean = sum(n for n, _ in lengths.train) / len(lengths.train)
+    assert so_far.dataset is not None and so_far.base is not None and probe is not None
+    about = json.loads((at.folder(so_far.dataset) / "dataset.json").read_text(encoding="utf-8"))
+    rows = min(about["counts"]["test"], wish.recipe.evaluate.rows or about["counts"]["test"])
+    a_row = sum(n for n, _ in lengths.train) / len(lengths.train)
+    if labels := about["task"]["labels"]:
+        a_row += _tree_tokens(at.folder(so_far.base), labels)
     systems = sum(1 for s in wish.recipe.evaluate.systems(wish.recipe.task.kind) if s != "tfidf")
-    return rows * mean * systems * probe.seconds_per_validation_token
+    return rows * a_row * systems * probe.seconds_per_validation_token
+
+
+def _tree_tokens(base: Path, labels: list[str]) -> int:
+    """Nodes of the tree that the labels' tokens make: what a row costs besides its prompt when labels are scored."""
+    from luthier.models.weights import load_tokenizer
+
+    tokenizer = load_tokenizer(base)
+    told = [tuple(tokenizer(label, add_special_tokens=False)["input_ids"]) for label in labels]
+    return len({one[: k + 1] for one in told for k in range(len(one))}) + len(
+        labels
+    )  # and the end after each label
 
 
 def _memory_bytes() -> int:

@@ -15,6 +15,8 @@ from luthier import __version__
 from luthier.core.artifact import Artifact
 from luthier.core.errors import GateFailed, LuthierError
 from luthier.core.event import Event
+from luthier.cost.meter import actual, error
+from luthier.cost.prices import load_prices
 from luthier.governance.policy import Verdict, judge, permit
 from luthier.store.files import write_atomic
 
@@ -103,20 +105,20 @@ def run_line(wish: Wish, at: RunContext, *, fresh: bool = False) -> Run:
             permit(verdicts)
 
         results = walk(wish, at, make, permitting)
-    except LuthierError as error:
-        state = "stopped by the gate" if isinstance(error, GateFailed) else type(error).__name__.lower()
+    except LuthierError as stopped:
+        state = "stopped by the gate" if isinstance(stopped, GateFailed) else type(stopped).__name__.lower()
         at.emit(
             "run.finished",
             name=wish.recipe.name,
             state=state,
-            reason=error.message,
+            reason=stopped.message,
             seconds=time.monotonic() - began,
         )
-        if isinstance(error, GateFailed):
+        if isinstance(stopped, GateFailed):
             path = _write_report(
                 wish, at, replace(walk(wish, at, Look(at)), package=None, release=None), verdicts, None
             )
-            raise GateFailed(f"{error.message}\n  report: {path}", remedy=error.remedy) from None
+            raise GateFailed(f"{stopped.message}\n  report: {path}", remedy=stopped.remedy) from None
         raise
     assert results.release is not None
     version = at.store.catalog.name(wish.recipe.name, results.release.digest)
@@ -128,6 +130,13 @@ def run_line(wish: Wish, at: RunContext, *, fresh: bool = False) -> Run:
         made=make.made,
         seconds=time.monotonic() - began,
     )
+    if "model" in make.made:
+        foreseen, took = _forecast_and_actual(wish, at, results)
+        missed = {
+            what: error(foreseen.get(what), took[what])
+            for what in ("tokens", "peak_bytes", "training_seconds", "seconds")
+        }
+        at.emit("actual", **took, forecast_error=missed)
     path = _write_report(wish, at, results, verdicts, str(version))
     return _run(at, wish, results, str(version), make.made, verdicts, path, began)
 
@@ -201,20 +210,13 @@ def _write_report(
 def _facts(
     wish: Wish, at: RunContext, results: Results, verdicts: list[Verdict], release: str | None
 ) -> RunFacts:
-    from luthier.cost.meter import actual
-    from luthier.cost.prices import load_prices
-
     from .lineage import graph
     from .report.facts import RunFacts as Facts
 
     def read(artifact: Artifact | None, name: str) -> Any:
         return json.loads((at.folder(artifact) / name).read_text(encoding="utf-8")) if artifact else None
 
-    events = _events_of_model(at, results)
-    budget = wish.recipe.budget
-    prices, _ = load_prices(at.home / "prices.yaml", machine=budget.machine)
-    took = actual(events, budget.machine, budget.machines, prices, steps=("model", "report"))
-    foreseen = next((e.data for e in reversed(events) if e.kind == "forecast"), None)
+    foreseen, took = _forecast_and_actual(wish, at, results)
     artifacts = (
         at.store.catalog.ancestors(results.release.digest)
         if results.release
@@ -235,14 +237,25 @@ def _facts(
         history=read(results.model, "history.json"),
         report=read(results.report, "report.json"),
         verdicts=[asdict(v) for v in verdicts],
-        forecast=dict(foreseen) if foreseen else None,
-        actual=took.plain(),
+        forecast=foreseen or None,
+        actual=took,
         lineage_nodes=nodes,
         lineage_edges=edges,
         recipe=wish.text,
         overrides=wish.overrides,
         environment=_environment(),
     )
+
+
+def _forecast_and_actual(
+    wish: Wish, at: RunContext, results: Results
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was foreseen for making this model and measuring it, and what it took; both read from the ledger."""
+    events, budget = _events_of_model(at, results), wish.recipe.budget
+    prices, _ = load_prices(at.home / "prices.yaml", machine=budget.machine)
+    took = actual(events, budget.machine, budget.machines, prices, steps=("model", "report"))
+    foreseen = next((e.data for e in reversed(events) if e.kind == "forecast"), {})
+    return dict(foreseen), took.plain()
 
 
 def _events_of_model(at: RunContext, results: Results) -> list[Event]:

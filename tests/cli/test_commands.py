@@ -1,0 +1,141 @@
+"""The commands as a newcomer meets them: light to start, clear in print, whole with --json."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from luthier.cli.main import main
+from luthier.cli.show import Bars, Lines
+from luthier.core.event import Event
+
+HEAVY = "torch", "pyspark", "transformers", "polars", "pyarrow", "duckdb", "sklearn", "fastapi"
+
+
+def luthier(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import luthier",
+        "from luthier.cli.main import main",
+        "import luthier.app.app, luthier.app.recipe, luthier.app.line",
+    ],
+)
+def test_starting_loads_nothing_heavy(code):
+    script = f"{code}\nimport sys\nprint([m for m in {HEAVY!r} if m in sys.modules])"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
+
+
+def test_a_mistyped_command_is_told_the_nearest():
+    result = luthier("rnu")
+    assert result.exit_code == 2 and "did you mean 'run'" in result.output
+
+
+@pytest.fixture
+def tickets(tmp_path):
+    path = tmp_path / "support tickets.csv"
+    lines = [
+        f"Message {i} about the invoice,{'billing' if i % 2 else 'delivery'},c{i // 3}" for i in range(60)
+    ]
+    path.write_text("body,queue,customer_id\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def test_init_proposes_a_recipe_that_can_be_read_and_says_why(tickets, tmp_path, monkeypatch):
+    from luthier.app.recipe import read_recipe
+
+    monkeypatch.chdir(tmp_path)
+    result = luthier("init", tickets.name, "-o", "recipe.yaml")
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "recipe.yaml").read_text()
+    assert "only 2 different values" in text and "'customer_id'" in text
+    recipe = read_recipe(tmp_path / "recipe.yaml").recipe
+    assert recipe.name == "support-tickets" and recipe.task.kind == "classify"
+    assert recipe.data.split.group_by == "customer_id"
+    assert recipe.data.sources[0].map.user == "body" and recipe.data.sources[0].map.label == "queue"
+
+
+def test_init_never_overwrites(tickets, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("mine")
+    result = luthier("init", tickets, "-o", tmp_path / "recipe.yaml")
+    assert result.exit_code == 2 and "already there" in result.stderr
+    assert (tmp_path / "recipe.yaml").read_text() == "mine"
+
+
+def test_init_of_a_column_name_with_markup_stays_in_its_place(tmp_path):
+    from luthier.app.recipe import read_recipe
+
+    path = tmp_path / "odd.jsonl"
+    odd = 'a: "b" # c\n'
+    path.write_text(
+        "".join(
+            json.dumps({"prompt": f"q{i} {odd}", "completion": f"answer {i}: {odd}", odd: i}) + "\n"
+            for i in range(20)
+        )
+    )
+    result = luthier("init", path)
+    assert result.exit_code == 0, result.output
+    (tmp_path / "recipe.yaml").write_text(result.stdout)
+    assert read_recipe(tmp_path / "recipe.yaml").recipe.task.kind == "chat"
+
+
+def test_doctor_says_what_is_missing_and_how_to_get_it(monkeypatch):
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "s3fs" else real(name, *a)
+    )
+    result = luthier("doctor", "--json")
+    assert result.exit_code == 0, result.output
+    findings = {f["what"]: f for f in json.loads(result.stdout)}
+    assert findings["s3fs"]["state"] == "missing" and "luthier[s3]" in findings["s3fs"]["remedy"]
+    assert findings["torch"]["state"] == "ok" and findings["home"]["state"] == "ok"
+
+
+def test_an_empty_home_says_what_to_do():
+    assert "luthier run RECIPE" in luthier("list").output
+    assert json.loads(luthier("list", "--json").stdout) == []
+    result = luthier("list", "modle", "--json")
+    assert result.exit_code == 2 and "did you mean 'model'" in json.loads(result.stdout)["error"]["remedy"]
+
+
+def test_plain_progress_says_the_time_left(capsys, monkeypatch):
+    import luthier.cli.show as show
+
+    clock = iter([0.0, 10.0, 20.0])
+    monkeypatch.setattr(show.time, "monotonic", lambda: next(clock))
+    lines = Lines(sys.stderr)
+    lines._last_s = -100
+    for done in (0, 50, 100):  # 50 of 200 in 10 s: the other 100 after it take 20 s
+        lines.progress("train", done, 200, {})
+    said = capsys.readouterr().err
+    assert "train: 50 of 200 (25%, 30.0 s left)" in said and "train: 100 of 200 (50%, 20.0 s left)" in said
+
+
+def test_bars_and_events_live_together(capsys):
+    bars = Bars()
+    bars.event(Event("stage.started", "r", {"step": "model"}))
+    bars.progress("train", 1, 10, {"loss": 0.5})
+    bars.event(Event("warning", "r", {"message": "[red]not markup[/red]"}))
+    bars.event(
+        Event(
+            "stage.finished", "r", {"step": "model", "digest": "a" * 64, "seconds": 61.0, "peak_bytes": 5e8}
+        )
+    )
+    bars.close()
+    said = capsys.readouterr().err
+    assert "note: [red]not markup[/red]" in said
+    assert "model: done in 1 min 01 s, 500.0 MB at most (aaaaaaaaaaaa)" in said
