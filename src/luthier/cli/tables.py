@@ -143,7 +143,9 @@ _SIGN = {"this": "●", "from": "↑", "to": "↓", "holds it": "●"}
 def print_lineage(found: Lineage) -> None:
     if found.answer:
         shown = ("release", "probability", "prompt_tokens", "completion_tokens", "latency_s", "streamed")
-        click.echo(f"answer {found.subject}: {_figures({k: found.answer[k] for k in shown if k in found.answer})}")
+        click.echo(
+            f"answer {found.subject}: {_figures({k: found.answer[k] for k in shown if k in found.answer})}"
+        )
     order = ("source", "dataset", "model", "report", "package", "release")
     nodes = sorted(
         found.nodes, key=lambda n: (order.index(n["kind"]) if n["kind"] in order else 9, n["relation"])
