@@ -55,7 +55,10 @@ def ask(name: str, question: str, licence: str) -> None:
     )
     try:
         assert server.stdout is not None
-        door = json.loads(server.stdout.readline())
+        told = server.stdout.readline()
+        if "base_url" not in told:
+            sys.exit(f"the release could not be served: {told}{server.stdout.read()}")
+        door = json.loads(told)
         with OpenAI(base_url=door["base_url"], api_key=door["api_key"]) as client:
             answer = client.chat.completions.create(
                 model=name, messages=[{"role": "user", "content": question}], logprobs=True

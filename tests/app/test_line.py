@@ -10,7 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+
+from luthier.store import Store
 
 
 def test_a_recipe_becomes_a_release_that_answers(workshop):
@@ -104,7 +107,13 @@ def test_lineage_goes_both_ways(workshop):
     assert {done["digests"][s] for s in ("dataset", "model", "report", "package", "release")} <= {
         n["digest"] for n in down["nodes"]
     }
-    assert down["rows"][0]["split"] == "train"
+    assert down["rows"][0]["split"] == "train" and down["rows"][0]["models"][0]["seen"] == 1
+    assert {n["relation"] for n in down["nodes"] if n["kind"] == "report"} == {"trained on it"}
+    tested = pq.read_table(
+        next(Path(workshop.home / "folders" / done["digests"]["dataset"]).glob("test.parquet"))
+    )["id"][0].as_py()
+    down = json.loads(workshop.luthier("lineage", f"row:{tested}", "--json").stdout)
+    assert {n["relation"] for n in down["nodes"] if n["kind"] == "report"} == {"measured on it"}
 
 
 def test_ctrl_c_leaves_a_state_to_go_on_from(workshop):
@@ -121,6 +130,14 @@ def test_ctrl_c_leaves_a_state_to_go_on_from(workshop):
     assert "Run the same command again" in said
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0 and "going on from step" in again.stderr
+    store = Store.open(workshop.home)
+    told = store.ledger.last(
+        kind="actual"
+    ).data  # what both runs took together, against the forecast of the whole
+    assert (
+        told["steps"] == store.ledger.last(kind="forecast").data["steps"]
+        and told["forecast_error"]["tokens"] == 0
+    )
 
 
 def test_kill_9_and_run_again_gives_the_digests_of_an_undisturbed_run(workshop, tmp_path, monkeypatch):

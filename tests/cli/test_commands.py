@@ -67,6 +67,24 @@ def test_init_proposes_a_recipe_that_can_be_read_and_says_why(tickets, tmp_path,
     assert recipe.data.sources[0].map.user == "body" and recipe.data.sources[0].map.label == "queue"
 
 
+@pytest.mark.parametrize("name", ["2024.csv", "null.csv", "1e4.csv"])
+def test_init_quotes_a_name_that_yaml_would_read_as_something_else(tickets, tmp_path, name):
+    from luthier.app.recipe import read_recipe
+
+    (tmp_path / name).write_bytes(tickets.read_bytes())
+    (tmp_path / "recipe.yaml").write_text(luthier("init", tmp_path / name).stdout)
+    assert read_recipe(tmp_path / "recipe.yaml").recipe.name == name.removesuffix(".csv")
+
+
+def test_init_writes_the_path_as_seen_from_the_recipe(tickets, tmp_path, monkeypatch):
+    from luthier.app.recipe import read_recipe
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    assert luthier("init", tickets.name, "-o", "recipes/r.yaml").exit_code == 0
+    assert read_recipe(tmp_path / "recipes/r.yaml").recipe.data.sources[0].files == "../support tickets.csv"
+
+
 def test_init_never_overwrites(tickets, tmp_path):
     (tmp_path / "recipe.yaml").write_text("mine")
     result = luthier("init", tickets, "-o", tmp_path / "recipe.yaml")

@@ -23,5 +23,5 @@ def test_money_needs_its_currency(bad):
 
 def test_money_and_sizes():
     assert money("0.5 EUR") == Money(0.5, "EUR")
-    assert str(Money(0.00021, "USD")) == "0.000210 USD"
+    assert str(Money(0.00021, "USD")) == "0.00021 USD"
     assert size_bytes("1.5 GiB") == 1610612736

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import sqlalchemy as sa
@@ -151,6 +152,41 @@ def test_a_flipped_bit_is_found(tmp_path):
         store.folder(made)
 
 
+def test_the_same_bytes_heal_a_damaged_blob(tmp_path):
+    store = Store.open(tmp_path / "home")
+    made = put(store)
+    store.folder(made)
+    path = store.blobs.path(made.files[0].sha256)
+    os.chmod(path, 0o644)
+    path.write_text("jello")
+    assert put(store, key="b" * 64, kind="report").files[0].sha256 == made.files[0].sha256
+    assert store.verify(made) == []
+    assert put(store).digest == made.digest  # the same artifact made anew: its folder is built anew too
+    assert (store.folder(made) / "sub" / "data.txt").read_text() == "hello"
+
+
+def test_a_reader_never_waits_for_a_writer(tmp_path):
+    writer, reader = Store.open(tmp_path / "home"), Store.open(tmp_path / "home")
+    made = put(writer)
+    with writer.catalog._database.transaction() as connection:
+        connection.exec_driver_sql(
+            "insert into events (time_s, kind, subject, data) values (0, 'x', 'x', '{}')"
+        )
+        began = time.monotonic()
+        assert reader.catalog.get(made.digest) == made
+        assert list(reader.ledger.read()) == []
+        assert (
+            time.monotonic() - began < 5
+        )  # a reader that waited would wait for the 30 s of the busy timeout
+
+
+def test_a_database_file_that_is_none_is_told(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "luthier.db").write_text("this is not a database " * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        Store.open(tmp_path / "home")
+
+
 def test_a_path_that_leaves_its_artifact_is_refused(tmp_path):
     from luthier.core.artifact import File
 
@@ -271,7 +307,8 @@ def test_a_home_that_is_a_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("url", "part"), [("mysql://x", "not a database Luthier"), ("nonsense", "not a database URL"),
-                                            ("postgresql://u:${PGPW}@127.0.0.1:1/x", "failed")])  # fmt: skip
+                                            ("postgresql://u:${PGPW}@127.0.0.1:1/x", "failed"),
+                                            ("postgresql://u:hunter2@127.0.0.1:1/x", "failed")])  # fmt: skip
 def test_a_bad_database_url_is_refused_without_its_secret(tmp_path, url, part):
     with pytest.raises(StoreError) as caught:
         Store.open(tmp_path / "home", database_url=url, environ={"PGPW": "hunter2"})

@@ -34,9 +34,8 @@ def open_engine(
     made: Engine = load("engine", engine)(base, adapter, facts=facts, dtype=where.dtype, device=where.device)
     made.load()
     names = store.catalog.names_of(artifact.digest)
-    return Answerer(
-        made, name or reference.partition("@")[0], artifact.digest, str(names[-1]) if names else None
-    )
+    asked = [str(v) for v in names if str(v) == reference] or [str(v) for v in names]
+    return Answerer(made, name or reference.partition("@")[0], artifact.digest, asked[-1] if asked else None)
 
 
 def _folders(store: Store, artifact: Artifact) -> tuple[Path, Path | None, PackageFacts]:

@@ -62,20 +62,22 @@ class App:
 
     # -- recipes ----------------------------------------------------------------------------------------------------
 
-    def init(self, data_file: Path, *, base: str, name: str | None = None) -> str:
-        """The text of a commented recipe for a data file: map, task and split proposed from what is in it."""
+    def init(self, data_file: str, *, base: str, name: str | None = None, folder: Path | None = None) -> str:
+        """The text of a commented recipe for a data file or URL: map, task and split proposed from what is in it.
+        `folder` is where the recipe will stand; its paths start there."""
         from .propose import write_recipe
 
-        return write_recipe(data_file, base=base, name=name)
+        return write_recipe(
+            data_file, base=base, name=name, folder=folder or Path.cwd(), environ=self._environ
+        )
 
-    def plan(
-        self, recipe: Path, overrides: tuple[str, ...] = (), *, probe: bool = True, watch: Watch | None = None
-    ) -> Plan:
+    def plan(self, recipe: Path, overrides: tuple[str, ...] = (), *, probe: bool = True, watch: Watch | None = None,
+             stop: threading.Event | None = None) -> Plan:  # fmt: skip
         """What would run, how long, how much memory and money. Prepares the rows (kept for the run); trains nothing."""
         from .planning import make_plan
 
         wish = self._read(recipe, overrides)
-        return make_plan(wish, self._context(wish, watch), probe=probe)
+        return make_plan(wish, self._context(wish, watch, stop), probe=probe)
 
     def run(self, recipe: Path, overrides: tuple[str, ...] = (), *, fresh: bool = False, watch: Watch | None = None,
             stop: threading.Event | None = None) -> Run:  # fmt: skip
@@ -171,7 +173,7 @@ class App:
 
         return trace(self.store, reference, all_rows=all_rows)
 
-    def export(self, reference: str, target: Path, *, form: str = "adapter") -> list[str]:
+    def export(self, reference: str, target: Path, *, form: str = "merged") -> list[str]:
         """Copy a release's model out as a plain folder (`adapter` for peft, `merged` for transformers). Never overwrites."""
         from .exporting import export
 

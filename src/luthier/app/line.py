@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 from luthier.core.artifact import Artifact, key_of, short
 from luthier.core.spec import Spec
-from luthier.core.stage import Stage
+from luthier.core.stage import Output, Stage
 from luthier.cost.meter import Meter
-from luthier.store.files import write_atomic
+from luthier.store.files import DISK_ERRORS, explain, write_atomic
 
 from .context import RunContext
 from .recipe import Wish
@@ -79,13 +79,25 @@ class Make:
                 return known
             at.emit("stage.started", step=step, key=key)
             with Meter() as meter:
-                output = stage.function(spec, inputs, out, scratch, at)
+                output = _explained(stage, spec, inputs, out, scratch, at)
                 artifact = store.commit(
                     stage.kind, key, spec.plain(), stage.version, digests, out, output.summary
                 )
         at.emit("stage.finished", step=step, digest=artifact.digest, **meter.figures())
         self.made.append(step)
         return artifact
+
+
+def _explained(
+    stage: Stage, spec: Spec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: RunContext
+) -> Output:
+    """Run the stage; a full disk or a missing right is told as such, whichever library met it."""
+    try:
+        return stage.function(spec, inputs, out, scratch, at)
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            raise explain(error, out) from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -119,7 +131,9 @@ def _remembered(path: Path) -> Iterator[dict[str, str]]:
     """Hashes of local files by path, size and time of change, so that a large file is read once. Losing it is harmless."""
     try:
         known = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
+        known = {}
+    if not isinstance(known, dict):
         known = {}
     before = dict(known)
     yield known

@@ -15,6 +15,7 @@ from luthier.core.errors import NotFound
 from luthier.store import Store
 
 SHOWN_ROWS = 5
+USED = {"train": "trained on it", "validation": "validated with it", "test": "measured on it"}
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,20 @@ def _of_row(store: Store, record: str) -> Lineage:
         places.append({"dataset": dataset.digest, **found})
         for artifact in store.catalog.ancestors(dataset.digest):
             nodes[artifact.digest], relation[artifact.digest] = artifact, "from"
-        after = store.catalog.descendants(dataset.digest)[1:] if found["split"] else []
-        for artifact in after:
-            nodes[artifact.digest], relation[artifact.digest] = artifact, "to"
+        for artifact in store.catalog.descendants(dataset.digest)[1:] if found["split"] else []:
+            nodes[artifact.digest], relation[artifact.digest] = artifact, USED[found["split"]]
+            if artifact.kind == "model" and record in (fate := _fates(store, artifact)):
+                used = {
+                    "model": artifact.digest,
+                    "seen": fate[record]["seen"],
+                    "skipped": fate[record]["skipped"],
+                }
+                places[-1].setdefault("models", []).append(used)
         relation[dataset.digest] = "holds it"
     if not places:
         raise NotFound(
             f"no dataset here holds a row {record!r}.",
-            remedy="Row ids are in the dataset's files; `luthier show DATASET` names some.",
+            remedy="Row ids are in the dataset's files; `luthier lineage NAME` names some.",
         )
     return Lineage(
         f"row:{record}", *graph(store, list(nodes.values()), relation), rows=places, row_count=len(places)
@@ -80,16 +87,31 @@ def _of_row(store: Store, record: str) -> Lineage:
 
 
 def _trained_on(store: Store, up: list[Artifact], all_rows: bool) -> tuple[int, list[dict[str, Any]]]:
+    """The training rows; of a tuned model those that its kept weights really went through."""
     from luthier.data.lineage import rows
 
+    tuned = [a for a in up if a.kind == "model" and "dataset" in a.parents]
+    seen = {record for model in tuned for record, fate in _fates(store, model).items() if fate["seen"]}
     count = 0
     shown: list[dict[str, Any]] = []
     for dataset in (a for a in up if a.kind == "dataset"):
         for row in rows(store.folder(dataset), split="train"):
+            if tuned and row["id"] not in seen:
+                continue
             count += 1
             if all_rows or len(shown) < SHOWN_ROWS:
                 shown.append({"dataset": dataset.digest, **row})
     return count, shown
+
+
+def _fates(store: Store, model: Artifact) -> dict[str, dict[str, Any]]:
+    """What became of each row in training: how often it was seen, or why it was left out. Empty for a base."""
+    if not any(file.path == "rows.parquet" for file in model.files):
+        return {}
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(store.folder(model) / "rows.parquet", columns=["id", "seen", "skipped"])
+    return {row["id"]: row for row in table.to_pylist()}
 
 
 def graph(

@@ -179,6 +179,7 @@ def _probed(wish: Wish, at: RunContext, key: str, base: Any, rows: Any) -> Probe
         return Probe(**known.data["figures"])
     at.progress("probe: two real steps", 0, 2)
     figures = probe(wish.recipe.train, base, rows)
+    at.progress("probe: two real steps", 2, 2)
     at.store.ledger.append(Event("probe", key, {"machine": machine, "figures": asdict(figures)}))
     return figures
 
@@ -222,4 +223,8 @@ def _tree_tokens(base: Path, labels: list[str]) -> int:
 def _memory_bytes() -> int:
     import psutil
 
-    return int(psutil.virtual_memory().total)
+    allowed = int(psutil.virtual_memory().total)
+    try:  # a container may be given less than the machine has
+        return min(allowed, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return allowed

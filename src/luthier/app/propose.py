@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import DataError
+from luthier.core.spec import resolve
 from luthier.data.propose import Proposal, propose
 from luthier.store.catalog import check_name
 
 
-def write_recipe(data_file: Path, *, base: str, name: str | None = None) -> str:
-    """A commented recipe. Raises DataError when nothing can be made of the file. The file's path is written as given."""
-    found = propose(str(data_file), Path.cwd())
+def write_recipe(
+    data_file: str, *, base: str, name: str | None, folder: Path, environ: Mapping[str, str]
+) -> str:
+    """A commented recipe for a path or URL. Raises DataError when nothing can be made of it.
+
+    A relative path is one from here; it is written as seen from `folder`, where the recipe will stand.
+    """
+    found = propose(data_file, Path.cwd(), lambda text: resolve(text, environ))
+    if "://" not in data_file and not Path(data_file).is_absolute():
+        found = replace(found, files=os.path.relpath(data_file, folder))
     return _text(found, base, check_name(name) if name else _name_from(data_file))
 
 
-def _name_from(path: Path) -> str:
-    stem = re.sub(r"[^a-z0-9]+", "-", path.name.split(".")[0].lower()).strip("-")
+def _name_from(data_file: str) -> str:
+    stem = re.sub(r"[^a-z0-9]+", "-", data_file.rstrip("/").rpartition("/")[2].split(".")[0].lower()).strip(
+        "-"
+    )
     if not stem:
-        raise DataError(f"no name can be made from {path.name!r}.", remedy="Give one with --name.")
+        raise DataError(f"no name can be made from {data_file!r}.", remedy="Give one with --name.")
     return stem[:60]
 
 
@@ -34,7 +47,7 @@ def _text(found: Proposal, base: str, name: str) -> str:
     lines = [
         f"# Proposed from the first {found.sampled_rows:,} rows of {_line(found.files)} ({found.format}, {rows}).",
         "# Read the reasons, correct what is wrong, then:  luthier plan RECIPE   and   luthier run RECIPE",
-        f"name: {name}",
+        f"name: {_flow(name)}",
         f"base: {_flow(base)}",
         "",
         f"# {_line(found.task.reason)}.",
@@ -93,7 +106,7 @@ def _flow(value: Any) -> str:
     if (
         isinstance(value, str)
         and re.fullmatch(r"[A-Za-z_/.][\w./-]*", value)
-        and value.lower() not in ("true", "false", "null", "~")
+        and value.lower() not in ("true", "false", "null", "~", ".inf", ".nan")
     ):
         return value
     return json.dumps(value, ensure_ascii=False)

@@ -86,7 +86,7 @@ def run_line(wish: Wish, at: RunContext, *, fresh: bool = False) -> Run:
         name=wish.recipe.name,
         recipe=wish.text,
         overrides=list(wish.overrides),
-        source=wish.source,
+        source=Path(wish.source).name,
         environment=_environment(),
     )
     make = Make(at, frozenset(STEPS) if fresh else frozenset())
@@ -259,14 +259,10 @@ def _forecast_and_actual(
 
 
 def _events_of_model(at: RunContext, results: Results) -> list[Event]:
-    """The events of the runs that made this model: this one, or an earlier one whose model was found."""
-    ledger = at.store.ledger
-    makers = [
-        e.subject
-        for e in ledger.read(kind="stage.finished")
-        if results.model and e.data["digest"] == results.model.digest
-    ]
-    return [e for run in dict.fromkeys([*makers[-1:], at.run]) for e in ledger.read(subject=run)]
+    """The events of every run that worked on this model, those that were cut off too, and of this run."""
+    ledger, model = at.store.ledger, results.model
+    tried = [e.subject for e in ledger.read(kind="stage.started") if model and e.data["key"] == model.key]
+    return [e for run in dict.fromkeys([*tried, at.run]) for e in ledger.read(subject=run)]
 
 
 def _environment() -> dict[str, str]:

@@ -110,7 +110,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("data_file", type=click.Path(path_type=Path))
+@click.argument("data_file")
 @click.option("--base", default=DEFAULT_BASE, show_default=True, help="The model to start from.")
 @click.option("--name", help="What the released model will be called; default: from the file's name.")
 @click.option(
@@ -121,9 +121,9 @@ def main() -> None:
 )
 @_as_json
 @_told
-def init(data_file: Path, base: str, name: str | None, output: Path | None, as_json: bool) -> None:
+def init(data_file: str, base: str, name: str | None, output: Path | None, as_json: bool) -> None:
     """Propose a commented recipe for DATA_FILE: what its columns mean, which task, how to split."""
-    text = _app().init(data_file, base=base, name=name)
+    text = _app().init(data_file, base=base, name=name, folder=output.parent if output else None)
     if output:
         try:
             with output.open("x", encoding="utf-8") as handle:
@@ -154,12 +154,14 @@ def init(data_file: Path, base: str, name: str | None, output: Path | None, as_j
 @_told
 def plan(recipe: Path, sets: tuple[str, ...], no_probe: bool, as_json: bool) -> None:
     """What RECIPE would run, how long, with how much memory and money. Trains nothing."""
+    from .interrupt import stop_on_signals
     from .show import watch
     from .tables import print_plan
 
     eyes = watch()
     try:
-        result = _app().plan(recipe, sets, probe=not no_probe, watch=eyes)
+        with stop_on_signals(eyes.say) as stop:
+            result = _app().plan(recipe, sets, probe=not no_probe, watch=eyes, stop=stop)
     finally:
         eyes.close()
     _json(result.plain()) if as_json else print_plan(result)

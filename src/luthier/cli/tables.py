@@ -137,7 +137,7 @@ def print_list(rows: Sequence[Mapping[str, Any]], kind: str | None) -> None:
         )
 
 
-_SIGN = {"this": "●", "from": "↑", "to": "↓", "holds it": "●"}
+_SIGN = {"this": "●", "from": "↑", "holds it": "●"}
 
 
 def print_lineage(found: Lineage) -> None:
@@ -154,7 +154,7 @@ def print_lineage(found: Lineage) -> None:
         columns(
             [
                 (
-                    _SIGN[n["relation"]],
+                    _SIGN.get(n["relation"], "↓"),
                     n["kind"],
                     short(n["digest"]),
                     ", ".join(n["names"]),

@@ -1,4 +1,4 @@
-"""The one table of named parts. A rule, method, metric, engine, connector or launcher is one new file and its
+"""The one table of named parts. A rule, method, adapter, engine, connector or task is one new file and its
 line here; other packages add theirs through the entry-point group `luthier.<kind>`. Nothing loads until asked for.
 
 Not here: what a part must look like. Each folder states its own protocol.

@@ -177,10 +177,12 @@ def override(tree: Tree, assignments: list[str] | tuple[str, ...]) -> Tree:
         if not equals or not dotted.strip():
             raise SpecError(f"--set {text!r} has no '='.", remedy="Write --set train.epochs=3")
         new = read_yaml(right, f"--set {dotted}").value if right.strip() else None
-        parts: list[str | int] = [int(p) if p.isdigit() else p for p in dotted.strip().split(".")]
+        parts: list[str | int] = list(dotted.strip().split("."))
         here = value
         for i, part in enumerate(parts):
             if isinstance(here, list):
+                if re.fullmatch(r"[0-9]{1,6}", str(part)):
+                    part = parts[i] = int(part)
                 if not isinstance(part, int) or part >= len(here):
                     raise SpecError(
                         f"--set {dotted}: {part!r} is not an item of a list of {len(here)}.",

@@ -6,6 +6,7 @@ Inside the program a duration is seconds (`_s`), a size is bytes (`_bytes`), a s
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, NamedTuple
 
@@ -95,7 +96,8 @@ class Money(NamedTuple):
     currency: str
 
     def __str__(self) -> str:
-        digits = 2 if self.amount == 0 or self.amount >= 0.01 else 6
+        # Below a cent, as many digits as show two that count.
+        digits = 2 if self.amount == 0 or self.amount >= 0.01 else 1 - math.floor(math.log10(self.amount))
         return f"{self.amount:.{digits}f} {self.currency}"
 
 

@@ -28,7 +28,7 @@ class ReleaseSpec(Spec):
 
     name: str
     """The name whose next version this is."""
-    gate: GateSpec = Field(default={})
+    gate: GateSpec = Field(default_factory=dict)
     """The rules that the report was judged by."""
 
 
@@ -89,7 +89,10 @@ def _facts(
 
 
 def _source(written: Mapping[str, Any]) -> str:
-    return str(written.get("name") or written.get("files") or "source")
+    """The name, or the last part of each pattern: a card leaves the company, and paths and buckets should not."""
+    files = written["files"]
+    patterns = [files] if isinstance(files, str) else files
+    return str(written.get("name") or ", ".join(p.rstrip("/").rpartition("/")[2] for p in patterns))
 
 
 def _json(path: Path) -> Any:

@@ -2,7 +2,7 @@
 
 Local: <root>/ab/abcdef…, mode 0444, entered by hard link (or copy) + fsync + rename.
 Remote: uploaded under a temporary key and moved; object stores make a finished upload visible as a whole.
-Reading verifies the hash: a flipped bit is an error that names the file, never a silently different model.
+Taking a blob out verifies its hash: a flipped bit is an error that names the file. `Store.verify` reads all of them again.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import File
 from luthier.core.errors import StoreError, missing_part
+from luthier.core.spec import redact, resolve
 from luthier.core.testing import fault
 
 from .files import explained, fsync_file, fsync_folder, sha256_of
@@ -30,11 +32,11 @@ _EXTRAS = {
 }
 
 
-def open_blobs(where: str, temporary: Path) -> LocalBlobs | RemoteBlobs:
-    """`where` is a folder or an fsspec URL; `temporary` a local folder on the home's disk."""
+def open_blobs(where: str, temporary: Path, environ: Mapping[str, str]) -> LocalBlobs | RemoteBlobs:
+    """`where` is a folder or an fsspec URL, which may hold ${VAR}; `temporary` a local folder on the home's disk."""
     if "://" not in where:
         return LocalBlobs(Path(where))
-    return RemoteBlobs(where, temporary)
+    return RemoteBlobs(where, temporary, environ)
 
 
 class LocalBlobs:
@@ -56,7 +58,7 @@ class LocalBlobs:
             sha256 = sha256_of(source)
             size = source.stat().st_size
             target = self.path(sha256)
-            if not target.exists():
+            if not target.exists() or sha256_of(target) != sha256:  # damaged bytes are replaced by sound ones
                 target.parent.mkdir(parents=True, exist_ok=True)
                 partial = target.with_name(f".{uuid.uuid4().hex}.partial")
                 try:
@@ -86,9 +88,10 @@ class LocalBlobs:
 class RemoteBlobs:
     """Blobs under an fsspec URL. Credentials come from the environment, as each file system documents."""
 
-    def __init__(self, url: str, temporary: Path) -> None:
-        self.url = url.rstrip("/")
+    def __init__(self, url: str, temporary: Path, environ: Mapping[str, str]) -> None:
+        self.url = url.rstrip("/")  # as written: shown in messages
         self.temporary = temporary
+        self._environ = environ
         self._opened: tuple[Any, str] | None = None
 
     def _open(self) -> tuple[Any, str]:
@@ -97,7 +100,7 @@ class RemoteBlobs:
 
             scheme = self.url.split("://", 1)[0]
             try:
-                self._opened = fsspec.core.url_to_fs(self.url)
+                self._opened = fsspec.core.url_to_fs(resolve(self.url, self._environ))
             except ImportError as error:
                 raise missing_part(
                     str(error.name or scheme), _EXTRAS.get(scheme, scheme), f"the blob store {scheme}://"
@@ -157,7 +160,7 @@ class RemoteBlobs:
             except (
                 Exception
             ) as error:  # each file system brings its own family of errors; all mean the same here
-                raise StoreError(f"the blob store {self.url} failed: {type(error).__name__}: {error}.",
+                raise StoreError(f"the blob store {self.url} failed: {type(error).__name__}: {redact(str(error), self.url, self._environ)}.",
                                  remedy="Check the address, the network and the credentials in the environment.") from error  # fmt: skip
 
         return guard()

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from luthier.core.artifact import Artifact, File
 from luthier.core.errors import NotFound, SpecError, did_you_mean
 
-from .database import Database, artifacts, files, names, parents
+from .database import Database, artifacts, files, insert_once, names, parents
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
@@ -53,25 +54,20 @@ class Catalog:
     def record(self, artifact: Artifact) -> Artifact:
         """Make an artifact known, in one transaction. Its blobs must be durable already. Recording it twice is harmless."""
         digest = artifact.digest
-        with self._database.transaction() as connection:
+        head = {"digest": digest, "kind": artifact.kind, "key": artifact.key, "spec": dict(artifact.spec),
+                "version": artifact.version, "summary": dict(artifact.summary), "created_s": artifact.created_s or time.time()}  # fmt: skip
+        own = [
+            {"digest": digest, "path": f.path, "sha256": f.sha256, "size_bytes": f.size_bytes}
+            for f in artifact.files
+        ]
+        up = [{"child": digest, "role": r, "parent": p} for r, p in artifact.parents.items()]
+        with self._database.reading() as connection:
             if connection.execute(sa.select(artifacts.c.digest).where(artifacts.c.digest == digest)).first():
                 return artifact
-            connection.execute(artifacts.insert().values(
-                digest=digest, kind=artifact.kind, key=artifact.key, spec=dict(artifact.spec), version=artifact.version,
-                summary=dict(artifact.summary), created_s=artifact.created_s or time.time()))  # fmt: skip
-            if artifact.files:
-                connection.execute(
-                    files.insert(),
-                    [
-                        {"digest": digest, "path": f.path, "sha256": f.sha256, "size_bytes": f.size_bytes}
-                        for f in artifact.files
-                    ],
-                )
-            if artifact.parents:
-                connection.execute(
-                    parents.insert(),
-                    [{"child": digest, "role": r, "parent": p} for r, p in artifact.parents.items()],
-                )
+        with self._database.transaction() as connection:
+            for table, rows in ((artifacts, [head]), (files, own), (parents, up)):
+                if rows:
+                    connection.execute(insert_once(connection, table), rows)
         return artifact
 
     def find(self, key: str) -> Artifact | None:
@@ -160,6 +156,15 @@ class Catalog:
     def name(self, name: str, digest: str) -> Version:
         """Give the artifact a name: the next version, or the newest one when it already points there."""
         check_name(name)
+        for last_try in (False, False, False, False, True):
+            try:
+                return self._name(name, digest)
+            except IntegrityError:  # another process took that version at the same moment
+                if last_try:
+                    raise
+        raise AssertionError("not reached")
+
+    def _name(self, name: str, digest: str) -> Version:
         with self._database.transaction() as connection:
             newest = self._version(connection, name, None)
             if newest and newest.digest == digest:

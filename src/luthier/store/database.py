@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from luthier.core.errors import Busy, StoreError, missing_part
 from luthier.core.spec import redact, resolve
@@ -73,17 +73,16 @@ events = sa.Table(
 class Database:
     """One engine, and transactions whose failures are told in our words.
 
-    `url` may hold ${VAR}; it is recorded and shown as written.
+    `url` may hold ${VAR}; it is shown without what they stand for, and without a password that is written out.
     """
 
     def __init__(self, url: str, environ: Mapping[str, str]) -> None:
-        self.url = url
-        self._environ = environ
+        self._written, self._environ = url, environ
         try:
             address = sa.make_url(resolve(url, environ))
         except sa.exc.ArgumentError:
             raise StoreError(
-                f"{url!r} is not a database URL.",
+                "LUTHIER_DATABASE is not a database URL.",
                 remedy="Write for example postgresql://user:${PGPASSWORD}@host/luthier",
             ) from None
         if address.drivername in ("postgresql", "postgres"):
@@ -93,6 +92,7 @@ class Database:
                 f"{address.get_backend_name()} is not a database Luthier keeps its records in.",
                 remedy="Use SQLite (the default) or PostgreSQL.",
             )
+        self.shown = redact(address.render_as_string(hide_password=True), url, environ)
         self.is_sqlite = address.get_backend_name() == "sqlite"
         try:
             self.engine = sa.create_engine(address, pool_pre_ping=not self.is_sqlite)
@@ -100,18 +100,19 @@ class Database:
             raise missing_part(str(error.name), "postgres", "a PostgreSQL store") from None
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
-            sa.event.listen(
-                self.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
-            )
+            sa.event.listen(self.engine, "begin", _begin)
         self._migrate()
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
-        """All or nothing. Raises Busy when another process holds the database too long, StoreError otherwise."""
+        """All or nothing. Raises Busy when another process holds the database too long, StoreError otherwise, and
+        sqlalchemy's IntegrityError when another process entered the same key first."""
         try:
             with self.engine.begin() as connection:
                 yield connection
-        except OperationalError as error:
+        except IntegrityError:
+            raise
+        except DBAPIError as error:
             raise self._explain(error) from error
 
     @contextmanager
@@ -120,24 +121,24 @@ class Database:
         try:
             with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 yield connection
-        except OperationalError as error:
+        except DBAPIError as error:
             raise self._explain(error) from error
 
-    def _explain(self, error: SQLAlchemyError) -> StoreError:
-        text = redact(str(getattr(error, "orig", error)), self.url, self._environ)
+    def _explain(self, error: DBAPIError) -> StoreError:
+        text = redact(str(getattr(error, "orig", error)), self._written, self._environ)
         if "locked" in text:
             return Busy(
                 "another process is writing to this home and did not finish in 30 s.",
                 remedy="Wait for it, or stop it, and run the command again.",
             )
         if "full" in text:
-            return StoreError(f"the disk under {self.url} is full. Nothing that was finished is lost.",
+            return StoreError(f"the disk under {self.shown} is full. Nothing that was finished is lost.",
                               remedy="Free some space, or point LUTHIER_HOME at a larger disk, and run the same command again.")  # fmt: skip
         if "readonly" in text or "read-only" in text or "unable to open" in text:
-            return StoreError(f"the database {self.url} cannot be written.",
+            return StoreError(f"the database {self.shown} cannot be written.",
                               remedy="Give yourself the right to write there, or set LUTHIER_HOME to a folder that is yours.")  # fmt: skip
         return StoreError(
-            f"the database {self.url} failed: {text.strip()}.",
+            f"the database {self.shown} failed: {text.strip()}.",
             remedy="Check that it runs and that the address and credentials are right.",
         )
 
@@ -154,7 +155,7 @@ class Database:
                             remedy="Upgrade: pip install -U luthier",
                         )
             _upgrade(self.engine)
-        except OperationalError as error:
+        except DBAPIError as error:
             raise self._explain(error) from error
 
 
@@ -167,6 +168,23 @@ def _upgrade(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def insert_once(connection: sa.Connection, table: sa.Table) -> Any:
+    """An INSERT that leaves a row that is already there as it is."""
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert
+
+        return insert(table).on_conflict_do_nothing()
+    from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+
+    return insert_postgresql(table).on_conflict_do_nothing()
+
+
+def _begin(connection: sa.Connection) -> None:
+    """Writers queue up at the start of their transaction; readers (AUTOCOMMIT) take no lock at all."""
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

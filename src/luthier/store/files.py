@@ -19,6 +19,7 @@ from luthier.core.testing import fault
 from luthier.core.units import show_bytes
 
 CHUNK_BYTES = 1 << 20
+DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ PAGE_ROWS = 1_000
 
 
 class Ledger:
-    """Safe for several processes; `seq` grows in the order of commit within one database."""
+    """Safe for several processes; `seq` never repeats; on PostgreSQL a slow writer may commit a lower `seq` after a higher one."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

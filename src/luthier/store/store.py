@@ -60,7 +60,7 @@ class Store:
                 )
             (home / "work").mkdir(exist_ok=True)
         database = Database(database_url or f"sqlite:///{home / 'luthier.db'}", environ or {})
-        return cls(home, database, open_blobs(blobs_url or str(home / "blobs"), home / "work"))
+        return cls(home, database, open_blobs(blobs_url or str(home / "blobs"), home / "work", environ or {}))
 
     # -- a stage at work --------------------------------------------------------------------------------------------
 
@@ -127,6 +127,7 @@ class Store:
             Artifact(kind, key, spec, version, parents, entered, summary, time.time())
         )
         _remove(self.home / "work" / key)
+        _remove(self.home / "folders" / artifact.digest)  # made anew from these bytes when next needed
         return artifact
 
     def folder(self, artifact: Artifact) -> Path:
