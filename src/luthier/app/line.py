@@ -111,9 +111,6 @@ class Results:
     package: Artifact | None = None
     release: Artifact | None = None
 
-    def missing(self) -> list[str]:
-        return [step for step in STEPS if getattr(self, step) is None]
-
 
 def sources(wish: Wish, at: RunContext) -> dict[str, Artifact]:
     """The data sources as artifacts: identity is what is written and a fingerprint of what is there."""

@@ -86,6 +86,18 @@ def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:
     return "known: " + ", ".join(sorted(known))
 
 
+# Which extra brings the driver of a URL's scheme.
+SCHEME_EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "abfs": "azure",
+    "abfss": "azure",
+    "az": "azure",
+    "hdfs": "hdfs",
+    "webhdfs": "hdfs",
+}
+
+
 def missing_part(package: str, extra: str, what_for: str) -> MissingPart:
     """The error for an optional dependency that is not there."""
     return MissingPart(

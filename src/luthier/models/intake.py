@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import LuthierError, ModelError, did_you_mean, missing_part
+from luthier.core.errors import SCHEME_EXTRAS, LuthierError, ModelError, did_you_mean, missing_part
 from luthier.core.spec import redact, references
 from luthier.core.stage import Context, Output, Stage
 
@@ -35,7 +35,6 @@ __all__ = ["STAGE", "fingerprint", "inspect"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _SMALL_BYTES = 1_000_000
 # Which extra brings the file system of an address.
-_EXTRAS = {"s3": "s3", "abfs": "azure", "abfss": "azure", "az": "azure", "hdfs": "hdfs", "webhdfs": "hdfs"}
 
 
 def kind_of(base: str, root: Path = Path()) -> str:
@@ -205,11 +204,11 @@ def _from_url(url: str, out: Path, at: Context) -> None:
             filesystem.get_file(names[name], str(out / name))
     except ImportError as error:
         scheme = url.partition(":")[0]
-        if scheme not in _EXTRAS:
+        if scheme not in SCHEME_EXTRAS:
             raise ModelError(
-                f"{url} cannot be read: {error}.", remedy="Use " + ", ".join(_EXTRAS) + "."
+                f"{url} cannot be read: {error}.", remedy="Use " + ", ".join(SCHEME_EXTRAS) + "."
             ) from None
-        raise missing_part(str(error.name or scheme), _EXTRAS[scheme], f"reading {url}") from None
+        raise missing_part(str(error.name or scheme), SCHEME_EXTRAS[scheme], f"reading {url}") from None
     except LuthierError:
         raise
     except Exception as error:  # each file system has its own family of errors

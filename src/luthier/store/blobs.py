@@ -15,21 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import File
-from luthier.core.errors import StoreError, missing_part
+from luthier.core.errors import SCHEME_EXTRAS, StoreError, missing_part
 from luthier.core.spec import redact, resolve
 from luthier.core.testing import fault
 
 from .files import explained, fsync_file, fsync_folder, sha256_of
-
-_EXTRAS = {
-    "s3": "s3",
-    "s3a": "s3",
-    "abfs": "azure",
-    "abfss": "azure",
-    "az": "azure",
-    "hdfs": "hdfs",
-    "webhdfs": "hdfs",
-}
 
 
 def open_blobs(where: str, temporary: Path, environ: Mapping[str, str]) -> LocalBlobs | RemoteBlobs:
@@ -103,7 +93,9 @@ class RemoteBlobs:
                 self._opened = fsspec.core.url_to_fs(resolve(self.url, self._environ))
             except ImportError as error:
                 raise missing_part(
-                    str(error.name or scheme), _EXTRAS.get(scheme, scheme), f"the blob store {scheme}://"
+                    str(error.name or scheme),
+                    SCHEME_EXTRAS.get(scheme, scheme),
+                    f"the blob store {scheme}://",
                 ) from None
             except ValueError as error:
                 raise StoreError(

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 
 from luthier.core.artifact import digest_of
-from luthier.core.errors import DataError, LuthierError, did_you_mean, missing_part
+from luthier.core.errors import SCHEME_EXTRAS, DataError, LuthierError, did_you_mean, missing_part
 from luthier.core.spec import references
 from luthier.data.spec import SourceSpec
 
@@ -30,15 +30,6 @@ SUFFIXES = {
     ".parquet": "parquet", ".pq": "parquet", ".txt": "text", ".text": "text", ".md": "text",
 }  # fmt: skip
 COMPRESSION = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
-EXTRAS = {
-    "s3": "s3",
-    "s3a": "s3",
-    "abfs": "azure",
-    "abfss": "azure",
-    "az": "azure",
-    "hdfs": "hdfs",
-    "webhdfs": "hdfs",
-}
 SAMPLE_BYTES = 1_000_000
 
 
@@ -137,9 +128,9 @@ class FilesConnector:
             system, path = url_to_fs(written if is_url else str(self._base / Path(written).expanduser()))
         except (ImportError, ValueError) as error:
             scheme = written.partition("://")[0]
-            if scheme in EXTRAS:
+            if scheme in SCHEME_EXTRAS:
                 raise missing_part(
-                    f"fsspec driver for {scheme}", EXTRAS[scheme], f"reading {pattern}"
+                    f"fsspec driver for {scheme}", SCHEME_EXTRAS[scheme], f"reading {pattern}"
                 ) from None
             raise DataError(
                 f"{pattern}: {self._told(error, pattern)}", remedy="Check the URL's scheme."
