@@ -115,8 +115,9 @@ def measure(given: argparse.Namespace, temporary: Path) -> None:
     speeds = [event.data["tokens_per_s"] for event in at.events if event.kind == "step"]
     facts = describe(folders["base"])
     parents = {role: artifact.digest for role, artifact in sorted(inputs.items())}
-    splits = tokenised(
-        spec, folders["base"], folders["dataset"], facts.context, parents, folders["scratch"], at
+    method = spec.method.load()(spec.method.settings)
+    splits, _ = tokenised(
+        spec, method, folders["base"], folders["dataset"], facts.context, parents, folders["scratch"], at
     )
     told = forecast(spec, facts, Lengths.of(splits))
     rows = splits["train"]

@@ -3,6 +3,8 @@
 import pytest
 
 from luthier.models.weights import ModelFacts, describe
+from luthier.training.method import NoSettings
+from luthier.training.methods.sft import Sft
 from luthier.training.plan import (
     RUNTIME_BYTES,
     Lengths,
@@ -15,6 +17,7 @@ from luthier.training.plan import (
 )
 from luthier.training.spec import TrainSpec
 
+SFT = Sft(NoSettings())
 # SmolLM2-135M
 FACTS = ModelFacts(
     parameters=134_515_008,
@@ -140,9 +143,8 @@ def test_the_forecast_is_what_a_run_then_does(work):
     given = {"epochs": 1, "dtype": "fp32", "learning_rate": 0.01, "batch": {"rows": 8, "micro_tokens": 150}}
     facts = describe(work.base)
     work.folder.mkdir()
-    splits = tokenised(
-        spec(**given), work.base, work.dataset, facts.context, {}, work.folder, FakeContext(work.folder)
-    )
+    at = FakeContext(work.folder)
+    splits, _ = tokenised(spec(**given), SFT, work.base, work.dataset, facts.context, {}, work.folder, at)
     told = forecast(spec(**given), facts, Lengths.of(splits))
     work.run()
     steps = work.history()["steps"]
@@ -164,7 +166,8 @@ def test_the_probe_measures_two_real_steps(work, adapter):
 
     given = spec(dtype="fp32", adapter={"kind": adapter}, batch={"rows": 8, "micro_tokens": 150})
     work.folder.mkdir()
-    splits = tokenised(given, work.base, work.dataset, 512, {}, work.folder, FakeContext(work.folder))
+    at = FakeContext(work.folder)
+    splits, _ = tokenised(given, SFT, work.base, work.dataset, 512, {}, work.folder, at)
     told = probe(given, work.base, splits["train"])
     assert 0 < told.seconds_per_validation_token < 1 and 0 < told.seconds_per_token < 1
     assert told.peak_bytes > 100_000_000 and told.dtype == "fp32" and told.device == "cpu"

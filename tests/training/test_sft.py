@@ -9,8 +9,11 @@ from torch.nn.functional import cross_entropy
 
 from luthier.models.testing import tiny_model
 from luthier.models.weights import load
+from luthier.training.method import NoSettings
 from luthier.training.methods.sft import Sft
-from luthier.training.rows import Row
+from luthier.training.rows import Row, Tokens
+
+SFT = Sft(NoSettings())
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +27,13 @@ def row(seed, n, weight=1.0):
     rng = np.random.default_rng(seed)
     told = rng.random(n) < 0.4
     told[0], told[-1] = False, True
-    return Row(f"row{seed}", weight, rng.integers(3, 300, n).astype(np.int32), told)
+    return Row(f"row{seed}", weight, "", (Tokens(rng.integers(3, 300, n).astype(np.int32), told),))
 
 
 def padded_loss(model, rows):
     """The plain twin: right-padded, transformers' own mask, logits of every position, -100 where nothing is learnt."""
+    weights_R = [r.weight for r in rows]
+    rows = [r.sequences[0] for r in rows]
     longest = max(len(r.ids) for r in rows)
     ids, mask = (
         torch.zeros(len(rows), longest, dtype=torch.long),
@@ -43,7 +48,7 @@ def padded_loss(model, rows):
     each = cross_entropy(
         logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="none"
     )
-    weights = torch.tensor([r.weight for r in rows])[:, None].expand(-1, longest - 1)
+    weights = torch.tensor(weights_R)[:, None].expand(-1, longest - 1)
     return (each.view(len(rows), -1) * weights).sum()
 
 
@@ -62,11 +67,11 @@ def close(a, b):
 
 def test_packed_is_padded(model):
     rows = [row(1, 7), row(2, 31, weight=0.5), row(3, 2), row(4, 18, weight=2.0)]
-    batch = Sft().collate(rows)
-    assert batch.input_ids.shape == (1, 7 + 31 + 2 + 18 - 4)  # a row's last token predicts nothing
-    assert batch.tokens == 58 and batch.supervised == sum(int(r.supervised.sum()) for r in rows)
-    assert batch.weight == pytest.approx(sum(r.weight * r.supervised.sum() for r in rows))
-    loss, twin = Sft().loss(model.train(), batch).sum, padded_loss(model, rows)
+    batch = SFT.collate(rows)
+    assert batch.inputs["input_ids"].shape == (1, 7 + 31 + 2 + 18 - 4)  # a row's last token predicts nothing
+    assert batch.tokens == 58 and batch.supervised == sum(r.sequences[0].supervised_count for r in rows)
+    assert batch.row_weights == [r.weight * r.sequences[0].supervised_count for r in rows]
+    loss, twin = SFT.loss(model.train(), batch).sum, padded_loss(model, rows)
     assert loss.item() == pytest.approx(twin.item(), rel=1e-5)
     close(gradients(model, loss), gradients(model, twin))
 
@@ -79,33 +84,34 @@ def test_packed_is_padded(model):
 def test_a_step_does_not_depend_on_how_it_is_cut(model, rows, cut):
     rows = [row(i, n, weight) for i, (n, weight) in enumerate(rows)]
     parts = [[r for r, c in zip(rows, cut, strict=False) if c == k] for k in range(4)]
-    batches = [Sft().collate(part) for part in parts if part]
-    weight = sum(batch.weight for batch in batches)
-    whole = Sft().collate(rows)
-    assert whole.weight == pytest.approx(weight)
-    loss = Sft().loss(model.train(), whole).sum / weight
-    pieces = sum(Sft().loss(model, batch).sum / weight for batch in batches)
+    batches = [SFT.collate(part) for part in parts if part]
+    weight = sum(sum(batch.row_weights) for batch in batches)
+    whole = SFT.collate(rows)
+    assert sum(whole.row_weights) == pytest.approx(weight)
+    loss = SFT.loss(model.train(), whole).sum / weight
+    pieces = sum(SFT.loss(model, batch).sum / weight for batch in batches)
     assert loss.item() == pytest.approx(pieces.item(), rel=1e-5)
     close(gradients(model, loss), gradients(model, pieces))
 
 
 def test_a_weight_of_two_is_the_row_twice(model):
-    doubled = Sft().collate([row(1, 9, weight=2.0), row(2, 12)])
-    twice = Sft().collate([row(1, 9), row(1, 9), row(2, 12)])
-    assert doubled.weight == twice.weight
-    assert Sft().loss(model, doubled).sum.item() == pytest.approx(
-        Sft().loss(model, twice).sum.item(), rel=1e-5
-    )
+    doubled = SFT.collate([row(1, 9, weight=2.0), row(2, 12)])
+    twice = SFT.collate([row(1, 9), row(1, 9), row(2, 12)])
+    assert sum(doubled.row_weights) == sum(twice.row_weights)
+    assert SFT.loss(model, doubled).sum.item() == pytest.approx(SFT.loss(model, twice).sum.item(), rel=1e-5)
 
 
 def test_accuracy_is_counted_outside_training(model):
     rows = [row(1, 9), row(2, 30, weight=2.0)]
-    batch = Sft().collate(rows)
-    assert Sft().loss(model.train(), batch).metrics == {}
+    batch = SFT.collate(rows)
+    assert SFT.loss(model.train(), batch).metrics == {}
     right = 0.0
     for r in rows:
         with torch.no_grad():
-            said = model(input_ids=torch.tensor(r.ids, dtype=torch.long)[None]).logits[0].argmax(-1).numpy()
-        right += r.weight * (r.supervised[1:] & (said[:-1] == r.ids[1:])).sum()
+            tokens = r.sequences[0]
+            said = (
+                model(input_ids=torch.tensor(tokens.ids, dtype=torch.long)[None]).logits[0].argmax(-1).numpy()
+            )
+        right += r.weight * (tokens.supervised[1:] & (said[:-1] == tokens.ids[1:])).sum()
     with torch.no_grad():
-        assert Sft().loss(model.eval(), batch).metrics == {"token_accuracy": right}
+        assert SFT.loss(model.eval(), batch).metrics == {"token_accuracy": right}

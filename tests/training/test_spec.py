@@ -11,7 +11,7 @@ from luthier.training.spec import TrainSpec
 
 def test_the_shortest_spec_says_everything():
     spec = TrainSpec()
-    assert (spec.method, spec.adapter.kind, spec.adapter.rank) == ("sft", "lora", 16)
+    assert (spec.method.name, spec.adapter.kind, spec.adapter.rank) == ("sft", "lora", 16)
     assert spec.peak_learning_rate == 2e-4
     assert TrainSpec.model_validate({"adapter": {"kind": "full"}}).peak_learning_rate == 2e-5
     assert TrainSpec.model_validate(spec.plain()) == spec
@@ -21,7 +21,7 @@ def test_the_shortest_spec_says_everything():
     ("text", "says"),
     [
         ("epoch: 3", "recipe:1: epoch: there is no key 'epoch' here; did you mean 'epochs'?"),
-        ("method: dpoo", "there is no method 'dpoo'; known: sft"),
+        ("method: sftt", "recipe:1: method: there is no method called 'sftt'; did you mean 'sft'?"),
         ("epochs: 0", "recipe:1: epochs: Input should be greater than 0 (it is '0')"),
         ("batch: {rows: 0}", "batch.rows: Input should be greater than or equal to 1"),
         ("dtype: fp16", "Input should be 'auto', 'fp32' or 'bf16'"),

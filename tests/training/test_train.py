@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from luthier.core.errors import Interrupted, ModelError, SpecError, StoreError
 from luthier.core.testing import arm
+from luthier.training.method import NoSettings
 from luthier.training.methods.sft import Sft
 
 DROPOUT = {"adapter": {"kind": "lora", "rank": 4, "dropout": 0.1}}
@@ -160,7 +162,8 @@ class Fixed(Sft):
         found = super().loss(model, batch)
         if model.training:
             return found
-        return type(found)(torch.tensor(self.losses.pop(0) * batch.weight))
+        total = torch.tensor(self.losses.pop(0) * sum(batch.row_weights))
+        return replace(found, sum=total)
 
 
 @pytest.fixture
@@ -219,7 +222,7 @@ class Diverging(Sft):
     def loss(self, model, batch):
         found = super().loss(model, batch)
         type(self).passed += 1
-        return type(found)(found.sum * math.nan) if type(self).passed > 9 and model.training else found
+        return replace(found, sum=found.sum * math.nan) if type(self).passed > 9 and model.training else found
 
     passed = 0
 
@@ -241,7 +244,7 @@ class Steep(Sft):
 
     def loss(self, model, batch):
         found = super().loss(model, batch)
-        return type(found)(found.sum + (found.sum - found.sum.detach()) * 1e30)
+        return replace(found, sum=found.sum + (found.sum - found.sum.detach()) * 1e30)
 
 
 def test_a_gradient_that_is_no_number_stops_the_run(work, monkeypatch):
@@ -279,16 +282,15 @@ def test_the_adapter_loads_in_plain_peft_with_the_trained_loss(work):
 
     work.run()
     template = Template(load_tokenizer(work.base), 512)
-    rows = read_split(
-        work.dataset / "validation.parquet", template, {}, work.folder, FakeContext(work.folder)
-    )
-    batch = Sft().collate(list(rows))
+    sft, at = Sft(NoSettings()), FakeContext(work.folder)
+    rows = read_split(work.dataset / "validation.parquet", sft, template, {}, work.folder, at)
+    batch = sft.collate(list(rows))
     told = min(one["loss"] for one in work.history()["validation"])
     ours = load(work.out, base_folder=work.base)
     with torch.no_grad():
-        assert Sft().loss(ours, batch).sum.item() / batch.weight == pytest.approx(told, rel=1e-5)
+        assert sft.loss(ours, batch).sum.item() / sum(batch.row_weights) == pytest.approx(told, rel=1e-5)
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(work.base), work.out)
-    ids = torch.tensor(rows[0].ids, dtype=torch.long)[None]
+    ids = torch.tensor(rows[0].sequences[0].ids, dtype=torch.long)[None]
     with torch.no_grad():
         assert torch.allclose(plain(input_ids=ids).logits, ours(input_ids=ids).logits, atol=1e-5)
 

@@ -162,7 +162,10 @@ def _measure(wish: Wish, at: RunContext, so_far: Results, probe: bool) -> tuple[
     base, dataset = at.folder(so_far.base), at.folder(so_far.dataset)
     facts = describe(base)
     with at.store.working(key) as (_, scratch):  # the run finds the tokens there
-        splits = tokenised(spec, base, dataset, facts.context, dict(sorted(parents.items())), scratch, at)
+        method = spec.method.load()(spec.method.settings)
+        splits, _ = tokenised(
+            spec, method, base, dataset, facts.context, dict(sorted(parents.items())), scratch, at
+        )
     lengths = training.Lengths.of(splits)
     if not probe:
         return facts, lengths, None

@@ -7,14 +7,13 @@ so a new rule needs no line in this file.
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SerializeAsAny, ValidationError, model_serializer, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, model_validator
 
 from luthier.core import plugin
-from luthier.core.errors import SpecError, did_you_mean
+from luthier.core.errors import SpecError
+from luthier.core.part import PartSpec
 from luthier.core.spec import Spec
 from luthier.core.units import Share
 
@@ -119,48 +118,11 @@ class SourceSpec(Spec):
         return [self.files] if isinstance(self.files, str) else self.files
 
 
-class RuleSpec(Spec):
+class RuleSpec(PartSpec):
     """One rule by name with its settings; written `normalize` or `{length: {min: 3}}`."""
 
-    name: str
-    """The rule's name in the plugin table."""
-    settings: SerializeAsAny[Spec]
-    """The rule's own settings, every default spelled out."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_written(cls, value: Any) -> Any:
-        if isinstance(value, RuleSpec):
-            return value
-        if isinstance(value, str):
-            value = {value: None}
-        if not isinstance(value, Mapping) or len(value) != 1:
-            raise ValueError("a rule is a name, or one name with its settings, as in {length: {min: 3}}")
-        name, settings = next(iter(value.items()))
-        known = plugin.names("rule")
-        if name not in known:
-            raise ValueError(f"there is no rule called {name!r}; {did_you_mean(str(name), known)}")
-        try:
-            return {"name": name, "settings": plugin.load("rule", name).spec.model_validate(settings or {})}
-        except ValidationError as error:
-            raise _under(name, error) from None
-
-    @model_serializer
-    def _as_written(self) -> dict[str, Any]:
-        return {self.name: self.settings.plain()}
-
-
-def _under(name: str, error: ValidationError) -> ValidationError:
-    """The same faults one level down, so that a recipe's line numbers are found for a rule's own keys."""
-    faults = [
-        InitErrorDetails(
-            type=PydanticCustomError(fault["type"], "{told}", {**fault.get("ctx", {}), "told": fault["msg"]}),
-            loc=(name, *fault["loc"]),
-            input=fault["input"],
-        )
-        for fault in error.errors(include_url=False)
-    ]
-    return ValidationError.from_exception_data(name, faults)
+    kind = "rule"
+    example = "{length: {min: 3}}"
 
 
 class RulesSpec(Spec):

@@ -68,6 +68,7 @@ def _facts(
     data, tuned = _json(dataset / "dataset.json"), _json(model / "luthier.json")
     history, base = _json(model / "history.json"), _json(at.folder(inputs["base"]) / "luthier.json")
     wished = dict(inputs["model"].spec)
+    ((method, settings),) = wished.pop("method").items()
     last = history["steps"][-1] if history["steps"] else {}
     return {
         "name": spec.name,
@@ -78,9 +79,9 @@ def _facts(
             "counts": data["counts"], "labels": data.get("labels"), "rules": _json(dataset / "rules.json"),
         },
         "training": {
-            "method": wished.pop("method"), "adapter": tuned["adapter"], "steps": last.get("step"),
+            "method": method, "adapter": tuned["adapter"], "steps": last.get("step"),
             "tokens": sum(s["tokens"] for s in history["steps"]), "supervised": sum(s["supervised"] for s in history["steps"]),
-            "stopped": history["stopped"], "best_step": history["best_step"], "hyperparameters": wished,
+            "stopped": history["stopped"], "best_step": history["best_step"], "hyperparameters": {**settings, **wished},
         },
         "report": report,
         "gate": [{"metric": v.metric, "rule": v.rule, "passed": v.passed, "reason": v.reason} for v in verdicts],

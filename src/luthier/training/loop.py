@@ -28,7 +28,7 @@ from . import optim
 from .batches import Order, pack, total_steps
 from .checkpoint import Checkpoint, Checkpoints, Damaged
 from .machine import Machine
-from .method import Batch, Method
+from .method import Batch, Loss, Method
 from .plan import validate_every
 from .rows import Row, Rows
 from .spec import TrainSpec
@@ -87,12 +87,14 @@ class Loop:
         started = time.monotonic()
         step = self.state.step + 1
         rows = [self.train[i] for i in self.order.step(step)]
-        batches = [self.method.collate(group) for group in groups(rows, self.spec.batch.micro_tokens)]
+        rows = list(self.method.unfold(self.model, rows, seed_of(self.spec.seed, step)))
+        parts = groups(rows, self.spec.batch.micro_tokens)
+        batches = [self.method.collate(part) for part in parts]
         rate = optim.learning_rate(self.spec, step, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        loss, metrics = self._gradients(step, batches, rows)
+        figures = self._gradients(step, parts, batches)
         norm = optim.gradient_norm(self.parameters, self.spec.clip)
         self._need_finite(norm, "gradient norm", step, rows)
         fault("loop.gradients")
@@ -101,28 +103,23 @@ class Loop:
         fault("loop.stepped")
         self.state.step = step
         tokens, supervised = sum(b.tokens for b in batches), sum(b.supervised for b in batches)
-        figures = {"step": step, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
-        self.state.steps.append({**figures, "tokens": tokens, "supervised": supervised})
-        self._tell(figures, metrics, tokens, supervised, time.monotonic() - started)
+        told = {"step": step, "loss": figures.loss, "learning_rate": rate, "gradient_norm": norm}
+        self.state.steps.append({**told, "tokens": tokens, "supervised": supervised})
+        self._tell({**told, **figures.shown()}, tokens, supervised, time.monotonic() - started)
 
-    def _gradients(
-        self, step: int, batches: Sequence[Batch], rows: Sequence[Row]
-    ) -> tuple[float, dict[str, float]]:
-        """Add up the gradients of all micro-batches; returns the step's loss and metrics."""
-        weight = math.fsum(batch.weight for batch in batches)
-        total, metrics = 0.0, dict[str, float]()
-        for k, batch in enumerate(batches):
-            torch.manual_seed(int(digest_of([self.spec.seed, step, k])[:15], 16))
+    def _gradients(self, step: int, parts: Sequence[Sequence[Row]], batches: Sequence[Batch]) -> Figures:
+        """Add up the gradients of all micro-batches."""
+        weight = math.fsum(w for batch in batches for w in batch.row_weights)
+        figures = Figures()
+        for k, (rows, batch) in enumerate(zip(parts, batches, strict=True)):
+            torch.manual_seed(seed_of(self.spec.seed, step, k))
             with self.machine.precision(self.model):
                 loss = self.method.loss(self.model, batch.to(self.machine.device))
-            value = loss.sum.item()
-            self._need_finite(value, "loss", step, rows)
+            self._need_finite(loss.sum.item(), "loss", step, rows)
             (loss.sum / weight).backward()
             fault("loop.backward")
-            total += value
-            for name, amount in loss.metrics.items():
-                metrics[name] = metrics.get(name, 0.0) + amount
-        return total / weight, {name: amount / weight for name, amount in metrics.items()}
+            figures.add(rows, batch, loss)
+        return figures
 
     def _need_finite(self, value: float, what: str, step: int, rows: Sequence[Row]) -> None:
         if math.isfinite(value):
@@ -134,20 +131,12 @@ class Loop:
             "train.dtype: fp32; `luthier lineage ROW` shows a row. The last good checkpoint is kept.",
         )
 
-    def _tell(
-        self,
-        figures: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        tokens: int,
-        supervised: int,
-        seconds: float,
-    ) -> None:
+    def _tell(self, figures: Mapping[str, Any], tokens: int, supervised: int, seconds: float) -> None:
         import psutil
 
         self.at.emit(
             "step",
             **figures,
-            **metrics,
             tokens=tokens,
             supervised=supervised,
             tokens_per_s=tokens / seconds,
@@ -167,29 +156,23 @@ class Loop:
 
     def _validate(self) -> None:
         started, step = time.monotonic(), self.state.step
-        batches = validation_batches(self.method, self.validation, self.spec.batch.micro_tokens)
         self.model.eval()
-        total, weight, metrics = 0.0, 0.0, dict[str, float]()
-        for k, batch in enumerate(batches):
+        rows = list(self.method.unfold(self.model, list(self.validation), seed_of(self.spec.seed)))
+        parts, figures = groups(rows, self.spec.batch.micro_tokens), Figures()
+        for k, part in enumerate(parts):
             self.at.check()
-            self.at.progress(f"validate after step {step}", k, len(batches))
+            self.at.progress(f"validate after step {step}", k, len(parts))
+            batch = self.method.collate(part)
             with torch.no_grad(), self.machine.precision(self.model):
                 loss = self.method.loss(self.model, batch.to(self.machine.device))
-            total, weight = total + loss.sum.item(), weight + batch.weight
-            for name, amount in loss.metrics.items():
-                metrics[name] = metrics.get(name, 0.0) + amount
-        self._need_finite(
-            total,
-            "validation loss",
-            step,
-            [self.validation[i] for i in range(min(NAMED, len(self.validation)))],
-        )
-        loss_value = total / weight
+            figures.add(part, batch, loss)
+        loss_value = figures.loss
+        self._need_finite(loss_value, "validation loss", step, rows[:NAMED])
         self.state.validation.append({"step": step, "loss": loss_value})
         if self.state.best is None or loss_value < self.state.best.loss:
             self.state.best = Best(step, loss_value, self.checkpoints.next_name())
-        shown = {name: amount / weight for name, amount in metrics.items()}
-        self.at.emit("validation", step=step, loss=loss_value, **shown, seconds=time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self.at.emit("validation", step=step, loss=loss_value, **figures.shown(), seconds=seconds)
 
     def _reason_to_stop(self) -> Any:
         if self.state.step == self.total:
@@ -269,11 +252,41 @@ class Loop:
         )
 
 
+@dataclass
+class Figures:
+    """Sums over the micro-batches of a step or a validation: the loss, whatever else the method tells, and the loss of
+    each group of rows by itself."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    weight: float = 0.0
+    by_group: dict[str, list[float]] = field(default_factory=dict)  # [loss, weight]
+
+    def add(self, rows: Sequence[Row], batch: Batch, loss: Loss) -> None:
+        self.weight += math.fsum(batch.row_weights)
+        for name, amount in {"loss": float(loss.sum.detach()), **loss.metrics}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + amount
+        for row, part, weight in zip(rows, loss.by_row.tolist(), batch.row_weights, strict=True):
+            group = self.by_group.setdefault(row.group, [0.0, 0.0])
+            group[0] += part
+            group[1] += weight
+
+    @property
+    def loss(self) -> float:
+        return self.sums["loss"] / self.weight
+
+    def shown(self) -> dict[str, Any]:
+        """What events carry beside the loss; groups only when there are several."""
+        told: dict[str, Any] = {k: v / self.weight for k, v in self.sums.items() if k != "loss"}
+        if len(self.by_group) > 1:
+            told["groups"] = {name: loss / weight for name, (loss, weight) in sorted(self.by_group.items())}
+        return told
+
+
 def groups(rows: Sequence[Row], micro_tokens: int) -> list[list[Row]]:
     """The rows of a step (or of a validation), cut into micro-batches."""
-    return [[rows[i] for i in part] for part in pack([len(row.ids) for row in rows], micro_tokens)]
+    return [[rows[i] for i in part] for part in pack([row.tokens for row in rows], micro_tokens)]
 
 
-def validation_batches(method: Method, rows: Rows, micro_tokens: int) -> list[Batch]:
-    """Every validation row once."""
-    return [method.collate(group) for group in groups(list(rows), micro_tokens)]
+def seed_of(*parts: int) -> int:
+    """A seed that follows from whole numbers alone."""
+    return int(digest_of(list(parts))[:15], 16)

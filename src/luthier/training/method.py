@@ -1,20 +1,51 @@
-"""The seam of a training method: rows become a batch, a batch becomes a summed loss. The loop knows no more.
+"""The seam of a training method: records become rows, rows a batch, a batch a summed loss. The loop knows no more.
 
-A method is a class without arguments, named in core/plugin.py under "method" or by an entry point.
+    encode    record      -> Example        which tokens, which of them are learnt, and what else the loss reads
+    prepare   (once)                        figures that need the model as it was before the first step
+    unfold    rows        -> rows           by asking the model (what it writes is learnt from); most return them as they are
+    collate   rows        -> Batch          on the CPU; pure
+    loss      model, batch -> Loss          differentiable
+
+A method is a class named in core/plugin.py under "method" or by an entry point; `spec` is the Spec of its settings.
+Its file must be light to import (torch inside functions), because a recipe is read without torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from .rows import Row
+from luthier.core.spec import Spec
+
+if TYPE_CHECKING:
+    from luthier.core.stage import Context
+    from luthier.models.template import Encoded, Template
+
+    from .machine import Machine
+    from .rows import Row, Rows
+
+
+class NoSettings(Spec):
+    """Of a method that has none."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One record as a method sees it: one sequence or several (chosen and rejected, say).
+
+    `signal` is a number that belongs to the row (a rating, a value to predict); `answer` a text to compare with.
+    """
+
+    sequences: Sequence[Encoded]
+    signal: float | None = None
+    answer: str | None = None
 
 
 class Batch(Protocol):
-    """A micro-batch. `weight` is the normaliser's part: it is known before anything is computed, because the loop
-    divides by the sum over all micro-batches of the optimizer step, never by a micro-batch's own."""
+    """A micro-batch. Weights are known before anything is computed, because the loop divides by their sum over all
+    micro-batches of the optimizer step, never by a micro-batch's own."""
 
     @property
     def tokens(self) -> int:
@@ -25,8 +56,8 @@ class Batch(Protocol):
         """Tokens (or whatever the method counts) that carry loss."""
 
     @property
-    def weight(self) -> float:
-        """What the loss sum is divided by: supervised tokens, each times its row's weight."""
+    def row_weights(self) -> Sequence[float]:
+        """Each row's part of the normaliser; for sft its supervised tokens times its weight."""
 
     def to(self, device: Any) -> Batch:
         """The same batch with its tensors there."""
@@ -34,18 +65,51 @@ class Batch(Protocol):
 
 @dataclass(frozen=True)
 class Loss:
-    """`sum` is a scalar tensor, not yet divided; `metrics` are sums too, and shown divided by `weight`."""
+    """`sum` is a scalar tensor, not yet divided. `by_row` [R] is the same sum row by row, detached. `metrics` are sums
+    too, and shown divided by the weight."""
 
     sum: Any
+    by_row: Any
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What `prepare` may use. `folders` holds the base and whatever models the settings name, by role; `scratch`
+    outlives a crash; `identity` names the data and the base that figures kept there follow from."""
+
+    folders: Mapping[str, Path]
+    template: Template
+    machine: Machine
+    micro_tokens: int
+    scratch: Path
+    identity: str
+    at: Context
 
 
 class Method(Protocol):
     """Must be a pure function of rows, weights and torch's random state: cutting a step into other micro-batches
-    may change the result by rounding only."""
+    may change the result by rounding only. Inherit from it to have `prepare` and `unfold` do nothing."""
+
+    spec: ClassVar[type[Spec]]
+    """The Spec of its settings."""
+    watch: ClassVar[tuple[str, Literal["min", "max"]]] = ("loss", "min")
+    """The validation figure that says which weights are best, unless the recipe names another."""
+
+    def __init__(self, settings: Any) -> None: ...
+
+    def encode(self, record: Mapping[str, Any], template: Template) -> Example:
+        """One record (data.records.RECORD) as tokens. Raises ModelError and its kinds, DataError."""
+
+    def prepare(self, model: Any, splits: Mapping[str, Rows], work: Work) -> None:
+        """Called once, before a checkpoint is put back: `model` is what training starts from, on its device."""
+
+    def unfold(self, model: Any, rows: Sequence[Row], seed: int) -> Sequence[Row]:
+        """The rows that this step really learns from. Must follow from its arguments."""
+        return rows
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """One micro-batch of these rows, on the CPU."""
 
-    def loss(self, model: Any, batch: Batch) -> Loss:
+    def loss(self, model: Any, batch: Any) -> Loss:
         """The summed loss, differentiable unless gradients are off."""

@@ -38,7 +38,7 @@ def probe(spec: TrainSpec, base: Path, rows: Rows) -> Probe:
     model = adapter.attach(model, spec.adapter, spec.seed)
     start_seconds = time.monotonic() - started
     parameters = adapter.trainable(model)
-    method, optimizer = plugin.load("method", spec.method)(), optim.build(parameters, spec)
+    method, optimizer = spec.method.load()(spec.method.settings), optim.build(parameters, spec)
     model.train()
 
     def step(batch: Any) -> tuple[float, float]:
@@ -46,7 +46,7 @@ def probe(spec: TrainSpec, base: Path, rows: Rows) -> Probe:
         begun = time.monotonic()
         with machine.precision(model):
             loss = method.loss(model, batch)
-        (loss.sum / batch.weight).backward()
+        (loss.sum / sum(batch.row_weights)).backward()
         middle = time.monotonic()
         optim.gradient_norm(parameters, spec.clip)
         optimizer.step()
@@ -71,7 +71,7 @@ def probe(spec: TrainSpec, base: Path, rows: Rows) -> Probe:
         device=machine.device,
         threads=machine.threads,
         tokens=batch.tokens,
-        largest_micro_batch=sum(len(row.ids) for row in largest),
+        largest_micro_batch=sum(row.tokens for row in largest),
     )
 
 
@@ -83,7 +83,7 @@ def _two_groups(spec: TrainSpec, rows: Rows) -> tuple[list[Row], list[Row]]:
         for step in range(1, steps_per_epoch(len(rows), spec.batch.rows) + 1)
         for group in groups([rows[i] for i in order.step(step)], spec.batch.micro_tokens)
     ]
-    every.sort(key=lambda group: sum(len(row.ids) for row in group))
+    every.sort(key=lambda group: sum(row.tokens for row in group))
     return every[-1], every[len(every) // 2]
 
 

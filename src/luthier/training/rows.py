@@ -19,34 +19,59 @@ from luthier.core.errors import DataError, ModelError
 from luthier.core.stage import Context
 from luthier.store.files import explained, write_atomic
 
+from .method import Example, Method
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from luthier.models.template import Template
 
-FORMAT = 1
+FORMAT = 2
 ROWS_AT_ONCE = 256
 NAMED = 5  # rows named in an error; all of them would hide the rest of it
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """One sequence, [N] each. `supervised[i]` says whether token i is learnt; token 0 never is, nothing precedes it."""
+
+    ids: np.ndarray
+    supervised: np.ndarray
+
+    @property
+    def supervised_count(self) -> int:
+        return int(np.count_nonzero(self.supervised[1:]))
+
+
+@dataclass(frozen=True)
 class Row:
-    """One record as tokens, [N] each."""
+    """One record as a method sees it. `group` is the source it came from: losses are told by group too."""
 
     id: str
     weight: float
-    ids: np.ndarray
-    supervised: np.ndarray
+    group: str
+    sequences: tuple[Tokens, ...]
+    signal: float | None = None
+    answer: str | None = None
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(one.ids) for one in self.sequences)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A split, sorted by id. `ids` and `supervised` hold all rows end to end; row i is [offsets[i], offsets[i+1])."""
+    """A split, sorted by id. `ids` and `supervised` hold all rows end to end; row i is [offsets[i], offsets[i+1]),
+    and its sequences have the lengths `cuts[i]`."""
 
     names: list[str]
     origins: list[str]
+    groups: list[str]
     weights: np.ndarray
+    signals: list[float | None]
+    answers: list[str | None]
     offsets: np.ndarray
+    cuts: list[list[int]]
     ids: np.ndarray
     supervised: np.ndarray
     too_long: Mapping[str, tuple[str, int]]  # id -> (origin, tokens) of rows that are left out
@@ -55,8 +80,13 @@ class Rows:
         return len(self.names)
 
     def __getitem__(self, i: int) -> Row:
-        part = slice(self.offsets[i], self.offsets[i + 1])
-        return Row(self.names[i], float(self.weights[i]), self.ids[part], self.supervised[part])
+        ends = self.offsets[i] + np.cumsum(self.cuts[i])
+        sequences = tuple(
+            Tokens(self.ids[end - n : end], self.supervised[end - n : end])
+            for n, end in zip(self.cuts[i], ends, strict=True)
+        )
+        weight = float(self.weights[i])
+        return Row(self.names[i], weight, self.groups[i], sequences, self.signals[i], self.answers[i])
 
     def __iter__(self) -> Iterator[Row]:
         return (self[i] for i in range(len(self)))
@@ -68,9 +98,10 @@ class Rows:
 
     @property
     def supervised_tokens(self) -> np.ndarray:
-        """Supervised tokens of each row; a first token has nothing before it to be predicted from."""
+        """Supervised tokens of each row; a sequence's first token has nothing before it to be predicted from."""
         told = self.supervised.copy()
-        told[self.offsets[:-1]] = False
+        lengths = np.concatenate([np.zeros(0, np.int64), *map(np.asarray, self.cuts)]).astype(np.int64)
+        told[np.cumsum(lengths) - lengths] = False
         return (
             np.add.reduceat(told, self.offsets[:-1], dtype=np.int64) if len(self) else np.zeros(0, np.int64)
         )
@@ -82,11 +113,11 @@ class Rows:
 
 
 def read_split(
-    path: Path, template: Template, identity: Mapping[str, Any], scratch: Path, at: Context
+    path: Path, method: Method, template: Template, identity: Mapping[str, Any], scratch: Path, at: Context
 ) -> Rows:
     """Tokenise one split of a dataset, or read back what an earlier run tokenised.
 
-    `identity` names everything the tokens follow from (dataset, base, limit). Raises ModelError naming the row that
+    `identity` names everything the tokens follow from (dataset, base, method). Raises ModelError naming the row that
     the template cannot render.
     """
     import pyarrow.parquet as pq
@@ -96,51 +127,64 @@ def read_split(
     if cache.exists():
         with explained(scratch):
             return _from_table(pq.read_table(cache))
-    table = _tokenise(path, template, at)
+    table = _tokenise(path, method, template, at)
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     write_atomic(cache, buffer.getvalue())
     return _from_table(table)
 
 
-def _tokenise(path: Path, template: Template, at: Context) -> pa.Table:
+def _tokenise(path: Path, method: Method, template: Template, at: Context) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
     total, lines = file.metadata.num_rows, []
-    for batch in file.iter_batches(ROWS_AT_ONCE, columns=["id", "messages", "text", "origin", "weight"]):
+    for batch in file.iter_batches(ROWS_AT_ONCE):
         at.check()
-        lines += [_encode(record, template) for record in batch.to_pylist()]
+        lines += [_encode(record, method, template) for record in batch.to_pylist()]
         at.progress(f"tokenise {path.stem}", len(lines), total)
     schema = pa.schema(
         {
             "id": pa.string(),
             "origin": pa.string(),
+            "group": pa.string(),
             "weight": pa.float32(),
             "tokens": pa.int32(),
+            "cuts": pa.list_(pa.int32()),
             "ids": pa.list_(pa.int32()),
             "supervised": pa.list_(pa.bool_()),
+            "signal": pa.float64(),
+            "answer": pa.string(),
         }
     )
     return pa.Table.from_pylist(lines, schema).sort_by("id")
 
 
-def _encode(record: Mapping[str, Any], template: Template) -> dict[str, Any]:
+def _encode(record: Mapping[str, Any], method: Method, template: Template) -> dict[str, Any]:
     """`ids` is null where the row is too long."""
     from luthier.models.template import TooLong
 
     line = {"id": record["id"], "origin": record["origin"] or record["id"], "weight": record["weight"]}
+    line["group"] = record["source"] or ""
     if line["weight"] is None:
         line["weight"] = 1.0
     try:
-        text = record["text"]
-        encoded = template.encode(record["messages"]) if text is None else template.encode_text(text)
+        example: Example = method.encode(record, template)
     except TooLong as error:
-        return {**line, "tokens": error.tokens, "ids": None, "supervised": None}
-    except ModelError as error:
-        raise ModelError(f"{line['origin']}: {error.message}", remedy=error.remedy) from error
-    return {**line, "tokens": len(encoded.ids), "ids": encoded.ids, "supervised": encoded.supervised}
+        return {**line, "tokens": error.tokens}
+    except (DataError, ModelError) as error:
+        raise type(error)(f"{line['origin']}: {error.message}", remedy=error.remedy) from error
+    cuts = [len(one.ids) for one in example.sequences]
+    return {
+        **line,
+        "tokens": sum(cuts),
+        "cuts": cuts,
+        "ids": [token for one in example.sequences for token in one.ids],
+        "supervised": [told for one in example.sequences for told in one.supervised],
+        "signal": example.signal,
+        "answer": example.answer,
+    }
 
 
 def _from_table(table: pa.Table) -> Rows:
@@ -151,8 +195,12 @@ def _from_table(table: pa.Table) -> Rows:
     return Rows(
         names=whole["id"].to_pylist(),
         origins=whole["origin"].to_pylist(),
+        groups=whole["group"].to_pylist(),
         weights=whole["weight"].to_numpy(),
+        signals=whole["signal"].to_pylist(),
+        answers=whole["answer"].to_pylist(),
         offsets=np.concatenate([[0], np.cumsum(whole["tokens"].to_numpy())]).astype(np.int64),
+        cuts=whole["cuts"].to_pylist(),
         ids=ids.flatten().to_numpy(zero_copy_only=False),
         supervised=supervised.flatten().to_numpy(zero_copy_only=False),
         too_long={

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from luthier.core import plugin
-from luthier.core.errors import did_you_mean
+from luthier.core.part import PartSpec
 from luthier.core.spec import Spec
 from luthier.core.units import Share
 from luthier.models.spec import AdapterSpec, LoraSpec
 
 DEFAULT_LEARNING_RATE = {"lora": 2e-4, "full": 2e-5}
 VALIDATIONS_PER_EPOCH = 4
+
+
+class MethodSpec(PartSpec):
+    """What is learnt from a row; written `sft` or `{dpo: {beta: 0.1}}`."""
+
+    kind = "method"
+    example = "{dpo: {beta: 0.1}}"
 
 
 class BatchSpec(Spec):
@@ -37,8 +43,8 @@ class EarlyStoppingSpec(Spec):
 class TrainSpec(Spec):
     """How the base model is changed."""
 
-    method: str = "sft"
-    """What is learnt from a row: `sft` learns to say the assistant's turns."""
+    method: MethodSpec = Field(default_factory=lambda: MethodSpec.model_validate("sft"))
+    """What is learnt from a row, by name or as {name: settings}: `sft` learns to say the assistant's turns."""
     adapter: AdapterSpec = LoraSpec()
     """What moves: `{kind: lora, rank: 16}` or `{kind: full}`."""
     epochs: float = Field(default=3.0, gt=0, le=10_000)
@@ -73,13 +79,6 @@ class TrainSpec(Spec):
     """Where to compute; auto: cuda when there is one."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Decides the order of rows, the adapter's start and dropout."""
-
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, value: str) -> str:
-        if value not in (known := plugin.names("method")):
-            raise ValueError(f"there is no method {value!r}; {did_you_mean(value, known)}")
-        return value
 
     @property
     def peak_learning_rate(self) -> float:

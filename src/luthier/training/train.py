@@ -24,13 +24,16 @@ from luthier.core.stage import Context, Output, Stage
 from luthier.store.files import explained
 
 from .batches import Order
+from .method import Method, Work
 from .plan import limit_of, refuse_impossible
 from .spec import TrainSpec
 
 if TYPE_CHECKING:
+    from luthier.models.template import Template
+
     from .rows import Rows
 
-VERSION = 1
+VERSION = 2
 
 
 def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context) -> Output:
@@ -43,7 +46,8 @@ def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: P
     base, dataset = at.folder(inputs["base"]), at.folder(inputs["dataset"])
     facts, about = describe(base), json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
     parents = {role: artifact.digest for role, artifact in sorted(inputs.items())}
-    splits = tokenised(spec, base, dataset, facts.context, parents, scratch, at)
+    method: Method = spec.method.load()(spec.method.settings)
+    splits, template = tokenised(spec, method, base, dataset, facts.context, parents, scratch, at)
 
     machine = find(spec)
     adapter = plugin.load("adapter", spec.adapter.kind)()
@@ -51,11 +55,15 @@ def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: P
     model = adapter.attach(model, spec.adapter, spec.seed)
     parameters = adapter.trainable(model)
     identity = digest_of({"spec": spec.plain(), "parents": parents, "version": VERSION})
+    folders = {role: at.folder(artifact) for role, artifact in inputs.items()}
+    method.prepare(
+        model, splits, Work(folders, template, machine, spec.batch.micro_tokens, scratch, identity, at)
+    )
     loop = Loop(
         spec,
         model,
         parameters,
-        plugin.load("method", spec.method)(),
+        method,
         splits["train"],
         splits["validation"],
         machine,
@@ -98,15 +106,16 @@ STAGE = Stage("model", VERSION, train)
 
 def tokenised(
     spec: TrainSpec,
+    method: Method,
     base: Path,
     dataset: Path,
     context: int,
     identity: Mapping[str, str],
     scratch: Path,
     at: Context,
-) -> dict[str, Rows]:
-    """The train and validation splits as tokens, checked. `identity` names base and dataset; tokens are kept in
-    `scratch` under it. Raises SpecError, DataError, ModelError."""
+) -> tuple[dict[str, Rows], Template]:
+    """The train and validation splits as tokens, checked, and the template that made them. `identity` names base and
+    dataset; tokens are kept in `scratch` under it. Raises SpecError, DataError, ModelError."""
     from luthier.models.template import Template
     from luthier.models.weights import load_tokenizer
 
@@ -116,14 +125,15 @@ def tokenised(
     refuse_impossible(spec, context, counts["validation"])
     limit = limit_of(spec, context)
     template = Template(load_tokenizer(base), limit)
+    told = {**identity, "method": spec.method.plain()}
     splits = {
-        split: read_split(dataset / f"{split}.parquet", template, identity, scratch, at)
+        split: read_split(dataset / f"{split}.parquet", method, template, told, scratch, at)
         for split in ("train", "validation")
     }
     settle_too_long(splits, limit, context, spec.too_long, at)
     check_rows(splits)
     refuse_impossible(spec, context, len(splits["validation"]))  # all of its rows may have been left out
-    return splits
+    return splits, template
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
