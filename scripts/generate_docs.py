@@ -18,8 +18,14 @@ from pydantic_core import PydanticUndefined
 from luthier.app.recipe import Recipe
 from luthier.cli.main import main as command_line
 from luthier.core import plugin
+from luthier.core.part import PartSpec
 from luthier.core.units import Money
 
+PARTS = {
+    "rule": "Written under `data.rules.quality`, `.relevance` or `.quantity`, bare (`normalize`) or with settings (`{length: {min: 3}}`).",
+    "method": "Written under `train.method`, bare (`sft`) or with settings.",
+}
+"""Kinds of the plugin table that a recipe names, each part with a Spec of its own."""
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -48,21 +54,25 @@ def recipe_page() -> str:
             )
             todo += [(f"{where}.{key}".lstrip("."), s) for s in inner]
         parts.append("")
-    parts.append(
-        "## Rules\n\nWritten under `data.rules.quality`, `.relevance` or `.quantity`, bare (`normalize`) or with settings (`{length: {min: 3}}`).\n"
-    )
-    for name in plugin.BUILT_IN["rule"]:
-        rule = plugin.load("rule", name)
-        parts += [f"### `{name}`\n", " ".join((rule.__doc__ or "").split()) + "\n"]
-        spec = getattr(rule, "Spec", None) or getattr(rule, "spec", None)
-        if isinstance(spec, type) and spec.model_fields:
-            parts.append("| key | what it takes | default | meaning |\n|---|---|---|---|")
-            for key, field in spec.model_fields.items():
-                parts.append(
-                    f"| `{key}` | {_kind(field.annotation)} | {_default(field)} | {' '.join((field.description or '').split())} |"
-                )
-            parts.append("")
+    for kind, opening in PARTS.items():
+        parts.append(f"## {kind.capitalize()}s\n\n{opening}\n")
+        for name in plugin.BUILT_IN[kind]:
+            parts += _part(name, plugin.load(kind, name))
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _part(name: str, part: Any) -> list[str]:
+    about = getattr(part, "about", None) or part.__doc__ or ""
+    told = [f"### `{name}`\n", " ".join(about.split()) + "\n"]
+    spec: type[BaseModel] = part.spec
+    if spec.model_fields:
+        told.append("| key | what it takes | default | meaning |\n|---|---|---|---|")
+        for key, field in spec.model_fields.items():
+            told.append(
+                f"| `{key}` | {_kind(field.annotation)} | {_default(field)} | {' '.join((field.description or '').split())} |"
+            )
+        told.append("")
+    return told
 
 
 def _sentence(spec: type[BaseModel]) -> str:
@@ -83,6 +93,8 @@ def _kind(annotation: Any) -> str:
         return "mapping to " + _kind(get_args(annotation)[1])
     if annotation is Money:
         return "money, e.g. `5 USD`"
+    if isinstance(annotation, type) and issubclass(annotation, PartSpec):
+        return "name, or name and settings"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
     return {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}.get(
@@ -91,6 +103,8 @@ def _kind(annotation: Any) -> str:
 
 
 def _specs(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, PartSpec):
+        return []
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [s for a in get_args(annotation) for s in _specs(a)]
@@ -102,6 +116,8 @@ def _default(field: Any) -> str:
     value = field.default if field.default_factory is None else field.default_factory()
     if value is None:
         return ""
+    if isinstance(value, PartSpec):
+        return f"`{value.name}`"
     if isinstance(value, BaseModel):
         return "its defaults"
     if isinstance(value, bool):
