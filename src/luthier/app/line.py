@@ -110,6 +110,8 @@ class Results:
     report: Artifact | None = None
     package: Artifact | None = None
     release: Artifact | None = None
+    others: Mapping[str, Artifact | None] = field(default_factory=dict)
+    """Models that the method needs beside the base (a teacher), by role."""
 
 
 def sources(wish: Wish, at: RunContext) -> dict[str, Artifact]:
@@ -147,13 +149,14 @@ def _source(at: RunContext, written: Mapping[str, Any], mark: str) -> Artifact:
 
 
 def materials(wish: Wish, at: RunContext, make: Strategy) -> Results:
-    """The first part of the line, which costs little: the dataset and the base."""
+    """The first part of the line, which costs little: the dataset, the base, and other models that the method needs."""
     from luthier.data.prepare import STAGE as PREPARE
     from luthier.data.prepare import PrepareSpec
 
     recipe = wish.recipe
     dataset = make("dataset", PREPARE, PrepareSpec(task=recipe.task, data=recipe.data), sources(wish, at))
-    return Results(dataset, _base(recipe.base, at, make))
+    others = {role: _base(name, at, make) for role, name in recipe.train.other_models.items()}
+    return Results(dataset, _base(recipe.base, at, make), others=others)
 
 
 def import_base(base: str, at: RunContext) -> Artifact:
@@ -186,11 +189,11 @@ def walk(
     recipe = wish.recipe
     so_far = materials(wish, at, make)
     dataset, base = so_far.dataset, so_far.base
-    model = make("model", TRAIN, recipe.train, {"base": base, "dataset": dataset})
+    model = make("model", TRAIN, recipe.train, {**so_far.others, "base": base, "dataset": dataset})
     report = make(
         "report", EVALUATE, recipe.evaluate.measuring(), {"model": model, "base": base, "dataset": dataset}
     )
-    so_far = Results(dataset, base, model, report)
+    so_far = replace(so_far, model=model, report=report)
     if permit and report is not None:
         permit(so_far)
     package = make("package", PACKAGE, recipe.postprocess, {"model": model, "base": base})

@@ -156,7 +156,8 @@ def _measure(wish: Wish, at: RunContext, so_far: Results, probe: bool) -> tuple[
     from luthier.training.train import STAGE, tokenised
 
     assert so_far.base is not None and so_far.dataset is not None
-    parents = {"base": so_far.base.digest, "dataset": so_far.dataset.digest}
+    parents = {role: one.digest for role, one in so_far.others.items() if one is not None}
+    parents |= {"base": so_far.base.digest, "dataset": so_far.dataset.digest}
     spec = wish.recipe.train
     key = key_of(STAGE.kind, spec.plain(), STAGE.version, parents)
     base, dataset = at.folder(so_far.base), at.folder(so_far.dataset)

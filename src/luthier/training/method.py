@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from .rows import Row, Rows
 
 
-class NoSettings(Spec):
+class MethodSettings(Spec):
+    """The parent of a method's settings."""
+
+    def models(self) -> Mapping[str, str]:
+        """Base models that the method needs beside the one that is trained, by role; `Work.folders` will hold them."""
+        return {}
+
+
+class NoSettings(MethodSettings):
     """Of a method that has none."""
 
 
@@ -91,7 +99,7 @@ class Method(Protocol):
     """Must be a pure function of rows, weights and torch's random state: cutting a step into other micro-batches
     may change the result by rounding only. Inherit from it to have `prepare` and `unfold` do nothing."""
 
-    spec: ClassVar[type[Spec]]
+    spec: ClassVar[type[MethodSettings]]
     """The Spec of its settings."""
     watch: ClassVar[tuple[str, Literal["min", "max"]]] = ("loss", "min")
     """The validation figure that says which weights are best, unless the recipe names another."""

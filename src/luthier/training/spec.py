@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -10,6 +11,8 @@ from luthier.core.part import PartSpec
 from luthier.core.spec import Spec
 from luthier.core.units import Share
 from luthier.models.spec import AdapterSpec, LoraSpec
+
+from .method import MethodSettings
 
 DEFAULT_LEARNING_RATE = {"lora": 2e-4, "full": 2e-5}
 VALIDATIONS_PER_EPOCH = 4
@@ -79,6 +82,11 @@ class TrainSpec(Spec):
     """Where to compute; auto: cuda when there is one."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Decides the order of rows, the adapter's start and dropout."""
+
+    @property
+    def other_models(self) -> Mapping[str, str]:
+        """Base models that the method's settings name, by role: a teacher, say."""
+        return self.method.settings.models() if isinstance(self.method.settings, MethodSettings) else {}
 
     @property
     def peak_learning_rate(self) -> float:
