@@ -27,6 +27,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "method": {
         "sft": "luthier.training.methods.sft:Sft",
+        "classify": "luthier.training.methods.classify:Classify",
     },
     "adapter": {
         "full": "luthier.models.adapters:Full",

@@ -103,6 +103,7 @@ def _sheets(
 
 def _weights(bench: Bench, systems: Sequence[str], adapter: str, where: Place) -> Iterator[tuple[str, Any]]:
     """(system, model) for each, with one set of base weights in memory at a time."""
+    from luthier.models.head import without
     from luthier.models.weights import load
 
     plain = [system for system in systems if system != "tuned"]
@@ -112,7 +113,7 @@ def _weights(bench: Bench, systems: Sequence[str], adapter: str, where: Place) -
         )
         if "tuned" in systems:
             yield "tuned", model
-        with model.disable_adapter():
+        with model.disable_adapter(), without(model):
             for system in plain:
                 yield system, model
     elif systems:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from luthier.core.errors import ModelError
 
+from .attention import packed
 from .forward import (
     TOKEN_BUDGET,
     answering,
@@ -25,6 +26,7 @@ from .forward import (
     sequence_loss,
     shared_prefix,
 )
+from .head import Head, head_of, hidden_at, label_scores
 from .layouts import KeysValues, Rows, Tree
 from .template import Encoded, Template, TooLong
 
@@ -99,8 +101,11 @@ def score_freely(
 ) -> list[list[float]]:
     """ln p(choice | prompt) among all that the model could say, so these shares do not add up to one: minus the loss.
 
-    A prefix that all prompts share is computed once. Raises as `score_choices`.
+    A prefix that all prompts share is computed once. A model with a head of its own scores with that instead. Raises as
+    `score_choices`.
     """
+    if (head := head_of(model)) is not None:
+        return _score_by_head(model, head, template, prompts, choices, token_budget)
     answers = _answers(template, prompts, choices)
     trie = build_trie(answers)
     nodes = len(trie.tree.tokens)
@@ -112,6 +117,31 @@ def score_freely(
         for batch in by_length([len(p) - shared + nodes for p in prompts], token_budget, most):
             scores = _score_batch(model, [prompts[i][shared:] for i in batch], trie, prefix)
             for i, row in zip(batch, scores.tolist(), strict=True):
+                result[i] = row
+    return result
+
+
+def _score_by_head(
+    model: Any,
+    head: Head,
+    template: Template,
+    prompts: Sequence[Sequence[int]],
+    choices: Sequence[str],
+    budget: int,
+) -> list[list[float]]:
+    """The head looks at each prompt's last token."""
+    for prompt in prompts:
+        if len(prompt) > template.context:
+            raise TooLong(len(prompt), template.context)
+    result: list[list[float]] = [[] for _ in prompts]
+    device = next(model.parameters()).device
+    with answering(model):
+        for batch in by_length([len(p) for p in prompts], budget):
+            counts = [len(prompts[i]) for i in batch]
+            ids = torch.tensor([[token for i in batch for token in prompts[i]]], device=device)
+            ends = torch.tensor(counts, device=device).cumsum(0) - 1
+            hidden_Rh = hidden_at(model, {"input_ids": ids, **packed(counts, device)}, ends)
+            for i, row in zip(batch, label_scores(head, hidden_Rh, choices).tolist(), strict=True):
                 result[i] = row
     return result
 

@@ -81,8 +81,11 @@ def load_tokenizer(folder: Path) -> Any:
 def load(folder: Path, *, dtype: Dtype = "fp32", device: str = "cpu", base_folder: Path | None = None) -> Any:
     """A transformers model in eval mode with attention `luthier_varlen`.
 
-    A folder that holds an adapter needs `base_folder`; the result is then a peft model. Raises ModelError.
+    A folder that holds an adapter needs `base_folder`; the result is then a peft model. A head that lies in the folder is
+    put on (models/head). Raises ModelError.
     """
+    from .head import load as load_head
+
     if (folder / ADAPTER_CONFIG).is_file():
         if base_folder is None:
             raise ModelError(
@@ -90,8 +93,11 @@ def load(folder: Path, *, dtype: Dtype = "fp32", device: str = "cpu", base_folde
             )
         from .adapters import attach_saved
 
-        return attach_saved(_load_whole(base_folder, dtype, device), folder).eval()
-    return _load_whole(folder, dtype, device)
+        model = attach_saved(_load_whole(base_folder, dtype, device), folder).eval()
+    else:
+        model = _load_whole(folder, dtype, device)
+    load_head(model, folder)
+    return model
 
 
 def _bound_primitive_cache() -> None:

@@ -4,6 +4,7 @@
     out:    luthier.json   everything a server needs to know besides weights
             adapter/       peft's layout, with the base's tokenizer and chat template; plain peft loads it
             merged/        one whole model; plain transformers loads it
+            (each with head.safetensors where training put a head on the model)
 
 luthier.json: {"role": "package", "forms", "base_digest", "base_name", "model_digest", "task", "constrain",
 "abstain_below"}. `forms` lists the folders; without merged/ a server needs the base artifact too.
@@ -17,12 +18,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from luthier.core.artifact import Artifact, short
-from luthier.core.errors import ModelError
+from luthier.core.errors import ModelError, SpecError
 from luthier.core.stage import Context, Output, Stage
 
 from .spec import PostprocessSpec
 
 LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*")
+HEAD = "head.safetensors"  # models/head.FILE, named here so that torch stays out
 OURS_ALONE = ("luthier.json", "history.json", "rows.parquet")
 
 
@@ -42,11 +44,18 @@ def package(
             remedy="Package it with the base that it was tuned from.",
         )
     kind = tuned["task"]["kind"]
+    if (model / HEAD).is_file() and kind == "classify" and spec.constrain is None:
+        raise SpecError(
+            "postprocess.constrain is null, and this model has a classification head: it can say nothing but a label.",
+            remedy="Leave constrain out.",
+        )
     constrain, forms = spec.constrained(kind), spec.forms(tuned["adapter"])
     for done, form in enumerate(forms):
         at.check()
         at.progress("package", done, len(forms), form=form)
         _fill(out / form, form, tuned["adapter"], model, base)
+        if (model / HEAD).is_file():
+            shutil.copyfile(model / HEAD, out / form / HEAD)
     at.progress("package", len(forms), len(forms))
     facts = {
         "role": "package",

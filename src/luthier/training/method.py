@@ -1,6 +1,7 @@
 """The seam of a training method: records become rows, rows a batch, a batch a summed loss. The loop knows no more.
 
     encode    record      -> Example        which tokens, which of them are learnt, and what else the loss reads
+    attach    (once)                        a module of its own on the model, if it has one; `save` writes it
     prepare   (once)                        figures that need the model as it was before the first step
     unfold    rows        -> rows           by asking the model (what it writes is learnt from); most return them as they are
     collate   rows        -> Batch          on the CPU; pure
@@ -108,6 +109,12 @@ class Method(Protocol):
 
     def encode(self, record: Mapping[str, Any], template: Template) -> Example:
         """One record (data.records.RECORD) as tokens. Raises ModelError and its kinds, DataError."""
+
+    def attach(self, model: Any, work: Work, seed: int) -> None:
+        """Put a module of one's own on the model (a head). What of it requires gradients is trained with the adapter."""
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Write what `attach` put on the model beside it, and take it off: the adapter is saved next."""
 
     def prepare(self, model: Any, splits: Mapping[str, Rows], work: Work) -> None:
         """Called once, before a checkpoint is put back: `model` is what training starts from, on its device."""

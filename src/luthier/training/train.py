@@ -53,12 +53,12 @@ def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: P
     adapter = plugin.load("adapter", spec.adapter.kind)()
     model = load(base, dtype=machine.weights_dtype(spec.adapter.kind), device=machine.device)
     model = adapter.attach(model, spec.adapter, spec.seed)
-    parameters = adapter.trainable(model)
     identity = digest_of({"spec": spec.plain(), "parents": parents, "version": VERSION})
     folders = {role: at.folder(artifact) for role, artifact in inputs.items()}
-    method.prepare(
-        model, splits, Work(folders, template, machine, spec.batch.micro_tokens, scratch, identity, at)
-    )
+    work = Work(folders, template, machine, spec.batch.micro_tokens, scratch, identity, at)
+    method.attach(model, work, spec.seed)
+    parameters = adapter.trainable(model)
+    method.prepare(model, splits, work)
     loop = Loop(
         spec,
         model,
@@ -88,6 +88,7 @@ def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: P
 
     name = json.loads((base / "luthier.json").read_text(encoding="utf-8"))["name"]
     with explained(out):
+        method.save(model, out)
         adapter.save(model, out, name)
         told = {
             "role": "tuned",

@@ -27,10 +27,11 @@ class ClassifyTask:
 
     def ask(self, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool) -> list[Answer]:
         from luthier.models.generate import score_freely
+        from luthier.models.head import head_of
 
         rows = score_freely(model, template, [one.prompt_ids for one in sheet], self.labels)
         answers = [answer_from(np.exp(row - np.logaddexp.reduce(row)), self.labels) for row in rows]
-        if not with_loss:
+        if not with_loss or head_of(model) is not None:  # a head's scores are no losses of tokens
             return answers
         place = {label: i for i, label in enumerate(self.labels)}
         tokens = [len(template.answer(label)) for label in self.labels]
