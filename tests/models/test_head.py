@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_refused(model, template, tmp_path):
         score_freely(model, template, prompts(template, "x"), ["billing", "sales"])
     told = {"kind": "labels", "labels": json.dumps(LABELS)}
     save_file({"score.weight": torch.zeros(3, 8)}, tmp_path / heads.FILE, metadata=told)
-    with pytest.raises(ModelError, match="score.weight of 3×16"):
+    with pytest.raises(ModelError, match=r"score\.weight of 3×16"):
         heads.load(model, tmp_path)
     save_file({"score.weight": torch.zeros(3, 16)}, tmp_path / heads.FILE, metadata={"kind": "tree"})
     with pytest.raises(ModelError, match="does not say what its outputs are"):

@@ -55,9 +55,11 @@ class Run:
     def lines(self) -> list[str]:
         """Before and after, each with its interval: what a person wants to know first."""
         told: list[str] = []
-        shown = (
-            {"macro_f1", "accuracy"} if self.report["labels"] else {"token_f1", "exact_match", "perplexity"}
-        )
+        shown = {
+            "classify": {"macro_f1", "accuracy"},
+            "regress": {"mae", "r2"},
+            "chat": {"token_f1", "exact_match", "perplexity"},
+        }[self.report["task"]["kind"]]
         for name, system in self.report["systems"].items():
             figures = "  ".join(
                 f"{metric} {value:.3f}" for metric, value in system["metrics"].items() if value is not None

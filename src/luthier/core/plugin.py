@@ -24,10 +24,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "task": {
         "chat": "luthier.evaluation.tasks.chat:ChatTask",
         "classify": "luthier.evaluation.tasks.classify:ClassifyTask",
+        "regress": "luthier.evaluation.tasks.regress:RegressTask",
     },
     "method": {
         "sft": "luthier.training.methods.sft:Sft",
         "classify": "luthier.training.methods.classify:Classify",
+        "regress": "luthier.training.methods.regress:Regress",
     },
     "adapter": {
         "full": "luthier.models.adapters:Full",

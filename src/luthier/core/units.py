@@ -121,6 +121,15 @@ Share = Annotated[float, BeforeValidator(share)]
 MoneyField = Annotated[Money, BeforeValidator(money)]
 
 
+def plain_number(value: float) -> str:
+    """A number as an answer: six significant digits, an exponent only where it is needed.
+
+    >>> plain_number(3.25), plain_number(1 / 3), plain_number(120.0)
+    ('3.25', '0.333333', '120')
+    """
+    return f"{value:.6g}"
+
+
 def show_seconds(value_s: float) -> str:
     """
     >>> show_seconds(0.25), show_seconds(75), show_seconds(7300)

@@ -5,6 +5,7 @@ Everything heavy (Arrow, Polars, DuckDB) is imported from here down, so `prepare
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ class Preparation:
             tally = self._tally(wish.name, wish.settings.plain(), plugin.load("rule", wish.name).version)
             folder = self.work / f"rule-{number}"
             rows = apply(plugin.load("rule", wish.name), wish, rows, tally, self._discard, folder)
-        facts = self._divide(self._labelled(rows) if self.classify else rows)
+        checks = {"classify": self._labelled, "regress": self._numbered}
+        facts = self._divide(checks.get(self.spec.task.kind, iter)(rows))
         self._removed.close()
         self._account()
         return facts
@@ -187,6 +189,18 @@ class Preparation:
                     raise DataError(
                         f"{batch['origin'][row]}: the label {label[:60]!r} is not in task.labels.",
                         remedy=f"{did_you_mean(label, listed.to_pylist())} Correct the row, or add the label to task.labels.",
+                    )
+            yield batch
+
+    def _numbered(self, rows: Batches) -> Iterator[pa.RecordBatch]:
+        """Refuse a row whose answer is not a number."""
+        for batch in rows:
+            for row, messages in enumerate(batch["messages"].to_pylist()):
+                answer = messages[-1]["content"] if messages else ""
+                if not _is_number(answer):
+                    raise DataError(
+                        f"{batch['origin'][row]}: the answer {answer[:60]!r} is not a number, and the task is regress.",
+                        remedy="Correct the row, map the column with the number as `assistant`, or choose another task.",
                     )
             yield batch
 
@@ -348,3 +362,10 @@ def _occurrences(database: duckdb.DuckDBPyConnection) -> str:
     return """
         SELECT row, CASE WHEN n = 1 THEN id ELSE id || '-' || n END AS unique_id
         FROM (SELECT row, id, row_number() OVER (PARTITION BY id ORDER BY "group", source, row) AS n FROM keys)"""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -13,8 +13,8 @@ from luthier.core.spec import Spec
 
 
 class TaskSpec(Spec):
-    kind: Literal["chat", "classify"] = "chat"
-    """What is learnt: `chat` to answer freely, `classify` to answer with one label."""
+    kind: Literal["chat", "classify", "regress"] = "chat"
+    """What is learnt: `chat` to answer freely, `classify` to answer with one label, `regress` to answer with a number."""
     instruction: str | None = None
     """What the model is told before every row that brings no system message of its own; classify has a default."""
     instruction_role: Literal["system", "user"] = "system"
@@ -29,7 +29,7 @@ class TaskSpec(Spec):
         if self.labels == "auto":
             return self
         if self.kind != "classify":
-            raise ValueError("labels belong to `kind: classify`; this task is chat")
+            raise ValueError(f"labels belong to `kind: classify`; this task is {self.kind}")
         if len(self.labels) < 2:
             raise ValueError("classify needs at least two labels")
         if twice := sorted({label for label in self.labels if self.labels.count(label) > 1}):

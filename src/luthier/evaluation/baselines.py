@@ -1,6 +1,6 @@
 """What the tuned model must justify itself against, besides its own base: word counts, and three examples.
 
-tfidf        TF-IDF of words and word pairs, logistic regression; fitted on the train split. Seconds, no GPU.
+tfidf        TF-IDF of words and word pairs, logistic (for a number: ridge) regression; fitted on the train split. Seconds, no GPU.
 base_3shot   the base model with three training examples as earlier turns of the conversation.
 """
 
@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthier.core.errors import DataError, missing_part
+from luthier.core.units import plain_number
 
+from .metrics import number_in
 from .questions import Message, Question
-from .tasks import Answer
-from .tasks.classify import answer_from
+from .tasks import Answer, answer_from
 
 SHOTS = 3
 
@@ -28,7 +29,6 @@ def tfidf(
     `train` holds records; what is read of a conversation is everything but the system message and the last answer.
     """
     try:
-        from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
     except ImportError:
@@ -40,10 +40,36 @@ def tfidf(
             remedy="Check data.sources and data.split, or leave tfidf out of evaluate.against.",
         )
     # C=10: TF-IDF rows have length one, and the usual C=1 shrinks their weights too far to be a fair opponent.
-    model = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"),  # noqa: S106 - a pattern
-        LogisticRegression(C=10.0, max_iter=1000, random_state=seed),
-    )
+    model = make_pipeline(_word_counts(), LogisticRegression(C=10.0, max_iter=1000, random_state=seed))
+    _fit(model, train, truth)
+    found = model.predict_proba([asked_text(question.prompt or ()) for question in questions])
+    place = {label: i for i, label in enumerate(model.classes_)}
+    return [
+        answer_from([float(row[place[label]]) if label in place else 0.0 for label in labels], labels)
+        for row in found
+    ]
+
+
+def tfidf_number(train: Sequence[Mapping[str, Any]], questions: Sequence[Question]) -> list[Answer]:
+    """The same word counts with ridge regression, for a task whose answer is a number."""
+    try:
+        from sklearn.linear_model import Ridge
+        from sklearn.pipeline import make_pipeline
+    except ImportError:
+        raise missing_part("scikit-learn", "train", "The baseline tfidf") from None
+    model = make_pipeline(_word_counts(), Ridge(alpha=1.0))
+    _fit(model, train, [number_in(record["messages"][-1]["content"]) for record in train])
+    found = model.predict([asked_text(question.prompt or ()) for question in questions])
+    return [Answer(plain_number(float(value))) for value in found]
+
+
+def _word_counts() -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")  # noqa: S106 - a pattern
+
+
+def _fit(model: Any, train: Sequence[Mapping[str, Any]], truth: Sequence[Any]) -> None:
     try:
         model.fit([asked_text(record["messages"][:-1]) for record in train], truth)
     except ValueError as error:
@@ -53,12 +79,6 @@ def tfidf(
             "no training row holds a single word, so the baseline tfidf cannot be fitted.",
             remedy="Leave tfidf out of evaluate.against.",
         ) from None
-    found = model.predict_proba([asked_text(question.prompt or ()) for question in questions])
-    place = {label: i for i, label in enumerate(model.classes_)}
-    return [
-        answer_from([float(row[place[label]]) if label in place else 0.0 for label in labels], labels)
-        for row in found
-    ]
 
 
 def asked_text(prompt: Sequence[Message]) -> str:

@@ -89,6 +89,22 @@ def same_text(one: str, other: str) -> bool:
     return one.split() == other.split()
 
 
+_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+
+
+def number_in(text: str) -> float | None:
+    """The last number in a text; commas between digits are thousands. None when there is none.
+
+    >>> number_in("about 1,250.5"), number_in("3 of 4"), number_in("-2e1"), number_in("none")
+    (1250.5, 4.0, -20.0, None)
+    """
+    found = _NUMBER.findall(text)
+    if not found:
+        return None
+    value = float(found[-1].replace(",", ""))
+    return value if np.isfinite(value) else None
+
+
 def each(
     score: Callable[[str, str], float], references: Sequence[str], predictions: Sequence[str | None]
 ) -> NDArray[np.float64]:

@@ -22,13 +22,14 @@ System = Literal["base", "base_3shot", "tfidf"]
 
 @dataclass(frozen=True)
 class Metric:
-    """`kinds`: the tasks it applies to. `systems`: who can be measured by it."""
+    """`kinds`: the tasks it applies to. `systems`: who can be measured by it. `share`: its values are at most one."""
 
     title: str
     kinds: tuple[str, ...]
     meaning: str
     higher_is_better: bool = True
     systems: tuple[str, ...] = SYSTEMS
+    share: bool = True
 
 
 METRICS: dict[str, Metric] = {
@@ -40,17 +41,35 @@ METRICS: dict[str, Metric] = {
         "exact match", ("classify", "chat"), "share of answers equal to the reference, whitespace aside"
     ),
     "token_f1": Metric("token F1", ("chat",), "overlap of words between answer and reference"),
+    "mae": Metric(
+        "mean absolute error",
+        ("regress",),
+        "mean distance from the right number",
+        higher_is_better=False,
+        share=False,
+    ),
+    "rmse": Metric(
+        "root mean squared error",
+        ("regress",),
+        "root of the mean squared distance; large errors count more",
+        higher_is_better=False,
+        share=False,
+    ),
+    "r2": Metric("R²", ("regress",), "share of the numbers' spread that is explained; 0 is the mean"),
+    "answered": Metric("answered", ("regress",), "share of answers that hold a number at all"),
     "perplexity": Metric(
         "perplexity",
         ("classify", "chat"),
         "exp of the mean loss over the tokens of the reference answers (not of the prompts)",
         higher_is_better=False,
         systems=("tuned", "base"),
+        share=False,
     ),
 }
 APPLIES: dict[str, tuple[System, ...]] = {
     "classify": ("base", "base_3shot", "tfidf"),
     "chat": ("base", "base_3shot"),
+    "regress": ("base", "base_3shot", "tfidf"),
 }
 
 
@@ -58,7 +77,7 @@ class EvaluateSpec(Spec):
     """How the tuned model is measured on the test split."""
 
     against: list[System] | None = None
-    """Systems to compare with; without it all that apply (classify: base, base_3shot, tfidf; chat: base, base_3shot)."""
+    """Systems to compare with; without it all that apply (classify and regress: base, base_3shot, tfidf; chat: base, base_3shot)."""
     metrics: list[str] | None = None
     """Metrics to report; without it all that apply. Leaving out perplexity saves a pass over the rows."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)

@@ -58,11 +58,11 @@ def _refuse_strangers(tuned: Mapping[str, Any], base: Artifact, task: Mapping[st
 
 
 def _tfidf(bench: Any) -> list[dict[str, Any]]:
-    from . import baselines, predictions, questions
+    from . import predictions, questions
 
     bench.at.check()
     train = questions.records(bench.folders["dataset"] / "train.parquet")
-    answers = baselines.tfidf(train, bench.questions, bench.task["labels"], bench.spec.seed)
+    answers = bench.part.baseline(train, bench.questions, bench.spec.seed)
     return [
         predictions.line(question, "tfidf", answer, bench.part)
         for question, answer in zip(bench.questions, answers, strict=True)

@@ -30,6 +30,9 @@ HUB_METRICS = {
     "macro_f1": "f1",
     "exact_match": "exact_match",
     "perplexity": "perplexity",
+    "mae": "mae",
+    "rmse": "rmse",
+    "r2": "r_squared",
 }
 SYSTEM_TITLES = {
     "tuned": "tuned",

@@ -16,17 +16,17 @@ from torch import Tensor
 
 from luthier.core.errors import ModelError
 
-from .attention import packed
 from .forward import (
     TOKEN_BUDGET,
     answering,
     by_length,
     compute_prefix,
+    last_hidden,
     logits_at,
     sequence_loss,
     shared_prefix,
 )
-from .head import Head, head_of, hidden_at, label_scores
+from .head import Head, head_of, label_scores
 from .layouts import KeysValues, Rows, Tree
 from .template import Encoded, Template, TooLong
 
@@ -130,19 +130,10 @@ def _score_by_head(
     budget: int,
 ) -> list[list[float]]:
     """The head looks at each prompt's last token."""
-    for prompt in prompts:
-        if len(prompt) > template.context:
-            raise TooLong(len(prompt), template.context)
     result: list[list[float]] = [[] for _ in prompts]
-    device = next(model.parameters()).device
-    with answering(model):
-        for batch in by_length([len(p) for p in prompts], budget):
-            counts = [len(prompts[i]) for i in batch]
-            ids = torch.tensor([[token for i in batch for token in prompts[i]]], device=device)
-            ends = torch.tensor(counts, device=device).cumsum(0) - 1
-            hidden_Rh = hidden_at(model, {"input_ids": ids, **packed(counts, device)}, ends)
-            for i, row in zip(batch, label_scores(head, hidden_Rh, choices).tolist(), strict=True):
-                result[i] = row
+    for batch, hidden_Rh in last_hidden(model, template, prompts, budget):
+        for i, row in zip(batch, label_scores(head, hidden_Rh, choices).detach().tolist(), strict=True):
+            result[i] = row
     return result
 
 

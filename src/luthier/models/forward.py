@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .attention import no_mask, packed
+from .head import hidden_at
 from .layouts import Decoding, KeysValues, Rows
-from .template import Encoded
+from .template import Encoded, Template, TooLong
 
 TOKEN_BUDGET = 2048
 # A row of logits is as wide as the vocabulary; more of them at once cost memory and gain no speed.
@@ -70,6 +71,23 @@ def compute_prefix(model: Any, ids: Sequence[int]) -> list[KeysValues] | None:
     logits_at(model, ids, rows, [len(ids) - 1])
     assert rows.kept is not None
     return rows.kept[0]
+
+
+def last_hidden(
+    model: Any, template: Template, prompts: Sequence[Sequence[int]], token_budget: int = TOKEN_BUDGET
+) -> Iterator[tuple[list[int], Tensor]]:
+    """(indices, hidden states [R, h] at each prompt's last token), packed, longest prompts first. Raises TooLong."""
+    for prompt in prompts:
+        if len(prompt) > template.context:
+            raise TooLong(len(prompt), template.context)
+    device = next(model.parameters()).device
+    for batch in by_length([len(p) for p in prompts], token_budget):
+        counts = [len(prompts[i]) for i in batch]
+        ids = torch.tensor([[token for i in batch for token in prompts[i]]], device=device)
+        ends = torch.tensor(counts, device=device).cumsum(0) - 1
+        with answering(model):
+            hidden_Rh = hidden_at(model, {"input_ids": ids, **packed(counts, device)}, ends)
+        yield batch, hidden_Rh
 
 
 def by_length(lengths: Sequence[int], budget: int, most: int | None = None) -> Iterator[list[int]]:

@@ -156,6 +156,24 @@ def _gives(told: Mapping[str, str]) -> Labels | Number:
     raise ModelError(f"{FILE} does not say what its outputs are.", remedy="Train again.")
 
 
+def numbers(
+    model: Any, template: Any, prompts: Sequence[Sequence[int]], token_budget: int = 2048
+) -> list[float]:
+    """What a number head gives for each prompt."""
+    from .forward import last_hidden
+
+    head = head_of(model)
+    assert head is not None
+    if not isinstance(head.gives, Number):
+        raise ModelError("this model gives labels, not a number.", remedy="Ask it with labels.")
+    mean, scale = head.gives.mean, head.gives.scale
+    result = [0.0] * len(prompts)
+    for batch, hidden_Rh in last_hidden(model, template, prompts, token_budget):
+        for i, value in zip(batch, head(hidden_Rh)[:, 0].detach().tolist(), strict=True):
+            result[i] = value * scale + mean
+    return result
+
+
 def label_scores(head: Head, hidden_Sh: Tensor, choices: Sequence[str]) -> Tensor:
     """[S, choices]: ln p of each label among all the head knows. Raises ModelError for a label it does not know."""
     if not isinstance(head.gives, Labels):

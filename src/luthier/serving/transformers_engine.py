@@ -5,6 +5,7 @@ if the conversation has no system message of its own. It is not the fast engine:
 
 A package constrained to labels answers with a whole label. `Chunk.tokens` then has one entry, the label, with its
 log-probability among the labels, and the likeliest other labels as alternatives: their exponentials sum to one.
+A model with a regression head answers with its number, as text.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import ModelError
+from luthier.core.units import plain_number
 from luthier.models.spec import Dtype
 from luthier.serving.engine import (
     Cancelled,
@@ -62,10 +64,12 @@ class TransformersEngine:
         self._lock = threading.Lock()
         self._model: Any = None
         self._template: Any = None
+        self._gives_number = False
         self._unwanted: Callable[[], bool] = always_wanted
 
     def load(self) -> None:
         from luthier.models import template, weights
+        from luthier.models.head import Number, head_of
 
         with self._lock:
             if self._model is not None:
@@ -78,6 +82,7 @@ class TransformersEngine:
                 device=self._device,
                 base_folder=self._base_folder if self._adapter_folder else None,
             )
+            self._gives_number = isinstance(getattr(head_of(self._model), "gives", None), Number)
             for layer in _layers(self._model):
                 layer.register_forward_pre_hook(self._stop_if_unwanted)
 
@@ -105,6 +110,8 @@ class TransformersEngine:
             try:
                 if labels:
                     yield self._label(request, labels, prompt_ids)
+                elif self._gives_number:
+                    yield self._number(prompt_ids)
                 else:
                     yield from self._text(request, prompt_ids)
             finally:
@@ -178,6 +185,13 @@ class TransformersEngine:
             raise ContextLengthExceeded(len(prompt_ids), room, error.limit) from None
         except ModelError as error:
             raise Refused(error.message, param="labels", code="invalid_value", remedy=error.remedy) from None
+
+    def _number(self, prompt_ids: list[int]) -> Chunk:
+        """The only chunk of a model with a regression head: its number as text."""
+        from luthier.models.head import numbers
+
+        text = plain_number(numbers(self._model, self._template, [prompt_ids])[0])
+        return Chunk(text, Usage(len(prompt_ids), len(self._template.answer(text))), (), "stop")
 
     def _label(self, request: Request, labels: tuple[str, ...], prompt_ids: list[int]) -> Chunk:
         def tokens_of(label: str) -> int:

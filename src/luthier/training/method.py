@@ -110,7 +110,7 @@ class Method(Protocol):
     def encode(self, record: Mapping[str, Any], template: Template) -> Example:
         """One record (data.records.RECORD) as tokens. Raises ModelError and its kinds, DataError."""
 
-    def attach(self, model: Any, work: Work, seed: int) -> None:
+    def attach(self, model: Any, splits: Mapping[str, Rows], work: Work, seed: int) -> None:
         """Put a module of one's own on the model (a head). What of it requires gradients is trained with the adapter."""
 
     def save(self, model: Any, folder: Path) -> None:

@@ -56,7 +56,7 @@ def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: P
     identity = digest_of({"spec": spec.plain(), "parents": parents, "version": VERSION})
     folders = {role: at.folder(artifact) for role, artifact in inputs.items()}
     work = Work(folders, template, machine, spec.batch.micro_tokens, scratch, identity, at)
-    method.attach(model, work, spec.seed)
+    method.attach(model, splits, work, spec.seed)
     parameters = adapter.trainable(model)
     method.prepare(model, splits, work)
     loop = Loop(

@@ -101,7 +101,7 @@ def _same_everywhere(systems: Json, one: str, other: str) -> bool:
 
 
 def _applies(system: str, report: Json) -> bool:
-    return system == "base" or (report.get("task") or {}).get("kind") == "classify"
+    return system == "base" or (report.get("task") or {}).get("kind") in ("classify", "regress")
 
 
 def _metric_chart(systems: Json, metric: str) -> str:

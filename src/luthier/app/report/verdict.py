@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from luthier.evaluation.spec import METRICS
+
 from .facts import Json, RunFacts
 from .wording import MINUS, SYSTEMS_LONG, clip, higher_is_better, percent, score, spoken
 
 PREFERRED = {
     "classify": ("macro_f1", "accuracy", "exact_match", "perplexity"),
+    "regress": ("mae", "rmse", "r2"),
     "chat": ("token_f1", "exact_match", "perplexity"),
 }
 Reading = Literal["better", "worse", "unclear"]
@@ -121,7 +124,7 @@ def _gap(gap: Json, rival: str) -> str:
 
 
 def _within(metric: str, width: float) -> str:
-    if metric == "perplexity":
+    if metric in METRICS and not METRICS[metric].share:
         return score(metric, width)
     return "0.01" if 0 < width < 0.01 else score(metric, width, 2)
 

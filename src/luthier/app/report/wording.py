@@ -98,15 +98,27 @@ def number(value: float) -> str:
 
 
 def score(metric: str, value: float | None, decimals: int = 3) -> str:
-    """A metric's value: shares with fixed decimals, perplexity by its size.
+    """A metric's value: shares with fixed decimals, perplexity and errors by their size.
 
     >>> score("macro_f1", 0.8312), score("perplexity", 1234.6), score("perplexity", 2.3456), score("macro_f1", None)
     ('0.831', '1,235', '2.35', 'not measured')
+    >>> score("mae", 0.01234)
+    '0.0123'
     """
     if value is None or not math.isfinite(value):
         return "not measured" if value is None else number(value)
-    if metric == "perplexity":
-        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    if metric in METRICS and not METRICS[metric].share:
+        size = abs(value)
+        text = (
+            f"{size:,.0f}"
+            if size >= 100
+            else f"{size:.1f}"
+            if size >= 10
+            else f"{size:.2f}"
+            if size >= 1
+            else f"{size:.3g}"
+        )
+        return MINUS + text if value < 0 else text
     return f"{value:.{decimals}f}".replace("-", MINUS)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from ..compare import Statistics
     from ..predictions import Answers
-    from ..questions import Asked
+    from ..questions import Asked, Question
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Task(Protocol):
     def ask(self, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool) -> list[Answer]:
         """One answer per question, with its loss if that is wanted."""
 
+    def baseline(
+        self, train: Sequence[Mapping[str, Any]], questions: Sequence[Question], seed: int
+    ) -> list[Answer]:
+        """What word counts make of it (system `tfidf`), for a task that can be asked of them."""
+
     def score(self, reference: str, prediction: str) -> float:
         """How right one answer is, 0 to 1: chooses the report's examples."""
 
@@ -57,3 +62,13 @@ def of(task: Mapping[str, Any], max_tokens: int = 128) -> Task:
     from luthier.core import plugin
 
     return plugin.load("task", task["kind"])(task["labels"], max_tokens)
+
+
+def answer_from(probabilities: Any, labels: Sequence[str]) -> Answer:
+    """The likeliest label; of equals, the first.
+
+    >>> answer_from([0.2, 0.4, 0.4], ["a", "b", "c"]).text
+    'b'
+    """
+    best = int(max(range(len(labels)), key=probabilities.__getitem__))
+    return Answer(labels[best], float(probabilities[best]), tuple(float(p) for p in probabilities))

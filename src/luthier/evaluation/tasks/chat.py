@@ -5,13 +5,15 @@ A plain text has no question, so it counts for perplexity alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from luthier.core.errors import SpecError
+
 from .. import compare, metrics
 from ..predictions import Answers
-from ..questions import Asked
+from ..questions import Asked, Question
 from . import Answer
 
 
@@ -33,6 +35,11 @@ class ChatTask:
             Answer(None if one.question.prompt is None else next(texts), loss=loss)
             for one, loss in zip(sheet, losses, strict=True)
         ]
+
+    def baseline(
+        self, train: Sequence[Mapping[str, Any]], questions: Sequence[Question], seed: int
+    ) -> list[Answer]:
+        raise SpecError("word counts cannot answer freely.", remedy="Leave tfidf out of evaluate.against.")
 
     def score(self, reference: str, prediction: str) -> float:
         return metrics.token_f1(reference, prediction)

@@ -4,16 +4,16 @@ token included) and the likeliest is taken, so each answer carries a probability
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from .. import compare, metrics
+from .. import baselines, compare, metrics
 from ..predictions import Answers
-from ..questions import Asked
-from . import Answer
+from ..questions import Asked, Question
+from . import Answer, answer_from
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class ClassifyTask:
             for answer, row, i in zip(answers, rows, right, strict=True)
         ]
 
+    def baseline(
+        self, train: Sequence[Mapping[str, Any]], questions: Sequence[Question], seed: int
+    ) -> list[Answer]:
+        return baselines.tfidf(train, questions, self.labels, seed)
+
     def score(self, reference: str, prediction: str) -> float:
         return float(reference == prediction)
 
@@ -66,13 +71,3 @@ class ClassifyTask:
         if answers.loss_tokens_N.all():
             parts.append(compare.of_perplexity(answers.loss_sum_N, answers.loss_tokens_N))
         return compare.together(parts)
-
-
-def answer_from(probabilities: Any, labels: Sequence[str]) -> Answer:
-    """The likeliest label; of equals, the first.
-
-    >>> answer_from([0.2, 0.4, 0.4], ["a", "b", "c"]).text
-    'b'
-    """
-    best = int(np.argmax(probabilities))
-    return Answer(labels[best], float(probabilities[best]), tuple(float(p) for p in probabilities))

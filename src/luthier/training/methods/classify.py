@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError, SpecError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from luthier.models.template import Template
     from luthier.training.packing import Packed
-    from luthier.training.rows import Row
+    from luthier.training.rows import Row, Rows
 
 
 def question_of(record: Mapping[str, Any], template: Template, method: str) -> Example:
@@ -75,7 +76,7 @@ class Classify(Method):
     def encode(self, record: Mapping[str, Any], template: Template) -> Example:
         return replace(question_of(record, template, "classify"), answer=record["label"])
 
-    def attach(self, model: Any, work: Work, seed: int) -> None:
+    def attach(self, model: Any, splits: Mapping[str, Rows], work: Work, seed: int) -> None:
         from luthier.models.head import Labels, attach
 
         told = json.loads((work.folders["dataset"] / "dataset.json").read_text(encoding="utf-8"))["task"]
@@ -108,7 +109,7 @@ class Classify(Method):
         right_R = (scores_RL.argmax(-1) == batch.targets_R) * batch.weights_R
         return Loss(losses_R.sum(), losses_R.detach(), {"accuracy": float(right_R.sum())})
 
-    def save(self, model: Any, folder: Any) -> None:
+    def save(self, model: Any, folder: Path) -> None:
         from luthier.models.head import save, take_off
 
         save(model, folder)
