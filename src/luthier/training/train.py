@@ -18,13 +18,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core import plugin
 from luthier.core.artifact import Artifact, digest_of
 from luthier.core.stage import Context, Output, Stage
 from luthier.store.files import explained
 
 from .batches import Order
-from .method import Method, Work
+from .method import Method
 from .plan import limit_of, refuse_impossible
 from .spec import TrainSpec
 
@@ -37,11 +36,11 @@ VERSION = 2
 
 
 def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context) -> Output:
-    from luthier.models.weights import describe, load
+    from luthier.models.weights import describe
 
+    from .assembly import assemble
     from .checkpoint import Checkpoints
     from .loop import Loop
-    from .machine import find
 
     base, dataset = at.folder(inputs["base"]), at.folder(inputs["dataset"])
     facts, about = describe(base), json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
@@ -49,20 +48,14 @@ def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: P
     method: Method = spec.method.load()(spec.method.settings)
     splits, template = tokenised(spec, method, base, dataset, facts.context, parents, scratch, at)
 
-    machine = find(spec)
-    adapter = plugin.load("adapter", spec.adapter.kind)()
-    model = load(base, dtype=machine.weights_dtype(spec.adapter.kind), device=machine.device)
-    model = adapter.attach(model, spec.adapter, spec.seed)
     identity = digest_of({"spec": spec.plain(), "parents": parents, "version": VERSION})
     folders = {role: at.folder(artifact) for role, artifact in inputs.items()}
-    work = Work(folders, template, machine, spec.batch.micro_tokens, scratch, identity, at)
-    method.attach(model, splits, work, spec.seed)
-    parameters = adapter.trainable(model)
-    method.prepare(model, splits, work)
+    made = assemble(spec, method, folders, splits, template, scratch, identity, at)
+    model, machine = made.model, made.machine
     loop = Loop(
         spec,
         model,
-        parameters,
+        made.parameters,
         method,
         splits["train"],
         splits["validation"],
@@ -70,7 +63,7 @@ def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: P
         Checkpoints(scratch / "checkpoints", identity),
         at,
     )
-    trained = sum(p.numel() for _, p in parameters)
+    trained = sum(p.numel() for _, p in made.parameters)
     at.emit(
         "training",
         **machine.plain(),
@@ -89,7 +82,7 @@ def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: P
     name = json.loads((base / "luthier.json").read_text(encoding="utf-8"))["name"]
     with explained(out):
         method.save(model, out)
-        adapter.save(model, out, name)
+        made.adapter.save(model, out, name)
         told = {
             "role": "tuned",
             "adapter": spec.adapter.kind,
