@@ -133,7 +133,17 @@ def _home(
                 "A run of a small model needs about 2 GB; free some space.",
             )
         )
+    findings += _tokens(home)
     if damaged:
         findings.append(Finding("blobs", "bad", f"damaged or lost: {'; '.join(damaged[:5])}" + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""),
                                 "Restore them from a backup, or make them anew with luthier run RECIPE --fresh."))  # fmt: skip
     return findings
+
+
+def _tokens(home: Path) -> list[Finding]:
+    from luthier.training.tokenfile import KEEP_BYTES, size_bytes
+    from luthier.training.train import TOKENS
+
+    held = size_bytes(home / TOKENS)
+    told = f"{show_bytes(held)} of tokenised rows under {home / TOKENS}, kept below {show_bytes(KEEP_BYTES)}; may be deleted"
+    return [Finding("tokens", "ok", told)] if held else []

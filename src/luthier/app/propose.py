@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from luthier.core import plugin
 from luthier.core.errors import DataError
 from luthier.core.spec import resolve
 from luthier.data.propose import Proposal, propose
@@ -78,14 +79,27 @@ def _text(found: Proposal, base: str, name: str) -> str:
     lines += [
         "",
         "train:",
+        *_method(found),
         "  adapter: {kind: lora, rank: 16}",
         "  epochs: 3",
         "  early_stopping: {patience: 3}",
     ]
+    if found.method.value != "sft":
+        lines += ["", "# No gate: none of the metrics here says whether the better answers are the likelier ones.", ""]  # fmt: skip
+        return "\n".join(lines)
     metric = "macro_f1" if found.task.value == "classify" else "perplexity"
     lines += ["", "evaluate:", "  # The line stops, and nothing is released, unless the tuned model is better than the prompted base.",
               f"  gate: {{{metric}: {{better_than: base}}}}", ""]  # fmt: skip
     return "\n".join(lines)
+
+
+def _method(found: Proposal) -> list[str]:
+    """Nothing for the default; a method that is not installed is only mentioned."""
+    name = found.method.value
+    if name == "sft":
+        return []
+    written = "" if name in plugin.names("method") else "# "
+    return [f"  # {_line(found.method.reason)}.", f"  {written}method: {name}"]
 
 
 def _line(text: str) -> str:

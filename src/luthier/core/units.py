@@ -27,6 +27,8 @@ _SIZE = {
     "tib": 2**40,
 }
 
+_COUNT = {"k": 10**3, "m": 10**6, "b": 10**9}
+
 
 def _split(text: str, units: dict[str, Any], what: str, example: str) -> tuple[float, str]:
     match = re.fullmatch(_NUMBER + r"\s*(?P<u>[A-Za-z%]+)", text.strip())
@@ -79,6 +81,22 @@ def share(value: Any) -> float:
     return float(value)
 
 
+def count(value: Any) -> int:
+    """A whole number from `2M`, `500k`, or a plain number.
+
+    >>> count("2M"), count("1.5 k"), count(300)
+    (2000000, 1500, 300)
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{value!r} is not a number; write for example 300 or '2M'")
+    if isinstance(value, str):
+        number, unit = _split(value, _COUNT, "number", "300 or '2M'")
+        return round(number * _COUNT[unit])
+    if value != int(_finite(float(value), "number")):
+        raise ValueError(f"{value!r} is not a whole number")
+    return int(value)
+
+
 def _finite(value: float, what: str) -> float:
     if not 0 <= value < float("inf"):
         raise ValueError(f"{value!r} is not a {what}: it must be finite and not negative")
@@ -117,6 +135,7 @@ def money(value: Any) -> Money:
 
 Seconds = Annotated[float, BeforeValidator(seconds)]
 Bytes = Annotated[int, BeforeValidator(size_bytes)]
+Count = Annotated[int, BeforeValidator(count)]
 Share = Annotated[float, BeforeValidator(share)]
 MoneyField = Annotated[Money, BeforeValidator(money)]
 

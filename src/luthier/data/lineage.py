@@ -12,7 +12,8 @@ SPLITS = ("train", "validation", "test")
 def find_row(dataset_folder: Path, record_id: str) -> dict[str, Any] | None:
     """What became of one row, or None if the dataset never saw it.
 
-    A row in use:     {"id", "split", "removed": None, "origin", "source", "group", "label", "weight", "messages", "text"}
+    A row in use:     {"id", "split", "removed": None, "origin", "source", "group", "label", "weight", "messages", "text",
+                      "rejected", "rating"}
     A row set aside:  {"id", "split": None, "removed": {"rule", "reason"}, "origin", "preview"}
     """
     import pyarrow.parquet as pq

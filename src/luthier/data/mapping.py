@@ -1,7 +1,7 @@
 """Rows of any layout become records, or come back with the reason why not. Vectorised: one block, one batch.
 
-What can be wrong with a row that reads well: the answer or label is missing, a cell is not text, a conversation has
-no answer, speaks out of turn or with an unknown voice. `map.on_bad_row` decides what follows from it.
+What can be wrong with a row that reads well: the answer or label is missing, a cell is not text, a rating no number,
+a conversation has no answer, speaks out of turn or with an unknown voice (`conversations`). `map.on_bad_row` decides what follows from it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from . import conversations
 from .connectors import cells
 from .connectors.protocol import Block
-from .records import RECORD, TURNS, build_messages, content_ids, message_counts, named_ids
+from .records import RECORD, TURNS, build_messages, content_ids, last_contents, named_ids
 from .shapes import Shape
 from .spec import MapSpec, Part, columns_of, is_template, template_pieces
-
-VOICES = {
-    "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
-    "chatgpt": "assistant", "bard": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,9 +44,10 @@ class Layout:
         weight: float,
     ) -> Layout:
         """The shape's map, completed by what the recipe says beside it."""
-        extra = (
-            {"id": written.id, "group": written.group, "on_bad_row": written.on_bad_row} if written else {}
-        )
+        extra: dict[str, Any] = {}
+        if written:
+            extra = {"id": written.id, "group": written.group, "on_bad_row": written.on_bad_row}
+            extra |= {"rating": written.rating} if written.rating else {}
         chosen = shape.map.model_copy(update=extra)
         if chosen.group is None and group_by is not None:
             chosen = chosen.model_copy(update={"group": group_by})
@@ -59,7 +56,17 @@ class Layout:
     @property
     def columns(self) -> list[str]:
         m = self.map
-        parts: list[Part | None] = [m.system, m.user, m.answer, m.text, m.messages, m.id, m.group]
+        parts: list[Part | None] = [
+            m.system,
+            m.user,
+            m.answer,
+            m.rejected,
+            m.text,
+            m.messages,
+            m.rating,
+            m.id,
+            m.group,
+        ]
         return list(dict.fromkeys(name for part in parts if part is not None for name in columns_of(part)))
 
 
@@ -76,36 +83,39 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
     """Records in the order of the rows, with ids that do not yet tell identical rows apart."""
     n = len(block)
     problems: cells.Problems = {}
-    text = pa.nulls(n, pa.string())
-    if layout.map.messages is not None:
-        column = block.columns.get(layout.map.messages, [None] * n)
-        messages, found = cells.conversations(column, layout.map.messages, layout.keys, block.place)
-        problems.update(found)
-        messages = _voices(messages)
-        _check_turns(messages, layout.map.messages, problems)
-    elif layout.map.text is not None:
+    text = rejected = pa.nulls(n, pa.string())
+    if layout.map.text is not None:
         text = _part(block, layout.map.text, "text", problems)
         messages = pa.nulls(n, TURNS)
-    else:
+    elif layout.map.user is not None:
         messages = _pairs(block, layout, problems)
+        if layout.map.rejected is not None:
+            rejected = _part(block, layout.map.rejected, "rejected answer", problems)
+    else:
+        messages, rejected = conversations.read(block, layout.map, layout.keys, problems)
+    rating = _rating(block, layout.map.rating, problems)
     named = _optional(block, layout.map.id, "id", problems)
     group = _optional(block, layout.map.group, None, problems)
     good = np.ones(n, bool)
     good[list(problems)] = False
     keep = pa.array(good)
-    messages, text, named, group = (array.filter(keep) for array in (messages, text, named, group))
-    ids = named_ids(layout.source, named) if layout.map.id is not None else content_ids(messages, text)
+    columns = (messages, text, named, group, rejected, rating)
+    messages, text, named, group, rejected, rating = (array.filter(keep) for array in columns)
+    by_name = layout.map.id is not None
+    ids = named_ids(layout.source, named) if by_name else content_ids(messages, text, rejected, rating)
     origins = block.origins()
     batch = pa.record_batch(
         [
             ids,
             messages,
             text,
-            _last_contents(messages) if layout.classify else pa.nulls(len(ids), pa.string()),
+            last_contents(messages) if layout.classify else pa.nulls(len(ids), pa.string()),
             group,
             pa.repeat(layout.source, len(ids)),
             pa.array(origins, pa.string()).filter(keep),
             pa.repeat(pa.scalar(layout.weight, pa.float32()), len(ids)),
+            rejected,
+            rating,
         ],
         schema=RECORD,
     )
@@ -176,57 +186,21 @@ def _optional(block: Block, column: str | None, what: str | None, problems: cell
     return text
 
 
+def _rating(block: Block, column: str | None, problems: cells.Problems) -> pa.Array:
+    if column is None:
+        return pa.nulls(len(block), pa.float64())
+    rating, found = cells.numbers(block.columns.get(column, [None] * len(block)), column, block.place)
+    for row, why in found.items():
+        problems.setdefault(row, why)
+    _need(rating, "rating", column, problems)
+    return rating
+
+
 def _texts(block: Block, name: str, problems: cells.Problems) -> pa.Array:
     text, found = cells.texts(block.columns.get(name, [None] * len(block)), name, block.place)
     for row, why in found.items():
         problems.setdefault(row, why)
     return text
-
-
-def _voices(messages: pa.Array) -> pa.Array:
-    """Roles by their one name; an unknown role stays as it is and is found by `_check_turns`."""
-    flat = messages.flatten()
-    known = pc.index_in(pc.utf8_lower(flat.field("role")), pa.array(list(VOICES)))
-    roles = pc.coalesce(pa.array(list(VOICES.values())).take(known), flat.field("role"))
-    return build_messages(message_counts(messages), roles, flat.field("content"), messages.is_null())
-
-
-def _check_turns(messages: pa.Array, column: str, problems: cells.Problems) -> None:
-    flat = messages.flatten()
-    counts = message_counts(messages)
-    rows = np.repeat(np.arange(len(messages)), counts)
-    ends = np.cumsum(counts)
-    first = np.zeros(len(flat), bool)
-    first[(ends - counts)[counts > 0]] = True
-
-    def mark(turns: np.ndarray, why: str) -> None:
-        for row in rows[turns]:
-            problems.setdefault(int(row), why)
-
-    for row in np.flatnonzero(counts == 0):
-        problems.setdefault(int(row), f"the conversation is missing ({column!r} is empty)")
-    role = np.array(flat.field("role").to_pylist(), dtype=object)
-    known = np.isin(role.astype(str), ["system", "user", "assistant"])
-    for turn in np.flatnonzero(~known):
-        problems.setdefault(
-            int(rows[turn]), f"a message speaks as {role[turn]!r}; known: system, user, assistant"
-        )
-    mark(flat.field("content").is_null().to_numpy(zero_copy_only=False), "a message has no content")
-    mark((role == "system") & ~first, "a system message stands after the first message")
-    if len(role):
-        last = np.flatnonzero(counts > 0)
-        for row in last[role[ends[last] - 1] != "assistant"]:
-            problems.setdefault(
-                int(row), "the conversation does not end with the assistant, so there is no answer to learn"
-            )
-
-
-def _last_contents(messages: pa.Array) -> pa.Array:
-    """The last message of each conversation [B], null for a plain text."""
-    counts = message_counts(messages)
-    ends = np.cumsum(counts) - 1
-    index = pa.array(ends, mask=counts == 0)
-    return messages.flatten().field("content").take(index)
 
 
 def _preview(block: Block, row: int, longest: int = 200) -> str:

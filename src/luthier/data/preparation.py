@@ -24,7 +24,7 @@ from . import mapping, split
 from .connectors.protocol import Connector
 from .engines.local import Batches, SortedParquet, apply, keyed, remove
 from .mapping import Bad, Layout
-from .prepare import PrepareSpec, default_source_name
+from .prepare import PrepareSpec, source_names
 from .records import RECORD, contents, hashed, previews, replace, with_instruction
 from .report import Tally
 from .shapes import Shape, detect, message_keys
@@ -55,6 +55,10 @@ class Preparation:
         self.reports: list[dict[str, Any]] = []
         self._removed = SortedParquet(out / "removed.parquet", REMOVED, work / "removed")
         self._tallies: list[Tally] = []
+        names = source_names(spec.data.sources)
+        self._own_tasks = {
+            name: source.task for name, source in zip(names, spec.data.sources, strict=True) if source.task
+        }
 
     @property
     def removed_rows(self) -> int:
@@ -77,15 +81,12 @@ class Preparation:
     # sources -> records
 
     def _sources(self) -> list[Source]:
-        sources: list[Source] = []
-        for spec in self.spec.data.sources:
-            name = spec.name or default_source_name(spec.patterns)
-            same = sum(
-                other.spec.name == spec.name and other.name.partition("#")[0] == name for other in sources
-            )
-            connector = plugin.load("connector", "files")(spec, self.at.root, self.at.secret)
-            sources.append(Source(spec, f"{name}#{same + 1}" if same else name, connector))
-        return sources
+        connect = plugin.load("connector", "files")
+        wishes = self.spec.data.sources
+        return [
+            Source(spec, name, connect(spec, self.at.root, self.at.secret))
+            for spec, name in zip(wishes, source_names(wishes), strict=True)
+        ]
 
     def _read(self, sources: list[Source], tally: Tally) -> Batches:
         total = sum(source.connector.estimate().size_bytes for source in sources)
@@ -249,6 +250,7 @@ class Preparation:
         }
         tally = Tally("split", wish.plain(), 1)
         by_label: dict[str, dict[str, int]] = {}
+        by_source = {name: dict.fromkeys(split.SIDES, 0) for name in source_names(self.spec.data.sources)}
         characters = 0
         for batch, decision in keyed(
             rows, self.work / "split", lambda batch: split.keys(batch, wish), decide
@@ -259,12 +261,15 @@ class Preparation:
             kept = remove(batch, reasons, tally, self._discard)
             sides = sides.filter(reasons.is_null())
             tally.count(batch.num_rows, kept.num_rows)
-            kept = with_instruction(kept, self._instruction(), self.spec.task.instruction_role)
-            characters += int(contents(kept).str.len_chars().sum())
-            for name, file in files.items():
-                part = kept.filter(pc.equal(sides, name))
-                file.write(part)
-                self._count_labels(by_label, part, name)
+            for source in pc.unique(kept["source"]).to_pylist():
+                here = pc.equal(kept["source"], source)
+                told = with_instruction(kept.filter(here), *self._instruction_of(source))
+                characters += int(contents(told).str.len_chars().sum())
+                for name, file in files.items():
+                    part = told.filter(pc.equal(sides.filter(here), name))
+                    file.write(part)
+                    by_source[source][name] += part.num_rows
+                    self._count_labels(by_label, part, name)
         counts = {name: file.rows for name, file in files.items()}
         self._refuse_empty(counts, tally)
         if tally.removed:
@@ -275,12 +280,21 @@ class Preparation:
             by_label, [s for s in split.SIDES if s == "train" or getattr(wish, s) > 0]
         ):
             self._warn("split", sentence)
-        return self._facts(counts, by_label, stratify, characters)
+        return self._facts(counts, by_label, by_source, stratify, characters)
 
     def _instruction(self) -> str | None:
         if self.spec.task.instruction is None and self.labels is not None:
             return default_instruction(self.labels)
         return self.spec.task.instruction
+
+    def _instruction_of(self, source: str) -> tuple[str | None, str]:
+        """What rows of a source are told, and where it stands."""
+        own = self._own_tasks.get(source)
+        return (
+            (own.instruction, own.instruction_role)
+            if own
+            else (self._instruction(), self.spec.task.instruction_role)
+        )
 
     def _count_labels(self, by_label: dict[str, dict[str, int]], part: pa.RecordBatch, side: str) -> None:
         for entry in pc.value_counts(part["label"]).to_pylist() if self.classify else []:
@@ -312,7 +326,12 @@ class Preparation:
             )
 
     def _facts(
-        self, counts: dict[str, int], by_label: dict[str, dict[str, int]], stratified: bool, characters: int
+        self,
+        counts: dict[str, int],
+        by_label: dict[str, dict[str, int]],
+        by_source: dict[str, dict[str, int]],
+        stratified: bool,
+        characters: int,
     ) -> dict[str, Any]:
         task = self.spec.task
         return {
@@ -323,6 +342,10 @@ class Preparation:
                 "labels": self.labels,
             },
             "counts": counts,
+            "sources": [
+                {"name": name, "instruction": self._instruction_of(name)[0], "counts": by_side}
+                for name, by_side in by_source.items()
+            ],
             "split": {**self.spec.data.split.plain(), "stratified": stratified},
             "labels": {label: by_label.get(label, dict.fromkeys(split.SIDES, 0)) for label in self.labels}
             if self.labels

@@ -3,7 +3,7 @@
     train.parquet validation.parquet test.parquet   records, sorted by id
     removed.parquet                                  every row that is not in them: id, origin, rule, reason, preview
     rules.json                                       what each step did, with examples; entry 0 is the reading
-    dataset.json                                     the task, the counts, the split
+    dataset.json                                     the task, the counts (of every source too), the split
 
 Relative paths start at the context's `root`, which is no part of the identity. The files are a function of the spec
 and of the sources' bytes. Seconds and warnings are events.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from luthier.core.errors import DataError, StoreError
 from luthier.core.spec import Spec
 from luthier.core.stage import Context, Output, Stage
 
-from .spec import DataSpec, rule_version
+from .spec import DataSpec, SourceSpec, rule_version
 from .task import TaskSpec
 
 if TYPE_CHECKING:
@@ -98,4 +98,22 @@ def default_source_name(patterns: list[str]) -> str:
     return name
 
 
-STAGE = Stage("dataset", 1, prepare)
+def source_names(sources: Sequence[SourceSpec]) -> list[str]:
+    """What records of each source are called: its name, or the file pattern's last part; a name that stands there
+    already gets a number.
+
+    >>> source_names([SourceSpec(files="a.jsonl"), SourceSpec(files="b.jsonl", name="b"), SourceSpec(files="x/a.jsonl")])
+    ['a.jsonl', 'b', 'a.jsonl#2']
+    """
+    names: list[str] = []
+    for source in sources:
+        wanted = name = source.name or default_source_name(source.patterns)
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{wanted}#{number}"
+        names.append(name)
+    return names
+
+
+STAGE = Stage("dataset", 2, prepare)

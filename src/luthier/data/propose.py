@@ -24,6 +24,7 @@ GROUPS = re.compile(
     re.IGNORECASE,
 )
 IDS = re.compile(r"(.*_)?(id|uuid|key|guid)$", re.IGNORECASE)
+READ = ("user", "messages", "text", "rejected", "rating")
 MOST_LABELS = 50
 LONGEST_LABEL = 60
 
@@ -46,6 +47,7 @@ class Proposal:
     layout: Choice
     map: Choice
     task: Choice
+    method: Choice
     labels: list[str] | None
     group_by: Choice
     rules: list[tuple[Literal["quality", "quantity"], str | dict[str, Any], str]]
@@ -68,7 +70,7 @@ def propose(files: str, base: Path, secret: Secret = lambda text: text) -> Propo
         shape = Shape(shape.name, renamed, shape.confidence, shape.reason, shape.keys)
     taken = {
         name
-        for part in (shape.map.user, shape.map.answer, shape.map.messages, shape.map.text)
+        for part in (*(getattr(shape.map, name) for name in READ), shape.map.answer)
         if part
         for name in columns_of(part)
     }
@@ -81,6 +83,7 @@ def propose(files: str, base: Path, secret: Secret = lambda text: text) -> Propo
         layout=Choice(shape.name, shape.reason),
         map=chosen,
         task=task,
+        method=_method(shape),
         labels=labels,
         group_by=group,
         rules=_rules(shape, head.rows, answers, labels),
@@ -91,24 +94,36 @@ def propose(files: str, base: Path, secret: Secret = lambda text: text) -> Propo
     )
 
 
+def _method(shape: Shape) -> Choice:
+    """What can be learnt from the layout, by the method's name."""
+    if shape.map.rejected is not None:
+        return Choice("dpo", "every row has a better and a worse answer")
+    if shape.map.rating is not None:
+        return Choice("kto", f"{shape.map.rating!r} says of every answer whether it is good")
+    return Choice("sft", "every row shows what to say")
+
+
 def _answers(shape: Shape, rows: Sequence[dict[str, Any]]) -> list[str | None]:
-    if shape.map.messages is not None:
-        role, content = shape.keys
-        found = []
-        for row in rows:
-            turns = [t for t in row.get(shape.map.messages) or [] if isinstance(t, dict)]
-            last = turns[-1] if len(turns) > 1 and turns[-1].get(role) in ("assistant", "gpt") else {}
-            found.append(last.get(content))
-        return found
-    if shape.map.answer is None:
+    """The last answer of every row; None where there is none, or where it is no text."""
+    part = shape.map.answer or shape.map.messages
+    if part is None:
         return []
-    cells = [row.get(columns_of(shape.map.answer)[0]) for row in rows]
-    return [None if cell is None or isinstance(cell, list | dict) else text_of(cell) for cell in cells]
+    return [_answer(row.get(columns_of(part)[0]), shape.keys) for row in rows]
+
+
+def _answer(cell: Any, keys: tuple[str, str]) -> str | None:
+    if isinstance(cell, list):
+        turns = [turn for turn in cell if isinstance(turn, dict)]
+        last = turns[-1] if turns and turns[-1].get(keys[0]) in ("assistant", "gpt") else {}
+        cell = last.get(keys[1])
+    return None if cell is None or isinstance(cell, list | dict) else text_of(cell)
 
 
 def _task(shape: Shape, answers: list[str | None]) -> tuple[Choice, list[str] | None]:
     told = [answer for answer in answers if isinstance(answer, str) and answer.strip()]
     distinct = Counter(told)
+    if shape.map.rejected is not None or shape.map.rating is not None:
+        return Choice("chat", "the rows say which answers are better, not which label is right"), None
     few = 2 <= len(distinct) <= MOST_LABELS and len(distinct) * 5 <= len(told)
     if few and max(map(len, distinct)) <= LONGEST_LABEL:
         why = f"{len(told)} answers have only {len(distinct)} different values"
@@ -176,7 +191,8 @@ def _rules(
         (
             "quality",
             "drop_empty",
-            f"{sum(not text for text in inputs)} of the first {len(rows)} rows have an empty input",
+            f"{sum(not text for text in inputs)} of the first {len(rows)} rows have an empty input"
+            + (", and pairs of one answer teach nothing" if shape.map.rejected is not None else ""),
         ),
         ("quality", "deduplicate", f"{repeated} of the first {len(rows)} rows repeat an earlier input"),
     ]
@@ -192,7 +208,7 @@ def _rules(
 def _inputs(shape: Shape, rows: Sequence[dict[str, Any]]) -> list[str]:
     part = shape.map.user or shape.map.text
     if part is None:
-        return [str(row.get(shape.map.messages or "")) for row in rows]
+        return [str(row.get(columns_of(shape.map.messages or shape.map.chosen or "")[0])) for row in rows]
     return [
         " ".join(" ".join(str(row.get(name) or "") for name in columns_of(part)).casefold().split())
         for row in rows

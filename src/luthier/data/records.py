@@ -1,7 +1,10 @@
 """The one form of a row, as an Arrow schema, its stable id, and the few ways rules look into it.
 
-A record is a conversation (`messages`) or a plain `text`, never both. Shapes, per batch of B rows:
-    turns     T rows: every message of every row in order, then every plain text, with the row it belongs to
+A record is a conversation (`messages`) or a plain `text`, never both. A conversation may bring a second, worse last
+answer (`rejected`), and any record a number given to it (`rating`: 1 and 0 for thumbs up and down, or a value to
+predict). Shapes, per batch of B rows:
+    turns     T rows: every message of every row in order, then every plain text, then every rejected answer, each
+              with the row it belongs to
     contents  T strings, the same order: what an editing rule edits and `refill` puts back
 
 An id is 128 bits of BLAKE2b over the mapped content before any rule, as 32 hexadecimal digits. It names the
@@ -33,6 +36,8 @@ RECORD = pa.schema(
         ("source", pa.string()),
         ("origin", pa.string()),
         ("weight", pa.float32()),
+        ("rejected", pa.string()),
+        ("rating", pa.float64()),
     ]
 )
 
@@ -52,26 +57,21 @@ def build_messages(
 
 
 def turns(batch: pa.RecordBatch) -> pl.DataFrame:
-    """Columns row, role ("system", "user", "assistant", "text") and content, T rows."""
-    flat = batch["messages"].flatten()
-    has_text = batch["text"].is_valid()
-    rows = np.repeat(np.arange(batch.num_rows, dtype=np.uint32), message_counts(batch["messages"]))
-    text_rows = np.flatnonzero(has_text.to_numpy(zero_copy_only=False)).astype(np.uint32)
-    return pl.DataFrame(
-        {
-            "row": np.concatenate([rows, text_rows]),
-            "role": pl.concat(
-                [_series(flat.field("role")), pl.repeat("text", len(text_rows), dtype=pl.String, eager=True)]
-            ),
-            "content": contents(batch),
-        }
-    )
+    """Columns row, role ("system", "user", "assistant", "text", "rejected") and content, T rows."""
+    rows = [np.repeat(np.arange(batch.num_rows, dtype=np.uint32), message_counts(batch["messages"]))]
+    roles = [_series(batch["messages"].flatten().field("role"))]
+    for name in ("text", "rejected"):
+        told = np.flatnonzero(batch[name].is_valid().to_numpy(zero_copy_only=False)).astype(np.uint32)
+        rows.append(told)
+        roles.append(pl.repeat(name, len(told), dtype=pl.String, eager=True))
+    return pl.DataFrame({"row": np.concatenate(rows), "role": pl.concat(roles), "content": contents(batch)})
 
 
 def contents(batch: pa.RecordBatch) -> pl.Series:
     """The content of every turn, T strings, in the order of `turns`."""
+    said = batch["messages"].flatten().field("content")
     return pl.concat(
-        [_series(batch["messages"].flatten().field("content")), _series(batch["text"].drop_null())]
+        [_series(said), _series(batch["text"].drop_null()), _series(batch["rejected"].drop_null())]
     )
 
 
@@ -82,13 +82,19 @@ def refill(
     strings = edited.to_arrow().cast(pa.string())
     messages = batch["messages"]
     counts = message_counts(messages)
-    n_messages = int(counts.sum())
-    text = pc.replace_with_mask(batch["text"], batch["text"].is_valid(), strings.slice(n_messages))
-    new = build_messages(
-        counts, messages.flatten().field("role"), strings.slice(0, n_messages), messages.is_null()
-    )
+    at = int(counts.sum())
+    new = {
+        "messages": build_messages(
+            counts, messages.flatten().field("role"), strings.slice(0, at), messages.is_null()
+        )
+    }
+    for name in ("text", "rejected"):
+        told = batch[name].is_valid()
+        n = len(told) - batch[name].null_count
+        new[name] = pc.replace_with_mask(batch[name], told, strings.slice(at, n))
+        at += n
     labels = label(_series(batch["label"])).to_arrow().cast(pa.string())
-    return replace(batch, messages=new, text=text, label=labels)
+    return replace(batch, **new, label=labels)
 
 
 def replace(batch: pa.RecordBatch, **columns: pa.Array) -> pa.RecordBatch:
@@ -124,13 +130,20 @@ def user_texts(batch: pa.RecordBatch) -> list[str]:
 
 
 def conversations(batch: pa.RecordBatch) -> list[str]:
-    """Every turn of each row [B] with its role, as one string for comparing."""
+    """Every turn of each row [B], the rejected one too, with its role, as one string for comparing."""
     return _per_row(batch, pl.format("\x00{}\x00{}", "role", "content").str.join(""))
 
 
 def answers(batch: pa.RecordBatch) -> list[str]:
     """The last assistant turn of each row [B]; empty for a plain text."""
     return _per_row(batch, pl.col("content").filter(pl.col("role") == "assistant").last())
+
+
+def last_contents(messages: pa.Array) -> pa.Array:
+    """The last message of each conversation [B], null for a plain text."""
+    counts = message_counts(messages)
+    index = pa.array(np.cumsum(counts) - 1, mask=counts == 0)
+    return messages.flatten().field("content").take(index)
 
 
 def _per_row(batch: pa.RecordBatch, what: pl.Expr) -> list[str]:
@@ -162,8 +175,11 @@ def _hash(text: str) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def content_ids(messages: pa.Array, text: pa.Array) -> pa.Array:
-    """Ids from content [B]. Every piece carries its length, so that no two contents share one form."""
+def content_ids(
+    messages: pa.Array, text: pa.Array, rejected: pa.Array | None = None, rating: pa.Array | None = None
+) -> pa.Array:
+    """Ids from content [B]. Every piece carries its length, so that no two contents share one form; a rejected answer
+    and a rating add a piece of their own, so that a row without them has the id it would have if they did not exist."""
     flat = messages.flatten()
     content = flat.field("content")
     piece = pc.binary_join_element_wise(
@@ -172,7 +188,19 @@ def content_ids(messages: pa.Array, text: pa.Array) -> pa.Array:
     counts = message_counts(messages)
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
     joined = pc.binary_join(pa.ListArray.from_arrays(offsets, piece), "")
-    return hashed(pc.if_else(text.is_valid(), pc.binary_join_element_wise("text:", text, ""), joined))
+    form = pc.if_else(text.is_valid(), pc.binary_join_element_wise("text:", text, ""), joined)
+    if rejected is not None:
+        form = _with_piece(form, "rejected", rejected)
+    if rating is not None:
+        told = [None if value is None else repr(value + 0.0) for value in rating.to_pylist()]  # -0.0 is 0.0
+        form = _with_piece(form, "rating", pa.array(told, pa.string()))
+    return hashed(form)
+
+
+def _with_piece(form: pa.Array, name: str, content: pa.Array) -> pa.Array:
+    """A piece before the form: no form without it begins so, and its length says where it ends."""
+    length = pc.binary_length(content).cast(pa.string())
+    return pc.coalesce(pc.binary_join_element_wise(name, length, content, form, "\0"), form)
 
 
 def named_ids(source: str, values: pa.Array) -> pa.Array:
@@ -211,11 +239,12 @@ def previews(batch: pa.RecordBatch, longest: int = 200) -> list[str]:
 
 
 def row_text(batch: pa.RecordBatch, row: int) -> list[str]:
-    """The contents of one row, turn by turn."""
+    """The contents of one row, turn by turn; the rejected answer is the last."""
     record: dict[str, Any] = batch.slice(row, 1).to_pylist()[0]
-    return (
+    said = (
         [record["text"]] if record["text"] is not None else [turn["content"] for turn in record["messages"]]
     )
+    return said if record["rejected"] is None else [*said, record["rejected"]]
 
 
 def _series(array: pa.Array) -> pl.Series:

@@ -4,6 +4,8 @@
     sharegpt          [{"from": .., "value": ..}, ..]        ShareGPT
     alpaca            instruction, input, output
     prompt-completion prompt and completion, question and answer, ...
+    preference        chosen and rejected: texts beside a prompt, lists of messages, or transcripts
+    rated             prompt and completion, or messages, with a column of true and false
     labelled          text and label
     text              one column of text
 
@@ -13,11 +15,12 @@ An explicit map always wins; this is for the recipe that has none, and for `luth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from luthier.core.errors import DataError
 
+from .conversations import SPEAKER
 from .spec import MapSpec
 
 PAIRS = [
@@ -25,6 +28,13 @@ PAIRS = [
     ("instruction", "response"), ("instruction", "output"), ("user", "assistant"), ("input", "output"), ("source", "target"),
     ("context", "response"), ("document", "summary"), ("article", "summary"), ("dialogue", "summary"), ("text", "summary"),
 ]  # fmt: skip
+PREFERENCES = (
+    ("chosen", "rejected"),
+    ("chosen_response", "rejected_response"),
+    ("preferred", "dispreferred"),
+)
+PROMPTS = ("prompt", "question", "instruction", "query", "input")
+RATINGS = ("label", "rating", "thumb", "thumbs", "thumbs_up", "feedback", "liked", "desirable")
 TEXTS = ("text", "message", "body", "content", "sentence", "utterance", "review", "comment", "description", "ticket",
          "question", "query", "input", "document", "title", "subject", "notice")  # fmt: skip
 PLAIN: tuple[str, ...] = ("text", "content", "document", "body")
@@ -47,7 +57,9 @@ def detect(columns: Sequence[str], rows: Sequence[dict[str, Any]], place: str) -
     """The most likely layout. Raises DataError, with the columns there are, when none is likely."""
     lower = {name.lower().strip(): name for name in columns}
     shape = (
-        _conversation(lower, rows)
+        _preference(lower, rows)
+        or _rated(lower, rows)
+        or _conversation(lower, rows)
         or _alpaca(lower)
         or _pair(lower)
         or _labelled(lower, rows)
@@ -70,6 +82,56 @@ def message_keys(column: str, rows: Sequence[dict[str, Any]]) -> tuple[str, str]
                 if keys[0] in cell[0] and keys[1] in cell[0]:
                     return keys
     return None
+
+
+def _preference(lower: dict[str, str], rows: Sequence[dict[str, Any]]) -> Shape | None:
+    pair = next((pair for pair in PREFERENCES if pair[0] in lower and pair[1] in lower), None)
+    if pair is None:
+        return None
+    chosen, rejected = (lower[name] for name in pair)
+    prompt = next((lower[name] for name in PROMPTS if name in lower), None)
+    reason = f"{chosen!r} and {rejected!r} are a better and a worse answer"
+    if keys := message_keys(chosen, rows):
+        with_prompt = prompt is not None and message_keys(prompt, rows) == keys
+        found = MapSpec(messages=prompt if with_prompt else None, chosen=chosen, rejected=rejected)
+        return Shape(
+            "preference", found, 0.97, f"{reason}, as lists of messages with {' and '.join(keys)}", keys
+        )
+    if prompt is not None and _mean_length(prompt, rows) > 0:
+        found = MapSpec(system=_system(lower), user=prompt, chosen=chosen, rejected=rejected)
+        return Shape("preference", found, 0.97, f"{reason} to {prompt!r}")
+    first = next((row[chosen] for row in rows if isinstance(row.get(chosen), str)), "")
+    if SPEAKER.match(first):
+        return Shape(
+            "preference", MapSpec(chosen=chosen, rejected=rejected), 0.95, f"{reason}, as transcripts"
+        )
+    return None
+
+
+def _rated(lower: dict[str, str], rows: Sequence[dict[str, Any]]) -> Shape | None:
+    """A layout with a column of true and false beside it. Prompt and completion may be lists of messages here."""
+    name = next((name for name in RATINGS if name in lower and _truths(lower[name], rows)), None)
+    if name is None:
+        return None
+    rest = {key: column for key, column in lower.items() if key != name}
+    if "prompt" in rest and "completion" in rest and (keys := message_keys(rest["prompt"], rows)):
+        found = MapSpec(messages=rest["prompt"], chosen=rest["completion"])
+        shape: Shape | None = Shape("rated", found, 0.9, "the prompt is a list of messages", keys)
+    else:
+        shape = _conversation(rest, rows) or _alpaca(rest) or _pair(rest)
+    if shape is None:
+        return None
+    why = f"{shape.reason}; {lower[name]!r} is true or false, so it rates the answer"
+    return replace(shape, name="rated", map=shape.map.model_copy(update={"rating": lower[name]}), reason=why)
+
+
+def _truths(column: str, rows: Sequence[dict[str, Any]]) -> bool:
+    told = [row[column] for row in rows if row.get(column) is not None]
+    return bool(told) and all(isinstance(v, bool) or str(v).lower() in ("true", "false") for v in told)
+
+
+def _system(lower: dict[str, str]) -> str | None:
+    return next((lower[name] for name in ("system", "system_prompt") if name in lower), None)
 
 
 def _conversation(lower: dict[str, str], rows: Sequence[dict[str, Any]]) -> Shape | None:
@@ -97,7 +159,7 @@ def _pair(lower: dict[str, str]) -> Shape | None:
             chosen = MapSpec(
                 user=lower[user],
                 assistant=lower[assistant],
-                system=next((lower[name] for name in ("system", "system_prompt") if name in lower), None),
+                system=_system(lower),
             )
             return Shape(
                 "prompt-completion",

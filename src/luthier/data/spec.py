@@ -17,6 +17,8 @@ from luthier.core.part import PartSpec
 from luthier.core.spec import Spec
 from luthier.core.units import Share
 
+from .task import SourceTaskSpec
+
 Part = str | Annotated[list[str], Field(min_length=1)]
 Format = Literal["auto", "jsonl", "csv", "tsv", "parquet", "text"]
 
@@ -63,6 +65,12 @@ class MapSpec(Spec):
     """The answer to learn: a column, a list of columns joined by a blank line, or a template."""
     label: str | None = None
     """The column with the label; for classification, in place of `assistant`."""
+    chosen: Part | None = None
+    """The better answer of a pair, in place of `assistant`; without `user`, a whole conversation that ends with it."""
+    rejected: Part | None = None
+    """The worse answer of a pair, or the same conversation ending with it; what stands before must be equal."""
+    rating: str | None = None
+    """The column with a number given to the row: 1 and 0 (or true and false) for good and bad, or a value to predict."""
     text: str | None = None
     """The column with plain text to learn as it stands."""
     id: str | None = None
@@ -74,12 +82,14 @@ class MapSpec(Spec):
 
     @model_validator(mode="after")
     def _one_layout(self) -> MapSpec:
-        if self.label is not None and self.assistant is not None:
-            raise ValueError("label and assistant both name the answer; keep one")
+        answers = {"label": self.label, "assistant": self.assistant, "chosen": self.chosen}
+        named = [name for name, value in answers.items() if value is not None]
+        if len(named) > 1:
+            raise ValueError(f"{named[0]} and {named[1]} both name the answer; keep one")
         layouts = {
             "messages": self.messages,
             "text": self.text,
-            "user": self.user or self.answer or self.system,
+            "user": self.user or self.assistant or self.label or self.system,
         }
         given = [name for name, value in layouts.items() if value is not None]
         if len(given) > 1:
@@ -87,18 +97,38 @@ class MapSpec(Spec):
         if given == ["user"] and (self.user is None or self.answer is None):
             lacking = "user" if self.user is None else "assistant (or label)"
             raise ValueError(f"{lacking} is not mapped; a pair needs user, and assistant or label")
-        for part in (self.system, self.user, self.assistant):
+        self._pair_fits()
+        for part in (self.system, self.user, self.assistant, self.chosen, self.rejected):
             if isinstance(part, str) and is_template(part) and not columns_of(part):
                 raise ValueError(f"{part!r} names no column; write for example '{{body}}'")
         return self
 
+    def _pair_fits(self) -> None:
+        if self.text is not None and (self.chosen is not None or self.rejected is not None):
+            raise ValueError(
+                "plain text has no answers to compare; chosen and rejected belong to a conversation"
+            )
+        if self.rejected is not None and self.answer is None and self.messages is None:
+            raise ValueError(
+                "rejected has nothing to stand against; map chosen (or assistant, or messages) too"
+            )
+        if self.user is None and self.chosen is not None:
+            if self.messages is None and self.rejected is None:
+                raise ValueError(
+                    "chosen alone is a whole conversation: write it as messages, or map rejected too"
+                )
+            for part in (self.chosen, self.rejected):
+                if isinstance(part, list) or (part is not None and is_template(part)):
+                    raise ValueError(f"{part!r}: without user, chosen and rejected are each one column")
+
     @property
     def answer(self) -> Part | None:
-        return self.assistant if self.assistant is not None else self.label
+        found = (part for part in (self.assistant, self.chosen, self.label) if part is not None)
+        return next(found, None)
 
     @property
     def has_layout(self) -> bool:
-        return any(v is not None for v in (self.messages, self.user, self.text))
+        return any(v is not None for v in (self.messages, self.user, self.text, self.chosen))
 
 
 class SourceSpec(Spec):
@@ -112,6 +142,8 @@ class SourceSpec(Spec):
     """What records of this source are called; by default the file pattern's last part."""
     weight: float = Field(default=1.0, gt=0, le=1000)
     """How much each row of this source counts in training, against 1."""
+    task: SourceTaskSpec | None = None
+    """What rows of this source are told in place of the recipe's task, where several tasks are learnt together."""
 
     @property
     def patterns(self) -> list[str]:

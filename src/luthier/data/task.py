@@ -39,6 +39,21 @@ class TaskSpec(Spec):
         return self
 
 
+class SourceTaskSpec(Spec):
+    """Of one source among several. Its kind and labels are the recipe's: one dataset is measured as one task."""
+
+    instruction: str
+    """What the model is told before every row of this source that brings no system message of its own."""
+    instruction_role: Literal["system", "user"] = "system"
+    """Where the instruction stands: a system message, or the opening of the first user message."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> SourceTaskSpec:
+        if not self.instruction.strip():
+            raise ValueError("the instruction is blank; write one or leave the source's task out")
+        return self
+
+
 def default_instruction(labels: list[str]) -> str:
     """What a classifier is told when the recipe does not say.
 

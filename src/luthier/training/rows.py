@@ -1,23 +1,26 @@
 """Records become tokenised rows: token ids, which of them are supervised, and what does not fit, row by row.
 
-Tokenising is done once: the result is kept in the stage's scratch folder (Parquet), so that a resumed run reads it
-back. A row is never cut: one that is too long is refused or left out by name, as `train.too_long` says.
+Tokenising is done once for a data set, a tokenizer and a method: the result stands in a file that later runs and trials
+find (`tokenfile`), and is read through a memory map. A row is never cut: one that is too long is refused or left out by
+name, as `train.too_long` says.
 """
 
 from __future__ import annotations
 
-import io
+import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from luthier.core.artifact import digest_of
 from luthier.core.errors import DataError, ModelError
 from luthier.core.stage import Context
-from luthier.store.files import explained, write_atomic
 
 from .method import Example, Method
 
@@ -26,8 +29,11 @@ if TYPE_CHECKING:
 
     from luthier.models.template import Template
 
-FORMAT = 2
+    from .tokenfile import Line, TokenFile
+
+FORMAT = 3
 ROWS_AT_ONCE = 256
+AT_ONCE = 1 << 15  # values fetched together when a whole column is walked
 NAMED = 5  # rows named in an error; all of them would hide the rest of it
 
 
@@ -59,52 +65,101 @@ class Row:
         return sum(len(one.ids) for one in self.sequences)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A split, sorted by id. `ids` and `supervised` hold all rows end to end; row i is [offsets[i], offsets[i+1]),
-    and its sequences have the lengths `cuts[i]`."""
+class Column(Sequence[Any]):
+    """One value per row, fetched from the file when it is asked for."""
 
-    names: list[str]
-    origins: list[str]
-    groups: list[str]
-    weights: np.ndarray
-    signals: list[float | None]
-    answers: list[str | None]
-    offsets: np.ndarray
-    cuts: list[list[int]]
-    ids: np.ndarray
-    supervised: np.ndarray
-    too_long: Mapping[str, tuple[str, int]]  # id -> (origin, tokens) of rows that are left out
+    def __init__(self, values: pa.ChunkedArray, order: np.ndarray) -> None:
+        self._values, self._order = values, order
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self._order)
 
-    def __getitem__(self, i: int) -> Row:
-        ends = self.offsets[i] + np.cumsum(self.cuts[i])
-        sequences = tuple(
-            Tokens(self.ids[end - n : end], self.supervised[end - n : end])
-            for n, end in zip(self.cuts[i], ends, strict=True)
-        )
-        weight = float(self.weights[i])
-        return Row(self.names[i], weight, self.groups[i], sequences, self.signals[i], self.answers[i])
+    @overload
+    def __getitem__(self, i: int) -> Any: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Any]: ...
+    def __getitem__(self, i: int | slice) -> Any:
+        if isinstance(i, slice):
+            return self._values.take(self._order[i]).to_pylist()
+        return self._values[int(self._order[i])].as_py()
 
-    def __iter__(self) -> Iterator[Row]:
-        return (self[i] for i in range(len(self)))
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self), AT_ONCE):
+            yield from self[start : start + AT_ONCE]
 
-    @property
-    def tokens(self) -> np.ndarray:
+
+class Rows(Sequence[Row]):
+    """A split, sorted by id. Tokens and texts stay in the file; in memory are a few numbers per row. Immutable, and safe
+    to read from several threads."""
+
+    def __init__(self, file: TokenFile, which: np.ndarray | None = None) -> None:
+        """`which` names rows of the file in the order wanted; without it all that are not too long, by id."""
+        self._file, self._whole = file, which is None
+        self._order = file.order_by_id() if which is None else which
+        self.weights: np.ndarray = file.numbers("weight")[self._order]
+        self.tokens: np.ndarray = file.numbers("tokens")[self._order]
         """Tokens of each row."""
-        return np.diff(self.offsets)
-
-    @property
-    def supervised_tokens(self) -> np.ndarray:
+        self.supervised_tokens: np.ndarray = file.numbers("supervised_tokens")[self._order].astype(np.int64)
         """Supervised tokens of each row; a sequence's first token has nothing before it to be predicted from."""
-        told = self.supervised.copy()
-        lengths = np.concatenate([np.zeros(0, np.int64), *map(np.asarray, self.cuts)]).astype(np.int64)
-        told[np.cumsum(lengths) - lengths] = False
-        return (
-            np.add.reduceat(told, self.offsets[:-1], dtype=np.int64) if len(self) else np.zeros(0, np.int64)
-        )
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, i: int) -> Row: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Row]: ...
+    def __getitem__(self, i: int | slice) -> Row | list[Row]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        sequences = tuple(Tokens(*one) for one in self._file.sequences(int(self._order[i])))
+        told = (self.names[i], float(self.weights[i]), self.groups[i])
+        return Row(*told, sequences, self.signals[i], self.answers[i])
+
+    @cached_property
+    def names(self) -> Column:
+        """Ids."""
+        return self._column("id")
+
+    @cached_property
+    def origins(self) -> Column:
+        return self._column("origin")
+
+    @cached_property
+    def groups(self) -> Column:
+        """The source that each row came from."""
+        return self._column("group")
+
+    @cached_property
+    def signals(self) -> Column:
+        return self._column("signal")
+
+    @cached_property
+    def answers(self) -> Column:
+        return self._column("answer")
+
+    def _column(self, name: str) -> Column:
+        return Column(self._file.table[name], self._order)
+
+    @cached_property
+    def sources(self) -> tuple[list[str], np.ndarray]:
+        """The names of the sources, sorted, and for each row which of them it came from."""
+        coded = self._file.table["group"].combine_chunks().dictionary_encode()
+        names, codes = coded.dictionary.to_pylist(), coded.indices.to_numpy()[self._order]
+        there = sorted({names[code] for code in np.unique(codes)})
+        place = np.array([there.index(name) if name in there else -1 for name in names], np.int32)
+        return there, place[codes] if len(codes) else codes.astype(np.int32)
+
+    @cached_property
+    def too_long(self) -> Mapping[str, tuple[str, int]]:
+        """id -> (origin, tokens) of rows that are left out."""
+        table = self._file.table if self._whole else self._file.table[:0]
+        out = table.select(["id", "origin", "tokens"]).filter(table["supervised_tokens"].is_null())
+        return {row["id"]: (row["origin"], row["tokens"]) for row in out.to_pylist()}
+
+    def take(self, which: Sequence[int]) -> Rows:
+        """These rows alone, in this order; their tokens stay where they are."""
+        return Rows(self._file, self._order[np.asarray(which, np.int64)])
 
     def named(self, which: Sequence[int]) -> str:
         """The first few of these rows, by where they came from."""
@@ -113,100 +168,103 @@ class Rows:
 
 
 def read_split(
-    path: Path, method: Method, template: Template, identity: Mapping[str, Any], scratch: Path, at: Context
+    path: Path, method: Method, template: Template, identity: Mapping[str, Any], folder: Path, at: Context
 ) -> Rows:
-    """Tokenise one split of a dataset, or read back what an earlier run tokenised.
+    """Tokenise one split of a dataset, or open what an earlier run tokenised.
 
-    `identity` names everything the tokens follow from (dataset, base, method). Raises ModelError naming the row that
-    the template cannot render.
+    `identity` names the dataset and the method with its settings; the tokenizer and the code that renders are added
+    here. `folder` is the cache. Raises ModelError naming the row that the template cannot render.
     """
-    import pyarrow.parquet as pq
+    from . import tokenfile
 
-    identity = {**identity, "split": path.stem, "limit": template.context, "format": FORMAT}
-    cache = scratch / f"tokens-{digest_of(identity)[:16]}.parquet"
-    if cache.exists():
-        with explained(scratch):
-            return _from_table(pq.read_table(cache))
-    table = _tokenise(path, method, template, at)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    write_atomic(cache, buffer.getvalue())
-    return _from_table(table)
-
-
-def _tokenise(path: Path, method: Method, template: Template, at: Context) -> pa.Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(path)
-    total, lines = file.metadata.num_rows, []
-    for batch in file.iter_batches(ROWS_AT_ONCE):
-        at.check()
-        lines += [_encode(record, method, template) for record in batch.to_pylist()]
-        at.progress(f"tokenise {path.stem}", len(lines), total)
-    schema = pa.schema(
-        {
-            "id": pa.string(),
-            "origin": pa.string(),
-            "group": pa.string(),
-            "weight": pa.float32(),
-            "tokens": pa.int32(),
-            "cuts": pa.list_(pa.int32()),
-            "ids": pa.list_(pa.int32()),
-            "supervised": pa.list_(pa.bool_()),
-            "signal": pa.float64(),
-            "answer": pa.string(),
-        }
-    )
-    return pa.Table.from_pylist(lines, schema).sort_by("id")
-
-
-def _encode(record: Mapping[str, Any], method: Method, template: Template) -> dict[str, Any]:
-    """`ids` is null where the row is too long."""
-    from luthier.models.template import TooLong
-
-    line = {"id": record["id"], "origin": record["origin"] or record["id"], "weight": record["weight"]}
-    line["group"] = record["source"] or ""
-    if line["weight"] is None:
-        line["weight"] = 1.0
+    told = {**identity, "split": path.stem, "limit": template.context, "format": FORMAT}
+    kept = folder / f"{digest_of({**told, **_renders(method, template)})}.arrow"
     try:
-        example: Example = method.encode(record, template)
-    except TooLong as error:
-        return {**line, "tokens": error.tokens}
-    except (DataError, ModelError) as error:
-        raise type(error)(f"{line['origin']}: {error.message}", remedy=error.remedy) from error
-    cuts = [len(one.ids) for one in example.sequences]
+        return Rows(tokenfile.TokenFile.open(kept))
+    except FileNotFoundError:
+        pass
+    except tokenfile.Damaged as why:
+        at.emit("tokens.damaged", file=kept.name, reason=f"{why}; the rows are tokenised again")
+    with tokenfile.writing(kept) as add:
+        for line in _tokenised(path, method, template, at):
+            add(line)
+    if gone := tokenfile.evict(folder):
+        at.emit("tokens.removed", files=gone, reason="the cache of tokenised rows was full")
+    return Rows(tokenfile.TokenFile.open(kept))
+
+
+def _renders(method: Method, template: Template) -> dict[str, str]:
+    """What turns text into tokens: the tokenizer as it really is, whichever base it came with, and the code."""
+    tokenizer = template.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend is not None else digest_of(tokenizer.get_vocab())
     return {
-        **line,
-        "tokens": sum(cuts),
-        "cuts": cuts,
-        "ids": [token for one in example.sequences for token in one.ids],
-        "supervised": [told for one in example.sequences for told in one.supervised],
-        "signal": example.signal,
-        "answer": example.answer,
+        "tokenizer": sha256(vocabulary.encode()).hexdigest(),
+        "special": digest_of({name: str(token) for name, token in tokenizer.special_tokens_map.items()}),
+        "chat": tokenizer.chat_template,
+        "class": type(tokenizer).__name__,
+        "method": _code(type(method), beside="*.py"),  # methods share how they encode
+        "template": _code(type(template)),
+        **{package: version(package) for package in ("tokenizers", "transformers")},
     }
 
 
-def _from_table(table: pa.Table) -> Rows:
-    import pyarrow.compute as pc
+def _code(kind: type, beside: str = "") -> str:
+    """The file that a class is written in, and those beside it that match: without this, tokens of an older release
+    would be taken for today's."""
+    import inspect
 
-    whole, cut = table.filter(pc.is_valid(table["ids"])), table.filter(pc.is_null(table["ids"]))
-    ids, supervised = whole["ids"].combine_chunks(), whole["supervised"].combine_chunks()
-    return Rows(
-        names=whole["id"].to_pylist(),
-        origins=whole["origin"].to_pylist(),
-        groups=whole["group"].to_pylist(),
-        weights=whole["weight"].to_numpy(),
-        signals=whole["signal"].to_pylist(),
-        answers=whole["answer"].to_pylist(),
-        offsets=np.concatenate([[0], np.cumsum(whole["tokens"].to_numpy())]).astype(np.int64),
-        cuts=whole["cuts"].to_pylist(),
-        ids=ids.flatten().to_numpy(zero_copy_only=False),
-        supervised=supervised.flatten().to_numpy(zero_copy_only=False),
-        too_long={
-            i: (o, n)
-            for i, o, n in zip(*(cut[c].to_pylist() for c in ("id", "origin", "tokens")), strict=True)
-        },
+    try:
+        file = Path(inspect.getfile(kind))
+        digest = sha256(file.read_bytes())
+        for other in sorted(file.parent.glob(beside)) if beside else ():
+            digest.update(other.read_bytes())
+        return digest.hexdigest()
+    except (OSError, TypeError):  # typed into a session, or built in
+        return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _tokenised(path: Path, method: Method, template: Template, at: Context) -> Iterator[Line]:
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    done = 0
+    for batch in file.iter_batches(ROWS_AT_ONCE):
+        at.check()
+        for record in batch.to_pylist():
+            yield encoded(record, method, template)
+        done += batch.num_rows
+        at.progress(f"tokenise {path.stem}", done, file.metadata.num_rows)
+
+
+def encoded(record: Mapping[str, Any], method: Method, template: Template) -> Line:
+    """One record as it is written down. Raises what the method and the template raise, naming the row."""
+    from luthier.models.template import TooLong
+
+    from .tokenfile import Line
+
+    name, origin, group = record["id"], record["origin"] or record["id"], record["source"] or ""
+    weight = 1.0 if record["weight"] is None else record["weight"]
+    try:
+        example: Example = method.encode(record, template)
+    except TooLong as error:
+        return Line(name, origin, group, weight, error.tokens)
+    except (DataError, ModelError) as error:
+        raise type(error)(f"{origin}: {error.message}", remedy=error.remedy) from error
+    ids = [np.asarray(one.ids, np.int32) for one in example.sequences]
+    supervised = [np.asarray(one.supervised, np.uint8) for one in example.sequences]
+    return Line(
+        name,
+        origin,
+        group,
+        weight,
+        sum(map(len, ids)),
+        tuple(map(len, ids)),
+        np.concatenate([np.zeros(0, np.int32), *ids]),
+        np.concatenate([np.zeros(0, np.uint8), *supervised]),
+        sum(int(np.count_nonzero(one[1:])) for one in supervised),
+        example.signal,
+        example.answer,
     )
 
 
@@ -250,22 +308,29 @@ def check_rows(splits: Mapping[str, Rows]) -> None:
         )
 
 
-def ledger(splits: Mapping[str, Rows], seen: Mapping[str, int], limit: int) -> Iterable[dict[str, Any]]:
-    """One line per row for rows.parquet, sorted by split and id: what became of it."""
+def ledger(
+    splits: Mapping[str, Rows], seen: Sequence[int] | np.ndarray, limit: int
+) -> Iterator[dict[str, Any]]:
+    """One line per row for rows.parquet, sorted by split and id: what became of it. `seen` says how often training took
+    each of its rows. One line at a time, for there may be many."""
     for split in sorted(splits):
         rows = splits[split]
-        lines: list[tuple[str, int, int, str | None]] = [
-            (name, int(tokens), int(supervised), None)
-            for name, tokens, supervised in zip(rows.names, rows.tokens, rows.supervised_tokens, strict=True)
-        ]
-        lines += [(name, n, 0, f"{n} tokens, limit {limit}") for name, (_, n) in rows.too_long.items()]
-        for name, tokens, supervised, skipped in sorted(lines):
-            times = seen.get(name, 0) if split == "train" else 0
+        times = seen if split == "train" else [0] * len(rows)
+        columns = (rows.names, rows.tokens, rows.supervised_tokens, times)
+        whole: Iterable[tuple[str, int, int, int, str | None]] = (
+            (name, int(tokens), int(supervised), int(n), None)
+            for name, tokens, supervised, n in zip(*columns, strict=True)
+        )
+        left_out = sorted(
+            (name, n, 0, 0, f"{n} tokens, limit {limit}") for name, (_, n) in rows.too_long.items()
+        )
+        for line in heapq.merge(whole, left_out, key=lambda line: line[0]):
+            name, tokens, supervised, taken, skipped = line
             yield {
                 "id": name,
                 "split": split,
                 "tokens": tokens,
                 "supervised": supervised,
-                "seen": times,
+                "seen": taken,
                 "skipped": skipped,
             }

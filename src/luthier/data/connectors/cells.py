@@ -6,6 +6,8 @@ A cell that is no text (a list, an object) is a problem of its row, told with th
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,47 @@ def texts(column: list[Any] | pa.Array, name: str, place: str) -> tuple[pa.Array
             cell = None
         values.append(None if cell is None else text_of(cell))
     return pa.array(values, pa.string()), problems
+
+
+def numbers(column: list[Any] | pa.Array, name: str, place: str) -> tuple[pa.Array, Problems]:
+    """A float64 array, null where the cell is missing or no number, and the rows whose cell is neither a number nor a
+    truth value. Formats without types (CSV) bring both as text: `1`, `0.5`, `true`, `False`. A word such as "up" is
+    refused: what it is worth is for a person to say."""
+    if isinstance(column, pa.Array | pa.ChunkedArray):
+        kind = column.type
+        if pa.types.is_nested(kind):
+            raise DataError(
+                f"{place}: the column {name!r} holds {kind}, not numbers.", remedy="Map a column of numbers."
+            )
+        column = column.to_pylist()
+    problems: Problems = {}
+    values: list[float | None] = []
+    for row, cell in enumerate(column):
+        values.append(None if cell is None else number_of(cell))
+        if cell is not None and values[-1] is None:
+            shown = repr(cell if isinstance(cell, str) else str(cell))
+            problems[row] = (
+                f"{name!r} holds {shown[:60]}, not a number; write 1 or true for good, 0 or false for bad"
+            )
+    return pa.array(values, pa.float64()), problems
+
+
+def number_of(cell: Any) -> float | None:
+    """
+    >>> number_of(True), number_of(3), number_of("0.5"), number_of("False"), number_of("up"), number_of("nan")
+    (1.0, 3.0, 0.5, 0.0, None, None)
+    """
+    if isinstance(cell, str) and cell.strip().lower() in ("true", "false"):
+        return float(cell.strip().lower() == "true")
+    if not isinstance(cell, bool | int | float | Decimal | str) or "_" in str(
+        cell
+    ):  # Python would read 1_000
+        return None
+    try:
+        value = float(cell)
+    except (ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
 
 
 def text_of(cell: Any) -> str:

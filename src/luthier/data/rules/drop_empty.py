@@ -1,4 +1,5 @@
-"""drop_empty: a row in which a user or assistant turn, or the plain text, is blank teaches nothing.
+"""drop_empty: a row in which a user or assistant turn, or the plain text, is blank teaches nothing. Nor does a pair whose
+rejected answer is blank, or is the chosen one.
 
 A blank system message is no reason: many templates render it as none.
 """
@@ -21,8 +22,10 @@ class DropEmpty(Spec):
 
 def _function(batch: pa.RecordBatch, settings: DropEmpty) -> Mapped:  # noqa: ARG001  every rule has this signature
     import polars as pl
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    from luthier.data.records import row_reasons, turns
+    from luthier.data.records import last_contents, row_reasons, turns
 
     blank = (
         turns(batch)
@@ -30,9 +33,11 @@ def _function(batch: pa.RecordBatch, settings: DropEmpty) -> Mapped:  # noqa: AR
         .group_by("row", maintain_order=True)
         .agg(pl.format("the {} turn is empty", pl.col("role").first()).first().alias("reason"))
     )
-    return Mapped(batch, removed=row_reasons(batch, blank))
+    tied = pc.fill_null(pc.equal(batch["rejected"], last_contents(batch["messages"])), False)
+    why = pc.if_else(tied, "the rejected answer is the chosen one", pa.scalar(None, pa.string()))
+    return Mapped(batch, removed=pc.coalesce(row_reasons(batch, blank), why))
 
 
 drop_empty = MapRule(
-    "drop_empty", 1, DropEmpty, "Removes rows with an empty user or assistant turn.", _function
+    "drop_empty", 1, DropEmpty, "Removes rows with an empty turn, and pairs of one answer.", _function
 )

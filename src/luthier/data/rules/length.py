@@ -21,8 +21,9 @@ class Length(Spec):
     """The most that stay; none means no upper bound."""
     unit: Literal["chars", "words"] = "chars"
     """What is counted: Unicode characters, or runs of non-blanks."""
-    on: Literal["user", "assistant", "all"] = "user"
-    """Which turns are counted together; a plain text counts as user, and `all` takes every turn of the row."""
+    on: Literal["user", "assistant", "rejected", "all"] = "user"
+    """Which turns are counted together; a plain text counts as user, and `all` takes every turn of the row, the rejected
+    answer of a pair too."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Length:
@@ -43,7 +44,8 @@ def _function(batch: pa.RecordBatch, settings: Length) -> Mapped:
     roles = {
         "user": ["user", "text"],
         "assistant": ["assistant"],
-        "all": ["system", "user", "assistant", "text"],
+        "rejected": ["rejected"],
+        "all": ["system", "user", "assistant", "text", "rejected"],
     }
     counted = pl.when(pl.col("role").is_in(roles[settings.on])).then(size).otherwise(0)
     n = pl.col("n")

@@ -1,0 +1,184 @@
+"""Columns that hold whole conversations become messages, and a rejected answer beside them where there are pairs.
+
+    messages                      [user, assistant]                                  as it stands
+    chosen, rejected              [user, assistant], [user, assistant]               equal but for the last answer
+    messages, chosen, rejected    [user], [assistant], [assistant]                   a prompt, and two ways to go on
+    chosen, rejected (text)       "\\n\\nHuman: ..\\n\\nAssistant: .."                   transcripts, as Anthropic's HH has them
+
+Not here: pairs of plain columns (user, assistant); `mapping` reads those.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .connectors import cells
+from .connectors.protocol import Block
+from .records import TURNS, build_messages, message_counts
+from .spec import MapSpec, Part
+
+VOICES = {
+    "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
+    "chatgpt": "assistant", "bard": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant",
+}  # fmt: skip
+SPEAKER = re.compile(r"\n\n(Human|Assistant):[^\S\n]?")
+
+Turn = dict[str, Any]
+
+
+def read(
+    block: Block, wish: MapSpec, keys: tuple[str, str], problems: cells.Problems
+) -> tuple[pa.Array, pa.Array]:
+    """(messages [B], rejected [B]); marks rows that cannot be learnt from."""
+    column = _column(wish.messages or wish.chosen)
+    messages = _conversations(block, column, keys, problems)
+    prompts = message_counts(messages)
+    if wish.messages is not None and wish.chosen is not None:
+        answers = _answers(block, _column(wish.chosen), keys, problems)
+        messages = _joined(messages, answers, _column(wish.chosen), problems)
+    _check_turns(messages, column, problems)
+    if wish.rejected is None:
+        return messages, pa.nulls(len(block), pa.string())
+    name = _column(wish.rejected)
+    if wish.messages is not None:
+        others = _answers(block, name, keys, problems)
+    else:
+        others = _conversations(block, name, keys, problems)
+    return messages, _rejected(messages, prompts, others, name, problems)
+
+
+def _column(part: Part | None) -> str:
+    assert isinstance(part, str)  # MapSpec allows nothing else where there is no `user`
+    return part
+
+
+def _conversations(block: Block, column: str, keys: tuple[str, str], problems: cells.Problems) -> pa.Array:
+    """Lists of messages, or transcripts where the cells are text."""
+    found = block.columns.get(column, [None] * len(block))
+    if not _holds_lists(found) and _holds_text(found):
+        texts, why = cells.texts(found, column, block.place)
+        _mark(why, problems)
+        return pa.array(
+            [_transcript(i, text, column, problems) for i, text in enumerate(texts.to_pylist())], TURNS
+        )
+    messages, why = cells.conversations(found, column, keys, block.place)
+    _mark(why, problems)
+    return _voices(messages)
+
+
+def _answers(block: Block, column: str, keys: tuple[str, str], problems: cells.Problems) -> pa.Array:
+    """What follows a prompt: lists of messages, or text that the assistant says."""
+    found = block.columns.get(column, [None] * len(block))
+    if _holds_lists(found) or not _holds_text(found):
+        return _conversations(block, column, keys, problems)
+    texts, why = cells.texts(found, column, block.place)
+    _mark(why, problems)
+    said = [None if text is None else [{"role": "assistant", "content": text}] for text in texts.to_pylist()]
+    return pa.array(said, TURNS)
+
+
+def _holds_lists(column: list[Any] | pa.Array) -> bool:
+    if isinstance(column, list):
+        return any(isinstance(cell, list) for cell in column)
+    return pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+
+
+def _holds_text(column: list[Any] | pa.Array) -> bool:
+    if isinstance(column, list):
+        return any(isinstance(cell, str) for cell in column)
+    return pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+
+
+def _mark(why: cells.Problems, problems: cells.Problems) -> None:
+    for row, reason in why.items():
+        problems.setdefault(row, reason)
+
+
+def _transcript(row: int, text: str | None, column: str, problems: cells.Problems) -> list[Turn] | None:
+    if text is None:
+        return None
+    opening, *pieces = SPEAKER.split(text)
+    if opening.strip() or not pieces:
+        problems.setdefault(
+            row, f"{column!r} is neither a list of messages nor a transcript that begins with '\\n\\nHuman:'"
+        )
+        return None
+    return [
+        {"role": VOICES[who.lower()], "content": said.strip("\n")}
+        for who, said in zip(pieces[::2], pieces[1::2], strict=True)
+    ]
+
+
+def _voices(messages: pa.Array) -> pa.Array:
+    """Roles by their one name; an unknown role stays as it is and is found by `_check_turns`."""
+    flat = messages.flatten()
+    known = pc.index_in(pc.utf8_lower(flat.field("role")), pa.array(list(VOICES)))
+    roles = pc.coalesce(pa.array(list(VOICES.values())).take(known), flat.field("role"))
+    return build_messages(message_counts(messages), roles, flat.field("content"), messages.is_null())
+
+
+def _joined(messages: pa.Array, answers: pa.Array, column: str, problems: cells.Problems) -> pa.Array:
+    """Each prompt with its answer after it."""
+    joined = []
+    for row, (prompt, answer) in enumerate(zip(messages.to_pylist(), answers.to_pylist(), strict=True)):
+        if prompt is not None and not answer:
+            problems.setdefault(row, f"the chosen answer is missing ({column!r} is empty)")
+        joined.append(None if prompt is None else prompt + (answer or []))
+    return pa.array(joined, TURNS)
+
+
+def _rejected(
+    messages: pa.Array, prompts: np.ndarray, others: pa.Array, column: str, problems: cells.Problems
+) -> pa.Array:
+    """The last answer of each other conversation [B]. What stands before it must be what stands before the chosen one:
+    the whole of it, or what follows the first `prompts` messages, or nothing."""
+    found: list[str | None] = []
+    rows = zip(messages.to_pylist(), prompts.tolist(), others.to_pylist(), strict=True)
+    for row, (chosen, prompt, other) in enumerate(rows):
+        found.append(None)
+        if not other or other[-1]["content"] is None:
+            problems.setdefault(row, f"the rejected answer is missing ({column!r} is empty)")
+        elif other[-1]["role"] != "assistant":
+            problems.setdefault(row, f"{column!r} does not end with the assistant, so it rejects no answer")
+        elif chosen and other[:-1] not in (chosen[:-1], chosen[prompt:-1]):
+            problems.setdefault(
+                row, f"{column!r} differs from the chosen conversation before its last answer"
+            )
+        else:
+            found[-1] = other[-1]["content"]
+    return pa.array(found, pa.string())
+
+
+def _check_turns(messages: pa.Array, column: str, problems: cells.Problems) -> None:
+    flat = messages.flatten()
+    counts = message_counts(messages)
+    rows = np.repeat(np.arange(len(messages)), counts)
+    ends = np.cumsum(counts)
+    first = np.zeros(len(flat), bool)
+    first[(ends - counts)[counts > 0]] = True
+
+    def mark(turns: np.ndarray, why: str) -> None:
+        for row in rows[turns]:
+            problems.setdefault(int(row), why)
+
+    for row in np.flatnonzero(counts == 0):
+        problems.setdefault(int(row), f"the conversation is missing ({column!r} is empty)")
+    role = np.array(flat.field("role").to_pylist(), dtype=object)
+    known = np.isin(role.astype(str), ["system", "user", "assistant"])
+    for turn in np.flatnonzero(~known):
+        problems.setdefault(
+            int(rows[turn]), f"a message speaks as {role[turn]!r}; known: system, user, assistant"
+        )
+    mark(flat.field("content").is_null().to_numpy(zero_copy_only=False), "a message has no content")
+    mark((role == "system") & ~first, "a system message stands after the first message")
+    if len(role):
+        last = np.flatnonzero(counts > 0)
+        for row in last[role[ends[last] - 1] != "assistant"]:
+            problems.setdefault(
+                int(row), "the conversation does not end with the assistant, so there is no answer to learn"
+            )
