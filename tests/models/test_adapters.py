@@ -115,11 +115,11 @@ def test_specs_refuse(bad):
         ("target_modules", "all-linear"),
         ("r", 10**6),
         ("r", "16"),
-        ("peft_type", "IA3"),
+        ("peft_type", "LOHA"),
         ("auto_mapping", {"base_model_class": "os", "parent_library": "evil"}),
         ("rank_pattern", {"(a+)+$": 4}),
         ("modules_to_save", ["lm_head"]),
-        ("use_dora", True),
+        ("use_qalora", True),
         ("bias", "all"),
     ],
 )
@@ -130,6 +130,16 @@ def test_a_saved_adapter_that_asks_for_more_is_refused(saved, tiny_folder, key, 
     for attempt in (adapters.check_saved, lambda f: weights.load(f, base_folder=tiny_folder)):
         with pytest.raises(ModelError, match=f"says {key} = "):
             attempt(folder)
+
+
+def test_a_config_that_its_weights_do_not_follow_is_refused(saved, tiny_folder, tmp_path):
+    folder, _ = saved
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "use_dora": True}))
+    with pytest.raises(ModelError, match="does not fit its base"):
+        weights.load(folder, base_folder=tiny_folder)
+    with pytest.raises(ModelError, match="without their pair"):
+        merge(tiny_folder, folder, tmp_path / "out")
 
 
 def test_an_adapter_for_another_base_is_refused(saved, tmp_path):

@@ -72,7 +72,11 @@ def test_a_seed_decides_the_start(folder):
 @pytest.mark.parametrize("gives", [Labels(LABELS), Number(mean=3.25, scale=1.5)])
 def test_saved_and_put_back(model, folder, tmp_path, gives):
     head = heads.attach(model, gives, seed=1)
-    heads.save(model, tmp_path)
+    written = set()
+    for _ in range(8):
+        heads.save(model, tmp_path)
+        written.add((tmp_path / heads.FILE).read_bytes())
+    assert len(written) == 1
     again = load(folder)
     heads.load(again, tmp_path)
     put = heads.head_of(again)
@@ -83,10 +87,11 @@ def test_what_does_not_fit_is_refused(model, template, tmp_path):
     heads.attach(model, Labels(LABELS), seed=1)
     with pytest.raises(ModelError, match="does not know the label 'sales'"):
         score_freely(model, template, prompts(template, "x"), ["billing", "sales"])
-    told = {"kind": "labels", "labels": json.dumps(LABELS)}
-    save_file({"score.weight": torch.zeros(3, 8)}, tmp_path / heads.FILE, metadata=told)
+    told = json.dumps({"kind": "labels", "labels": LABELS})
+    save_file({"score.weight": torch.zeros(3, 8)}, tmp_path / heads.FILE, metadata={"gives": told})
     with pytest.raises(ModelError, match=r"score\.weight of 3×16"):
         heads.load(model, tmp_path)
-    save_file({"score.weight": torch.zeros(3, 16)}, tmp_path / heads.FILE, metadata={"kind": "tree"})
-    with pytest.raises(ModelError, match="does not say what its outputs are"):
-        heads.load(model, tmp_path)
+    for told in ('{"kind": "tree"}', "[1]", "{"):
+        save_file({"score.weight": torch.zeros(3, 16)}, tmp_path / heads.FILE, metadata={"gives": told})
+        with pytest.raises(ModelError, match="does not say what its outputs are"):
+            heads.load(model, tmp_path)

@@ -1,6 +1,6 @@
 """The systems that are language models: each is asked the same questions in its own way.
 
-With LoRA the base is the tuned model with its adapter switched off, which runs the very same operations as the
+With an adapter beside it the base is the tuned model with that switched off, which runs the very same operations as the
 base alone, so one set of weights is loaded; with full fine-tuning the two are loaded one after the other. What a
 system has answered is kept in `scratch`, so an interrupted evaluation goes on with the next system.
 """
@@ -17,6 +17,7 @@ from typing import Any
 from luthier.core.errors import ModelError
 from luthier.core.stage import Context
 from luthier.models.place import Place, place
+from luthier.models.spec import KEPT_BESIDE
 from luthier.store.files import write_atomic
 
 from .baselines import three_examples
@@ -107,7 +108,7 @@ def _weights(bench: Bench, systems: Sequence[str], adapter: str, where: Place) -
     from luthier.models.weights import load
 
     plain = [system for system in systems if system != "tuned"]
-    if adapter == "lora" and systems:
+    if adapter in KEPT_BESIDE and systems:
         model = load(
             bench.folders["model"], base_folder=bench.folders["base"], dtype=where.dtype, device=where.device
         )

@@ -18,6 +18,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from luthier.evaluation.spec import METRICS
+from luthier.models.spec import KEPT_BESIDE
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -72,8 +73,8 @@ def card(facts: Mapping[str, Any]) -> str:
             titles=SYSTEM_TITLES,
             losses=losses(report),
             tags=["luthier", *filter(None, [adapter, (facts.get("task") or {}).get("kind")])],
-            library="peft" if adapter == "lora" else "transformers",
-            relation="adapter" if adapter == "lora" else "finetune",
+            library="peft" if adapter in KEPT_BESIDE else "transformers",
+            relation="adapter" if adapter in KEPT_BESIDE else "finetune",
         )
     )
 

@@ -37,8 +37,8 @@ class Labels:
     def outputs(self) -> int:
         return len(self.labels)
 
-    def plain(self) -> dict[str, str]:
-        return {"kind": "labels", "labels": json.dumps(self.labels, ensure_ascii=False)}
+    def plain(self) -> dict[str, Any]:
+        return {"kind": "labels", "labels": list(self.labels)}
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Number:
 
     outputs = 1
 
-    def plain(self) -> dict[str, str]:
-        return {"kind": "number", "mean": repr(self.mean), "scale": repr(self.scale)}
+    def plain(self) -> dict[str, Any]:
+        return {"kind": "number", "mean": self.mean, "scale": self.scale}
 
 
 class Head(torch.nn.Module):
@@ -117,7 +117,9 @@ def save(model: Any, folder: Path) -> None:
 
     if (head := head_of(model)) is not None:
         weights = {"score.weight": head.score.weight.detach().cpu().contiguous()}
-        save_file(weights, folder / FILE, metadata=head.gives.plain())
+        # One key only: safetensors writes several in no fixed order, and a file's bytes name its artifact.
+        told = json.dumps(head.gives.plain(), sort_keys=True, ensure_ascii=False)
+        save_file(weights, folder / FILE, metadata={"gives": told})
 
 
 def load(model: Any, folder: Path) -> None:
@@ -128,7 +130,7 @@ def load(model: Any, folder: Path) -> None:
     if not path.is_file():
         return
     with safe_open(path, "pt") as file:
-        gives = _gives(file.metadata() or {})
+        gives = _gives((file.metadata() or {}).get("gives", ""))
         names, weight = list(file.keys()), None
         if names == ["score.weight"]:
             weight = file.get_tensor("score.weight")
@@ -143,15 +145,16 @@ def load(model: Any, folder: Path) -> None:
         head.score.weight.copy_(weight)
 
 
-def _gives(told: Mapping[str, str]) -> Labels | Number:
+def _gives(written: str) -> Labels | Number:
     try:
+        told = json.loads(written)
         if told["kind"] == "labels":
-            labels = json.loads(told["labels"])
+            labels = told["labels"]
             if isinstance(labels, list) and labels and all(isinstance(one, str) for one in labels):
                 return Labels(tuple(labels))
         if told["kind"] == "number":
             return Number(float(told["mean"]), float(told["scale"]))
-    except (KeyError, ValueError):
+    except (KeyError, TypeError, ValueError):
         pass
     raise ModelError(f"{FILE} does not say what its outputs are.", remedy="Train again.")
 

@@ -18,11 +18,13 @@ from .spec import Dtype
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_FIRST_BLOCK = "model.layers.0."  # in every supported family
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What plans are made of. `parameters` counts a tied head once; `context` is the longest position."""
+    """What plans are made of. `parameters` counts a tied head once; `context` is the longest position; `block` holds
+    (name within a transformer block, shape) of the first block's tensors, empty in facts that were made by hand."""
 
     parameters: int
     layers: int
@@ -35,6 +37,7 @@ class ModelFacts:
     context: int
     tied: bool
     dtype: Dtype
+    block: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 def describe(folder: Path) -> ModelFacts:
@@ -54,6 +57,11 @@ def describe(folder: Path) -> ModelFacts:
         context=_int(config, "max_position_embeddings"),
         tied="lm_head.weight" not in tensors,
         dtype="bf16" if any(tensor.dtype == "BF16" for tensor in tensors.values()) else "fp32",
+        block=tuple(
+            (name.partition(_FIRST_BLOCK)[2], tensor.shape)
+            for name, tensor in sorted(tensors.items())
+            if name.startswith(_FIRST_BLOCK)
+        ),
     )
 
 

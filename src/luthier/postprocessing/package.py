@@ -20,6 +20,7 @@ from pathlib import Path
 from luthier.core.artifact import Artifact, short
 from luthier.core.errors import ModelError, SpecError
 from luthier.core.stage import Context, Output, Stage
+from luthier.models.spec import KEPT_BESIDE
 
 from .spec import PostprocessSpec
 
@@ -87,7 +88,7 @@ def _fill(folder: Path, form: str, adapter: str, model: Path, base: Path) -> Non
             shutil.copyfile(model / name, folder / name)
         copy_tokenizer(base, folder)
         _copy(base, folder, ("generation_config.json", *LICENCE_FILES))
-    elif adapter == "lora":
+    elif adapter in KEPT_BESIDE:
         from luthier.models.merge import merge
 
         merge(base, model, folder)

@@ -1,4 +1,4 @@
-"""What a person may wish of the packaged model. Light: imports core only."""
+"""What a person may wish of the packaged model. Light: imports core and the adapters' spec only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from luthier.core.errors import SpecError
 from luthier.core.spec import Spec
 from luthier.core.units import Share
+from luthier.models.spec import KEPT_BESIDE
 
 Form = Literal["adapter", "merged"]
 
@@ -21,7 +22,7 @@ class PostprocessSpec(Spec):
     abstain_below: Share | None = None
     """Below this share of probability the model declines to answer; needs answers constrained to labels."""
     export: list[Form] | None = Field(default=None, min_length=1)
-    """`adapter` and/or `merged` (one folder with whole weights); without it the adapter for LoRA, whole weights for full."""
+    """`adapter` and/or `merged` (one folder with whole weights); without it the adapter for lora and ia3, whole weights for full and head."""
 
     @field_validator("export")
     @classmethod
@@ -54,10 +55,10 @@ class PostprocessSpec(Spec):
     def forms(self, adapter: str) -> tuple[Form, ...]:
         """The folders to make. Raises SpecError when an adapter is asked of a model without one."""
         if self.export is None:
-            return ("adapter",) if adapter == "lora" else ("merged",)
-        if adapter != "lora" and "adapter" in self.export:
+            return ("adapter",) if adapter in KEPT_BESIDE else ("merged",)
+        if adapter not in KEPT_BESIDE and "adapter" in self.export:
             raise SpecError(
-                "postprocess.export: adapter was asked, and full fine-tuning has no adapter.",
+                f"postprocess.export: adapter was asked, and {adapter} fine-tuning has no adapter.",
                 remedy="Write export: [merged], or train with adapter {kind: lora}.",
             )
         return tuple(form for form in ("adapter", "merged") if form in self.export)
