@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from .attention import document, spread
+from .line import document, spread
 
 KeysValues = tuple[Tensor, Tensor]  # each [K, S, D]
 

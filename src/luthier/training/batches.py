@@ -11,6 +11,15 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .prefixes import Prefixes
+    from .rows import Row
+
+EVEN_PARTS = 16
+"""A step is cut into fewer; a validation into many more, where searching for the evenest cut would take seconds."""
 
 
 def epoch_order(names: Sequence[str], seed: int, epoch: int) -> list[int]:
@@ -63,6 +72,74 @@ class Order:
             self._kept.clear()
             self._kept[epoch] = epoch_order(self.names, self.seed, epoch)
         return self._kept[epoch][k * self.rows : (k + 1) * self.rows]
+
+
+def cut(rows: Sequence[Row], budget: int, *, share: bool = False) -> list[list[int]]:
+    """Micro-batches of at most `budget` tokens, as indices into `rows`; a row with more goes alone.
+
+    With `share`, what rows of a micro-batch begin with counts once, and rows that begin alike come together: a set of
+    them that fits goes whole, a larger one is cut into as few micro-batches as its order allows.
+    """
+    if not share:
+        return pack([row.tokens for row in rows], budget)
+    from .prefixes import Prefixes
+
+    prefixes = Prefixes([one for row in rows for one in row.sequences])
+    ends = list(accumulate(len(row.sequences) for row in rows))
+    kin = Kin(prefixes, [range(end - len(row.sequences), end) for row, end in zip(rows, ends, strict=True)])
+    items = sorted((item for alike in kin.sets() for item in kin.cut(alike, budget)), key=min)
+    bins = pack([kin.tokens(item) for item in items], budget)
+    return [sorted(row for k in one for row in items[k]) for one in bins]
+
+
+@dataclass(frozen=True)
+class Kin:
+    """Rows that begin alike. `sequences[r]` are those of row r, by their index in `prefixes`."""
+
+    prefixes: Prefixes
+    sequences: Sequence[Sequence[int]]
+
+    def tokens(self, rows: Sequence[int]) -> int:
+        """What these rows share counted once."""
+        return self.prefixes.tokens(s for row in rows for s in self.sequences[row])
+
+    def sets(self) -> list[list[int]]:
+        """All rows; within a set every one shares something with its neighbours."""
+        from .prefixes import LEAST
+
+        row_of = {some[0]: row for row, some in enumerate(self.sequences) if some}
+        order = self.prefixes.sort(row_of)
+        sets = [[row_of[first]] for first in order[:1]]
+        for before, first in pairwise(order):
+            if self.prefixes.alike(before, first) >= LEAST:
+                sets[-1].append(row_of[first])
+            else:
+                sets.append([row_of[first]])
+        return sets + [[row] for row, some in enumerate(self.sequences) if not some]
+
+    def cut(self, rows: Sequence[int], budget: int) -> list[list[int]]:
+        """A set in pieces within the budget, evenly where their number stays the same and a step is what is cut."""
+        parts = self._fill(rows, budget)
+        if 1 < len(parts) <= EVEN_PARTS:
+            # The least budget that needs no more pieces.
+            low, high = min(self.tokens(part) for part in parts), budget
+            while low < high:
+                middle = (low + high) // 2
+                fewer = self._fill(rows, middle)
+                if len(fewer) > len(parts):
+                    low = middle + 1
+                else:
+                    parts, high = fewer, middle
+        return parts
+
+    def _fill(self, rows: Sequence[int], budget: int) -> list[list[int]]:
+        parts: list[list[int]] = []
+        for row in rows:
+            if parts and self.tokens([*parts[-1], row]) <= budget:
+                parts[-1].append(row)
+            else:
+                parts.append([row])
+        return parts
 
 
 def pack(tokens: Sequence[int], budget: int) -> list[list[int]]:

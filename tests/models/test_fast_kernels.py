@@ -1,0 +1,190 @@
+"""Compiled formulas, plain formulas and torch's own autograd give the same; the loader never fails, it explains."""
+
+import os
+import subprocess
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luthier.models.fast import kernels, native
+
+
+@pytest.fixture(autouse=True)
+def _compiled():
+    kernels.use()
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def form(request):
+    if request.param == "compiled":
+        if not kernels.compiled():
+            pytest.skip("no C compiler here")
+        yield request.param
+    else:
+        with kernels.plainly():
+            yield request.param
+
+
+def draw(*shape, seed=0, scale=1.0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+SIZES = st.sampled_from([1, 7, 16, 64, 1024, 1500])
+
+
+def test_norm_by_hand(form):
+    # mean(x²) = (9 + 16) / 2 = 12.5; with eps = 0 the scale is 1 / sqrt(12.5) = 0.2828427
+    y, r = kernels.norm(torch.tensor([[3.0, 4.0]]), torch.tensor([1.0, 2.0]), 0.0, torch.float32)
+    torch.testing.assert_close(y, torch.tensor([[0.8485281, 2.2627417]]))
+    torch.testing.assert_close(r, torch.tensor([0.2828427]))
+
+
+@pytest.mark.parametrize("heads", [None, 3])
+@pytest.mark.parametrize("size", [7, 64, 1500])
+def test_norm_and_its_gradient(form, heads, size):
+    # A slice of a wider tensor, as q and k are of one product.
+    wide = draw(5, (heads or 1) * size + 8)
+    x = wide[:, : (heads or 1) * size]
+    x = x.unflatten(1, (heads, size)) if heads else x
+    scale, grad = draw(size, seed=1), draw(*x.shape, seed=2)
+    leaf = x.clone().requires_grad_()
+    plain = leaf * torch.rsqrt(leaf.square().mean(-1, keepdim=True) + 1e-6) * scale
+    y, r = kernels.norm(x, scale, 1e-6, torch.float32)
+    torch.testing.assert_close(y, plain.detach())
+    torch.testing.assert_close(
+        kernels.norm_back(grad, x, r, scale), torch.autograd.grad(plain, leaf, grad)[0], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_rotary_by_hand(form):
+    # A quarter turn takes (1, 0) to (0, 1): y₁ = x₁·0 - x₂·1, y₂ = x₂·0 + x₁·1. The third number has no pair.
+    x = torch.tensor([[[1.0, 0.0, 5.0]]])
+    cos, sin = torch.zeros(1, 2), torch.ones(1, 2)
+    torch.testing.assert_close(
+        kernels.rotate(x, cos, sin, torch.empty(1, 1, 3)), torch.tensor([[[0.0, 1.0, 5.0]]])
+    )
+
+
+@pytest.mark.parametrize("turned", [0, 4, 8])
+def test_rotary_transposed_is_its_gradient(form, turned):
+    x, grad = draw(5, 3, 8), draw(5, 3, 8, seed=1)
+    cos, sin = draw(5, turned, seed=2), draw(5, turned, seed=3)
+    y = kernels.rotate(x, cos, sin, torch.empty(5, 3, 8))
+    back = kernels.rotate(grad, cos, sin, torch.empty(5, 3, 8), transposed=True)
+    # <A x, g> = <x, Aᵀ g>
+    torch.testing.assert_close((y * grad).sum(), (x * back).sum())
+    inside = x.clone()
+    assert torch.equal(kernels.rotate(inside, cos, sin, inside), y)
+
+
+@settings(max_examples=20, deadline=None)
+@given(size=SIZES, act=st.sampled_from(["silu", "gelu_tanh"]), compiled=st.booleans())
+def test_gate_and_its_gradient(size, act, compiled):
+    from contextlib import nullcontext
+
+    both, grad = draw(4, 2 * size, scale=3.0), draw(4, size, seed=1)
+    leaf = both.clone().requires_grad_()
+    g, u = leaf.chunk(2, 1)
+    activated = (
+        torch.nn.functional.silu(g) if act == "silu" else torch.nn.functional.gelu(g, approximate="tanh")
+    )
+    plain = activated * u
+    with nullcontext() if compiled else kernels.plainly():
+        torch.testing.assert_close(kernels.gate(*both.chunk(2, 1), act), plain.detach(), rtol=1e-5, atol=1e-6)
+        back, again = kernels.gate_back(grad, *both.chunk(2, 1), act, again=True)
+    torch.testing.assert_close(again, plain.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(back, torch.autograd.grad(plain, leaf, grad)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_cross_entropy_by_hand(form):
+    # softmax(2·(0, ln 2 / 2)) = (1/3, 2/3), so the loss of the second is ln 1.5 and, weighted 3 and through the scale
+    # of 2, its gradient 3·2·(1/3, 2/3 - 1) = (2, -2).
+    logits = torch.tensor([[0.0, 0.34657359]])
+    losses = kernels.cross_entropy_(logits, torch.tensor([1]), torch.tensor([3.0]), 2.0)
+    torch.testing.assert_close(losses, torch.tensor([0.4054651]))
+    torch.testing.assert_close(logits, torch.tensor([[2.0, -2.0]]))
+
+
+def test_cross_entropy_of_what_is_not_a_number_is_not_a_number(form):
+    bad = torch.tensor([[float("nan"), 1.0], [float("inf"), 1.0]])
+    assert kernels.cross_entropy_(bad, torch.tensor([1, 1]), None).isnan().all()
+    assert kernels.gate(bad, torch.ones(2, 2), "silu").isnan()[0, 0]
+
+
+@pytest.mark.parametrize("length", [9, 1100])
+def test_causal_softmax_and_its_gradient(form, length):
+    scores, grad = draw(2, 6, length, scale=2.0), draw(2, 6, length, seed=1)
+    first = length - 3  # rows 0..2 are three queries of one head, rows 3..5 of another
+    leaf = scores.clone().requires_grad_()
+    hidden = torch.arange(length)[None] > first + torch.arange(6)[:, None] % 3
+    plain = torch.softmax((leaf * 0.5).masked_fill(hidden, float("-inf")), -1)
+    shares = kernels.causal_softmax_(scores.clone(), 3, first, 0.5)
+    torch.testing.assert_close(shares, plain.detach(), rtol=1e-5, atol=1e-7)
+    # A key that is not seen has no share, whatever garbage its gradient is.
+    back = kernels.causal_softmax_back_(grad.clone(), shares, 3, first, 0.5)
+    torch.testing.assert_close(back, torch.autograd.grad(plain, leaf, grad)[0], rtol=1e-4, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=40))
+def test_compiled_rounding_to_bf16_is_torchs(values):
+    # norm with a scale of one row is no identity, but a turn by nothing is: R = 0 copies, and x·1 rounds.
+    x = torch.tensor([values])
+    rounded, _ = kernels.norm(torch.ones(1, len(values)), x[0], 0.0, torch.bfloat16)
+    tiny = x.abs() < 2e-38  # the processor's own rounding takes denormals for zero
+    assert torch.equal(rounded[~tiny].isnan(), x.bfloat16()[~tiny].isnan())
+    torch.testing.assert_close(rounded[~tiny], x.bfloat16()[~tiny], equal_nan=True, rtol=0, atol=0)
+
+
+def test_the_number_of_threads_changes_no_bit():
+    if not kernels.compiled():
+        pytest.skip("no C compiler here")
+    x, scale = draw(50, 64), draw(64, seed=1)
+    threads = torch.get_num_threads()
+    told = []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            told.append(kernels.norm(x, scale, 1e-6, torch.bfloat16)[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*told)
+
+
+# -- the loader --------------------------------------------------------------------------------------------------------
+
+
+def test_it_compiles_once(tmp_path, monkeypatch):
+    if native.load(tmp_path).library is None:
+        pytest.skip("no C compiler here")
+    (made,) = tmp_path.iterdir()
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
+    assert native.load(tmp_path).library is not None
+    assert [made] == list(tmp_path.iterdir())
+
+
+def test_no_compiler_is_a_reason_and_no_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(native.shutil, "which", lambda _: None)
+    assert native.load(tmp_path).reason == "no C compiler was found (cc, gcc or clang)"
+
+
+def test_a_compiler_that_fails_is_a_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "FLAGS", ("--no-such-flag",))
+    told = native.load(tmp_path)
+    assert told.library is None
+    assert "failed: " in told.reason or "no C compiler" in told.reason
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_others_can_write_is_not_trusted(tmp_path):
+    folder = tmp_path / "open"
+    folder.mkdir()
+    os.chmod(folder, 0o777)
+    assert native.load(folder).reason == f"{folder} can be written by other users"
+
+
+def test_a_folder_that_cannot_be_made_is_a_reason(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be kept or loaded" in native.load(tmp_path / "file" / "below").reason
