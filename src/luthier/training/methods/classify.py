@@ -68,6 +68,7 @@ class Classify(Method):
     """Cross-entropy of a head's label scores, each row times its weight; needs `task: {kind: classify}`."""
 
     spec = NoSettings
+    through_vocabulary = False
 
     def __init__(self, settings: NoSettings) -> None:
         self.settings = settings
@@ -95,7 +96,7 @@ class Classify(Method):
         from luthier.training.packing import pack_rows
 
         targets_R = torch.tensor([self.places[str(row.answer)] for row in rows])
-        return Asked(pack_rows(rows), targets_R, torch.tensor([row.weight for row in rows]))
+        return Asked(pack_rows(rows, share=self.share), targets_R, torch.tensor([row.weight for row in rows]))
 
     def loss(self, model: Any, batch: Asked) -> Loss:
         from torch.nn.functional import cross_entropy

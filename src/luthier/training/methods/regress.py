@@ -26,6 +26,7 @@ class Regress(Method):
     """Squared error of a head's number, each row times its weight; the answer of every row must be a number."""
 
     spec = NoSettings
+    through_vocabulary = False
 
     def __init__(self, settings: NoSettings) -> None:
         self.settings = settings
@@ -59,7 +60,7 @@ class Regress(Method):
 
         values = [(float(row.signal or 0.0) - self.mean) / self.scale for row in rows]
         return Asked(
-            pack_rows(rows),
+            pack_rows(rows, share=self.share),
             torch.tensor(values, dtype=torch.float32),
             torch.tensor([row.weight for row in rows]),
         )

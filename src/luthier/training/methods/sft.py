@@ -32,7 +32,7 @@ class Sft(Method):
     def collate(self, rows: Sequence[Row]) -> Packed:
         from luthier.training.packing import pack_rows
 
-        return pack_rows(rows)
+        return pack_rows(rows, share=self.share)
 
     def loss(self, model: Any, batch: Packed) -> Loss:
         """Accuracy only outside training: there it would cost more than the loss does."""
