@@ -39,6 +39,8 @@ def test_a_chat_has_no_labels(text, told):
     ("export", "adapter", "expected"),
     [
         (None, "lora", ("adapter",)),
+        (None, "ia3", ("adapter",)),
+        (None, "head", ("merged",)),
         (None, "full", ("merged",)),
         (["merged", "adapter"], "lora", ("adapter", "merged")),
         (["merged"], "full", ("merged",)),

@@ -60,6 +60,7 @@ class Work:
     events: list[Any] = field(default_factory=list)
     stop_after_checks: int | None = None
     times: int = 0
+    others: dict[str, Path] = field(default_factory=dict)
 
     def run(self, **spec: Any) -> dict[str, Any]:
         from luthier.training.spec import TrainSpec
@@ -71,8 +72,9 @@ class Work:
             "learning_rate": 0.01,
             "batch": {"rows": 8, "micro_tokens": 150},
         }
-        inputs = {role: Artifact(role, role, {}, 1, {}, ()) for role in ("base", "dataset")}
-        folders = {inputs["base"].digest: self.base, inputs["dataset"].digest: self.dataset}
+        there = {"base": self.base, "dataset": self.dataset, **self.others}
+        inputs = {role: Artifact(role, role, {}, 1, {}, ()) for role in there}
+        folders = {inputs[role].digest: folder for role, folder in there.items()}
         at = FakeContext(self.folder, folders=folders, stop_after_checks=self.stop_after_checks)
         self.events = at.events
         self.times += 1

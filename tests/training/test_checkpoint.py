@@ -2,7 +2,11 @@
 
 import errno
 import itertools
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -116,6 +120,22 @@ def test_checkpoints_of_other_work_are_not_gone_on_from(tmp_path):
     save(Checkpoints(tmp_path / "c", "x"), 1)
     one, damage = newest(Checkpoints(tmp_path / "c", "y"))
     assert one is None and damage == [("checkpoint-000001", "checkpoint-000001 belongs to other work")]
+
+
+def test_a_checkpoint_under_anothers_name_is_not_taken_for_it(tmp_path):
+    found = Checkpoints(tmp_path / "c", "x")
+    save(found, 1)
+    (found.folder / save(found, 2)).rename(found.folder / "checkpoint-000007")
+    one, damage = newest(found)
+    assert one.state == {"step": 1}
+    assert damage == [("checkpoint-000007", "checkpoint-000007 is checkpoint-000002 under another name")]
+
+
+def test_random_harm_is_always_seen():
+    script = Path(__file__).parents[2] / "benchmarks" / "damaged_checkpoints.py"
+    told = subprocess.run([sys.executable, str(script), "--times", "60"], capture_output=True, text=True)
+    assert told.returncode == 0, told.stdout + told.stderr[-2000:]
+    assert json.loads(told.stdout)["detected"] == 60
 
 
 def passes(tmp_path, point):

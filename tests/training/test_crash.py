@@ -17,10 +17,8 @@ DEATHS = [
     [["checkpoint.write", 150]],  # inside a later one's files
     [["checkpoint.fsync", 3]],  # its files written, not yet durable
     [["checkpoint.fsync", 14]],  # at a manifest or beside it
-    [
-        ["files.fsync", 5]
-    ],  # tokens take four; this is after every file of the first checkpoint, before its rename
-    [["files.fsync", 8]],  # after the second one's rename
+    [["files.fsync", 2]],  # among the tokens
+    [["checkpoint.rename", 1]],  # the first one whole, but without its name
     [["checkpoint.rename", 3]],
     [["checkpoint.renamed", 3]],
     [["checkpoint.remove", 1]],
@@ -48,5 +46,25 @@ def test_killed_at_any_moment_the_end_is_the_same(tmp_path, base, dataset):
         assert all(one["died"]), deaths
         assert one["files"] == undisturbed["files"], deaths
     # Only those who died before the first checkpoint had its name began from nothing.
-    anew = [[["checkpoint.write", 2]], [["checkpoint.fsync", 3]], [["files.fsync", 5]]]
+    anew = [
+        [["checkpoint.write", 2]],
+        [["checkpoint.fsync", 3]],
+        [["files.fsync", 2]],
+        [["checkpoint.rename", 1]],
+    ]
     assert [deaths for deaths, one in zip(DEATHS, killed, strict=True) if not one["resumed"]] == anew
+
+
+def test_random_kills_over_lora_full_and_preference_runs(tmp_path):
+    """The short form of the storm: six kills at random moments, then the same bytes."""
+    script = Path(__file__).parents[2] / "benchmarks" / "crash_storm.py"
+    told = subprocess.run(
+        [sys.executable, str(script), "--kills", "6"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert told.returncode == 0, told.stdout + told.stderr[-2000:]
+    *kinds, total = map(json.loads, told.stdout.splitlines())
+    assert [one["kind"] for one in kinds] == ["lora", "full", "dpo"]
+    assert total["kills"] == 6 and total["identical"] == total["runs"] and total["failed"] == 0

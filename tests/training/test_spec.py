@@ -15,6 +15,8 @@ def test_the_shortest_spec_says_everything():
     assert spec.peak_learning_rate == 2e-4
     assert TrainSpec.model_validate({"adapter": {"kind": "full"}}).peak_learning_rate == 2e-5
     assert TrainSpec.model_validate(spec.plain()) == spec
+    spent = TrainSpec.model_validate({"stop_at": {"time": "30 min", "tokens": "2M"}}).stop_at
+    assert (spent.time, spent.tokens) == (1800.0, 2_000_000)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,12 @@ def test_the_shortest_spec_says_everything():
             "early_stopping: {patience: 0}",
             "early_stopping.patience: Input should be greater than or equal to 1",
         ),
+        ("stop_at: {time: soon}", "'soon' is not a duration; write for example '30 min' or '1 h'"),
+        ("stop_at: {tokens: 2.5}", "2.5 is not a whole number"),
+        ("stop_at: {tokens: 2X}", "'2X' is not a number; write for example 300 or '2M' (units: k, m, b)"),
+        ("divergence: {factor: 1}", "divergence.factor: Input should be greater than 1"),
+        ("keep: all", "Input should be 'best', 'last' or 'average'"),
+        ("parallel: {kind: dp}", "Input should be 'none', 'ddp' or 'fsdp'"),
     ],
 )
 def test_a_wrong_key_or_value_is_told_with_its_line(text, says):

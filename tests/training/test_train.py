@@ -197,6 +197,123 @@ def test_early_stopping_and_the_best_weights(work, validation_losses, work_in, t
     assert first.files()["adapter_model.safetensors"] == second.files()["adapter_model.safetensors"]
 
 
+def test_another_metric_decides_what_is_best(work):
+    # token_accuracy is read from the validation's own figures, and more of it is better.
+    work.run(early_stopping={"metric": "token_accuracy", "patience": 100})
+    history = work.history()
+    right = [one["token_accuracy"] for one in history["validation"]]
+    assert history["best_step"] == right.index(max(right)) and len(set(right)) > 1
+    assert history["watched"] == {"metric": "token_accuracy", "mode": "max"}
+
+
+def test_an_unknown_metric_is_told_at_the_first_validation(work):
+    with pytest.raises(SpecError, match="measures no such figure") as told:
+        work.run(early_stopping={"metric": "token_acuracy", "mode": "max"})
+    assert "Choose one of: loss, token_accuracy; did you mean 'token_accuracy'?" in str(told.value)
+    assert work.told("step") == []
+
+
+def test_the_last_weights_are_kept_when_asked_for(work, validation_losses):
+    losses = validation_losses(3.0, 2.0, 1.0, 1.5)
+    summary = work.run(**losses, max_steps=3, keep="last")
+    assert (summary["kept"], summary["best_step"], summary["validation_loss"]) == ("last", 2, 1.5)
+
+
+def test_an_average_is_of_the_best_weights(work, work_in, tmp_path, validation_losses):
+    from safetensors.torch import load_file
+
+    # The best are steps 2 and 3; their average measures 0.9, which is better than either.
+    spec = {"schedule": "constant", "warmup": 0}
+    losses = (3.0, 2.0, 1.0, 1.5)
+    summary = work.run(**validation_losses(*losses, 0.9), **spec, max_steps=3, keep="average", average_of=2)
+    assert (summary["kept"], summary["best_step"], summary["validation_loss"]) == (
+        "average",
+        2,
+        pytest.approx(0.9),
+    )
+    assert work.history()["kept"]["steps"] == [2, 3]
+    (told,) = work.told("averaged")
+    assert told == {"steps": [2, 3], "value": pytest.approx(0.9), "best": 1.0, "tried": 1}
+    # It is the mean of what two runs that end at those steps give.
+    ends = []
+    for step in (2, 3):
+        short = work_in(tmp_path / f"short-{step}")
+        short.run(**validation_losses(*losses), **spec, max_steps=step, keep="last")
+        ends.append(load_file(short.out / "adapter_model.safetensors"))
+    for name, mean in load_file(work.out / "adapter_model.safetensors").items():
+        assert torch.equal(mean, (ends[0][name] + ends[1][name]) / 2), name
+
+
+def test_an_average_that_is_worse_is_not_taken(work, validation_losses):
+    # Validations at steps 0, 1, 2, then of the average of steps 2 and 1: worse than step 2 alone.
+    summary = work.run(**validation_losses(3.0, 2.0, 1.0, 1.4), max_steps=2, keep="average", average_of=2)
+    assert (summary["kept"], summary["best_step"], summary["validation_loss"]) == ("best", 2, 1.0)
+    assert work.history()["kept"]["why"] == "every average validated worse than the best weights alone"
+
+
+def test_tokens_spent_end_the_run_after_a_last_validation(work, work_in, tmp_path):
+    work.run(validate_every=100)
+    tokens = [one["tokens"] for one in work.history()["steps"]]
+    short = work_in(tmp_path / "short")
+    short.run(validate_every=100, stop_at={"tokens": sum(tokens[:2]) + 1})  # one more than two steps have
+    history = short.history()
+    assert (history["stopped"], len(history["steps"])) == ("tokens", 3)
+    assert [one["step"] for one in history["validation"]] == [0, 3]
+
+
+def test_time_spent_counts_what_was_before_a_stop(work):
+    work.stop_after_checks = 12
+    with pytest.raises(Interrupted):
+        work.run()
+    newest = sorted((work.folder / "scratch" / "checkpoints").glob("checkpoint-*"))[-1]
+    before = json.loads((newest / "state.json").read_text())["state"]
+    assert before["seconds"] > 0 and before["step"] > 0
+    work.stop_after_checks = None
+    work.run()
+    newest = sorted((work.folder / "scratch" / "checkpoints").glob("checkpoint-*"))[-1]
+    assert json.loads((newest / "state.json").read_text())["state"]["seconds"] > before["seconds"]
+
+
+def test_a_limit_of_time_ends_the_run(work):
+    work.run(stop_at={"time": "1 ms"})
+    history = work.history()
+    # Validating the start alone takes longer than that, so the start is what is kept.
+    assert (history["stopped"], history["steps"], history["best_step"]) == ("time", [], 0)
+
+
+class Runaway(Sft):
+    """Falls for two steps, then runs away. Training losses come from a list, one for each step; the proof before
+    the first step takes seven micro-batches of its own."""
+
+    losses: ClassVar[list[float]] = []
+    passed = 0
+
+    def loss(self, model, batch):
+        found = super().loss(model, batch)
+        type(self).passed += model.training
+        if not model.training or type(self).passed <= 7:
+            return found
+        scale = self.losses.pop(0) * sum(batch.row_weights) / float(found.sum.detach())
+        return replace(found, sum=found.sum * scale)
+
+
+def test_a_loss_that_runs_away_ends_the_run_with_the_best_weights(work, monkeypatch, new_work, make_record):
+    monkeypatch.setattr("luthier.training.methods.sft.Sft", Runaway)
+    spec = {"batch": {"rows": 8, "micro_tokens": 4000}, "divergence": {"factor": 2, "patience": 2}}
+    # Of 2, 1, 5, 6 the first two have the median 1.5; 5 and 6 are above twice that and above the start.
+    Runaway.losses, Runaway.passed = [2.0, 1.0, 5.0, 6.0, 7.0, 8.0], 0
+    work.run(**spec, keep="last")
+    history = work.history()
+    assert (history["stopped"], len(history["steps"])) == ("diverged", 4)
+    assert history["kept"]["how"] == "best" and "stopped: diverged" in history["kept"]["why"]
+    assert "above 2 times its running median" in work.told("diverged")[0]["reason"]
+    # Without validation there is nothing good to keep.
+    Runaway.losses, Runaway.passed = [2.0, 1.0, 5.0, 6.0, 7.0, 8.0], 0
+    other = new_work("unvalidated", train=[make_record(i) for i in range(48)])
+    with pytest.raises(ModelError, match=r"training diverged: at step 4 .* \(the last ones: 1, 5, 6\)"):
+        other.run(**spec)
+
+
 def test_training_that_only_makes_it_worse_gives_the_start_back(work, validation_losses):
     summary = work.run(**validation_losses(1.0, 2.0, 3.0), max_steps=2, validate_every=1)
     assert summary["best_step"] == 0 and summary["validation_loss"] == 1.0
@@ -218,37 +335,71 @@ def test_early_stopping_without_validation_is_refused_first(new_work, make_recor
     assert work.history()["validation"] == [] and work.history()["best_step"] == 1
 
 
-class Diverging(Sft):
+class Broken(Sft):
+    """Its loss is no number from the tenth training micro-batch on; the proof before the first step takes five."""
+
     def loss(self, model, batch):
         found = super().loss(model, batch)
-        type(self).passed += 1
-        return replace(found, sum=found.sum * math.nan) if type(self).passed > 9 and model.training else found
+        type(self).passed += model.training
+        return (
+            replace(found, sum=found.sum * math.nan) if type(self).passed > 14 and model.training else found
+        )
 
     passed = 0
 
 
-def test_a_loss_that_is_no_number_stops_the_run(work, monkeypatch):
-    Diverging.passed = 0
-    monkeypatch.setattr("luthier.training.methods.sft.Sft", Diverging)
+@pytest.fixture
+def broken(monkeypatch):
+    Broken.passed = 0
+    monkeypatch.setattr("luthier.training.methods.sft.Sft", Broken)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_the_best_weights(
+    work, broken, monkeypatch, work_in, tmp_path
+):
+    steady = {"schedule": "constant", "warmup": 0}
+    work.run(**steady)
+    history = work.history()
+    assert history["stopped"] == "not_finite" and history["kept"]["how"] == "best"
+    (told,) = work.told("not_finite")
+    assert "is nan, so training stopped there. The rows it came from: 0000" in told["reason"]
+    assert told["best_step"] == history["best_step"] == history["kept"]["steps"][0] > 0
+    # The same weights as of a run that ended there by itself.
+    monkeypatch.undo()
+    short = work_in(tmp_path / "short")
+    short.run(**steady, max_steps=history["best_step"])
+    assert short.files()["adapter_model.safetensors"] == work.files()["adapter_model.safetensors"]
+
+
+def test_a_loss_that_is_no_number_with_nothing_better_than_the_start_stops_the_run(
+    new_work, make_record, broken
+):
+    work = new_work("unvalidated", train=[make_record(i) for i in range(48)])
     with pytest.raises(
         ModelError,
         match=r"the loss at step \d is nan, so training stopped there. The rows it came from: 0000",
     ) as told:
-        work.run()
+        work.run(checkpoint_every=1)
     assert "Lower train.learning_rate (it was 0.01)" in str(told.value)
     assert sorted((work.folder / "scratch" / "checkpoints").glob("checkpoint-*"))
 
 
 class Steep(Sft):
-    """A finite loss whose gradient's squares are more than fp32 holds."""
+    """A finite loss whose gradient's squares are more than fp32 holds, after so many micro-batches."""
+
+    after = passed = 0
 
     def loss(self, model, batch):
         found = super().loss(model, batch)
+        type(self).passed += model.training
+        if type(self).passed <= self.after:
+            return found
         return replace(found, sum=found.sum + (found.sum - found.sum.detach()) * 1e30)
 
 
 def test_a_gradient_that_is_no_number_stops_the_run(work, monkeypatch):
     monkeypatch.setattr("luthier.training.methods.sft.Sft", Steep)
+    Steep.passed, Steep.after = 0, 7  # the micro-batches of the proof
     with pytest.raises(ModelError, match="the gradient norm at step 1 is inf"):
         work.run()
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .doctor import Finding
     from .lineage import Lineage
     from .planning import Plan
+    from .profiling import Profiled
     from .recipe import Wish
     from .running import Run
 
@@ -78,6 +79,14 @@ class App:
 
         wish = self._read(recipe, overrides)
         return make_plan(wish, self._context(wish, watch, stop), probe=probe)
+
+    def profile(self, recipe: Path, overrides: tuple[str, ...] = (), *, steps: int = 3, watch: Watch | None = None,
+                stop: threading.Event | None = None) -> Profiled:  # fmt: skip
+        """Where the time of a training step goes and what holds it back, from a few real steps. Keeps no weights."""
+        from .profiling import profile_training
+
+        wish = self._read(recipe, overrides)
+        return profile_training(wish, self._context(wish, watch, stop), steps)
 
     def run(self, recipe: Path, overrides: tuple[str, ...] = (), *, fresh: bool = False, watch: Watch | None = None,
             stop: threading.Event | None = None) -> Run:  # fmt: skip

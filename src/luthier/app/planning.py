@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.artifact import key_of, short
+from luthier.core.artifact import short
 from luthier.core.errors import SpecError
 from luthier.core.event import Event
 from luthier.core.units import show_bytes, show_count, show_seconds
@@ -18,6 +18,7 @@ from luthier.core.units import show_bytes, show_count, show_seconds
 from .context import RunContext
 from .line import STEPS, Look, Make, Results, materials, walk
 from .recipe import Wish
+from .workbench import Workbench, workbench
 
 if TYPE_CHECKING:
     from luthier.cost.forecast import CostForecast
@@ -101,16 +102,11 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
     from luthier.training import plan as training
 
     recipe = wish.recipe
-    facts, lengths, measured = _measure(wish, at, so_far, probe)
-    made = training.forecast(recipe.train, facts, lengths, measured)
-    seconds = (
-        None
-        if made.seconds is None
-        else made.seconds + _evaluation_seconds(wish, at, so_far, lengths, measured)
-    )
+    made, there = _measure(wish, at, so_far, probe)
+    seconds = None if made.seconds is None else made.seconds + _evaluation_seconds(wish, at, so_far, made)
     prices, warnings = load_prices(at.home / "prices.yaml", machine=recipe.budget.machine)
     cost = price(seconds, recipe.budget.machine, recipe.budget.machines, prices)
-    limit = recipe.budget.memory or _memory_bytes()
+    limit = recipe.budget.memory or there
     suggestion = training.suggest(made, limit) if made.peak_total_bytes > limit else None
     remedy = f"--set {' --set '.join(suggestion.settings)} ({suggestion.effect})" if suggestion else None
     over = check(
@@ -122,6 +118,10 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
             + (f"; the cheapest change that fits: {remedy}" if remedy else "")
         )
     notes = list(warnings)
+    if made.spec.activation_checkpointing is True and recipe.train.activation_checkpointing == "auto":
+        notes.append(
+            "activation checkpointing is on, a third slower: training would not fit in memory otherwise"
+        )
     if recipe.task.kind != "classify":
         notes.append(
             "the time for writing the answers of the evaluation is not forecast: it depends on how long they get"
@@ -149,42 +149,30 @@ def _steps(there: Results) -> list[dict[str, str]]:
     return told
 
 
-def _measure(wish: Wish, at: RunContext, so_far: Results, probe: bool) -> tuple[Any, Any, Probe | None]:
-    """The model's facts, the rows' lengths, and the probe's figures (remembered in the ledger)."""
-    from luthier.models.weights import describe
+def _measure(wish: Wish, at: RunContext, so_far: Results, probe: bool) -> tuple[Forecast, int]:
+    """The forecast of training, and the memory that there is for it."""
+    from luthier.training import memory
     from luthier.training import plan as training
-    from luthier.training.train import STAGE, tokenised
 
-    assert so_far.base is not None and so_far.dataset is not None
-    parents = {role: one.digest for role, one in so_far.others.items() if one is not None}
-    parents |= {"base": so_far.base.digest, "dataset": so_far.dataset.digest}
-    spec = wish.recipe.train
-    key = key_of(STAGE.kind, spec.plain(), STAGE.version, parents)
-    base, dataset = at.folder(so_far.base), at.folder(so_far.dataset)
-    facts = describe(base)
-    with at.store.working(key) as (_, scratch):  # the run finds the tokens there
-        method = spec.method.load()(spec.method.settings)
-        splits, _ = tokenised(
-            spec, method, base, dataset, facts.context, dict(sorted(parents.items())), scratch, at
-        )
-    lengths = training.Lengths.of(splits)
-    if not probe:
-        return facts, lengths, None
-    return facts, lengths, _probed(wish, at, key, base, splits["train"])
+    bench = workbench(wish, at, so_far)
+    figures = _probed(at, bench) if probe else None
+    there = memory.machine_bytes(figures.device if figures else "cpu")
+    lengths = memory.Lengths.of(bench.splits)
+    return training.forecast(bench.spec, bench.facts, lengths, figures, None, bench.others, there), there
 
 
-def _probed(wish: Wish, at: RunContext, key: str, base: Any, rows: Any) -> Probe:
+def _probed(at: RunContext, bench: Workbench) -> Probe:
+    """The probe's figures, remembered in the ledger as long as training and machine stay the same."""
     from luthier.training.plan import Probe
     from luthier.training.probe import probe
 
     machine = _machine()
-    known = at.store.ledger.last(kind="probe", subject=key)
+    known = at.store.ledger.last(kind="probe", subject=bench.key)
     if known and known.data["machine"] == machine:
         return Probe(**known.data["figures"])
-    at.progress("probe: two real steps", 0, 2)
-    figures = probe(wish.recipe.train, base, rows)
-    at.progress("probe: two real steps", 2, 2)
-    at.store.ledger.append(Event("probe", key, {"machine": machine, "figures": asdict(figures)}))
+    at.progress("probe: real steps", 0, None)
+    figures = probe(bench.spec, bench.method, bench.folders, bench.splits, bench.template, at)
+    at.store.ledger.append(Event("probe", bench.key, {"machine": machine, "figures": asdict(figures)}))
     return figures
 
 
@@ -196,21 +184,19 @@ def _machine() -> dict[str, Any]:
     return {"node": platform.node(), "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
-def _evaluation_seconds(
-    wish: Wish, at: RunContext, so_far: Results, lengths: Any, probe: Probe | None
-) -> float:
+def _evaluation_seconds(wish: Wish, at: RunContext, so_far: Results, made: Forecast) -> float:
     """Reading each row's prompt and answer, or its prompt and the tree of labels, once for every language model that is
     measured. Left out: the examples of the three-shot prompt, which are read once, and the plain baseline."""
     import json
 
-    assert so_far.dataset is not None and so_far.base is not None and probe is not None
+    assert so_far.dataset is not None and so_far.base is not None and made.probe is not None
     about = json.loads((at.folder(so_far.dataset) / "dataset.json").read_text(encoding="utf-8"))
     rows = min(about["counts"]["test"], wish.recipe.evaluate.rows or about["counts"]["test"])
-    a_row = sum(n for n, _ in lengths.train) / len(lengths.train)
+    a_row = float(made.lengths.train[:, 0].mean())
     if labels := about["task"]["labels"]:
         a_row += _tree_tokens(at.folder(so_far.base), labels)
     systems = sum(1 for s in wish.recipe.evaluate.systems(wish.recipe.task.kind) if s != "tfidf")
-    return rows * a_row * systems * probe.seconds_per_validation_token
+    return rows * a_row * systems * made.probe.seconds_per_validation_token
 
 
 def _tree_tokens(base: Path, labels: list[str]) -> int:
@@ -222,13 +208,3 @@ def _tree_tokens(base: Path, labels: list[str]) -> int:
     return len({one[: k + 1] for one in told for k in range(len(one))}) + len(
         labels
     )  # and the end after each label
-
-
-def _memory_bytes() -> int:
-    import psutil
-
-    allowed = int(psutil.virtual_memory().total)
-    try:  # a container may be given less than the machine has
-        return min(allowed, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):
-        return allowed

@@ -170,6 +170,33 @@ def plan(recipe: Path, sets: tuple[str, ...], no_probe: bool, as_json: bool) -> 
 @main.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @_sets
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 1000),
+    default=3,
+    show_default=True,
+    help="Optimizer steps on the clock; one to warm up and one to record come on top.",
+)
+@_as_json
+@_told
+def profile(recipe: Path, sets: tuple[str, ...], steps: int, as_json: bool) -> None:
+    """Where a training step of RECIPE spends its time and what holds it back. Keeps no weights."""
+    from .interrupt import stop_on_signals
+    from .profiling import print_profile
+    from .show import watch
+
+    eyes = watch()
+    try:
+        with stop_on_signals(eyes.say) as stop:
+            result = _app().profile(recipe, sets, steps=steps, watch=eyes, stop=stop)
+    finally:
+        eyes.close()
+    _json(result.plain()) if as_json else print_profile(result)
+
+
+@main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@_sets
 @click.option("--fresh", is_flag=True, help="Make every step anew, even what is already there.")
 @_as_json
 @_told

@@ -32,7 +32,7 @@ from luthier.store.files import explained, fsync_folder, sha256_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 KEEP = 2
 MANIFEST, STATE, WEIGHTS, OPTIMIZER = (
     "manifest.json",
@@ -66,14 +66,15 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one piece of work. `identity` says which: those of another are not gone on from."""
+    """The checkpoints of one piece of work. `identity` says which: those of another are not gone on from. Of several
+    processes only one `writes`."""
 
-    def __init__(self, folder: Path, identity: str) -> None:
+    def __init__(self, folder: Path, identity: str, writes: bool = True) -> None:
         self.folder = folder
         self.identity = identity
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.glob(".*"):
+            for left in folder.glob(".*") if writes else ():
                 shutil.rmtree(left)
 
     def next_name(self) -> str:
@@ -103,7 +104,8 @@ class Checkpoints:
                     STATE: _write(partial / STATE, [canonical(state)]),
                 }
                 others = sorted(set(needs) - {name})
-                manifest = {"format": FORMAT, "identity": self.identity, "needs": others, "files": files}
+                manifest = {"format": FORMAT, "identity": self.identity, "name": name, "needs": others}
+                manifest |= {"files": files}
                 _write(partial / MANIFEST, [canonical({**manifest, "digest": digest_of(manifest)})])
                 fsync_folder(partial)
                 fault("checkpoint.rename")
@@ -158,6 +160,8 @@ class Checkpoints:
             raise Damaged(f"{folder.name}/{MANIFEST} does not have the bytes that were written")
         if manifest["format"] != FORMAT or manifest["identity"] != self.identity:
             raise Damaged(f"{folder.name} belongs to other work")
+        if manifest["name"] != folder.name:  # others find the best weights by that name
+            raise Damaged(f"{folder.name} is {manifest['name']} under another name")
         return manifest
 
     def _names(self) -> list[str]:

@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 import torch
 
+from luthier.core.errors import ModelError
 from luthier.models.place import place
+from luthier.models.spec import KEPT_BESIDE
 
 from .spec import TrainSpec
 
@@ -30,6 +32,8 @@ class Machine:
     threads: int
     torch: str
     processor: str
+    processes: int = 1
+    kernels: Literal["compiled", "plain"] = "plain"
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,7 +56,7 @@ class Machine:
 
     def weights_dtype(self, adapter: str) -> Literal["fp32", "bf16"]:
         """The number format to load weights in: what moves must be fp32."""
-        return "fp32" if adapter == "full" else self.dtype
+        return self.dtype if adapter in KEPT_BESIDE else "fp32"
 
 
 def find(spec: TrainSpec) -> Machine:
@@ -61,4 +65,26 @@ def find(spec: TrainSpec) -> Machine:
     processor = (
         torch.cuda.get_device_name() if at.device == "cuda" else torch.backends.cpu.get_cpu_capability()
     )
-    return Machine(at.device, at.dtype, torch.get_num_threads(), torch.__version__, processor)
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    processes = torch.distributed.get_world_size() if together else 1
+    return Machine(at.device, at.dtype, torch.get_num_threads(), torch.__version__, processor, processes)
+
+
+@contextmanager
+def enough_memory(tokens: int) -> Iterator[None]:
+    """Turn running out of memory into a ModelError that names the micro-batch's tokens and the remedy."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _no_memory(error):
+            raise
+        raise ModelError(
+            f"a micro-batch of {tokens:,} tokens does not fit in memory: {str(error).splitlines()[0][:200]}",
+            remedy="Lower train.batch.micro_tokens (the same model, somewhat slower); a single longer row needs "
+            "train.longest with train.too_long: skip, or a smaller base.",
+        ) from error
+
+
+def _no_memory(error: RuntimeError) -> bool:
+    """Only CUDA has a class of its own for it; the CPU's allocator says it in words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

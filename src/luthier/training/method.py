@@ -22,6 +22,7 @@ from luthier.core.spec import Spec
 
 if TYPE_CHECKING:
     from luthier.core.stage import Context
+    from luthier.models.shapes import Facts
     from luthier.models.template import Encoded, Template
 
     from .machine import Machine
@@ -104,6 +105,10 @@ class Method(Protocol):
     """The Spec of its settings."""
     watch: ClassVar[tuple[str, Literal["min", "max"]]] = ("loss", "min")
     """The validation figure that says which weights are best, unless the recipe names another."""
+    through_vocabulary: ClassVar[bool] = True
+    """Whether its loss reads the output head, as wide as the vocabulary. For plans and profiles."""
+    share: bool = False
+    """Whether `collate` may compute once what sequences of a micro-batch begin with: set where nothing draws dropout."""
 
     def __init__(self, settings: Any) -> None: ...
 
@@ -128,3 +133,8 @@ class Method(Protocol):
 
     def loss(self, model: Any, batch: Any) -> Loss:
         """The summed loss, differentiable unless gradients are off."""
+
+    def holds(self, facts: Facts, others: Mapping[str, Facts], tokens: int, width: int) -> Mapping[str, int]:
+        """For plans: bytes it holds, by name, beside the model and one micro-batch of `tokens` in a format of `width`
+        bytes: another model, a cache of generated tokens. `others`: facts of the models that its settings name."""
+        return {}

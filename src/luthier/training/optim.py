@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,16 +48,25 @@ def state_tensors(
 
 
 def restore(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[tuple[str, Any]], tensors: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[tuple[str, Any]],
+    tensors: Mapping[str, Tensor],
+    like: Callable[[Any, Tensor], Tensor] = lambda p, whole: whole.to(p.device),
 ) -> None:
-    """Put a stored state back, exactly. The inverse of `state_tensors`."""
-    if not tensors:
-        return
+    """Put a stored state back, exactly. The inverse of `state_tensors`. `like` lays a tensor out as a parameter is.
+    A parameter that never had a gradient has no moments."""
     for name, p in parameters:
-        optimizer.state[p] = {moment: tensors[f"{moment}.{name}"].to(p.device) for moment in _MOMENTS}
+        if f"step.{name}" in tensors:
+            optimizer.state[p] = {moment: like(p, tensors[f"{moment}.{name}"]) for moment in _MOMENTS}
 
 
 def gradient_norm(parameters: Sequence[tuple[str, Any]], clip: float | None) -> float:
     """Norm over all gradients before clipping; they are scaled to `clip` if longer. inf or nan if any is."""
     limit = math.inf if clip is None else clip
-    return float(torch.nn.utils.clip_grad_norm_([p for _, p in parameters], limit))
+    norm = torch.nn.utils.clip_grad_norm_([p for _, p in parameters], limit)
+    return number(norm)
+
+
+def number(tensor: Any) -> float:
+    """A scalar's value, gathered first where parameters are sharded."""
+    return float(tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor)

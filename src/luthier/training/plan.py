@@ -1,72 +1,24 @@
 """What training would take, before anything is spent: steps and tokens exactly, memory from formulas, time from a
-two-step probe. Pure: a forecast follows from the spec, the model's facts, the rows' lengths and the probe's figures.
+probe's steps. Pure: a forecast follows from the spec, the models' facts, the rows' lengths and the probe's figures.
 
-Not here: money (cost/forecast) and the probe itself (training/probe).
+Not here: the formulas of memory (training/memory), money (cost/forecast) and the probe itself (training/probe).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 from luthier.core.errors import SpecError
-from luthier.models.spec import FullSpec, LoraSpec
+from luthier.models.shapes import Dtype, Facts
+from luthier.models.spec import LoraSpec
 
 from .batches import steps_per_epoch, total_steps
-from .spec import VALIDATIONS_PER_EPOCH, BatchSpec, TrainSpec
+from .memory import Lengths, largest_micro_batch, peak_bytes, settle
+from .spec import VALIDATIONS_PER_EPOCH, TrainSpec
 
-if TYPE_CHECKING:
-    from .rows import Rows
-
-Dtype = Literal["fp32", "bf16"]
-WIDTH_BYTES: dict[Dtype, int] = {"fp32": 4, "bf16": 2}
-RUNTIME_BYTES = 900_000_000
-"""Python, torch, transformers and their working buffers, measured on Linux with a CPU build of torch."""
-FRAGMENTATION: dict[Dtype, float] = {"fp32": 0.8, "bf16": 0.0}
-"""Measured with glibc on CPU at 1,000 and 2,000 tokens: with each large tensor mapped by itself the peak is the sum of
-the other parts, to a few per cent, and training is slower."""
 SMALLER_MICRO_TOKENS = (1024, 512, 256)
-
-
-class Facts(Protocol):
-    """What of models.weights.ModelFacts is read here."""
-
-    @property
-    def parameters(self) -> int: ...
-    @property
-    def layers(self) -> int: ...
-    @property
-    def hidden(self) -> int: ...
-    @property
-    def heads(self) -> int: ...
-    @property
-    def kv_heads(self) -> int: ...
-    @property
-    def head_size(self) -> int: ...
-    @property
-    def vocabulary(self) -> int: ...
-    @property
-    def intermediate(self) -> int: ...
-    @property
-    def context(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """(tokens, supervised tokens) of every row of each split."""
-
-    train: tuple[tuple[int, int], ...]
-    validation: tuple[tuple[int, int], ...]
-
-    @classmethod
-    def of(cls, splits: Mapping[str, Rows]) -> Lengths:
-        """From tokenised rows (`train.tokenised`)."""
-
-        def pairs(rows: Rows) -> tuple[tuple[int, int], ...]:
-            return tuple(zip(rows.tokens.tolist(), rows.supervised_tokens.tolist(), strict=True))
-
-        return cls(pairs(splits["train"]), pairs(splits["validation"]))
 
 
 @dataclass(frozen=True)
@@ -89,11 +41,12 @@ class Probe:
 class Forecast:
     """`tokens` and `supervised` are of all steps together, `validation_tokens` of all validations together.
 
-    With early stopping these are upper bounds. `peak_bytes` names its parts; `seconds` is None without a probe.
+    With early stopping and limits (`stop_at`) these are upper bounds. `peak_bytes` names its parts; `seconds` is None without a probe.
     """
 
     spec: TrainSpec
     facts: Facts
+    others: Mapping[str, Facts]
     lengths: Lengths
     probe: Probe | None
     dtype: Dtype
@@ -151,30 +104,43 @@ def validate_every(spec: TrainSpec, n_rows: int) -> int:
 
 
 def forecast(
-    spec: TrainSpec, facts: Facts, lengths: Lengths, probe: Probe | None = None, dtype: Dtype | None = None
+    spec: TrainSpec,
+    facts: Facts,
+    lengths: Lengths,
+    probe: Probe | None = None,
+    dtype: Dtype | None = None,
+    others: Mapping[str, Facts] | None = None,
+    limit_bytes: int | None = None,
 ) -> Forecast:
-    """`dtype` is what `auto` stands for on this machine; the probe knows it too. With neither, fp32: an upper bound."""
+    """`dtype` is what `auto` stands for on this machine; the probe knows it too. With neither, fp32: an upper bound.
+    `others` are the facts of models that the method needs beside the base; `limit_bytes` is the machine's memory, which
+    decides `activation_checkpointing: auto` (without it: off)."""
     if dtype is None:
         dtype = spec.dtype if spec.dtype != "auto" else (probe.dtype if probe else "fp32")
-    steps = total_steps(len(lengths.train), spec.batch.rows, spec.epochs, spec.max_steps)
-    passes = _passes(steps, len(lengths.train), spec.batch.rows)
-    tokens = round(passes * sum(n for n, _ in lengths.train))
-    every = validate_every(spec, len(lengths.train))
-    validations = 1 + steps // every + (steps % every > 0) if lengths.validation else 0
-    validation_tokens = validations * sum(n for n, _ in lengths.validation)
+    if limit_bytes is not None:
+        spec = settle(spec, facts, lengths, dtype, limit_bytes, others)
+    n_rows = len(lengths.train)
+    steps = total_steps(n_rows, spec.batch.rows, spec.epochs, spec.max_steps)
+    passes = _passes(steps, n_rows, spec.batch.rows)
+    tokens, supervised = (round(passes * int(n)) for n in lengths.train.sum(0))
+    every = validate_every(spec, n_rows)
+    validations = 1 + steps // every + (steps % every > 0) if len(lengths.validation) else 0
+    validation_tokens = validations * int(lengths.validation[:, 0].sum())
+    largest = largest_micro_batch(lengths, spec.batch.micro_tokens)
     return Forecast(
         spec=spec,
         facts=facts,
+        others=others or {},
         lengths=lengths,
         probe=probe,
         dtype=dtype,
         steps=steps,
         validations=validations,
         tokens=tokens,
-        supervised=round(passes * sum(s for _, s in lengths.train)),
+        supervised=supervised,
         validation_tokens=validation_tokens,
-        trained_parameters=trained_parameters(spec, facts),
-        peak_bytes=peak_bytes(spec, facts, lengths, dtype),
+        trained_parameters=spec.adapter.trained_parameters(facts),
+        peak_bytes=peak_bytes(spec, facts, largest, dtype, others),
         seconds=_seconds(probe, steps, tokens, validation_tokens) if probe else None,
     )
 
@@ -194,133 +160,83 @@ def _seconds(probe: Probe, steps: int, tokens: int, validation_tokens: int) -> f
     )
 
 
-# -- memory -------------------------------------------------------------------------------------------------------------
-# Legend: P parameters, R trained parameters, T tokens and S supervised tokens of the largest micro-batch, L layers,
-# h hidden, q = heads·head_size, k = kv_heads·head_size, i intermediate, V vocabulary, r rank, c bytes of the format.
-
-
-def peak_bytes(spec: TrainSpec, facts: Facts, lengths: Lengths, dtype: Dtype) -> dict[str, int]:
-    """The parts that are alive together when the largest micro-batch turns from forward to backward.
-
-    weights      c·P with LoRA. Full fine-tuning keeps fp32 masters, 4·P, and with bf16 also the copy that autocast
-                 makes of them for the pass, 2·P.
-    adapter      4·R with LoRA (always fp32); 0 for full, where the weights themselves move.
-    gradients    4·R: accumulated in fp32 over the micro-batches of a step.
-    optimizer    8·R: AdamW's two moments in fp32.
-    activations  T·L·`activation_bytes`: what each layer keeps for its backward.
-    allocator    FRAGMENTATION·activations: holes that the C library's allocator keeps between kept and passing tensors.
-    logits       S·V·(c + 12): the logits in the model's format, then in fp32, their log-softmax and its gradient.
-    runtime      constant.
-    """
-    largest_T, largest_S = largest_micro_batch(lengths, spec.batch.micro_tokens)
-    c, trained = WIDTH_BYTES[dtype], trained_parameters(spec, facts)
-    full = spec.adapter.kind == "full"
-    activations = largest_T * facts.layers * activation_bytes(spec, facts, dtype)
-    return {
-        "weights": facts.parameters * ((6 if c == 2 else 4) if full else c),
-        "adapter": 0 if full else 4 * trained,
-        "gradients": 4 * trained,
-        "optimizer": 8 * trained,
-        "activations": activations,
-        "allocator": round(FRAGMENTATION[dtype] * activations),
-        "logits": largest_S * facts.vocabulary * (c + 12),
-        "runtime": RUNTIME_BYTES,
-    }
-
-
-def activation_bytes(spec: TrainSpec, facts: Facts, dtype: Dtype) -> int:
-    """Bytes that one layer of a Llama-like block keeps per token (eager autograd, no checkpointing).
-
-    two norms     the fp32 input of each, 4·2·h, and its output, the input of what follows, c·2·h
-    attention     queries, keys, values (k each), the output and its reordered copy: c·(3·q + 2·k)
-    feed-forward  gate, its activation, up, and their product: c·4·i
-    LoRA          A's output at each of seven matrices: c·7·r; with dropout, the dropped inputs and masks again:
-                  (c + 1)·(5·h + q + i)
-    """
-    c, h, i = WIDTH_BYTES[dtype], facts.hidden, facts.intermediate
-    q, k = facts.heads * facts.head_size, facts.kv_heads * facts.head_size
-    kept = 8 * h + c * (2 * h + 3 * q + 2 * k + 4 * i)
-    if isinstance(spec.adapter, LoraSpec):
-        kept += c * 7 * spec.adapter.rank
-        if spec.adapter.dropout > 0:
-            kept += (c + 1) * (5 * h + q + i)
-    return kept
-
-
-def trained_parameters(spec: TrainSpec, facts: Facts) -> int:
-    """P for full. LoRA: r·(in + out) for each adapted matrix of each layer; shapes are those of a Llama-like block,
-    and a name that such a block does not have counts as its largest matrix."""
-    if isinstance(spec.adapter, FullSpec):
-        return facts.parameters
-    h, i = facts.hidden, facts.intermediate
-    q, k = facts.heads * facts.head_size, facts.kv_heads * facts.head_size
-    sums = {
-        "q_proj": h + q,
-        "k_proj": h + k,
-        "v_proj": h + k,
-        "o_proj": q + h,
-        "gate_proj": h + i,
-        "up_proj": h + i,
-        "down_proj": i + h,
-    }
-    targets: Sequence[str] = list(sums) if spec.adapter.targets == "all-linear" else spec.adapter.targets
-    return (
-        facts.layers
-        * spec.adapter.rank
-        * sum(sums.get(t.rpartition(".")[2], max(sums.values())) for t in targets)
-    )
-
-
-def largest_micro_batch(lengths: Lengths, micro_tokens: int) -> tuple[int, int]:
-    """Upper bounds of a micro-batch's tokens and supervised tokens: the budget, or the longest row where that is
-    more; supervised tokens as if the rows richest in them met in one micro-batch."""
-    rows = (*lengths.train, *lengths.validation)
-    budget = max(max(n for n, _ in rows), min(micro_tokens, sum(n for n, _ in rows)))
-    left, supervised = budget, 0
-    for tokens, told in sorted(rows, key=lambda row: -row[1] / row[0]):
-        if tokens <= left:
-            left, supervised = left - tokens, supervised + told
-    return budget, max(supervised, max(s for _, s in rows))
-
-
 # -- what would fit -----------------------------------------------------------------------------------------------------
 
 
 def suggest(made: Forecast, limit_bytes: int) -> Suggestion | None:
-    """The least change whose forecast fits in `limit_bytes`; None if none does. Changes are tried in order of what
-    they cost: smaller micro-batches (slower, the same model), then bf16, then LoRA. Where a probe measured this
-    machine, its ratio to the formula corrects the others."""
-    told = sum(made.peak_bytes.values())
-    ratio = made.peak_total_bytes / told
-    for settings, effect, spec in _changes(made):
-        dtype = made.dtype if spec.dtype == made.spec.dtype else None
-        peak = round(ratio * sum(forecast(spec, made.facts, made.lengths, None, dtype).peak_bytes.values()))
-        if peak <= limit_bytes:
-            return Suggestion(settings, effect, peak)
+    """The least change whose forecast fits in `limit_bytes`; None if none does. Changes are tried in the order of what
+    they cost (`_changes`), each of them with smaller micro-batches too. Where a probe measured this machine, its ratio
+    to the formula corrects the others."""
+    ratio = made.peak_total_bytes / sum(made.peak_bytes.values())
+    sizes = [made.spec.batch.micro_tokens]
+    sizes += [n for n in SMALLER_MICRO_TOKENS if n < sizes[0]]
+    largest = {n: largest_micro_batch(made.lengths, n) for n in sizes}
+    for changes in _sets_of(_changes(made)):
+        for micro_tokens in sizes:
+            if not changes and micro_tokens == sizes[0]:
+                continue
+            spec, dtype = made.spec, made.dtype
+            for change in changes:
+                spec, dtype = change.on(spec), change.dtype or dtype
+            parts = peak_bytes(spec, made.facts, largest[micro_tokens], dtype, made.others)
+            if (peak := round(ratio * sum(parts.values()))) <= limit_bytes:
+                cut = [] if micro_tokens == sizes[0] else [_smaller(micro_tokens)]
+                told = [*changes, *cut]
+                return Suggestion(tuple(c.setting for c in told), "; ".join(c.effect for c in told), peak)
     return None
 
 
-def _changes(made: Forecast) -> Iterator[tuple[tuple[str, ...], str, TrainSpec]]:
-    spec = made.spec
-    smaller = [n for n in SMALLER_MICRO_TOKENS if n < spec.batch.micro_tokens]
-    heavier: list[tuple[tuple[str, ...], list[str], TrainSpec]] = [((), [], spec)]
+@dataclass(frozen=True)
+class _Change:
+    setting: str
+    effect: str
+    update: Mapping[str, Any] = field(default_factory=dict)  # of the spec
+    adapter: Mapping[str, Any] = field(default_factory=dict)  # of its adapter
+    dtype: Dtype | None = None
+
+    def on(self, spec: TrainSpec) -> TrainSpec:
+        spec = spec.model_copy(update=dict(self.update))
+        if not self.adapter:
+            return spec
+        return spec.model_copy(update={"adapter": spec.adapter.model_copy(update=dict(self.adapter))})
+
+
+def _smaller(micro_tokens: int) -> _Change:
+    return _Change(f"train.batch.micro_tokens={micro_tokens}", "the same model, somewhat slower")
+
+
+def _changes(made: Forecast) -> list[_Change]:
+    """What could be changed besides the micro-batches, the least costly first."""
+    told, spec = [], made.spec
     if made.dtype == "fp32":
-        half = spec.model_copy(update={"dtype": "bf16"})
-        heavier.append((("train.dtype=bf16",), ["losses differ in the third digit"], half))
-    if spec.adapter.kind == "full":
-        for settings, effects, one in list(heavier):
-            lora = one.model_copy(update={"adapter": LoraSpec()})
-            heavier.append(
-                ((*settings, "train.adapter.kind=lora"), [*effects, "only an adapter is trained"], lora)
-            )
-    for settings, effects, one in heavier:
-        if settings:
-            yield settings, "; ".join(effects), one
-        for n in smaller:
-            cut = one.model_copy(update={"batch": BatchSpec(rows=spec.batch.rows, micro_tokens=n)})
-            slower = "the same model, somewhat slower"
-            yield (
-                (*settings, f"train.batch.micro_tokens={n}"),
-                "; ".join([*effects, slower] if effects else [slower]),
-                cut,
-            )
+        effect = "losses differ in the third digit"
+        told.append(_Change("train.dtype=bf16", effect, {"dtype": "bf16"}, dtype="bf16"))
+    if spec.activation_checkpointing is not True:
+        effect = "the same model, about a third slower"
+        told.append(
+            _Change("train.activation_checkpointing=true", effect, {"activation_checkpointing": True})
+        )
+    if spec.adapter.moves_base:
+        effect = "only an adapter is trained"
+        told.append(_Change("train.adapter={kind: lora}", effect, {"adapter": LoraSpec()}))
+    if isinstance(spec.adapter, LoraSpec) and spec.adapter.quantize is None:
+        for bits, effect in (
+            ("8bit", "a frozen base of 8 bits, slower"),
+            ("4bit", "a frozen base of 4 bits, slower"),
+        ):
+            told.append(_Change(f"train.adapter.quantize={bits}", effect, adapter={"quantize": bits}))
+    return told
+
+
+def _sets_of(changes: Sequence[_Change]) -> Iterator[tuple[_Change, ...]]:
+    """Every set of changes, at most one of a kind: first those without the costliest, so none comes before a part of
+    it.
+
+    >>> a, b = _Change("a.x=1", ""), _Change("b.y=1", "")
+    >>> [[c.setting for c in one] for one in _sets_of([a, b])]
+    [[], ['a.x=1'], ['b.y=1'], ['a.x=1', 'b.y=1']]
+    """
+    for chosen in range(1 << len(changes)):
+        one = tuple(change for i, change in enumerate(changes) if chosen >> i & 1)
+        if len({change.setting.partition("=")[0] for change in one}) == len(one):
+            yield one

@@ -1,93 +1,130 @@
-"""Two real steps, to learn what this machine does: seconds per token, and the peak of memory.
+"""A few real steps, to learn what this machine does: seconds per token, and the peak of memory.
 
-    step 1   the largest micro-batch of the first epoch: memory reaches its peak, and everything is warmed up
-    step 2   a micro-batch of ordinary size: timed, forward and backward, then forward alone as in validation
+    the largest micro-batch    the most that is held at once; everything is warmed up
+    one of ordinary size       timed: forward and backward, then forward alone as in validation
+    the largest again, then others of unlike lengths, while PATIENCE_S lasts: between tensors of other sizes the
+                               allocator keeps holes, and memory grows for some steps before it stays
 
-Nothing is written and the model is thrown away.
+Nothing is kept: neither the weights nor what the method prepares for these rows.
 """
 
 from __future__ import annotations
 
-import resource
-import sys
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
-from luthier.core import plugin
+from luthier.core.stage import Context
 
-from . import optim
-from .batches import Order, steps_per_epoch
-from .loop import groups
+from .assembly import assemble, settled
+from .batches import pack
 from .machine import find
+from .memory import peak_bytes_so_far, unlike
+from .method import Method
+from .mixing import order_of
 from .plan import Probe
-from .rows import Row, Rows
+from .rows import Rows
 from .spec import TrainSpec
+from .trial import BACKWARD, FORWARD, OPTIMIZER, UNFOLD, Trial
+
+if TYPE_CHECKING:
+    from luthier.models.template import Template
+
+PATIENCE_S = 20.0
+MICRO_BATCHES = 8
+LEAST_AGAIN = 2
+LOOKED_AT = 256  # steps whose micro-batches are formed
 
 
-def probe(spec: TrainSpec, base: Path, rows: Rows) -> Probe:
-    """Train on some of `rows` for two steps. Takes as long as about two micro-batches and loading the model."""
-    from luthier.models.weights import load
+@dataclass(frozen=True)
+class Groups:
+    """Micro-batches as indices of rows: the largest, one of median size, and others of unlike sizes."""
 
-    machine = find(spec)
-    started = time.monotonic()
-    adapter = plugin.load("adapter", spec.adapter.kind)()
-    model = load(base, dtype=machine.weights_dtype(spec.adapter.kind), device=machine.device)
-    model = adapter.attach(model, spec.adapter, spec.seed)
-    start_seconds = time.monotonic() - started
-    parameters = adapter.trainable(model)
-    method, optimizer = spec.method.load()(spec.method.settings), optim.build(parameters, spec)
-    model.train()
+    largest: list[int]
+    ordinary: list[int]
+    others: list[list[int]]
 
-    def step(batch: Any) -> tuple[float, float]:
-        """Seconds of (forward and backward, optimizer)."""
-        begun = time.monotonic()
-        with machine.precision(model):
-            loss = method.loss(model, batch)
-        (loss.sum / sum(batch.row_weights)).backward()
-        middle = time.monotonic()
-        optim.gradient_norm(parameters, spec.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return middle - begun, time.monotonic() - middle
+    @property
+    def rows(self) -> list[int]:
+        """Of all groups, each once, in order."""
+        return sorted({i for group in (self.largest, self.ordinary, *self.others) for i in group})
 
-    largest, ordinary = _two_groups(spec, rows)
-    step(method.collate(largest).to(machine.device))
-    peak = peak_bytes_so_far()
-    batch = method.collate(ordinary).to(machine.device)
-    seconds, optimizer_seconds = step(batch)
-    begun = time.monotonic()
-    with torch.no_grad(), machine.precision(model):
-        method.loss(model.eval(), batch).sum.item()
+
+def probe(
+    spec: TrainSpec,
+    method: Method,
+    folders: Mapping[str, Path],
+    splits: Mapping[str, Rows],
+    template: Template,
+    at: Context,
+) -> Probe:
+    """`splits` are tokenised, checked rows. Takes loading the model, two micro-batches, and at most about PATIENCE_S
+    more. Raises ModelError when the largest micro-batch does not fit in memory."""
+    rows, started = splits["train"], time.monotonic()
+    order = order_of(spec, rows)
+    looked_at = range(1, min(LOOKED_AT, order.steps_per_epoch) + 1)
+    chosen = choose([order.step(step) for step in looked_at], rows.tokens, spec.batch.micro_tokens)
+    spec = settled(spec, folders, splits, find(spec), at)
+    few = {
+        split: rows.take(chosen.rows) if split == "train" else one.take([]) for split, one in splits.items()
+    }
+    with tempfile.TemporaryDirectory(prefix="luthier-probe-") as scratch:
+        made = assemble(spec, method, folders, few, template, Path(scratch), "probe", at)
+        start_s = time.monotonic() - started
+        trial = Trial(spec, made)
+        trial.step([rows[i] for i in chosen.largest])
+        ordinary = [rows[i] for i in chosen.ordinary]
+        step, validation = trial.step(ordinary), trial.validate(ordinary)
+        told = sum(row.tokens for row in ordinary)
+        _grow(trial, rows, [chosen.largest, *chosen.others], at)
     return Probe(
-        seconds_per_token=seconds / batch.tokens,
-        seconds_per_validation_token=(time.monotonic() - begun) / batch.tokens,
-        seconds_per_step=optimizer_seconds,
-        start_seconds=start_seconds,
-        peak_bytes=peak,
-        dtype=machine.dtype,
-        device=machine.device,
-        threads=machine.threads,
-        tokens=batch.tokens,
-        largest_micro_batch=sum(row.tokens for row in largest),
+        # Of the rows as they are tokenised, which a forecast counts: a method may learn from others that it unfolds.
+        seconds_per_token=sum(step.seconds[part] for part in (UNFOLD, FORWARD, BACKWARD)) / told,
+        seconds_per_validation_token=validation.seconds[FORWARD] / told,
+        seconds_per_step=step.seconds[OPTIMIZER],
+        start_seconds=start_s,
+        peak_bytes=peak_bytes_so_far(made.machine.device),
+        dtype=made.machine.dtype,
+        device=made.machine.device,
+        threads=made.machine.threads,
+        tokens=step.tokens,
+        largest_micro_batch=int(rows.tokens[chosen.largest].sum()),
     )
 
 
-def _two_groups(spec: TrainSpec, rows: Rows) -> tuple[list[Row], list[Row]]:
-    """The largest micro-batch of the first epoch, and the median one by tokens."""
-    order = Order(rows.names, spec.seed, spec.batch.rows)
-    every = [
-        group
-        for step in range(1, steps_per_epoch(len(rows), spec.batch.rows) + 1)
-        for group in groups([rows[i] for i in order.step(step)], spec.batch.micro_tokens)
+def choose(steps: Sequence[Sequence[int]], tokens: Sequence[int] | np.ndarray, micro_tokens: int) -> Groups:
+    """Cut steps (indices of rows) into micro-batches as the loop does, and pick. The longest row of all is among them.
+
+    >>> told = choose([[0, 1], [2, 3]], [100, 40, 60, 30, 90], 100)
+    >>> told.largest, told.ordinary, told.others
+    ([0], [2, 3], [[1]])
+    """
+    groups = [
+        [step[k] for k in part]
+        for step in steps
+        for part in pack([int(tokens[i]) for i in step], micro_tokens)
     ]
-    every.sort(key=lambda group: sum(row.tokens for row in group))
-    return every[-1], every[len(every) // 2]
+    longest = int(np.argmax(tokens))
+    if not any(longest in group for group in groups):
+        groups.append([longest])
+    groups.sort(key=lambda group: -sum(int(tokens[i]) for i in group))
+    sizes = [sum(int(tokens[i]) for i in group) for group in groups]
+    middle = len(groups) // 2
+    others = [k for k in unlike(sizes, MICRO_BATCHES) if k not in (0, middle)]
+    return Groups(groups[0], groups[middle], [groups[k] for k in others])
 
 
-def peak_bytes_so_far() -> int:
-    """The most memory this process has held at once since it began."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024  # Linux counts kilobytes
+def _grow(trial: Trial, rows: Rows, groups: Sequence[Sequence[int]], at: Context) -> None:
+    begun = time.monotonic()
+    for k, group in enumerate(groups):
+        at.check()
+        if k >= LEAST_AGAIN and time.monotonic() - begun > PATIENCE_S:
+            break
+        at.progress("probe: real steps", k, len(groups))
+        trial.step([rows[i] for i in group])
+    trial.validate([rows[i] for i in groups[0]])

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from luthier.core.part import PartSpec
 from luthier.core.spec import Spec
-from luthier.core.units import Share
+from luthier.core.units import Count, Seconds, Share
 from luthier.models.spec import AdapterSpec, LoraSpec
 
 from .method import MethodSettings
 
-DEFAULT_LEARNING_RATE = {"lora": 2e-4, "full": 2e-5}
 VALIDATIONS_PER_EPOCH = 4
 
 
@@ -35,12 +34,62 @@ class BatchSpec(Spec):
 
 
 class EarlyStoppingSpec(Spec):
-    """When to stop because the validation loss no longer falls."""
+    """When to stop because validation no longer gets better."""
 
+    metric: str | None = None
+    """Which validation figure is watched (loss, token_accuracy, ...), and decides which weights are best; without it the method's own."""
+    mode: Literal["auto", "min", "max"] = "auto"
+    """Whether less or more of it is better; auto: known from the figure's name."""
     patience: int = Field(default=3, ge=1)
-    """Validations in a row without a new low before training stops."""
+    """Validations in a row without a new best before training stops."""
     min_delta: float = Field(default=0.0, ge=0)
-    """By how much the loss must fall to count as a new low."""
+    """By how much the figure must get better to count as a new best."""
+
+
+class StopAtSpec(Spec):
+    """What may be spent on training. When it is, training stops after that step, validates once more and keeps what the recipe keeps."""
+
+    time: Seconds | None = Field(default=None, gt=0)
+    """Time spent in steps and validations, those before a stop and restart included (`30 min`)."""
+    tokens: Count | None = Field(default=None, gt=0)
+    """Tokens that steps have computed (`2M`)."""
+
+
+class DivergenceSpec(Spec):
+    """When training is given up because the loss runs away; the best validated weights are kept."""
+
+    factor: float = Field(default=2.0, gt=1)
+    """How many times the running median of the step losses is too much."""
+    patience: int = Field(default=8, ge=1)
+    """Steps in a row above that, and above the loss that training began with."""
+    window: int = Field(default=50, ge=2)
+    """Steps before those that the median is taken of."""
+
+
+class MixSpec(Spec):
+    """How much of each source an epoch holds: `{weights: {tickets: 0.7, faq: 0.3}}` or `{temperature: 2}`."""
+
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
+    """Each source's share by name, in any unit; every source is named, and 0 leaves one out."""
+    temperature: float | None = Field(default=None, ge=1, le=1000)
+    """Shares by size to the power of 1 over this: 1 is by size, more brings small sources forward."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> MixSpec:
+        if (self.weights is None) == (self.temperature is None):
+            raise ValueError("a mix is either {weights: {NAME: SHARE, ...}} or {temperature: T}")
+        if self.weights is not None and not any(self.weights.values()):
+            raise ValueError("every weight is 0, so nothing would be trained on")
+        return self
+
+
+class ParallelSpec(Spec):
+    """Several processes of this machine that share the work of each step; the result is one process's up to rounding."""
+
+    kind: Literal["none", "ddp", "fsdp"] = "none"
+    """none; ddp: the whole model in each process; fsdp: weights, gradients and moments cut across processes (full fine-tuning only)."""
+    processes: int | None = Field(default=None, ge=1, le=64)
+    """How many; without it one per GPU."""
 
 
 class TrainSpec(Spec):
@@ -49,13 +98,17 @@ class TrainSpec(Spec):
     method: MethodSpec = Field(default_factory=lambda: MethodSpec.model_validate("sft"))
     """What is learnt from a row, by name or as {name: settings}: `sft` learns to say the assistant's turns."""
     adapter: AdapterSpec = LoraSpec()
-    """What moves: `{kind: lora, rank: 16}` or `{kind: full}`."""
+    """What moves: `{kind: lora, rank: 16}`, `{kind: ia3}`, `{kind: full}`, `{kind: full, last_layers: 4}` or `{kind: head}`."""
+    mix: Literal["by_size"] | MixSpec = "by_size"
+    """How much of each source an epoch holds: every row once, or a share of the draws for each."""
+    order: Literal["shuffled", "short_first"] | list[str] = "shuffled"
+    """In what order rows come: shuffled, the first epoch from short to long, or source after source as listed here."""
     epochs: float = Field(default=3.0, gt=0, le=10_000)
     """Passes over the training rows; may be a fraction."""
     max_steps: int | None = Field(default=None, ge=1)
     """At most so many optimizer steps, whatever `epochs` says."""
     learning_rate: float | None = Field(default=None, gt=0, le=10)
-    """Peak learning rate; without it 2e-4 for lora and 2e-5 for full."""
+    """Peak learning rate; without it 2e-4 for lora, 3e-3 for ia3, 2e-5 for full (6e-4 from random weights), 1e-3 for head."""
     warmup: Share = 0.05
     """Share of the steps in which the learning rate rises from zero."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -73,13 +126,26 @@ class TrainSpec(Spec):
     validate_every: int | None = Field(default=None, ge=1)
     """Steps between validations; without it four times an epoch. The start and the last step are always validated."""
     early_stopping: EarlyStoppingSpec | None = None
-    """Stop when the validation loss no longer falls; needs a validation split."""
+    """Stop when validation no longer gets better; needs a validation split."""
+    stop_at: StopAtSpec = StopAtSpec()
+    """Stop when so much time or so many tokens are spent; the learning rate still falls as if all epochs were done."""
+    divergence: DivergenceSpec | None = DivergenceSpec()
+    """Give up when the loss runs away and keep the best validated weights; for methods that watch their loss. null: never."""
+    keep: Literal["best", "last", "average"] = "best"
+    """Which weights become the model: the best validated, the last, or the average of the best ones where it validates better still."""
+    average_of: int = Field(default=3, ge=2, le=20)
+    """Most weights that `keep: average` takes together; a checkpoint of each is held on disk."""
     checkpoint_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints; without it one a minute. Each new best validation is kept in any case."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the computation; auto: bf16 where the processor has it in hardware, else fp32."""
+    activation_checkpointing: bool | Literal["auto"] = "auto"
+    """Keep only each block's input and compute the rest again in the backward pass: less memory, about a third slower, the
+    same result. auto: only where training would not fit in memory otherwise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: cuda when there is one."""
+    parallel: ParallelSpec = ParallelSpec()
+    """Whether several processes share the work."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Decides the order of rows, the adapter's start and dropout."""
 
@@ -90,4 +156,4 @@ class TrainSpec(Spec):
 
     @property
     def peak_learning_rate(self) -> float:
-        return self.learning_rate or DEFAULT_LEARNING_RATE[self.adapter.kind]
+        return self.learning_rate or self.adapter.default_learning_rate

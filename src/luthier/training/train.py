@@ -3,7 +3,7 @@
     inputs: base, dataset
     out:    adapter_model.safetensors + adapter_config.json   (lora)   or a whole Hugging Face folder   (full)
             luthier.json     role, adapter, base digest, task
-            history.json     loss, learning rate, gradient norm of every step; validation losses; the best step
+            history.json     what was proven; figures of every step and validation; why it ended, what was kept
             rows.parquet     every row: tokens, supervised tokens, how often it was seen, or why it was left out
 
 `scratch` holds tokens and checkpoints. Files in `out` depend on spec, parents and machine alone.
@@ -13,8 +13,8 @@ Light at import: torch and transformers load when the stage runs.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,36 +22,67 @@ from luthier.core.artifact import Artifact, digest_of
 from luthier.core.stage import Context, Output, Stage
 from luthier.store.files import explained
 
-from .batches import Order
+from .memory import Lengths, machine_bytes
 from .method import Method
-from .plan import limit_of, refuse_impossible
+from .plan import forecast, limit_of, refuse_impossible
 from .spec import TrainSpec
+from .stopping import refuse_without_validation
 
 if TYPE_CHECKING:
     from luthier.models.template import Template
 
+    from .parallel import World
     from .rows import Rows
 
 VERSION = 2
+LINES_AT_ONCE = 50_000
+TOKENS = Path("cache", "tokens")
+"""Where under the home tokenised rows are kept, for all runs and trials; may be deleted at any time."""
 
 
 def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context) -> Output:
+    from .launch import in_processes, launched, refuse_unshardable
+
+    if spec.parallel.kind != "none" and not launched():
+        refuse_unshardable(spec)
+        return in_processes(spec, inputs, out, scratch, at)
+    from .parallel import joined
+
+    with joined(spec) as world:
+        return _train(spec, inputs, out, scratch, at, world)
+
+
+def _train(
+    spec: TrainSpec,
+    inputs: Mapping[str, Artifact],
+    out: Path,
+    scratch: Path,
+    at: Context,
+    world: World,
+) -> Output:
     from luthier.models.weights import describe
 
     from .assembly import assemble
     from .checkpoint import Checkpoints
     from .loop import Loop
+    from .parallel import Sharded, first_goes_ahead
+    from .proof import prove
 
     base, dataset = at.folder(inputs["base"]), at.folder(inputs["dataset"])
     facts, about = describe(base), json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
     parents = {role: artifact.digest for role, artifact in sorted(inputs.items())}
     method: Method = spec.method.load()(spec.method.settings)
-    splits, template = tokenised(spec, method, base, dataset, facts.context, parents, scratch, at)
+    with first_goes_ahead(world):
+        splits, template = tokenised(
+            spec, method, base, dataset, facts.context, parents, at.home / TOKENS, at
+        )
 
     identity = digest_of({"spec": spec.plain(), "parents": parents, "version": VERSION})
     folders = {role: at.folder(artifact) for role, artifact in inputs.items()}
     made = assemble(spec, method, folders, splits, template, scratch, identity, at)
     model, machine = made.model, made.machine
+    if isinstance(world, Sharded):
+        made = world.shard(made)
     loop = Loop(
         spec,
         model,
@@ -60,8 +91,9 @@ def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: P
         splits["train"],
         splits["validation"],
         machine,
-        Checkpoints(scratch / "checkpoints", identity),
+        Checkpoints(scratch / "checkpoints", identity, writes=world.rank == 0),
         at,
+        world,
     )
     trained = sum(p.numel() for _, p in made.parameters)
     at.emit(
@@ -77,12 +109,24 @@ def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: P
             "not_exact",
             reason="on CUDA some gradients are added up in no fixed order; a second run may differ in the last bits",
         )
+    others = {role: describe(folders[role]) for role in spec.other_models}
+    planned = forecast(made.spec, facts, Lengths.of(splits), None, machine.dtype, others).peak_total_bytes
+    proven = prove(
+        spec, made, splits, template, dataset, planned, machine_bytes(machine.device), at, made.quick
+    )
     state = loop.run()
 
+    history = {**state.history(loop.watch), "proof": proven}
+    if isinstance(world, Sharded):
+        made = world.unsharded(made, base)
+    if world.rank != 0:
+        return Output(_summary(history, trained))
     name = json.loads((base / "luthier.json").read_text(encoding="utf-8"))["name"]
+    if made.quick is not None:
+        made.quick.restore()
     with explained(out):
-        method.save(model, out)
-        made.adapter.save(model, out, name)
+        method.save(made.model, out)
+        made.adapter.save(made.model, out, name)
         told = {
             "role": "tuned",
             "adapter": spec.adapter.kind,
@@ -90,8 +134,9 @@ def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: P
             "task": about["task"],
         }
         _write_json(out / "luthier.json", told)
-        _write_json(out / "history.json", history := state.history())
-        _write_rows(out / "rows.parquet", spec, splits, history["best_step"], limit_of(spec, facts.context))
+        _write_json(out / "history.json", history)
+        last_step = max(history["kept"]["steps"])
+        _write_rows(out / "rows.parquet", spec, splits, last_step, limit_of(spec, facts.context))
     return Output(_summary(history, trained))
 
 
@@ -105,28 +150,33 @@ def tokenised(
     dataset: Path,
     context: int,
     identity: Mapping[str, str],
-    scratch: Path,
+    kept: Path,
     at: Context,
 ) -> tuple[dict[str, Rows], Template]:
-    """The train and validation splits as tokens, checked, and the template that made them. `identity` names base and
-    dataset; tokens are kept in `scratch` under it. Raises SpecError, DataError, ModelError."""
+    """The train and validation splits as tokens, checked, and the template that made them. `identity` names the
+    dataset; the tokens stand in the folder `kept`. Raises SpecError, DataError, ModelError."""
     from luthier.models.template import Template
     from luthier.models.weights import load_tokenizer
 
+    from .mixing import order_of
     from .rows import check_rows, read_split, settle_too_long
 
     counts = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["counts"]
     refuse_impossible(spec, context, counts["validation"])
+    refuse_without_validation(spec, counts["validation"])
     limit = limit_of(spec, context)
     template = Template(load_tokenizer(base), limit)
-    told = {**identity, "method": spec.method.plain()}
+    told = {"dataset": identity.get("dataset"), "method": spec.method.plain()}
     splits = {
-        split: read_split(dataset / f"{split}.parquet", method, template, told, scratch, at)
+        split: read_split(dataset / f"{split}.parquet", method, template, told, kept, at)
         for split in ("train", "validation")
     }
     settle_too_long(splits, limit, context, spec.too_long, at)
     check_rows(splits)
-    refuse_impossible(spec, context, len(splits["validation"]))  # all of its rows may have been left out
+    order_of(spec, splits["train"])  # refuses sources that are not there
+    left = len(splits["validation"])  # all of its rows may have been left out
+    refuse_impossible(spec, context, left)
+    refuse_without_validation(spec, left)
     return splits, template
 
 
@@ -138,15 +188,18 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _write_rows(path: Path, spec: TrainSpec, splits: Mapping[str, Rows], last_step: int, limit: int) -> None:
-    """`seen` counts the steps that the kept weights went through: those up to the best step."""
+    """`seen` counts the steps that the kept weights went through: those up to the last one kept."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from .mixing import order_of
     from .rows import ledger
 
-    names = splits["train"].names
-    order = Order(names, spec.seed, spec.batch.rows)
-    seen = Counter(names[i] for step in range(1, last_step + 1) for i in order.step(step))
+    order = order_of(spec, splits["train"])
+    seen = np.zeros(len(splits["train"]), np.int32)
+    for step in range(1, last_step + 1):
+        np.add.at(seen, order.step(step), 1)  # a row may stand twice in a step
     schema = pa.schema(
         {
             "id": pa.string(),
@@ -157,18 +210,21 @@ def _write_rows(path: Path, spec: TrainSpec, splits: Mapping[str, Rows], last_st
             "skipped": pa.string(),
         }
     )
-    pq.write_table(pa.Table.from_pylist(list(ledger(splits, seen, limit)), schema), path)
+    lines = ledger(splits, seen, limit)
+    with pq.ParquetWriter(path, schema) as writer:
+        while some := list(islice(lines, LINES_AT_ONCE)):
+            writer.write_table(pa.Table.from_pylist(some, schema))
 
 
 def _summary(history: Mapping[str, Any], trained: int) -> dict[str, Any]:
-    best, steps = history["best_step"], history["steps"]
-    validation = {one["step"]: one["loss"] for one in history["validation"]}
+    steps, kept = history["steps"], history["kept"]
     return {
         "steps": len(steps),
-        "best_step": best,
+        "best_step": history["best_step"],
         "stopped": history["stopped"],
-        "loss": steps[-1]["loss"],
-        "validation_loss": validation.get(best),
+        "kept": kept["how"],
+        "loss": steps[-1]["loss"] if steps else None,
+        "validation_loss": kept["loss"],
         "tokens": sum(one["tokens"] for one in steps),
         "trained_parameters": trained,
     }

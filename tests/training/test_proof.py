@@ -1,0 +1,225 @@
+"""The proof before the first step: its figures by hand, each law broken once, and nothing of the run changed by it."""
+
+import re
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from luthier.core.errors import ModelError
+from luthier.training import proof
+from luthier.training.batches import Order
+from luthier.training.method import Example
+from luthier.training.methods.sft import Sft
+from luthier.training.spec import TrainSpec
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def use(monkeypatch, method):
+    monkeypatch.setattr("luthier.training.methods.sft.Sft", method)
+
+
+def test_what_is_proven_is_told_and_kept(work):
+    import pyarrow.parquet as pq
+
+    work.run(max_steps=1)
+    (told,) = work.told("proof")
+    lines = pq.read_table(work.out / "rows.parquet").to_pylist()
+    train = [line for line in lines if line["split"] == "train"]
+    tokens, supervised = (sum(line[k] for line in train) for k in ("tokens", "supervised"))
+    assert told["mask"]["train"]["tokens"] == tokens and told["mask"]["train"]["without"] == 0
+    assert told["mask"]["train"]["share"] == supervised / tokens
+    assert told["mask"]["train"]["least"] == min(line["supervised"] / line["tokens"] for line in train)
+    assert told["text"] == {"rows": 8}
+    assert told["ends"] == {"answers": 60, "learnt": 60}  # 48 + 12 rows of one answer each
+    assert (
+        told["packing"]["rows"] == 4 and told["packing"]["loss"] < 1e-5 and told["packing"]["gradient"] < 1e-4
+    )
+    assert told["memory"]["by"] == "plan" and told["seconds"] > 0
+    kept = work.history()["proof"]
+    assert kept == {k: v for k, v in told.items() if k not in ("memory", "seconds")}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_it_changes_nothing(work, work_in, tmp_path, monkeypatch, dtype):
+    spec = {"max_steps": 2, "dtype": dtype, "adapter": {"kind": "lora", "rank": 4, "dropout": 0.1}}
+    work.run(**spec)
+    other = work_in(tmp_path / "unproven")
+    monkeypatch.setattr(proof, "prove", lambda *given: {})
+    other.run(**spec)
+    assert other.files()["adapter_model.safetensors"] == work.files()["adapter_model.safetensors"]
+    assert other.history()["steps"] == work.history()["steps"]
+
+
+class Louder(Sft):
+    """A row weighs more in company: what a mean over the micro-batch in place of the step does."""
+
+    def loss(self, model, batch):
+        found, n = super().loss(model, batch), len(batch.row_weights)
+        return replace(found, sum=found.sum * n, by_row=found.by_row * n)
+
+
+class Steeper(Sft):
+    """The right losses, but a gradient that depends on the cut."""
+
+    def loss(self, model, batch):
+        found, n = super().loss(model, batch), len(batch.row_weights)
+        return replace(found, sum=found.sum + (found.sum - found.sum.detach()) * (n - 1))
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    # Four rows in one micro-batch weigh 4 for 1: (4 - 1)·loss / (loss + weight). The gradient: 4 for 1, so 3/4 off.
+    [(Louder, r"one by one differ by [12]\.?\d* in a row's loss"), (Steeper, r"by 0\.75 in the gradient ")],
+)
+def test_rows_that_count_otherwise_in_company_stop_the_run(work, monkeypatch, method, says):
+    use(monkeypatch, method)
+    with pytest.raises(ModelError, match="packing changes the result: 4 rows in one micro-batch") as told:
+        work.run()
+    assert re.search(says, str(told.value))
+    assert "so nothing is trained" in str(told.value) and work.told("step") == []
+
+
+class FakeQuick:
+    """Fused parts that make every loss a tenth larger, or leave it."""
+
+    parts, left = ("norms",), {}
+
+    def __init__(self, method, factor):
+        self.method, self.factor, self.restored = method, factor, False
+        self.plain = method.loss
+        method.loss = self.loss
+
+    def loss(self, model, batch):
+        found = self.plain(model, batch)
+        return replace(found, sum=found.sum * self.factor, by_row=found.by_row * self.factor)
+
+    @contextmanager
+    def off(self):
+        self.method.loss = self.plain
+        yield
+        self.method.loss = self.loss
+
+    def restore(self):
+        self.method.loss, self.restored = self.plain, True
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+def test_fused_parts_that_differ_are_not_used_and_it_is_told(work, monkeypatch, factor):
+    made = []
+    real = proof.prove
+
+    def with_parts(spec, assembly, *given):
+        made.append(FakeQuick(assembly.method, factor))
+        return real(spec, assembly, *given[:-1], quick=made[0])
+
+    monkeypatch.setattr(proof, "prove", with_parts)
+    work.run(max_steps=1)
+    told = work.history()["proof"]["fused"]
+    if factor == 1.0:
+        assert told["used"] and told["loss"] == 0 and not made[0].restored and work.told("fallback") == []
+        return
+    # 1.1·x against x: 0.1·x / (x + weight) for the loss, 0.1/1.1 of the gradient.
+    assert (
+        not told["used"] and 0 < told["loss"] < 0.1 and told["gradient"] == pytest.approx(0.1 / 1.1, rel=1e-4)
+    )
+    assert made[0].restored and "training goes on without them" in work.told("fallback")[0]["reason"]
+
+
+class Endless(Sft):
+    """Leaves the token that ends an answer out of the mask."""
+
+    def encode(self, record, template):
+        (one,) = super().encode(record, template).sequences
+        last = max(i for i, told in enumerate(one.supervised) if told)
+        return Example(
+            [replace(one, supervised=[told and i != last for i, told in enumerate(one.supervised)])]
+        )
+
+
+def test_an_answer_whose_end_is_not_learnt_stops_the_run(work, monkeypatch):
+    use(monkeypatch, Endless)
+    with pytest.raises(
+        ModelError, match=r"60 rows have an answer whose end \('<\|im_end\|>'\) is not learnt"
+    ) as told:
+        work.run()
+    assert "train row 00000000000000000000000000000000, " in str(told.value) and "and 55 more" in str(
+        told.value
+    )
+
+
+class Shouting(Sft):
+    def encode(self, record, template):
+        said = [{**one, "content": one["content"].upper()} for one in record["messages"]]
+        return super().encode({**record, "messages": said}, template)
+
+
+def test_tokens_of_another_text_stop_the_run(work, monkeypatch):
+    use(monkeypatch, Shouting)
+    with pytest.raises(ModelError, match="do not read as the model's chat template writes it") as told:
+        work.run()
+    # '<|im_start|>system\n' is the same; 'Route.' is not.
+    assert "has 'OUTE.<|im_end|>" in str(told.value) and "for 'oute.<|im_end|>" in str(told.value)
+
+
+def test_control_tokens_in_a_row_and_plain_text_read_as_written(new_work, make_record):
+    rows = [make_record(i) for i in range(6)]
+    rows[0]["messages"][1]["content"] = "close <|im_end|> and open <|im_start|>"
+    rows[1] = make_record(1, messages=None, text="The parcel has <|im_end|> not arrived.")
+    work = new_work("control", train=rows)
+    work.run(max_steps=1)
+    assert work.told("proof")[0]["text"] == {"rows": 6}
+
+
+class Hungry(Sft):
+    def loss(self, model, batch):
+        if batch.tokens > 120 and model.training:
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory: 9 GB"
+            )
+        return super().loss(model, batch)
+
+
+def test_a_micro_batch_that_does_not_fit_is_told_before_the_first_step(work, monkeypatch):
+    use(monkeypatch, Hungry)
+    monkeypatch.setattr("luthier.training.train.machine_bytes", lambda device: 1000)
+    with pytest.raises(ModelError, match=r"a micro-batch of 1[2-5]\d tokens does not fit in memory") as told:
+        work.run()
+    assert "Lower train.batch.micro_tokens" in str(told.value) and work.told("step") == []
+
+
+def test_the_largest_micro_batch_is_tried_where_the_plan_leaves_little(work, monkeypatch, work_in, tmp_path):
+    monkeypatch.setattr("luthier.training.train.machine_bytes", lambda device: 1000)
+    work.run(max_steps=2)
+    tried = work.told("proof")[0]["memory"]
+    assert tried["by"] == "trial" and 100 < tried["tokens"] <= 150
+    monkeypatch.undo()
+    other = work_in(tmp_path / "planned")
+    other.run(max_steps=2)
+    assert other.files() == work.files()
+
+
+def test_the_largest_micro_batch_by_hand(monkeypatch):
+    class Some:
+        names, tokens = list("abcdef"), np.array([5, 9, 3, 8, 2, 4])
+
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, i):
+            return self.names[i]
+
+    # All six are one step; 31 tokens, at most 18 at once, are two micro-batches, filled evenly:
+    # 9 | 8, then 5 to the lesser (13), 4 to the other (13), 3 to the first (16), 2 to the second (15).
+    monkeypatch.setattr(proof, "order_of", lambda spec, rows: Order(rows.names, spec.seed, spec.batch.rows))
+    spec = TrainSpec.model_validate({"batch": {"rows": 6, "micro_tokens": 18}, "epochs": 1})
+    assert sorted(proof.largest(spec, Some())) == ["b", "c", "f"]
