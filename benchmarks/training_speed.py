@@ -89,8 +89,8 @@ def main() -> None:
 def measure(given: argparse.Namespace, temporary: Path) -> None:
     from luthier.models.testing import real_model
     from luthier.models.weights import describe
-    from luthier.training.plan import Lengths, forecast
-    from luthier.training.probe import peak_bytes_so_far
+    from luthier.training.memory import Lengths, peak_bytes_so_far
+    from luthier.training.plan import forecast
     from luthier.training.spec import TrainSpec
     from luthier.training.train import STAGE, tokenised
 
