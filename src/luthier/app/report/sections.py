@@ -175,8 +175,10 @@ def _example(one: Json) -> dict[str, Any]:
 
 # -- curves -------------------------------------------------------------------------------------------------------------
 
-_STOPPED = {"epochs": "all epochs were done", "early": "validation loss no longer fell, so training stopped early",
-            "max_steps": "the wished number of steps was done"}  # fmt: skip
+_STOPPED = {"epochs": "all epochs were done", "early": "validation no longer got better, so training stopped early",
+            "max_steps": "the wished number of steps was done", "time": "the wished time was spent",
+            "tokens": "the wished tokens were spent", "diverged": "the loss ran away, so the best weights before it were kept",
+            "not_finite": "a loss was no number, so the best weights before it were kept"}  # fmt: skip
 
 
 def curves(history: Json) -> dict[str, Any]:
