@@ -1,5 +1,5 @@
-"""What a shared prefix and the CPU form of attention are worth: SmolLM2-135M-Instruct, LoRA rank 16, one micro-batch's
-forward and backward, interleaved, medians.
+"""What a shared prefix and the CPU form of attention are worth: SmolLM2-135M-Instruct, LoRA rank 16, a step's forward
+and backward, interleaved, medians.
 
     python benchmarks/attention.py [--rounds 3] [--dtype bf16] [--model FOLDER] [--threads N] [--busy]
 
@@ -23,6 +23,7 @@ import torch
 
 from luthier.models.blocked import LineAttention
 from luthier.models.line import Line
+from luthier.training.batches import cut
 from luthier.training.method import NoSettings
 from luthier.training.methods.sft import Sft
 from luthier.training.rows import Row, Tokens
@@ -109,6 +110,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--dtype", choices=["bf16", "fp32"], default="bf16")
     arguments.add_argument("--model", type=Path)
+    arguments.add_argument("--micro-tokens", type=int, default=2048)
     arguments.add_argument("--threads", type=int)
     arguments.add_argument("--busy", action="store_true")
     given = arguments.parse_args()
@@ -142,38 +144,43 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
     method = Sft(NoSettings())
     parameters = [p for p in model.parameters() if p.requires_grad]
 
-    def step(batch, blocks: bool) -> tuple[float, float, float]:
+    def step(batches, blocks: bool) -> tuple[float, float, float]:
         spent: list[float] = []
-        begun = clock()
-        with watched(spent, blocks), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            loss = method.loss(model, batch)
-            (loss.sum / batch.supervised).backward()
+        begun, total, supervised = clock(), 0.0, sum(batch.supervised for batch in batches)
+        for batch in batches:
+            with watched(spent, blocks), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                loss = method.loss(model, batch)
+                (loss.sum / supervised).backward()
+            total += loss.sum.item() / supervised
         seconds = clock() - begun
         for p in parameters:
             p.grad = None
-        return seconds, sum(spent), loss.sum.item() / batch.supervised
+        return seconds, sum(spent), total
 
     for name, rows in sets().items():
         print(f"\n{name}")
         batches = {}
         for share in (False, True):
             method.share = share
-            batches[share] = method.collate(rows)
+            parts = cut(rows, given.micro_tokens, share=share)
+            batches[share] = [method.collate([rows[i] for i in part]) for part in parts]
         ways = [(False, False), (False, True), (True, True)]
-        if not batches[True].inputs["layout"].shared:
+        if not any(batch.inputs["layout"].shared for batch in batches[True]):
             ways.pop()
         found: dict[tuple[bool, bool], list[tuple[float, float, float]]] = {way: [] for way in ways}
         for _ in range(given.rounds + 1):
             for share, blocks in ways:
                 found[share, blocks].append(step(batches[share], blocks))
         for share, blocks in ways:
-            batch = batches[share]
+            tokens, computed = (
+                sum(getattr(b, name) for b in batches[share]) for name in ("tokens", "computed")
+            )
             # The first round prepares products for new shapes.
-            seconds, spent, losses = map(statistics.median, zip(*found[share, blocks][1:], strict=True))
+            seconds, spent, loss = map(statistics.median, zip(*found[share, blocks][1:], strict=True))
             print(
                 f"  {'shared' if share else 'apart':7s} {'blocks' if blocks else 'torch':7s} {seconds:6.2f} s  "
-                f"{batch.tokens / seconds:6.0f} tokens/s  {batch.computed:5d} of {batch.tokens} computed  "
-                f"attention {spent / seconds:4.0%}  loss {losses:.5f}",
+                f"{tokens / seconds:6.0f} tokens/s  {computed:5d} of {tokens} computed  "
+                f"attention {spent / seconds:4.0%}  loss {loss:.5f}",
                 flush=True,
             )
 
