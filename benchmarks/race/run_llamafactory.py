@@ -32,7 +32,8 @@ def main() -> None:
 
     job, settings = lines.job, lines.job["settings"]
     track, scratch = Path(job["track"]), Path(job["scratch"])
-    rows = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows_of(job)]
+    rows = rows_of(job, settings.get("sorted", False))
+    rows = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
     DatasetDict({"train": Dataset.from_list(rows)}).save_to_disk(scratch / "tokens")
     run_exp(
         {

@@ -30,6 +30,8 @@ TRL: dict[str, dict[str, Any]] = {
     "half-4-sorted": {**_HALF, "rows": 4, "sorted": True},
     "half-2-sorted": {**_HALF, "rows": 2, "sorted": True},
     "half-2-sorted-no-autocast": {**_HALF, "bf16": False, "rows": 2, "sorted": True},
+    "half-1-no-autocast": {**_HALF, "bf16": False, "rows": 1},
+    "half-4-sorted-no-autocast": {**_HALF, "bf16": False, "rows": 4, "sorted": True},
     "half-2-sorted-eager": {**_HALF, "rows": 2, "sorted": True, "attention": "eager"},
     "half-4-padding-free": {**_HALF, "rows": 4, "padding_free": True},
     "half-8-padding-free": {**_HALF, "rows": 8, "padding_free": True},
@@ -42,6 +44,8 @@ LLAMAFACTORY: dict[str, dict[str, Any]] = {
     "default": dict(LLAMAFACTORY_DEFAULT),
     "rows-2": {**LLAMAFACTORY_DEFAULT, "rows": 2},
     "rows-2-no-checkpointing": {"rows": 2, "checkpointing": False},
+    "rows-2-sorted-no-checkpointing": {"rows": 2, "checkpointing": False, "sorted": True},
+    "rows-4-sorted-no-checkpointing": {"rows": 4, "checkpointing": False, "sorted": True},
     "rows-1-no-checkpointing": {"rows": 1, "checkpointing": False},
 }
 
