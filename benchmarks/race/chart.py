@@ -15,7 +15,10 @@ OURS_COLOUR, THEIRS_COLOUR, INK, SOFT = "#1f6f5c", "#a9b4ba", "#1d2327", "#5b666
 def svg(panels: Mapping[str, Mapping[str, Line]], captions: Mapping[str, str]) -> str:
     """Bars begin at zero; each panel has its own scale, since tracks do not compare."""
     parts, y = [], 10
+    raced = {one.name for one in RACE}
     for track, found in panels.items():
+        if not raced & set(found):
+            continue
         piece, height = _panel(found, captions[track], y)
         parts.append(piece)
         y += height

@@ -33,6 +33,7 @@ TRL_DEFAULT = {"weights": "float32", "bf16": True, "rows": 8, "checkpointing": T
 TRL_BEST = {"weights": "bfloat16", "bf16": True, "rows": 2, "checkpointing": False, "sorted": True}
 TRL_EXACT = {"weights": "float32", "bf16": False, "rows": 2, "checkpointing": False, "sorted": True}
 LLAMAFACTORY_DEFAULT = {"rows": 8, "checkpointing": True}
+LLAMAFACTORY_BEST = {"rows": 2, "checkpointing": False, "sorted": True}
 
 RACE = (
     Contestant(
@@ -58,6 +59,14 @@ RACE = (
         "run_trl.py",
         TRL_BEST,
         "the fastest of benchmarks/race/sweep.py that takes the same steps",
+    ),
+    Contestant(
+        "llamafactory-best",
+        "LLaMA-Factory, best found",
+        "llamafactory",
+        "run_llamafactory.py",
+        LLAMAFACTORY_BEST,
+        "the fastest of benchmarks/race/sweep.py",
     ),
     Contestant(
         "luthier",

@@ -1,4 +1,4 @@
-"""The race: TRL (its default and its best setting found), LLaMA-Factory and luthier train the same adapter on the same rows.
+"""The race: TRL, LLaMA-Factory (each at its default and its best setting found) and luthier train the same adapter on the same rows.
 
     python benchmarks/race/race.py [--quick] [--rounds 3] [--tracks chats,instruction] [--into FOLDER]
 
@@ -72,7 +72,7 @@ def main() -> int:
         f"\n{name} did not take part: {why}\n" for name, why in absent.items()
     )
     (into / "race.md").write_text(text)
-    (into / "race.svg").write_text(svg({t: found for t, found in panels.items() if found}, TRACKS))
+    (into / "race.svg").write_text(svg(panels, TRACKS))
     print(text)
     for promise in (wrong := broken(made)):
         print(f"NOT KEPT  {promise}")
@@ -84,7 +84,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one round on the smaller model")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="0: only the runs in fp32")
     parser.add_argument(
         "--steps", type=int, help="optimizer steps of each run, instead of each track's own number"
     )

@@ -56,14 +56,17 @@ def test_medians_over_rounds_and_ratios_in_the_table():
 
 
 def test_losses_that_differ_are_told():
+    """Each number format is held against TRL in the same."""
     from results import broken
 
     reference = made("trl-fp32", 0, 5.0, [3.0, 2.0, 1.0])
     close = made("luthier-fp32", 0, 5.0, [3.0, 2.0001, 1.0])  # 5e-5 away at step 2
-    apart = made("luthier", 1, 5.0, [3.0, 2.0, 1.03])  # 3e-2 away at step 3
-    assert broken([reference, close]) == []
-    (told,) = broken([reference, close, apart])
-    assert told == "chats: losses of luthier are 3.0e-02 from TRL's in fp32, over 0.01"
+    theirs = made("trl-default", 1, 5.0, [3.0, 2.0, 1.02])  # further from fp32 than 1e-2, and nobody's fault
+    near = made("luthier", 1, 5.0, [3.0, 2.0, 1.025])  # 4.9e-3 from theirs
+    apart = made("luthier", 1, 5.0, [3.0, 2.0, 1.0506])  # 3e-2 from theirs at step 3
+    assert broken([reference, close, theirs, near]) == []
+    (told,) = broken([reference, close, theirs, apart])
+    assert told == "chats: losses of luthier are 3.0e-02 from those of trl-default, over 0.01"
 
 
 def test_a_failed_run_counts_for_nothing_and_is_named():
