@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from luthier.models.weights import ModelFacts
-from luthier.training.memory import FUSED, PLAIN, Lengths, kept_bytes, largest_micro_batch, peak_bytes, settle
+from luthier.training.memory import (
+    FUSED,
+    PLAIN,
+    Lengths,
+    kept_bytes,
+    largest_micro_batch,
+    peak_bytes,
+    running_of,
+    settle,
+)
 from luthier.training.method import Method, NoSettings
 from luthier.training.plan import forecast, suggest
 from luthier.training.spec import TrainSpec
@@ -43,11 +52,27 @@ def test_parts_by_hand():
         "optimizer": 8 * LORA,
         "activations": 1000 * 30 * 23_648,
         "logits": 100 * 49_152 * 10,
-        "allocator": round(0.3 * 1000 * 30 * 23_648),
+        "allocator": round(0.5 * 1000 * 30 * 23_648),
         "runtime": PLAIN.runtime,
     }
     # Fused: norms' outputs and the gate's product are computed again: 4608 + 2·(2·576 + 2·192 + 2·1536) + 224.
     assert kept_bytes(TrainSpec(), FACTS, "bf16", FUSED) == 4608 + 9216 + 224
+
+
+@pytest.mark.parametrize(
+    ("given", "running"),
+    [
+        ({}, FUSED),
+        ({"adapter": FULL}, FUSED),
+        ({"adapter": {"kind": "lora", "dropout": 0.1}}, PLAIN),
+        ({"adapter": {"kind": "lora", "dora": True}}, PLAIN),
+        ({"adapter": {"kind": "lora", "quantize": "8bit"}}, PLAIN),
+        ({"adapter": {"kind": "ia3"}}, PLAIN),
+        ({"adapter": FULL, "parallel": {"kind": "fsdp"}}, PLAIN),
+    ],
+)
+def test_layers_that_are_not_fused_keep_more(given, running):
+    assert running_of(spec(**given)) is running
 
 
 def test_parts_where_the_base_moves():
@@ -59,7 +84,7 @@ def test_parts_where_the_base_moves():
     assert told["logits"] == 100 * 49_152 * 10 + 8 * 49_152 * 576
     # Two layers move: activations of two are kept.
     top = peak_bytes(spec(adapter={"kind": "full", "last_layers": 2}), FACTS, (1000, 100), "fp32")
-    assert top["activations"] == 1000 * 2 * kept_bytes(spec(adapter=FULL), FACTS, "fp32")
+    assert top["activations"] == 1000 * 2 * kept_bytes(spec(adapter=FULL), FACTS, "fp32", FUSED)
 
 
 def test_the_head_holds_a_slice_of_the_logits():

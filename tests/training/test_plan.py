@@ -1,5 +1,6 @@
 """Forecasts by hand, against a real run, and what is suggested when memory is short."""
 
+import numpy as np
 import pytest
 
 from luthier.models.weights import ModelFacts, describe
@@ -7,6 +8,8 @@ from luthier.training.memory import Lengths, largest_micro_batch
 from luthier.training.method import NoSettings
 from luthier.training.methods.sft import Sft
 from luthier.training.plan import Probe, forecast, suggest
+from luthier.training.probe import choose
+from luthier.training.rows import Row, Tokens
 from luthier.training.spec import TrainSpec
 
 SFT = Sft(NoSettings())
@@ -127,11 +130,24 @@ def test_the_probe_measures_real_steps(new_work, make_record, adapter, method):
     assert forecast(given, describe(work.base), Lengths.of(splits), told).seconds > 0
 
 
-def test_the_probe_looks_at_the_longest_row_wherever_it_stands():
-    from luthier.training.probe import choose
+def rows_of(*ids):
+    """Rows whose last two tokens are learnt."""
+    return {
+        i: Row(str(i), 1.0, "", (Tokens(np.array(one), np.arange(len(one)) >= len(one) - 2),))
+        for i, one in enumerate(ids)
+    }
 
-    told = choose([[0, 1, 2], [3, 4]], [10, 20, 30, 40, 50, 900], 60)
-    assert told.largest == [5] and 5 in told.rows
-    assert told.ordinary == [3] or told.ordinary in ([4], [0, 1, 2])
-    # One part for 10 + 20 + 30 tokens, one each for 40 and 50.
-    assert sorted(map(len, [told.largest, told.ordinary, *told.others])) == [1, 1, 1, 3]
+
+def test_the_probe_picks_micro_batches_as_the_loop_cuts_them():
+    rows = rows_of(*([i] * n for i, n in enumerate([10, 20, 30, 40, 50, 90])))
+    told = choose([[0, 1, 2], [3, 4], [5]], rows, 60)
+    # One part of 10 + 20 + 30 tokens, one each of 40, 50 and 90; by size 90, 60, 50, 40.
+    assert (told.largest, told.ordinary, told.others) == ([5], [4], [[0, 1, 2], [3]])
+    assert told.rows == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_rows_share_counts_once_when_the_probe_picks():
+    # Four rows of 60 tokens that begin with the same 40: alone 60 each; together 40 + 4·20, of budget 120.
+    alike = rows_of(*([*range(40), *([100 + i] * 20)] for i in range(4)), [7] * 100)
+    assert len(choose([[0, 1, 2, 3], [4]], alike, 120).largest) == 2
+    assert choose([[0, 1, 2, 3], [4]], alike, 120, share=True).largest == [0, 1, 2, 3]

@@ -46,7 +46,7 @@ class Profiled:
         p, flops = self.profile, self.profile.flops_per_step
         speed = [
             ("step", f"{show_seconds(p.step_s)} for {p.tokens_per_step:,.0f} tokens ({p.supervised_per_step:,.0f} supervised) in {p.micro_batches_per_step:.1f} micro-batches; the first {show_seconds(p.first_step_s)}"),
-            ("speed", f"{p.tokens_per_s:,.0f} tokens/s, {p.device}, {p.dtype}, {p.threads} threads"),
+            ("speed", f"{p.tokens_per_s:,.0f} tokens/s, {p.device}, {p.dtype}, {p.threads} threads, fused: {', '.join(p.fused) or 'nothing'}"),
             ("memory", f"{show_bytes(p.peak_bytes)} at most, of {show_bytes(p.machine_bytes)}"),
             ("tokenising", f"{show_seconds(self.tokenise_s)} for {self.rows:,} rows, once"),
         ]  # fmt: skip

@@ -44,18 +44,29 @@ class Running:
     """·i: gate and up; its activation and the product where they are not computed again."""
     waste: Mapping[Dtype, float]
     """Holes of the C library's allocator between kept and passing tensors, as a share of the activations."""
+    waste_recomputed: Mapping[Dtype, float]
+    """The same with activation checkpointing, where much passes and little is kept."""
     head_slice_bytes: int = 48 << 20
     """Most bytes of logits in the model's format that the head holds at once (models/losses)."""
-    runtime: int = 900_000_000
-    """Python, torch, transformers and their buffers, measured on Linux with a CPU build of torch."""
+    runtime: int = 750_000_000
+    """Python, torch, transformers and their buffers."""
 
 
 THINNEST_SLICE = 64
-PLAIN = Running(8, 2, 3, 2, 4, {"fp32": 0.8, "bf16": 0.3})
-"""transformers' modules under eager autograd."""
-FUSED = Running(8, 0, 2, 2, 2, {"fp32": 0.8, "bf16": 0.3})
+# Measured with a CPU build of torch on Linux at 512 to 2,048 tokens (docs/log.md).
+FUSED = Running(8, 0, 2, 2, 2, {"fp32": 0.4, "bf16": 0.2}, {"fp32": 3.0, "bf16": 0.3})
 """With the fused modules of models/fast."""
-RUNNING = PLAIN
+PLAIN = Running(8, 2, 3, 2, 4, {"fp32": 0.8, "bf16": 0.5}, {"fp32": 3.0, "bf16": 0.3})
+"""transformers' modules under eager autograd."""
+
+
+def running_of(spec: TrainSpec) -> Running:
+    """What this recipe will run on: layers that are more than a linear product with a low-rank one are left as they are."""
+    adapter = spec.adapter
+    fused = adapter.moves_base
+    if isinstance(adapter, LoraSpec):
+        fused = not (adapter.dora or adapter.dropout or adapter.quantize)
+    return FUSED if fused and spec.parallel.kind != "fsdp" else PLAIN
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +97,7 @@ def peak_bytes(
     largest: tuple[int, int],
     dtype: Dtype,
     others: Mapping[str, Facts] | None = None,
-    running: Running = RUNNING,
+    running: Running | None = None,
 ) -> dict[str, int]:
     """The parts that are alive together when the largest micro-batch (T, S) turns from forward to backward.
 
@@ -101,13 +112,15 @@ def peak_bytes(
     allocator    the waste of the activations.
     and what the method says it holds; runtime, a constant.
     """
+    running = running or running_of(spec)
     tokens, supervised = largest
     c, adapter = WIDTH_BYTES[dtype], spec.adapter
     trained, moved = adapter.trained_parameters(facts), adapter.backward_blocks(facts)
     a_layer = kept_bytes(spec, facts, dtype, running)
-    activations = tokens * a_layer * moved
+    activations, waste = tokens * a_layer * moved, running.waste[dtype]
     if spec.activation_checkpointing is True:
         activations = tokens * (4 * facts.hidden * moved + (a_layer if moved else 0))
+        waste = running.waste_recomputed[dtype]
     method = spec.method.load()
     logits = _logits_bytes(spec, facts, supervised, c, running) if method.through_vocabulary else 0
     return {
@@ -117,13 +130,13 @@ def peak_bytes(
         "optimizer": 8 * trained,
         "activations": activations,
         "logits": logits,
-        "allocator": round(running.waste[dtype] * activations),
+        "allocator": round(waste * activations),
         **method(spec.method.settings).holds(facts, others or {}, tokens, c),
         "runtime": running.runtime,
     }
 
 
-def kept_bytes(spec: TrainSpec, facts: Facts, dtype: Dtype, running: Running = RUNNING) -> int:
+def kept_bytes(spec: TrainSpec, facts: Facts, dtype: Dtype, running: Running) -> int:
     """Bytes that one layer of a Llama-like block keeps per token for its backward pass.
 
     norms, attention, feed-forward: see Running

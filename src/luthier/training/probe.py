@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,16 +22,17 @@ import numpy as np
 
 from luthier.core.stage import Context
 
-from .assembly import assemble, settled
-from .batches import pack
+from .assembly import settled
+from .batches import cut
 from .machine import find
 from .memory import peak_bytes_so_far, unlike
 from .method import Method
 from .mixing import order_of
 from .plan import Probe
-from .rows import Rows
+from .prefixes import Prefixes
+from .rows import Row, Rows
 from .spec import TrainSpec
-from .trial import BACKWARD, FORWARD, OPTIMIZER, UNFOLD, Trial
+from .trial import BACKWARD, FORWARD, OPTIMIZER, UNFOLD, Trial, begin
 
 if TYPE_CHECKING:
     from luthier.models.template import Template
@@ -67,16 +69,16 @@ def probe(
     more. Raises ModelError when the largest micro-batch does not fit in memory."""
     rows, started = splits["train"], time.monotonic()
     order = order_of(spec, rows)
-    looked_at = range(1, min(LOOKED_AT, order.steps_per_epoch) + 1)
-    chosen = choose([order.step(step) for step in looked_at], rows.tokens, spec.batch.micro_tokens)
+    looked_at = [order.step(step) for step in range(1, min(LOOKED_AT, order.steps_per_epoch) + 1)]
+    steps = [*looked_at, [int(np.argmax(rows.tokens))]]
+    there = {i: rows[i] for step in steps for i in step}
+    # Whether rows share their beginnings is known when the model is there; what it is put together from, before.
+    both = {share: choose(steps, there, spec.batch.micro_tokens, share) for share in (False, True)}
     spec = settled(spec, folders, splits, find(spec), at)
-    few = {
-        split: rows.take(chosen.rows) if split == "train" else one.take([]) for split, one in splits.items()
-    }
+    needed = {i for chosen in both.values() for i in chosen.rows}
     with tempfile.TemporaryDirectory(prefix="luthier-probe-") as scratch:
-        made = assemble(spec, method, folders, few, template, Path(scratch), "probe", at)
-        start_s = time.monotonic() - started
-        trial = Trial(spec, made)
+        trial = begin(spec, method, folders, splits, needed, template, Path(scratch), at)
+        start_s, chosen, machine = time.monotonic() - started, both[method.share], trial.made.machine
         trial.step([rows[i] for i in chosen.largest])
         ordinary = [rows[i] for i in chosen.ordinary]
         step, validation = trial.step(ordinary), trial.validate(ordinary)
@@ -88,35 +90,32 @@ def probe(
         seconds_per_validation_token=validation.seconds[FORWARD] / told,
         seconds_per_step=step.seconds[OPTIMIZER],
         start_seconds=start_s,
-        peak_bytes=peak_bytes_so_far(made.machine.device),
-        dtype=made.machine.dtype,
-        device=made.machine.device,
-        threads=made.machine.threads,
+        peak_bytes=peak_bytes_so_far(machine.device),
+        dtype=machine.dtype,
+        device=machine.device,
+        threads=machine.threads,
         tokens=step.tokens,
         largest_micro_batch=int(rows.tokens[chosen.largest].sum()),
     )
 
 
-def choose(steps: Sequence[Sequence[int]], tokens: Sequence[int] | np.ndarray, micro_tokens: int) -> Groups:
-    """Cut steps (indices of rows) into micro-batches as the loop does, and pick. The longest row of all is among them.
-
-    >>> told = choose([[0, 1], [2, 3]], [100, 40, 60, 30, 90], 100)
-    >>> told.largest, told.ordinary, told.others
-    ([0], [2, 3], [[1]])
-    """
-    groups = [
-        [step[k] for k in part]
-        for step in steps
-        for part in pack([int(tokens[i]) for i in step], micro_tokens)
-    ]
-    longest = int(np.argmax(tokens))
-    if not any(longest in group for group in groups):
-        groups.append([longest])
-    groups.sort(key=lambda group: -sum(int(tokens[i]) for i in group))
-    sizes = [sum(int(tokens[i]) for i in group) for group in groups]
-    middle = len(groups) // 2
-    others = [k for k in unlike(sizes, MICRO_BATCHES) if k not in (0, middle)]
-    return Groups(groups[0], groups[middle], [groups[k] for k in others])
+def choose(
+    steps: Sequence[Sequence[int]], rows: Mapping[int, Row], micro_tokens: int, share: bool = False
+) -> Groups:
+    """Cut steps (indices of rows) into micro-batches as the loop does, and pick by the tokens that are computed."""
+    sized = []
+    for step in steps:
+        of_step = [rows[i] for i in step]
+        prefixes = Prefixes([one for row in of_step for one in row.sequences]) if share else None
+        ends = list(accumulate(len(row.sequences) for row in of_step))
+        for part in cut(of_step, micro_tokens, share=share):
+            own = [s for k in part for s in range(ends[k] - len(of_step[k].sequences), ends[k])]
+            size = prefixes.tokens(own) if prefixes else sum(of_step[k].tokens for k in part)
+            sized.append((size, [step[k] for k in part]))
+    sized.sort(key=lambda one: -one[0])
+    middle = len(sized) // 2
+    others = [k for k in unlike([size for size, _ in sized], MICRO_BATCHES) if k not in (0, middle)]
+    return Groups(sized[0][1], sized[middle][1], [sized[k][1] for k in others])
 
 
 def _grow(trial: Trial, rows: Rows, groups: Sequence[Sequence[int]], at: Context) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from luthier.core.stage import Context
 from luthier.models.shapes import Facts
 
-from .assembly import Assembly, assemble, settled
+from .assembly import Assembly, settled
 from .flops import Flops, Peak, measure_peak, of_sequences
 from .machine import find
 from .memory import machine_bytes, peak_bytes_so_far
@@ -30,7 +30,7 @@ from .mixing import order_of
 from .rows import Row, Rows
 from .spec import TrainSpec
 from .split_time import Split, name_of, split
-from .trial import StepTimes, Trial, marked_backbone
+from .trial import StepTimes, Trial, begin, marked_backbone
 
 if TYPE_CHECKING:
     from luthier.models.template import Template
@@ -62,11 +62,12 @@ class Bottleneck:
 
 @dataclass(frozen=True)
 class Profile:
-    """Of one process. `shares` add up to 1; `step_s` is the median of the steps on the clock; rates are FLOP/s."""
+    """Of one process. `fused`: parts of the model that are; `shares` add up to 1; `step_s` is the median of the steps on the clock; rates are FLOP/s."""
 
     device: str
     dtype: str
     threads: int
+    fused: Sequence[str]
     steps: int
     step_s: float
     tokens_per_s: float
@@ -111,19 +112,15 @@ def profile(
     order = order_of(spec, rows)
     chosen = [order.step(step) for step in range(1, steps + 3)]
     spec = settled(spec, folders, splits, find(spec), at)
-    few = {
-        "train": rows.take(sorted({i for one in chosen for i in one})),
-        "validation": splits["validation"].take([]),
-    }
     with tempfile.TemporaryDirectory(prefix="luthier-profile-") as scratch:
-        made = assemble(spec, method, folders, few, template, Path(scratch), "profile", at)
-        return measure(made, [[rows[i] for i in one] for one in chosen], facts, at)
+        needed = {i for one in chosen for i in one}
+        trial = begin(spec, method, folders, splits, needed, template, Path(scratch), at)
+        return measure(trial, [[rows[i] for i in one] for one in chosen], facts, at)
 
 
-def measure(made: Assembly, chosen: Sequence[Sequence[Row]], facts: Facts, at: Context) -> Profile:
+def measure(trial: Trial, chosen: Sequence[Sequence[Row]], facts: Facts, at: Context) -> Profile:
     """`chosen`: rows of each step: the first warms up, the last is recorded, those between are on the clock."""
-    spec, steps = made.spec, len(chosen) - 2
-    trial = Trial(spec, made)
+    made, spec, steps = trial.made, trial.spec, len(chosen) - 2
     first = trial.step(chosen[0])
     timed = []
     for k, one in enumerate(chosen[1:-1]):
@@ -132,7 +129,7 @@ def measure(made: Assembly, chosen: Sequence[Sequence[Row]], facts: Facts, at: C
         timed.append(trial.step(one))
     # Before the recorder, which fills memory of its own.
     most, there = peak_bytes_so_far(made.machine.device), machine_bytes(made.machine.device)
-    recorded, record = _recorded(trial, chosen[-1], made)
+    recorded, record = _recorded(trial, chosen[-1])
     measured, of_record = [_flops(made, facts, one) for one in timed], _flops(made, facts, recorded)
     tokens = sum(one.tokens for one in timed)
     seconds = [one.total_s for one in timed]
@@ -145,6 +142,7 @@ def measure(made: Assembly, chosen: Sequence[Sequence[Row]], facts: Facts, at: C
         device=made.machine.device,
         dtype=made.machine.dtype,
         threads=made.machine.threads,
+        fused=trial.fused,
         steps=steps,
         step_s=statistics.median(seconds),
         tokens_per_s=tokens / sum(seconds),
@@ -168,7 +166,8 @@ def measure(made: Assembly, chosen: Sequence[Sequence[Row]], facts: Facts, at: C
     )
 
 
-def _recorded(trial: Trial, rows: Sequence[Row], made: Assembly) -> tuple[StepTimes, Split]:
+def _recorded(trial: Trial, rows: Sequence[Row]) -> tuple[StepTimes, Split]:
+    made = trial.made
     from torch.profiler import ProfilerActivity, profile
 
     os.environ.setdefault(

@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.profiler import record_function
 
-from . import optim
-from .assembly import Assembly
+from luthier.core.stage import Context
+
+from . import agreement, optim
+from .assembly import Assembly, assemble
 from .loop import groups, seed_of
 from .machine import enough_memory
-from .method import Batch
-from .rows import Row
+from .method import Batch, Method
+from .rows import Row, Rows
 from .spec import TrainSpec
 from .split_time import BACKBONE, BACKWARD, FORWARD, INPUT, OPTIMIZER, UNFOLD
+
+if TYPE_CHECKING:
+    from luthier.models.template import Template
 
 
 @dataclass(frozen=True)
@@ -45,10 +52,11 @@ class StepTimes:
 
 @dataclass
 class Trial:
-    """Steps change the assembled model, as training would."""
+    """Steps change the assembled model, as training would. `fused` names the parts of it that are."""
 
     spec: TrainSpec
     made: Assembly
+    fused: tuple[str, ...] = ()
     steps: int = field(default=0, init=False)
     _computed: int = field(default=0, init=False)
 
@@ -110,6 +118,28 @@ class Trial:
             self._computed,
             tuple(len(one.ids) - 1 for row in rows for one in row.sequences),
         )
+
+
+def begin(
+    spec: TrainSpec,
+    method: Method,
+    folders: Mapping[str, Path],
+    splits: Mapping[str, Rows],
+    which: Iterable[int],
+    template: Template,
+    scratch: Path,
+    at: Context,
+) -> Trial:
+    """A trial on these training rows alone, whatever there are: the method prepares no others. Fused parts are checked
+    as a run checks them, and taken out where they differ. `spec` is settled (assembly)."""
+    rows = splits["train"]
+    needed = sorted({*which, *np.argsort(rows.tokens, kind="stable")[: agreement.PACKED_ROWS].tolist()})
+    few = {split: rows.take(needed) if split == "train" else one.take([]) for split, one in splits.items()}
+    made = assemble(spec, method, folders, few, template, scratch, "trial", at)
+    if made.quick is None:
+        return Trial(spec, made)
+    told = agreement.fused(spec, made, made.quick, agreement.sample_of(spec, made, rows), at)
+    return Trial(spec, made, fused=tuple(told["parts"]) if told["used"] else ())
 
 
 def decoder_of(model: Any) -> Any:
