@@ -27,11 +27,16 @@ class Told(FakeContext):
             self.lines.step(data["step"], data["loss"], data["tokens"], data["supervised"])
         else:
             print(kind, data, flush=True)
+        if kind == "fallback":
+            raise SystemExit(f"not what is raced: {data['reason']}")
         return super().emit(kind, **data)
 
 
 def start_from(saved: Path) -> None:
     """Let every LoRA adapter that is attached from now on hold these weights."""
+    from luthier.models.libraries import load_libraries
+
+    load_libraries()
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 

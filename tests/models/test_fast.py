@@ -9,9 +9,8 @@ from luthier.models import attention, losses, weights
 from luthier.models.adapters import Full, Lora
 from luthier.models.families import FAMILIES
 from luthier.models.fast import kernels, quicken
-from luthier.models.fast.check import TOLERANCES, compare
 from luthier.models.spec import FullSpec, LoraSpec
-from luthier.models.testing import tiny_model
+from luthier.models.testing import TOLERANCES, compare, tiny_model
 
 # What makes a family differ from Llama; a small window makes sliding layers matter.
 SETTINGS = {

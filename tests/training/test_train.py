@@ -283,7 +283,7 @@ def test_a_limit_of_time_ends_the_run(work):
 
 class Runaway(Sft):
     """Falls for two steps, then runs away. Training losses come from a list, one for each step; the proof before
-    the first step takes seven micro-batches of its own."""
+    the first step takes five micro-batches of its own."""
 
     losses: ClassVar[list[float]] = []
     passed = 0
@@ -291,7 +291,7 @@ class Runaway(Sft):
     def loss(self, model, batch):
         found = super().loss(model, batch)
         type(self).passed += model.training
-        if not model.training or type(self).passed <= 7:
+        if not model.training or type(self).passed <= 5:
             return found
         scale = self.losses.pop(0) * sum(batch.row_weights) / float(found.sum.detach())
         return replace(found, sum=found.sum * scale)
@@ -399,7 +399,7 @@ class Steep(Sft):
 
 def test_a_gradient_that_is_no_number_stops_the_run(work, monkeypatch):
     monkeypatch.setattr("luthier.training.methods.sft.Sft", Steep)
-    Steep.passed, Steep.after = 0, 7  # the micro-batches of the proof
+    Steep.passed, Steep.after = 0, 5  # the micro-batches of the proof
     with pytest.raises(ModelError, match="the gradient norm at step 1 is inf"):
         work.run()
 

@@ -8,6 +8,7 @@
     attention  packed documents, shared prefixes, answer trees: exact and without padding
     generate   prompts                     ->  answers, label probabilities, losses
     merge      base + adapter              ->  one plain folder
+    libraries  torch, transformers, peft   ->  imported, faster than by themselves
 
-Only `spec`, `shapes`, `known` and `folder` are free of torch; import the others lazily.
+Only `spec`, `shapes`, `known`, `folder` and `libraries` are free of torch; import the others lazily.
 """

@@ -92,6 +92,9 @@ def load(folder: Path, *, dtype: Dtype = "fp32", device: str = "cpu", base_folde
     A folder that holds an adapter needs `base_folder`; the result is then a peft model. A head that lies in the folder is
     put on (models/head). Raises ModelError.
     """
+    from .libraries import load_libraries
+
+    load_libraries()
     from .head import load as load_head
 
     if (folder / ADAPTER_CONFIG).is_file():

@@ -71,8 +71,10 @@ def prove(
     try:
         sample = agreement.sample_of(spec, made, splits["train"])
         if quick is not None:
-            told["fused"] = agreement.fused(spec, made, quick, sample, at)
-        told["packing"] = agreement.packing(spec, made, sample)
+            told["fused"], together = agreement.fused(spec, made, quick, sample, at)
+        else:
+            together = agreement.together(spec, made, sample)
+        told["packing"] = agreement.packing(spec, made, sample, together)
         at.progress("prove", 3, 4)
         fits = memory(spec, made, splits["train"], planned_bytes, machine_bytes)
     finally:

@@ -46,6 +46,9 @@ def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: P
     if spec.parallel.kind != "none" and not launched():
         refuse_unshardable(spec)
         return in_processes(spec, inputs, out, scratch, at)
+    from luthier.models.libraries import load_libraries
+
+    load_libraries()
     from .parallel import joined
 
     with joined(spec) as world:

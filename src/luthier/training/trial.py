@@ -138,7 +138,7 @@ def begin(
     made = assemble(spec, method, folders, few, template, scratch, "trial", at)
     if made.quick is None:
         return Trial(spec, made)
-    told = agreement.fused(spec, made, made.quick, agreement.sample_of(spec, made, rows), at)
+    told, _ = agreement.fused(spec, made, made.quick, agreement.sample_of(spec, made, rows), at)
     return Trial(spec, made, fused=tuple(told["parts"]) if told["used"] else ())
 
 
