@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from luthier.cli.main import main
-from luthier.cli.show import Bars, Lines
+from luthier.cli.show import Bars, Lines, describe
 from luthier.core.event import Event
 
 HEAVY = "torch", "pyspark", "transformers", "polars", "pyarrow", "duckdb", "sklearn", "fastapi"
@@ -157,3 +157,32 @@ def test_bars_and_events_live_together(capsys):
     said = capsys.readouterr().err
     assert "note: [red]not markup[/red]" in said
     assert "model: done in 1 min 01 s, 500.0 MB at most (aaaaaaaaaaaa)" in said
+
+
+PROOF = {
+    "ends": {"answers": 60, "learnt": 60},
+    "packing": {"gradient": 2e-3},
+    "fused": {"used": True, "gradient": 4e-2},
+    "memory": {"by": "plan"},
+    "seconds": 2.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "told"),
+    [
+        ("proof", PROOF, "packed = alone to 2e-03, fused = plain to 4e-02, memory fits by plan"),
+        ("proof", PROOF | {"fused": {"used": False, "gradient": 0.9}}, "packed = alone to 2e-03, memory"),
+        ("proof", PROOF | {"fused": {"used": True, "gradient": 0, "left": {"kernels": "no compiler"}}}, "left plain: kernels"),
+        ("fallback", {"what": "fused parts", "reason": "they differ"}, "note: they differ"),
+        ("tokens.damaged", {"file": "x", "reason": "the rows are tokenised again"}, "note: the rows are"),
+        ("checkpoint.damaged", {"name": "checkpoint-000003", "reason": "a hash differs"}, "checkpoint-000003 is damaged"),
+        ("kept", {"how": "average", "steps": [3, 6], "loss": 1.0, "why": None}, "kept: average, step 3 and 6"),
+        ("kept", {"how": "best", "steps": [3], "loss": 1.0, "why": "it diverged"}, "step 3 (it diverged)"),
+        ("diverged", {"step": 9, "reason": "training diverged.", "best_step": 4}, "stopped at step 9: training diverged. The weights of step 4"),
+        ("rows.skipped", {"rows": 2, "of": 60, "limit": 512, "longest": 900, "first": "a:1"}, "2 of 60 rows have more than 512"),
+        ("teacher.answered", {"split": "train", "rows": 48, "unfinished": 2}, "48 train rows; 2 came to no end"),
+    ],
+)  # fmt: skip
+def test_what_happens_in_training_is_told_in_a_line(kind, data, told):
+    assert told in (describe(Event(kind, "run-1", data)) or "")

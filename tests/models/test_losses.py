@@ -127,7 +127,7 @@ def test_a_config_that_hides_a_scale_is_found_out(tiny):
 
 
 def test_plainly_is_the_models_own_way(tiny, asked, monkeypatch):
-    monkeypatch.setattr(losses, "_hidden", lambda *_: pytest.fail("went past the head"))
+    monkeypatch.setattr(losses, "read_hidden", lambda *_: pytest.fail("went past the head"))
     with losses.plainly():
         losses.weighted_nll(tiny, *asked, torch.ones(S))
         losses.token_logprobs(tiny, *asked)

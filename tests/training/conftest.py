@@ -60,6 +60,7 @@ class Work:
     events: list[Any] = field(default_factory=list)
     stop_after_checks: int | None = None
     times: int = 0
+    hourly: Any = None
     others: dict[str, Path] = field(default_factory=dict)
 
     def run(self, **spec: Any) -> dict[str, Any]:
@@ -75,7 +76,9 @@ class Work:
         there = {"base": self.base, "dataset": self.dataset, **self.others}
         inputs = {role: Artifact(role, role, {}, 1, {}, ()) for role in there}
         folders = {inputs[role].digest: folder for role, folder in there.items()}
-        at = FakeContext(self.folder, folders=folders, stop_after_checks=self.stop_after_checks)
+        at = FakeContext(
+            self.folder, folders=folders, stop_after_checks=self.stop_after_checks, hourly=self.hourly
+        )
         self.events = at.events
         self.times += 1
         self.out, scratch = self.folder / f"out{self.times}", self.folder / "scratch"

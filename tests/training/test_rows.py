@@ -118,3 +118,19 @@ def test_plain_text_is_learnt_whole(new_work, make_record):
     work.run()
     for line in pq.read_table(work.out / "rows.parquet").to_pylist():
         assert line["supervised"] == line["tokens"] - 1  # all but the first, which nothing precedes
+
+
+def test_judgements_that_a_method_does_not_read_are_told(new_work, make_record):
+    rated = [make_record(i, rating=float(i % 3 > 0)) for i in range(12)]
+    work = new_work("rated", train=rated)
+    work.run(max_steps=1)
+    (told,) = work.told("warning")
+    assert told["message"] == (
+        "12 of 12 training rows have a rating, which the method sft does not read: "
+        "it learns the answers of 4 rows rated 0 or less like all others"
+    )
+    work.run(max_steps=1, method="kto", batch={"rows": 4})
+    assert work.told("warning") == []
+    work = new_work("pairs", train=[make_record(i, rejected="other") for i in range(12)])
+    work.run(max_steps=1)
+    assert "have a rejected, which the method sft does not read" in work.told("warning")[0]["message"]

@@ -281,6 +281,19 @@ def test_a_limit_of_time_ends_the_run(work):
     assert (history["stopped"], history["steps"], history["best_step"]) == ("time", [], 0)
 
 
+def test_a_limit_of_money_ends_the_run(work):
+    with pytest.raises(SpecError, match="what an hour of this run costs is not known"):
+        work.run(stop_at={"money": "1 EUR"})
+    work.hourly = Money(3600.0, "USD")  # a dollar a second
+    with pytest.raises(SpecError, match=r"3600.00 USD: they cannot be compared"):
+        work.run(stop_at={"money": "1 EUR"})
+    work.run(stop_at={"money": "0.001 USD"})  # a millisecond: validating the start takes longer
+    history = work.history()
+    assert (history["stopped"], history["steps"], history["best_step"]) == ("money", [], 0)
+    work.run(stop_at={"money": "1000000 USD"}, max_steps=1)
+    assert work.history()["stopped"] == "max_steps"
+
+
 class Runaway(Sft):
     """Falls for two steps, then runs away. Training losses come from a list, one for each step; the proof before
     the first step takes five micro-batches of its own."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.artifact import Artifact
 from luthier.core.errors import SpecError
 from luthier.core.event import Event
+from luthier.core.units import Money
 from luthier.store import Store
 
 from .context import RunContext, Silent, Watch
@@ -109,10 +110,24 @@ class App:
         return wish
 
     def _context(self, wish: Wish, watch: Watch | None, stop: threading.Event | None = None) -> RunContext:
+        hourly = self._hourly(wish)
         run = f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
         return RunContext(
-            self.store, run, wish.folder, self._environ, watch or Silent(), stop or threading.Event()
+            self.store, run, wish.folder, self._environ, watch or Silent(), stop or threading.Event(), hourly
         )
+
+    def _hourly(self, wish: Wish) -> Money | None:
+        """Looked up only where training may cost no more than so much."""
+        budget, limit = wish.recipe.budget, wish.recipe.train.stop_at
+        if limit.money is None:
+            return None
+        from luthier.cost.prices import load_prices
+        from luthier.training.stopping import refuse_unpriced
+
+        price = load_prices(self.home / "prices.yaml", machine=budget.machine)[0].look_up(budget.machine)
+        hourly = Money(price.value * budget.machines, price.currency)
+        refuse_unpriced(limit, hourly)
+        return hourly
 
     # -- records ----------------------------------------------------------------------------------------------------
 

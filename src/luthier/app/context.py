@@ -12,6 +12,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import Interrupted
 from luthier.core.event import Event
 from luthier.core.spec import resolve
+from luthier.core.units import Money
 from luthier.store import Store
 
 
@@ -43,6 +44,7 @@ class RunContext:
     environ: Mapping[str, str]
     watch: Watch = field(default_factory=Silent)
     stop: threading.Event = field(default_factory=threading.Event)
+    hourly: Money | None = None
 
     @property
     def home(self) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 from luthier.core.artifact import short
 from luthier.core.event import Event
-from luthier.core.units import show_bytes, show_seconds
+from luthier.core.units import show_bytes, show_count, show_seconds
 
 QUIET_S = 5.0  # at least so long between two plain progress lines
 
@@ -117,7 +117,46 @@ def describe(event: Event) -> str | None:
             return f"  note: {d['message']}"
         case "resumed":
             return f"  going on from step {d['step']}"
+        case "training":
+            return (
+                f"  {d['rows']:,} rows, {d['steps']:,} steps; {show_count(d['trained_parameters'])} of "
+                f"{show_count(d['parameters'])} parameters move; {d['device']}, {d['dtype']}, {d['threads']} threads"
+            )
+        case "proof":
+            return _proof_line(d)
+        case "rows.skipped":
+            return f"  note: {d['rows']:,} of {d['of']:,} rows have more than {d['limit']:,} tokens (up to {d['longest']:,}) and are left out: {d['first']}"
+        case "teacher.answered":
+            open_ends = (
+                f"; {d['unfinished']:,} came to no end, so no end of theirs is learnt"
+                if d["unfinished"]
+                else ""
+            )
+            return f"  the teacher answered {d['rows']:,} {d['split']} rows{open_ends}"
+        case "fallback" | "not_exact" | "activation_checkpointing" | "tokens.damaged" | "tokens.removed":
+            return f"  note: {d['reason']}"
+        case "checkpoint.damaged":
+            return f"  note: {d['name']} is damaged and is not used: {d['reason']}"
+        case "diverged" | "not_finite":
+            return (
+                f"  stopped at step {d['step']}: {d['reason']} The weights of step {d['best_step']} are kept."
+            )
+        case "kept":
+            steps = " and ".join(f"{step:,}" for step in d["steps"])
+            return f"  kept: {d['how']}, step {steps}" + (f" ({d['why']})" if d["why"] else "")
     return None
+
+
+def _proof_line(d: Mapping[str, Any]) -> str:
+    told = [f"packed = alone to {d['packing']['gradient']:.0e}"]
+    if (fused := d.get("fused")) and fused["used"]:
+        left = f", left plain: {', '.join(fused['left'])}" if fused.get("left") else ""
+        told.append(f"fused = plain to {fused['gradient']:.0e}{left}")
+    told.append(f"memory fits by {d['memory']['by']}")
+    return (
+        f"  proven in {show_seconds(d['seconds'])}: template, {d['ends']['learnt']:,} answers' ends, "
+        + ", ".join(told)
+    )
 
 
 def _step_line(d: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from .artifact import Artifact
 from .event import Event
+from .units import Money
 
 
 class Context(Protocol):
@@ -32,6 +33,10 @@ class Context(Protocol):
     @property
     def run(self) -> str:
         """The run this work belongs to."""
+
+    @property
+    def hourly(self) -> Money | None:
+        """What an hour of the machines costs that this run pays for; None: nobody needs it, or it is not known."""
 
     def emit(self, kind: str, **data: Any) -> Event:
         """Append a fact about this run to the ledger and show it."""

@@ -17,6 +17,7 @@ from typing import Any
 from .artifact import Artifact
 from .event import Event
 from .spec import resolve
+from .units import Money
 
 _armed: dict[str, Callable[[], None]] = {}
 
@@ -59,6 +60,7 @@ class FakeContext:
     environ: dict[str, str] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     stop_after_checks: int | None = None
+    hourly: Money | None = None
 
     def emit(self, kind: str, **data: Any) -> Event:
         event = Event(kind, self.run, data)

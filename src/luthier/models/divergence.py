@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .losses import SLICE_BYTES, THINNEST, Head, _head_of, _hidden, why_plain
+from .losses import SLICE_BYTES, THINNEST, Head, vocabulary_head, read_hidden, why_plain
 
 Direction = Literal["forward", "reverse"]
 
@@ -63,9 +63,9 @@ def weighted_divergence(
     if why_plain(student) or why_plain(teacher):
         return plain_weighted_divergence(student, teacher, inputs, keep_S, targets_S, weights_S, wish)
     with torch.no_grad():
-        theirs = _Side(*_hidden(teacher, inputs, keep_S), _head_of(teacher))
-    hidden_SD, weight_VD, bias_V = _hidden(student, inputs, keep_S)
-    head = _head_of(student)
+        theirs = _Side(*read_hidden(teacher, inputs, keep_S), vocabulary_head(teacher))
+    hidden_SD, weight_VD, bias_V = read_hidden(student, inputs, keep_S)
+    head = vocabulary_head(student)
     return Told(*_Divergence.apply(hidden_SD, weight_VD, bias_V, head, theirs, targets_S, weights_S, wish))
 
 

@@ -76,16 +76,16 @@ def plainly() -> Iterator[None]:
 
 def why_plain(model: Any) -> str:
     """Why this model's head is left to the model itself; empty if it is not."""
-    return _head_of(model).left
+    return vocabulary_head(model).left
 
 
 def weighted_nll(
     model: Any, inputs: Mapping[str, Any], keep_S: Tensor, targets_S: Tensor, weights_S: Tensor
 ) -> TokenLosses:
     """The weighted sum of token losses, in fp32 whatever the model's number format."""
-    if _PLAIN.get() or (head := _head_of(model)).left:
+    if _PLAIN.get() or (head := vocabulary_head(model)).left:
         return plain_weighted_nll(model, inputs, keep_S, targets_S, weights_S)
-    hidden_SD, weight_VD, bias_V = _hidden(model, inputs, keep_S)
+    hidden_SD, weight_VD, bias_V = read_hidden(model, inputs, keep_S)
     told = _WeightedNll.apply(
         hidden_SD, weight_VD, bias_V, targets_S, weights_S, head, not torch.is_grad_enabled()
     )
@@ -94,9 +94,9 @@ def weighted_nll(
 
 def token_logprobs(model: Any, inputs: Mapping[str, Any], keep_S: Tensor, targets_S: Tensor) -> Tensor:
     """[S] in fp32, differentiable."""
-    if _PLAIN.get() or (head := _head_of(model)).left:
+    if _PLAIN.get() or (head := vocabulary_head(model)).left:
         return plain_token_logprobs(model, inputs, keep_S, targets_S)
-    hidden_SD, weight_VD, bias_V = _hidden(model, inputs, keep_S)
+    hidden_SD, weight_VD, bias_V = read_hidden(model, inputs, keep_S)
     logprobs_S: Tensor = _Logprobs.apply(hidden_SD, weight_VD, bias_V, targets_S, head)
     return logprobs_S
 
@@ -124,7 +124,9 @@ def _whole(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _hidden(model: Any, inputs: Mapping[str, Any], keep_S: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+def read_hidden(
+    model: Any, inputs: Mapping[str, Any], keep_S: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Hidden states at the kept positions, and the head's weight and bias."""
     whole = _whole(model)
     hidden_TD = whole.get_decoder()(**inputs, use_cache=False).last_hidden_state[0]
@@ -133,7 +135,7 @@ def _hidden(model: Any, inputs: Mapping[str, Any], keep_S: Tensor) -> tuple[Tens
     return hidden_TD.index_select(0, keep_S), layer.weight, layer.bias
 
 
-def _head_of(model: Any) -> Head:
+def vocabulary_head(model: Any) -> Head:
     if model not in _HEADS:
         _HEADS[model] = _find_head(model)
     return _HEADS[model]

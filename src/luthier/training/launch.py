@@ -81,6 +81,7 @@ def in_processes(
         "folders": {role: str(at.folder(artifact)) for role, artifact in inputs.items()},
         "paths": {"out": str(out), "scratch": str(scratch), "home": str(at.home), "root": str(at.root)},
         "run": at.run,
+        "hourly": at.hourly,
         "listener": os.getpid(),
     }
     write_atomic(scratch / JOB, json.dumps(job).encode())

@@ -91,7 +91,7 @@ class Loop:
         if self._validation_due():
             self._validate()
         stopped = self._reason_to_stop()
-        if stopped in ("time", "tokens") and len(self.validation) and not self.state.validated:
+        if stopped in ("time", "tokens", "money") and len(self.validation) and not self.state.validated:
             self._validate()
         if stopped == "diverged":
             lately = [one["loss"] for one in self.state.steps[-3:]]
@@ -231,7 +231,7 @@ class Loop:
         early = spec.early_stopping
         if early and state.validated and stale(values, self.watch, early.min_delta) >= early.patience:
             return "early"
-        return spent(spec.stop_at, state.seconds, state.tokens)
+        return spent(spec.stop_at, state.seconds, state.tokens, self.at.hourly)
 
     def _lately(self) -> list[float]:
         """As many step losses as `diverged` looks at: the first few and the last ones."""

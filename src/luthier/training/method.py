@@ -107,6 +107,8 @@ class Method(Protocol):
     """The validation figure that says which weights are best, unless the recipe names another."""
     through_vocabulary: ClassVar[bool] = True
     """Whether its loss reads the output head, as wide as the vocabulary. For plans and profiles."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Which of a record's own judgements of its answer it uses: `rejected`, `rating`. Rows that bring others are told."""
     share: bool = False
     """Whether `collate` may compute once what sequences of a micro-batch begin with: set where nothing draws dropout."""
 

@@ -288,6 +288,25 @@ def settle_too_long(splits: Mapping[str, Rows], limit: int, context: int, policy
     at.emit("rows.skipped", rows=len(found), of=total, limit=limit, longest=longest, first=named + more)
 
 
+def warn_of_unread(name: str, method: Method, path: Path, at: Context) -> None:
+    """Tell that rows judge their own answers and the method does not look at it: bad ones are learnt like good ones."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    there = set(file.schema_arrow.names)
+    for column in ("rejected", "rating"):
+        if column in method.reads or column not in there:
+            continue
+        cells = file.read([column])[column]
+        if not (judged := len(cells) - cells.null_count):
+            continue
+        what = f"{judged:,} of {len(cells):,} training rows have a {column}, which the method {name} does not read"
+        if column == "rating" and (bad := pc.sum(pc.less_equal(cells, 0)).as_py()):
+            what += f": it learns the answers of {bad:,} rows rated 0 or less like all others"
+        at.emit("warning", about=f"train.method: {name}", message=what)
+
+
 def check_rows(splits: Mapping[str, Rows]) -> None:
     """Refuse rows that cannot be learnt from. Raises DataError."""
     for split, rows in splits.items():

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from luthier.core.part import PartSpec
 from luthier.core.spec import Spec
-from luthier.core.units import Count, Seconds, Share
+from luthier.core.units import Count, Money, MoneyField, Seconds, Share
 from luthier.models.spec import AdapterSpec, LoraSpec
 
 from .method import MethodSettings
@@ -53,6 +53,15 @@ class StopAtSpec(Spec):
     """Time spent in steps and validations, those before a stop and restart included (`30 min`)."""
     tokens: Count | None = Field(default=None, gt=0)
     """Tokens that steps have computed (`2M`)."""
+    money: MoneyField | None = None
+    """What that time costs at the price of `budget.machine`, times `budget.machines` (`5 USD`)."""
+
+    @field_validator("money")
+    @classmethod
+    def _some(cls, money: Money | None) -> Money | None:
+        if money is not None and money.amount <= 0:
+            raise ValueError(f"{money} buys no step; write more than 0")
+        return money
 
 
 class DivergenceSpec(Spec):

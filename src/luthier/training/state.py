@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from .stopping import Watch
 
-Stopped = Literal["epochs", "max_steps", "early", "time", "tokens", "diverged", "not_finite"]
+Stopped = Literal["epochs", "max_steps", "early", "time", "tokens", "money", "diverged", "not_finite"]
 BROKEN: tuple[Stopped, ...] = ("diverged", "not_finite")
 """Ends after which the last weights are worth nothing."""
 

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any, Literal
 
 from luthier.core.errors import SpecError, did_you_mean
+from luthier.core.units import Money
 
 from .spec import DivergenceSpec, EarlyStoppingSpec, StopAtSpec, TrainSpec
 
@@ -106,15 +107,42 @@ def diverged(losses: Sequence[float], spec: DivergenceSpec | None) -> bool:
     return usual > 0 and min(last) > max(spec.factor * usual, start)
 
 
-def spent(limit: StopAtSpec, seconds: float, tokens: int) -> Literal["time", "tokens"] | None:
-    """Which limit is reached, if any.
+def spent(
+    limit: StopAtSpec, seconds: float, tokens: int, hourly: Money | None = None
+) -> Literal["time", "tokens", "money"] | None:
+    """Which limit is reached, if any. `hourly`: what an hour costs, in the currency of the limit.
 
     >>> spent(StopAtSpec(time="1 min", tokens="1k"), 59.0, 1000), spent(StopAtSpec(), 1e9, 10**12)
     ('tokens', None)
+    >>> spent(StopAtSpec(money="2 USD"), 1800.0, 0, Money(4, "USD"))
+    'money'
     """
     if limit.time is not None and seconds >= limit.time:
         return "time"
+    if (
+        limit.money is not None
+        and hourly is not None
+        and seconds / 3600 * hourly.amount >= limit.money.amount
+    ):
+        return "money"
     return "tokens" if limit.tokens is not None and tokens >= limit.tokens else None
+
+
+def refuse_unpriced(limit: StopAtSpec, hourly: Money | None) -> None:
+    """A limit of money that nothing could be held against. Raises SpecError."""
+    if limit.money is None:
+        return
+    if hourly is None:
+        raise SpecError(
+            f"train.stop_at.money is {limit.money}, and what an hour of this run costs is not known.",
+            remedy="Name a machine of the price table in budget.machine, or limit train.stop_at.time.",
+        )
+    if hourly.currency != limit.money.currency:
+        raise SpecError(
+            f"train.stop_at.money is {limit.money}, and an hour of this run costs {hourly}: they cannot be compared.",
+            remedy=f"Write the limit in {hourly.currency}, or the machine's price in {limit.money.currency} in "
+            "LUTHIER_HOME/prices.yaml.",
+        )
 
 
 def refuse_without_validation(spec: TrainSpec, n_validation: int) -> None:

@@ -26,7 +26,7 @@ from .memory import Lengths, machine_bytes
 from .method import Method
 from .plan import forecast, limit_of, refuse_impossible
 from .spec import TrainSpec
-from .stopping import refuse_without_validation
+from .stopping import refuse_unpriced, refuse_without_validation
 
 if TYPE_CHECKING:
     from luthier.models.template import Template
@@ -43,6 +43,7 @@ TOKENS = Path("cache", "tokens")
 def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context) -> Output:
     from .launch import in_processes, launched, refuse_unshardable
 
+    refuse_unpriced(spec.stop_at, at.hourly)
     if spec.parallel.kind != "none" and not launched():
         refuse_unshardable(spec)
         return in_processes(spec, inputs, out, scratch, at)
@@ -70,6 +71,7 @@ def _train(
     from .loop import Loop
     from .parallel import Sharded, first_goes_ahead
     from .proof import prove
+    from .rows import warn_of_unread
 
     base, dataset = at.folder(inputs["base"]), at.folder(inputs["dataset"])
     facts, about = describe(base), json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
@@ -98,6 +100,7 @@ def _train(
         at,
         world,
     )
+    warn_of_unread(spec.method.name, method, dataset / "train.parquet", at)
     trained = sum(p.numel() for _, p in made.parameters)
     at.emit(
         "training",

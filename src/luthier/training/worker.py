@@ -20,6 +20,7 @@ import psutil
 from luthier.core.artifact import Artifact
 from luthier.core.errors import Interrupted, LuthierError
 from luthier.core.event import Event
+from luthier.core.units import Money
 
 from .launch import LOCK, MARK, STOP, artifact_of
 from .spec import TrainSpec
@@ -37,6 +38,7 @@ class WorkerContext:
     listener: int
     stop: Path
     folders: Mapping[str, Path] = field(default_factory=dict)
+    hourly: Money | None = None
 
     def emit(self, kind: str, **data: Any) -> Event:
         if self.rank == 0:
@@ -73,7 +75,8 @@ def main(path: str) -> int:
     folders = {inputs[role].digest: Path(where) for role, where in job["folders"].items()}
     rank = int(os.environ["RANK"])
     stop = paths["scratch"] / STOP
-    at = WorkerContext(paths["home"], paths["root"], job["run"], rank, job["listener"], stop, folders)
+    hourly = Money(*job["hourly"]) if job["hourly"] else None
+    at = WorkerContext(paths["home"], paths["root"], job["run"], rank, job["listener"], stop, folders, hourly)
     with open(paths["scratch"] / LOCK, "w", encoding="utf-8") as lock:
         if rank == 0:  # processes of a run whose listener died may still be at their last step
             fcntl.flock(lock, fcntl.LOCK_EX)

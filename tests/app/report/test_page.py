@@ -116,6 +116,19 @@ HOSTILE = {
 }
 
 
+def test_what_was_proven_and_kept_is_shown(sample):
+    page = render(sample.classify())
+    assert "Kept: the best validated weights, of step 120, with a validation loss of 0.304." in page
+    for told in ("Proven before the first step", "2,560 of 2,560 answers", "14,402 of 381,221 tokens are learnt (3.8%)",
+                 "off by 2.1e-04 in a row&#39;s loss and 1.9e-03 in the gradient", "4e-02 and 5e-02 (bf16)"):  # fmt: skip
+        assert told in page, told
+    facts = sample.classify()
+    history = facts.history | {
+        "proof": facts.history["proof"] | {"fused": facts.history["proof"]["fused"] | {"used": False}}
+    }
+    assert "they differ, so the plain model was trained" in render(replace(facts, history=history))
+
+
 def poisoned(sample, row):
     """Every text of the facts replaced by `row`, but the words that the layouts fix."""
     whole = sample.classify()

@@ -177,7 +177,8 @@ def _example(one: Json) -> dict[str, Any]:
 
 _STOPPED = {"epochs": "all epochs were done", "early": "validation no longer got better, so training stopped early",
             "max_steps": "the wished number of steps was done", "time": "the wished time was spent",
-            "tokens": "the wished tokens were spent", "diverged": "the loss ran away, so the best weights before it were kept",
+            "tokens": "the wished tokens were spent", "money": "the wished money was spent",
+            "diverged": "the loss ran away, so the best weights before it were kept",
             "not_finite": "a loss was no number, so the best weights before it were kept"}  # fmt: skip
 
 
@@ -209,9 +210,78 @@ def curves(history: Json) -> dict[str, Any]:
         "supervised": show_count(sum(s.get("supervised") or 0 for s in steps)),
         "validated": bool(validation),
         "best": best,
-        "best_loss": next((wording.number(v["loss"]) for v in validation if v["step"] == best), None),
+        "kept": kept(history),
+        "proof": proof(history),
         "stopped": _STOPPED.get(history.get("stopped") or "", history.get("stopped")),
     }
+
+
+def proof(history: Json) -> list[dict[str, str]]:
+    """What was proven before the first step: each law, what was found, and what is allowed of it."""
+    found = history.get("proof") or {}
+    told = []
+    if text := found.get("text"):
+        told.append(
+            _law(
+                "Text",
+                "what is learnt reads as the model's own chat template writes it",
+                f"{text['rows']:,} rows compared",
+            )
+        )
+    if ends := found.get("ends"):
+        told.append(
+            _law(
+                "Ends",
+                "every answer's end is learnt, so that the model will stop",
+                f"{ends['learnt']:,} of {ends['answers']:,} answers",
+            )
+        )
+    if mask := (found.get("mask") or {}).get("train"):
+        told.append(
+            _law(
+                "Mask",
+                "no training row without anything to learn",
+                f"{mask['supervised']:,} of {mask['tokens']:,} tokens are learnt ({mask['share']:.1%}); {mask['without']:,} rows without any",
+            )
+        )
+    for key, law in (
+        ("packing", "rows packed together learn what they learn alone"),
+        ("fused", "fused parts compute what the plain model computes"),
+    ):
+        if one := found.get(key):
+            # Known before every run; parts that differ are taken out, and this says so.
+            out = "" if one.get("used", True) else "; they differ, so the plain model was trained"
+            told.append(
+                _law(
+                    key.capitalize(),
+                    law,
+                    f"off by {one['loss']:.1e} in a row's loss and {one['gradient']:.1e} in the gradient{out}",
+                    f"{one['loss_allowed']:.0e} and {one['gradient_allowed']:.0e} ({one['dtype']})",
+                )
+            )
+    return told  # fmt: skip
+
+
+def _law(name: str, law: str, found: str, allowed: str = "") -> dict[str, str]:
+    return {"name": name, "law": law, "found": found, "allowed": allowed}
+
+
+_KEPT = {
+    "best": "the best validated weights",
+    "last": "the last weights",
+    "average": "the average of several weights",
+}
+
+
+def kept(history: Json) -> str | None:
+    """Which weights became the model, and why where the recipe asked for others."""
+    one = history.get("kept")
+    if not one:
+        return None
+    steps = " and ".join(f"{step:,}" for step in one["steps"])
+    loss = f", with a validation loss of {wording.number(one['loss'])}" if one.get("loss") is not None else ""
+    why = f" ({one['why']})" if one.get("why") else ""
+    return f"Kept: {_KEPT.get(one['how'], one['how'])}, of step {steps}{loss}{why}."
 
 
 def _told(loss: Sequence[tuple[float, float]], validation: Sequence[Json], best: Any) -> str:

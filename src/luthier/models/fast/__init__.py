@@ -10,8 +10,8 @@ numbers in fewer and larger steps and keep less for the backward pass.
     norms, rotary positions, gated activations          one pass each         kernels.c, kernels.py
     the output head                                     models/losses.py, which `off` turns plain as well
 
-Every part has proven itself on a few tokens before it is used (parts.py); `check.compare` compares loss and gradients
-of a real batch. Speaks CPU, and by the plain formulas CUDA (not measured there). Not here: attention
+Every part has proven itself on a few tokens before it is used (parts.py); a run compares loss and gradients of real
+rows as well (training/agreement). Speaks CPU, and by the plain formulas CUDA (not measured there). Not here: attention
 (models/attention.py), the optimizer, and any change of what is learnt.
 """
 

@@ -97,6 +97,8 @@ class Thumbs:
 class Kto(Method):
     """Single answers rated 1 or 0, against the model before its first step; needs a rating in every row (`map.rating`)."""
 
+    reads = ("rating",)
+
     spec = KtoSettings
 
     def __init__(self, settings: KtoSettings) -> None:

@@ -127,6 +127,7 @@ class Compared:
 class Preference(Method):
     """A method over pairs; `judge` is its formula."""
 
+    reads = ("rejected",)
     name: ClassVar[str]
     with_reference: ClassVar[bool] = False
 
