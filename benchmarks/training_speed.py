@@ -119,7 +119,7 @@ def measure(given: argparse.Namespace, temporary: Path) -> None:
     splits, _ = tokenised(
         spec, method, folders["base"], folders["dataset"], facts.context, parents, folders["scratch"], at
     )
-    told = forecast(spec, facts, Lengths.of(splits))
+    told = forecast(spec, facts, Lengths.of(splits, spec))
     rows = splits["train"]
     share = rows.supervised_tokens.sum() / rows.tokens.sum()
     print(f"\n{len(rows)} chats of {rows.tokens.min()} to {rows.tokens.max()} tokens, {share:.1%} supervised")

@@ -2,7 +2,10 @@
 
     pairs.jsonl       prompt, chosen, rejected     a plain answer and an evasive one            dpo, ipo, orpo, simpo
     thumbs.jsonl      prompt, completion, rating   the same answers with thumbs up or down      kto
-    questions.jsonl   prompt, completion           questions whose answer is Yes or No          grpo
+    questions.jsonl   prompt, completion           questions whose answer is Yes or No          grpo, several-tasks
+    tickets.jsonl     text, queue                  messages for one of three queues             classify-head
+    minutes.jsonl     text, minutes                how long a described visit takes             regress
+    notes.jsonl       text                         plain paragraphs                             continued, from-scratch
     student/, teacher/                             random weights and one tokenizer             distill
 
 Usage: python make_data.py [--out FOLDER]
@@ -81,6 +84,54 @@ def questions(draw: random.Random) -> list[dict[str, str]]:
     return [{"prompt": question, "completion": answer} for question, answer in found.items()]
 
 
+TICKETS = {
+    "billing": (
+        "the invoice shows {n} charges",
+        "I was charged {n} times",
+        "please refund the second payment of {n} euros",
+    ),
+    "delivery": (
+        "the parcel is {n} days late",
+        "the courier left box {n} with a neighbour",
+        "tracking has not moved for {n} days",
+    ),
+    "technical": (
+        "the app crashes after {n} seconds",
+        "error {n} appears when I log in",
+        "the page takes {n} seconds to load",
+    ),
+}
+VISITS = {
+    "a quick question at the desk": 5,
+    "a haircut": 30,
+    "a guided tour": 60,
+    "a swimming lesson": 45,
+    "picking up a book": 3,
+}
+
+
+def tickets(draw: random.Random) -> list[dict[str, str]]:
+    told = {
+        f"{opening}, {words.format(n=draw.randint(2, 40))}.": queue
+        for queue, some in TICKETS.items() for words in some for opening in ("Hello", "Sorry to trouble you again", "Since Monday")
+        for _ in range(4)
+    }  # fmt: skip
+    return [{"text": text, "queue": queue} for text, queue in told.items()]
+
+
+def minutes(draw: random.Random) -> list[dict[str, str]]:
+    return [
+        {"text": f"{people} people at the {shop}: {visit}.", "minutes": str(length + 2 * people)}
+        for shop in SHOPS for visit, length in VISITS.items() for people in draw.sample(range(1, 9), 2)
+    ]  # fmt: skip
+
+
+def notes(told: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The good answers about one place, as a paragraph."""
+    answers = [row["chosen"] for row in told]
+    return [{"text": " ".join(answers[i : i + 4])} for i in range(0, len(answers), 2)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the small files that the recipes here learn from.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
@@ -88,7 +139,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(0)  # noqa: S311  (no secret)
     told = pairs(draw)
-    for name, rows in (("pairs", told), ("thumbs", thumbs(told)), ("questions", questions(draw))):
+    files = {"pairs": told, "thumbs": thumbs(told), "questions": questions(draw), "tickets": tickets(draw),
+             "minutes": minutes(draw), "notes": notes(told)}  # fmt: skip
+    for name, rows in files.items():
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as out:
             out.writelines(json.dumps(row) + "\n" for row in rows)
         print(f"{folder / name}.jsonl: {len(rows)} rows")

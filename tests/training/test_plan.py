@@ -92,7 +92,7 @@ def test_the_forecast_is_what_a_run_then_does(work):
     work.folder.mkdir()
     at = FakeContext(work.folder)
     splits, _ = tokenised(spec(**given), SFT, work.base, work.dataset, facts.context, {}, work.folder, at)
-    told = forecast(spec(**given), facts, Lengths.of(splits))
+    told = forecast(spec(**given), facts, Lengths.of(splits, spec(**given)))
     work.run()
     steps = work.history()["steps"]
     assert told.steps == len(steps)
@@ -101,8 +101,24 @@ def test_the_forecast_is_what_a_run_then_does(work):
     assert told.validations == len(work.history()["validation"])
     # The tiny model's projections do have the shapes of a Llama block, whose head size it states.
     assert told.trained_parameters == work.told("training")[0]["trained_parameters"]
-    largest, supervised = largest_micro_batch(Lengths.of(splits), 150)
+    largest, supervised = largest_micro_batch(Lengths.of(splits, spec()), 150)
     assert largest >= 150 and supervised >= max(splits["train"].supervised_tokens)
+
+
+def test_the_forecast_counts_what_a_mix_draws(new_work, make_record):
+    from luthier.core.testing import FakeContext
+    from luthier.training.train import tokenised
+
+    # 36 and 12 draws an epoch: after two epochs each row of a was seen three times, each of b once.
+    given = {"mix": {"weights": {"a": 3, "b": 1}}, "epochs": 2}
+    work = new_work("mixed", train=[make_record(i, source="ab"[i % 2]) for i in range(48)])
+    work.folder.mkdir()
+    facts, at = describe(work.base), FakeContext(work.folder)
+    splits, _ = tokenised(spec(**given), SFT, work.base, work.dataset, facts.context, {}, work.folder, at)
+    told = forecast(spec(**given), facts, Lengths.of(splits, spec(**given)))
+    work.run(**given)
+    assert told.tokens == sum(one["tokens"] for one in work.history()["steps"])
+    assert told.tokens != 2 * sum(splits["train"].tokens)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +143,7 @@ def test_the_probe_measures_real_steps(new_work, make_record, adapter, method):
     assert 0 < told.seconds_per_validation_token < 1 and 0 < told.seconds_per_token < 1
     assert told.peak_bytes > 100_000_000 and told.dtype == "fp32" and told.device == "cpu"
     assert 50 < told.largest_micro_batch <= 150 and 0 < told.tokens <= told.largest_micro_batch
-    assert forecast(given, describe(work.base), Lengths.of(splits), told).seconds > 0
+    assert forecast(given, describe(work.base), Lengths.of(splits, given), told).seconds > 0
 
 
 def rows_of(*ids):

@@ -12,6 +12,7 @@ import torch
 
 from luthier.core.errors import Interrupted, ModelError, SpecError, StoreError
 from luthier.core.testing import arm
+from luthier.core.units import Money
 from luthier.training.method import NoSettings
 from luthier.training.methods.sft import Sft
 

@@ -157,7 +157,7 @@ def _measure(wish: Wish, at: RunContext, so_far: Results, probe: bool) -> tuple[
     bench = workbench(wish, at, so_far)
     figures = _probed(at, bench) if probe else None
     there = memory.machine_bytes(figures.device if figures else "cpu")
-    lengths = memory.Lengths.of(bench.splits)
+    lengths = memory.Lengths.of(bench.splits, bench.spec)
     return training.forecast(bench.spec, bench.facts, lengths, figures, None, bench.others, there), there
 
 

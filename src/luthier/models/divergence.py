@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .losses import SLICE_BYTES, THINNEST, Head, vocabulary_head, read_hidden, why_plain
+from .losses import SLICE_BYTES, THINNEST, Head, read_hidden, vocabulary_head, why_plain
 
 Direction = Literal["forward", "reverse"]
 

@@ -85,7 +85,7 @@ def settled(
         return spec
     facts = {role: describe(folders[role]) for role in ("base", *spec.other_models)}
     base, there = facts.pop("base"), machine_bytes(machine.device)
-    decided = settle(spec, base, Lengths.of(splits), machine.dtype, there, facts)
+    decided = settle(spec, base, Lengths.of(splits, spec), machine.dtype, there, facts)
     if decided.activation_checkpointing:
         at.emit(
             "activation_checkpointing",

@@ -22,6 +22,7 @@ import numpy as np
 from luthier.models.shapes import WIDTH_BYTES, Dtype, Facts
 from luthier.models.spec import LoraSpec
 
+from .mixing import order_of
 from .spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -71,20 +72,28 @@ def running_of(spec: TrainSpec) -> Running:
 
 @dataclass(frozen=True, eq=False)
 class Lengths:
-    """(tokens, supervised tokens) of every row of each split, [rows, 2]."""
+    """(tokens, supervised tokens) of every row of each split, [rows, 2]; `draws` [rows]: how often an epoch holds a
+    training row on average, once each where a mix does not say otherwise."""
 
     train: Any
     validation: Any
+    draws: Any = None
 
     def __post_init__(self) -> None:
         for split in ("train", "validation"):
             object.__setattr__(self, split, np.asarray(getattr(self, split), np.int64).reshape(-1, 2))
 
     @classmethod
-    def of(cls, splits: Mapping[str, Rows]) -> Lengths:
+    def of(cls, splits: Mapping[str, Rows], spec: TrainSpec) -> Lengths:
         """From tokenised rows (`train.tokenised`)."""
         told = {split: np.stack([rows.tokens, rows.supervised_tokens], 1) for split, rows in splits.items()}
-        return cls(told["train"], told["validation"])
+        return cls(told["train"], told["validation"], order_of(spec, splits["train"]).often)
+
+    @property
+    def epoch(self) -> tuple[float, float]:
+        """Tokens and supervised tokens of an epoch."""
+        tokens, supervised = self.train.sum(0) if self.draws is None else self.draws @ self.train
+        return float(tokens), float(supervised)
 
     @property
     def all(self) -> Any:

@@ -135,6 +135,12 @@ class Mixture:
     def steps_per_epoch(self) -> int:
         return steps_per_epoch(self.rows_per_epoch, self.rows)
 
+    @property
+    def often(self) -> np.ndarray:
+        """How often an epoch holds each row, on average over epochs, [N]."""
+        sizes = np.bincount(self.codes, minlength=len(self.sources))
+        return (np.array(self.draws) / np.maximum(sizes, 1))[self.codes]
+
     def step(self, step: int) -> list[int]:
         """Indices of the rows of a step (1-based), in order."""
         epoch, k = divmod(step - 1, self.steps_per_epoch)

@@ -122,7 +122,7 @@ def forecast(
     n_rows = len(lengths.train)
     steps = total_steps(n_rows, spec.batch.rows, spec.epochs, spec.max_steps)
     passes = _passes(steps, n_rows, spec.batch.rows)
-    tokens, supervised = (round(passes * int(n)) for n in lengths.train.sum(0))
+    tokens, supervised = (round(passes * n) for n in lengths.epoch)
     every = validate_every(spec, n_rows)
     validations = 1 + steps // every + (steps % every > 0) if len(lengths.validation) else 0
     validation_tokens = validations * int(lengths.validation[:, 0].sum())

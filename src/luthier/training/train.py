@@ -116,7 +116,9 @@ def _train(
             reason="on CUDA some gradients are added up in no fixed order; a second run may differ in the last bits",
         )
     others = {role: describe(folders[role]) for role in spec.other_models}
-    planned = forecast(made.spec, facts, Lengths.of(splits), None, machine.dtype, others).peak_total_bytes
+    planned = forecast(
+        made.spec, facts, Lengths.of(splits, made.spec), None, machine.dtype, others
+    ).peak_total_bytes
     proven = prove(
         spec, made, splits, template, dataset, planned, machine_bytes(machine.device), at, made.quick
     )
