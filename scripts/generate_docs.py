@@ -24,6 +24,7 @@ from luthier.core.units import Money
 PARTS = {
     "rule": "Written under `data.rules.quality`, `.relevance` or `.quantity`, bare (`normalize`) or with settings (`{length: {min: 3}}`).",
     "method": "Written under `train.method`, bare (`sft`) or with settings.",
+    "reward": "Written in the list `rewards` of the method `grpo`, bare (`exact_match`) or with settings (`{regex: {pattern: '^yes'}}`). Each gives 0 to 1; an answer's rewards are added up, each times its weight.",
 }
 """Kinds of the plugin table that a recipe names, each part with a Spec of its own."""
 DOCS = Path(__file__).parent.parent / "docs"

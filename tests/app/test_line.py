@@ -166,6 +166,24 @@ def test_an_export_is_a_plain_folder_and_never_overwrites(workshop, form):
     assert again.exit_code == 2 and "already there" in again.stderr
 
 
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_an_exported_model_keeps_its_head_and_says_who_reads_it(workshop, form):
+    from luthier.models.head import head_of
+    from luthier.models.weights import load
+
+    done = workshop.run("--set", "train.method=classify")
+    target = workshop.folder / "out"
+    said = workshop.luthier("export", "router", target, "--form", form)
+    assert (
+        said.exit_code == 0
+        and "head.safetensors is the model's own head: only Luthier reads it" in said.stdout
+    )
+    tuned = workshop.home / "folders" / done["digests"]["model"]
+    assert (target / "head.safetensors").read_bytes() == (tuned / "head.safetensors").read_bytes()
+    if form == "merged":
+        assert head_of(load(target)).gives.labels == ("billing", "delivery", "technical")
+
+
 def test_a_fresh_run_makes_everything_anew_and_gives_the_same_release(workshop):
     first = workshop.run()
     again = workshop.run("--fresh")

@@ -1,4 +1,5 @@
-"""Every mistake in docs/errors.md, made for real: a clear message with the remedy, the right exit code, nothing lost.
+"""Every mistake in docs/errors.md, made for real: a clear message with the remedy, the right exit code, nothing lost; and
+where the recipe alone shows it, nothing begun.
 
 Each test's docstring is the row's first cell in docs/errors.md; `test_the_page_lists_every_mistake` holds them together.
 """
@@ -29,6 +30,12 @@ def refused(workshop, code: int, *parts: str, words=()) -> str:
         assert part in told, told
     assert "Traceback" not in told
     return told
+
+
+def refused_at_once(workshop, code: int, *parts: str, words=()) -> None:
+    """The same, before anything was read or made."""
+    refused(workshop, code, *parts, words=words)
+    assert not workshop.home.exists()
 
 
 def recovers(workshop) -> None:
@@ -209,18 +216,119 @@ def test_unknown_reference(workshop):
 
 def test_empty_test_split(workshop):
     """A split that leaves nothing to measure"""
-    refused(workshop, 3, "test", words=["--set", "data.split={validation: 0.1, test: 0}"])
+    refused_at_once(
+        workshop, 3, "data.split.test is 0", words=["--set", "data.split={validation: 0.1, test: 0}"]
+    )
 
 
 def test_early_stopping_without_validation(workshop):
     """Early stopping with nothing to watch"""
     words = ["--set", "data.split={validation: 0, test: 0.3}", "--set", "train.early_stopping={patience: 2}"]
-    refused(workshop, 2, "early_stopping", "data.split.validation", words=words)
+    refused_at_once(workshop, 2, "early_stopping", "data.split.validation", words=words)
+
+
+def test_early_stopping_on_an_unknown_figure(workshop):
+    """Early stopping on a figure that validation does not measure"""
+    words = ["--set", "train.early_stopping={metric: token_acuracy}"]
+    refused_at_once(workshop, 2, "measures no such figure", "did you mean 'token_accuracy'?", words=words)
+
+
+def test_average_without_validation(workshop):
+    """An average of the best weights with nothing to tell them by"""
+    words = ["--set", "data.split={validation: 0, test: 0.3}", "--set", "train.keep=average"]
+    refused_at_once(workshop, 2, "train.keep: average", "data.split.validation", words=words)
+
+
+def test_mix_of_an_unknown_source(workshop):
+    """A mix that names a source that is not there"""
+    words = ["--set", "train.mix={weights: {row.jsonl: 1}}"]
+    refused_at_once(workshop, 2, "names the source 'row.jsonl'", "did you mean 'rows.jsonl'?", words=words)
+
+
+def test_unknown_method(workshop):
+    """A training method whose name is mistyped"""
+    words = ["--set", "train.method={dop: {beta: 0.1}}"]
+    refused_at_once(workshop, 2, "there is no method called 'dop'", "did you mean 'dpo'", words=words)
+
+
+def test_method_of_another_task(workshop):
+    """A method that learns another kind of task"""
+    words = ["--set", "task={kind: chat}", "--set", "train.method=regress"]
+    refused_at_once(workshop, 2, "learns a regress task, and task.kind is chat", "sft", words=words)
+
+
+def test_answer_that_is_no_number(workshop):
+    """A row whose answer is no number, where numbers are learnt"""
+    words = ["--set", "task={kind: regress}", "--set", "train.method=regress"]
+    refused(workshop, 3, "rows.jsonl:", "'billing' is not a number", words=words)
+
+
+def test_pair_without_a_rejected_answer(workshop):
+    """A pair without a rejected answer"""
+    words = ["--set", "task={kind: chat}", "--set", "train.method=dpo"]
+    words += ["--set", "data.sources.0.map={user: text, assistant: queue}"]
+    refused(workshop, 3, "rows.jsonl:", "this row has no rejected answer", "map.rejected", words=words)
+
+
+def test_layers_that_are_not_there(workshop):
+    """More layers to train than the base has"""
+    words = ["--set", "train.adapter={kind: lora, last_layers: 99}"]
+    refused(workshop, 4, "last_layers is 99", "Lower it to at most 2", words=words)
+    assert not list(workshop.home.rglob("*.arrow"))  # no row has been tokenised
+
+
+def test_start_that_is_gone(workshop):
+    """A comparison with the model before training, where that is not kept"""
+    words = ["--set", "task={kind: chat}", "--set", "train.adapter={kind: full}"]
+    words += ["--set", "train.method={grpo: {rewards: [exact_match], kl: 0.1}}"]
+    refused_at_once(workshop, 2, "grpo with kl compares", "set kl: 0", words=words)
+
+
+def test_sharded_adapter(workshop):
+    """An adapter that is to be sharded (fsdp)"""
+    words = ["--set", "train.parallel={kind: fsdp, processes: 2}"]
+    refused_at_once(workshop, 2, "train.adapter.kind is lora", "train.parallel.kind: ddp", words=words)
+
+
+def test_processes_without_a_number(workshop):
+    """Several processes, without a number and without a GPU to count"""
+    words = ["--set", "train.parallel={kind: ddp}", "--set", "train.device=cpu"]
+    refused_at_once(workshop, 2, "without a number of processes", "train.parallel.processes: 2", words=words)
+
+
+def test_limit_of_money_without_a_price(workshop):
+    """A limit of money on a machine without a price"""
+    words = ["--set", "train.stop_at.money=1 EUR", "--set", "budget.machine=nowhere"]
+    refused_at_once(workshop, 2, "no price is known for the machine 'nowhere'", "prices.yaml", words=words)
+
+
+def test_abstaining_without_labels(workshop):
+    """A model that is to abstain, where there are no labels"""
+    words = ["--set", "task={kind: chat}", "--set", "postprocess.abstain_below=0.6"]
+    refused_at_once(workshop, 2, "abstain_below needs labels", "task.kind to classify", words=words)
+
+
+def test_export_of_an_adapter_that_is_none(workshop):
+    """An adapter to be exported, where all weights are trained"""
+    words = ["--set", "train.adapter={kind: full}", "--set", "postprocess.export=[adapter]"]
+    refused_at_once(workshop, 2, "full fine-tuning has no adapter", "export: [merged]", words=words)
+
+
+def test_head_left_free(workshop):
+    """A classification head that is to answer freely"""
+    words = ["--set", "train.method=classify", "--set", "postprocess.constrain=null"]
+    refused_at_once(workshop, 2, "it can say nothing but a label", "Leave constrain out", words=words)
 
 
 def test_gate_that_cannot_be_judged(workshop):
     """A gate on a metric that is not measured"""
-    refused(workshop, 2, "macro_f1", words=["--set", "evaluate.gate={macro_f2: {at_least: 0.5}}"])
+    refused_at_once(workshop, 2, "macro_f1", words=["--set", "evaluate.gate={macro_f2: {at_least: 0.5}}"])
+
+
+def test_gate_on_the_perplexity_of_a_head(workshop):
+    """A gate on the perplexity of a model with a head of its own"""
+    words = ["--set", "train.method=classify", "--set", "evaluate.gate={perplexity: {at_most: 5}}"]
+    refused_at_once(workshop, 2, "evaluate.gate: perplexity", "another metric", words=words)
 
 
 def test_over_budget(workshop):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +15,8 @@ from click.testing import CliRunner
 from luthier.cli.main import main
 from luthier.cli.show import Bars, Lines, describe
 from luthier.core.event import Event
+from luthier.data.spec import MapSpec
+from luthier.training.state import BROKEN
 
 HEAVY = "torch", "pyspark", "transformers", "polars", "pyarrow", "duckdb", "sklearn", "fastapi"
 
@@ -166,6 +171,9 @@ PROOF = {
     "memory": {"by": "plan"},
     "seconds": 2.0,
 }
+STEP = {"step": 4, "loss": 0.0, "learning_rate": 1e-4, "gradient_norm": 1.5, "tokens": 90, "supervised": 32, "reward": 0.625,
+        "answer_tokens": 8.0, "tokens_per_s": 90.0, "rss_bytes": 5e8, "seconds": 1.0}  # fmt: skip
+MAP = MapSpec(user=["title", "body"], label="queue").plain()
 
 
 @pytest.mark.parametrize(
@@ -182,7 +190,51 @@ PROOF = {
         ("diverged", {"step": 9, "reason": "training diverged.", "best_step": 4}, "stopped at step 9: training diverged. The weights of step 4"),
         ("rows.skipped", {"rows": 2, "of": 60, "limit": 512, "longest": 900, "first": "a:1"}, "2 of 60 rows have more than 512"),
         ("teacher.answered", {"split": "train", "rows": 48, "unfinished": 2}, "48 train rows; 2 came to no end"),
+        ("proof", PROOF | {"packing": {"gradient": None}}, "packed = alone, fused = plain to 4e-02"),
+        ("prepared.damaged", {"reason": "a hash differs"}, "note: a hash differs"),
+        ("averaged", {"steps": [3, 6], "value": 0.9, "best": 1.0, "tried": 2}, "averages tried: 2; that of 2 weights validates at 0.9, the best alone at 1"),
+        ("averaged", {"steps": [3], "value": 1.0, "best": 1.0, "tried": 2}, "averages tried: 2; none validates as well as the best weights alone"),
+        ("layout", {"source": "rows.jsonl", "layout": "labelled", "map": MAP, "reason": "3 values"}, "rows.jsonl: read as labelled, user: title + body, label: queue (3 values)"),
+        ("note", {"about": "length", "message": "length matched no row"}, "note: length matched no row"),
+        ("step", STEP, "step     4  loss   0.0000  reward   0.6250  answer_tokens   8.0000  grad    1.500       90 tokens/s"),
+        ("validation", {"step": 4, "loss": -0.7, "reward": 0.7, "seconds": 1.0}, "validation at step 4: loss -0.7000, reward 0.7000"),
+        ("validation", {"step": 4, "loss": 1.0, "groups": {"faq": 0.5, "tickets": 1.5}}, "loss 1.0000; loss by source: faq 0.5000, tickets 1.5000"),
     ],
 )  # fmt: skip
 def test_what_happens_in_training_is_told_in_a_line(kind, data, told):
     assert told in (describe(Event(kind, "run-1", data)) or "")
+
+
+QUIET = {
+    "run.started", "run.finished", "forecast", "actual",  # the command itself begins, ends and prints them
+    "dataset", "rule", "evaluated",                       # on the report's page
+    "checkpoint",                                         # all the time
+}  # fmt: skip
+"""Facts that are kept and not shown as they happen."""
+
+
+def emitted():
+    """Every kind of event that the source names. Three places name none: the loop passes on how a run broke, the
+    listener what other processes emitted, the probe what it hears."""
+    kinds, unnamed = set(BROKEN), set()
+    for path in (Path(__file__).parents[2] / "src" / "luthier").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "emit"
+            ):
+                kind = node.args[0]
+                if isinstance(kind, ast.Constant):
+                    kinds.add(kind.value)
+                else:
+                    unnamed.add((path.name, ast.unparse(kind)))
+    assert unnamed == {("loop.py", "stopped"), ("launch.py", "told['event']"), ("probe.py", "kind")}
+    return kinds
+
+
+def test_every_event_is_told_or_quiet_on_purpose():
+    cases = ast.walk(ast.parse(inspect.getsource(describe)))
+    told = {node.value.value for node in cases if isinstance(node, ast.MatchValue)}
+    assert told.isdisjoint(QUIET)
+    assert told | QUIET == emitted()

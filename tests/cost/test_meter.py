@@ -44,6 +44,16 @@ def test_a_peak_that_is_gone_at_the_end_is_seen_also_from_outside():
     assert after.peak_bytes < inner.peak_bytes
 
 
+@pytest.mark.parametrize(("rise", "counts"), [(1 << 20, False), (1 << 30, True)])
+def test_an_earlier_peak_that_the_kernel_counts_late_is_not_this_blocks(monkeypatch, rise, counts):
+    earlier = 1 << 44
+    told = iter([earlier, earlier + rise])
+    monkeypatch.setattr("luthier.cost.meter._highest_bytes", lambda: next(told))
+    with Meter() as meter:
+        pass
+    assert (meter.peak_bytes == earlier + rise) is counts and meter.peak_bytes > 0
+
+
 def test_a_meter_reports_even_when_the_work_fails():
     meter = Meter()
     with pytest.raises(KeyError), meter:

@@ -254,8 +254,11 @@ def test_a_wrong_map_names_the_column_and_the_nearest(prepare: Prepare, jsonl: A
         prepare(one(map={"user": "txt", "label": "label"}))
     with pytest.raises(DataError, match=r"there is no column 'customer'"):
         prepare({**one(), "split": {"group_by": "customer"}})
-    with pytest.raises(DataError, match="stratify: label needs labels"):
+    with pytest.raises(DataError, match="stratify: label needs labels, and this task is chat"):
         prepare({**one(), "split": {"stratify": "label"}})
+    jsonl([{"text": f"text {i}", "label": str(i)} for i in range(40)])
+    with pytest.raises(DataError, match="stratify: label needs labels, and this task is regress"):
+        prepare({**one(), "split": {"stratify": "label"}}, {"kind": "regress"})
 
 
 def test_groups_stay_together_and_what_would_leak_is_on_record(prepare: Prepare, jsonl: Any) -> None:

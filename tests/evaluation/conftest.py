@@ -52,13 +52,11 @@ def _records(task, split, n):
 
 
 def write_dataset(folder: Path, task, rows=12):
-    turn = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-    schema = pa.schema(
-        [("id", pa.string()), ("messages", turn), ("text", pa.string()), ("label", pa.string())]
-    )
+    from luthier.data.records import RECORD
+
     folder.mkdir(parents=True)
     for split in ("train", "validation", "test"):
-        table = pa.Table.from_pylist(list(_records(task, split, rows)), schema)
+        table = pa.Table.from_pylist(list(_records(task, split, rows)), RECORD)
         pq.write_table(table, folder / f"{split}.parquet")
     (folder / "dataset.json").write_text(json.dumps({"task": task}))
 

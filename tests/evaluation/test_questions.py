@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.evaluation.questions import Asked, Question, Skipped, asked, read
+from luthier.data.records import RECORD
+from luthier.evaluation.questions import Asked, Question, Skipped, asked, disliked, read, records
 from luthier.models.template import TooLong
 
 
@@ -79,11 +80,7 @@ def test_plain_texts_are_read_whole_and_take_no_examples():
 
 
 def _write(path, rows):
-    turn = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-    schema = pa.schema(
-        [("id", pa.string()), ("messages", turn), ("text", pa.string()), ("label", pa.string())]
-    )
-    pq.write_table(pa.Table.from_pylist(rows, schema), path)
+    pq.write_table(pa.Table.from_pylist(rows, RECORD), path)
 
 
 def test_questions_are_sorted_by_id_and_bounded(tmp_path):
@@ -99,4 +96,21 @@ def test_questions_are_sorted_by_id_and_bounded(tmp_path):
 def test_a_split_without_questions_says_so(tmp_path, rows, told):
     _write(tmp_path / "t.parquet", rows)
     with pytest.raises(DataError, match=told):
+        read(tmp_path / "t.parquet")
+
+
+def test_answers_that_were_disliked_are_no_references(tmp_path):
+    messages = [USER, {"role": "assistant", "content": "x"}]
+    ratings = {"a": 0.0, "b": 1.0, "c": None, "d": -1.0, "e": 0.5}
+    _write(tmp_path / "t.parquet", [{"id": i, "messages": messages, "rating": r} for i, r in ratings.items()])
+    assert [q.id for q in read(tmp_path / "t.parquet")] == ["b", "c", "e"]
+    assert [q.id for q in read(tmp_path / "t.parquet", rows=1)] == ["b"]
+    assert [record["id"] for record in records(tmp_path / "t.parquet")] == ["b", "c", "e"]
+    assert disliked(tmp_path / "t.parquet") == 2
+
+
+def test_a_split_of_disliked_answers_alone_says_so(tmp_path):
+    messages = [USER, {"role": "assistant", "content": "x"}]
+    _write(tmp_path / "t.parquet", [{"id": i, "messages": messages, "rating": 0.0} for i in "ab"])
+    with pytest.raises(DataError, match=r"all 2 rows of the test split are rated 0 or less"):
         read(tmp_path / "t.parquet")

@@ -79,6 +79,15 @@ def test_cautions_say_what_a_reader_must_know():
     ]
 
 
+def test_disliked_rows_are_counted():
+    questions = [_question(i, "abc"[i % 3]) for i in range(30)]
+    lines = _lines(questions, "abc" * 10, "abc" * 10)
+    told = report.build(predictions.table(lines), TASK, SPEC, questions, {}, disliked=12)
+    assert told["cautions"] == [
+        "12 rows of the test split are rated 0 or less: their answers are no references, so they were not asked."
+    ]
+
+
 def test_a_system_with_nothing_to_answer_is_named():
     spec = EvaluateSpec(against=["base", "base_3shot"], metrics=["accuracy"], resamples=200)
     questions = [_question(i) for i in range(40)]

@@ -27,6 +27,14 @@ def test_the_gate_is_no_part_of_the_measuring():
     assert loose.measuring().plain() == strict.measuring().plain() == EvaluateSpec().plain()
 
 
+def test_what_was_trained_in_a_chosen_number_format_is_measured_in_it():
+    assert (
+        EvaluateSection().measuring("fp32").dtype == "fp32"
+        and EvaluateSection().measuring("auto").dtype == "auto"
+    )
+    assert EvaluateSection(dtype="bf16").measuring("fp32").dtype == "bf16"
+
+
 def test_a_rule_is_read_as_written():
     rule = _read("gate: {macro_f1: {at_least: 0.85, better_than: base, confidence: 0.95}}").gate["macro_f1"]
     assert (rule.at_least, rule.better_than, rule.by, rule.confidence) == (0.85, "base", None, 0.95)

@@ -205,3 +205,23 @@ def test_importing_the_stage_loads_nothing_heavy():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
     )
+
+
+@pytest.mark.parametrize("kind", ["chat", "classify"], indirect=True)
+def test_disliked_answers_are_neither_references_nor_examples(world, tmp_path, monkeypatch):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for split in ("train", "test"):
+        path = world.folders["dataset"] / f"{split}.parquet"
+        rows = pq.read_table(path)
+        ratings = pa.array([float(i % 2) for i in range(len(rows))])
+        pq.write_table(rows.set_column(rows.schema.get_field_index("rating"), "rating", ratings), path)
+    shown = []
+    real = prompted.three_examples
+    monkeypatch.setattr(prompted, "three_examples", lambda rows, seed: shown.extend(rows) or real(rows, seed))
+    out, _ = world.run(suite.STAGE, SPEC, tmp_path)
+    found, lines = _report(out), predictions.read(out / "predictions.parquet").to_pylist()
+    assert found["rows"] == 6 and {int(line["id"][-3:]) % 2 for line in lines} == {1}
+    assert {int(row["id"][-3:]) % 2 for row in shown} == {1}
+    assert any(line.startswith("6 rows of the test split are rated 0 or less") for line in found["cautions"])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from luthier.governance.card import card, inline, losses, yaml_string
+from luthier.governance.card import card, inline, kept_weights, losses, yaml_string
 
 FACTS = {
     "name": "ticket-router",
@@ -24,7 +24,7 @@ FACTS = {
     },
     "training": {
         "method": "sft", "adapter": "lora", "steps": 15, "tokens": 12000, "supervised": 400, "stopped": "epochs",
-        "best_step": 12, "hyperparameters": {"learning_rate": 2e-4, "rank": 16},
+        "kept": "the best validated weights, of step 12, with a validation loss of 0.31", "hyperparameters": {"learning_rate": 2e-4, "rank": 16},
     },
     "report": {
         "task": {"kind": "classify", "labels": ["a", "b"]},
@@ -78,6 +78,7 @@ def test_the_body_says_what_is_known():
         "| deduplicate | 140 | 130 | 10 | 0 |",
         "| Label | train | test |",
         "| a | 40 | 20 |",
+        "| Weights that were kept | the best validated weights, of step 12, with a validation loss of 0.31 |",
         r"| learning\_rate | 0.0002 |",
         "| F1 (macro) | 0.8 [0.7, 0.9] | 0.85 [0.76, 0.93] |",
         "| perplexity (lower is better) | 2.5 [2, 3] | – |",
@@ -102,6 +103,19 @@ def test_nothing_known_is_still_a_card():
     assert header["license"] == "unknown"
     assert "Not evaluated." in body
     assert body.count("not recorded") >= 10
+
+
+def test_what_was_kept_is_told_as_it_was():
+    reward = {"metric": "reward", "mode": "max"}
+    last = {"how": "last", "steps": [1500], "loss": 2.0, "why": None}
+    assert kept_weights({"kept": last, "watched": reward}) == (
+        "the last weights, of step 1,500, with a validation loss of 2"
+    )
+    best = {"how": "best", "steps": [3], "loss": 1.25, "why": "every average validated worse"}
+    assert kept_weights({"kept": best, "watched": reward}) == (
+        "the best validated weights, of step 3, chosen by reward, with a validation loss of 1.25 (every average validated worse)"
+    )
+    assert kept_weights({"best_step": 3}) is None
 
 
 def test_losses_know_which_way_is_better():

@@ -117,6 +117,16 @@ def test_check_lets_through_what_will_be_measured():
     )
 
 
+def test_a_head_of_its_own_has_no_perplexity():
+    gate = {"perplexity": GateRule(at_most=5)}
+    check(gate, "classify", EvaluateSpec())
+    with pytest.raises(
+        SpecError, match=r"perplexity is of a language model's tokens(.|\n)*Gate on another metric"
+    ):
+        check(gate, "classify", EvaluateSpec(), own_head=True)
+    check({"accuracy": GateRule(at_least=0.5)}, "classify", EvaluateSpec(), own_head=True)
+
+
 @pytest.mark.parametrize(
     ("gate", "kind", "evaluate", "told"),
     [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from luthier.models import divergence
+from luthier.models import divergence, losses
 from luthier.models.attention import packed
 from luthier.models.divergence import Wish, divergences, plain_weighted_divergence, weighted_divergence
 from luthier.models.testing import tiny_model
@@ -62,3 +62,34 @@ def test_slices_are_the_whole(models, monkeypatch, wish):
     with torch.no_grad():
         again = weighted_divergence(student, teacher, inputs, keep, targets, weights, wish)
     assert again.sum.item() == pytest.approx(fast.sum.item(), rel=1e-6)
+
+
+def test_plainly_means_the_logits_of_both_models(models, monkeypatch):
+    student, teacher = models
+    ids = torch.arange(3, 13)
+    given = (
+        {"input_ids": ids[None], **packed([10])},
+        torch.arange(9),
+        ids[1:],
+        torch.ones(9),
+        Wish(1.0, "forward", 0.0, 300),
+    )
+    wanted = plain_weighted_divergence(student, teacher, *given).sum.item()
+
+    def sharded(*_):
+        raise AssertionError("the head's weight is not there")
+
+    monkeypatch.setattr(divergence, "read_hidden", sharded)
+    assert not losses.plain(student, teacher)
+    with losses.plainly():
+        assert losses.plain(student, teacher)
+        assert weighted_divergence(student, teacher, *given).sum.item() == wanted
+    with pytest.raises(AssertionError, match="not there"):
+        weighted_divergence(student, teacher, *given)
+
+
+def test_one_head_that_is_not_understood_makes_both_plain(models):
+    student, teacher = models
+    other = torch.nn.Linear(2, 2)
+    losses.leave_plain(other, "it is none")
+    assert losses.plain(student, other) and losses.plain(other, teacher) and not losses.plain(student)

@@ -124,10 +124,19 @@ def test_one_begin_token_is_kept_once(with_template):
     )
 
 
-def test_no_template_says_what_to_do(with_template):
-    with pytest.raises(ModelError, match=r"no chat template.*\n.*instruct") as raised:
-        with_template(None)
-    assert raised.value.remedy
+def test_without_a_chat_template_text_is_encoded_and_conversations_are_refused(with_template, tiny_template):
+    template = with_template(None)
+    assert template.encode_text("The parcel.") == tiny_template.encode_text("The parcel.")
+    assert template.end_ids == {template.tokenizer.eos_token_id}
+    for refused in (
+        lambda: template.encode([USER, ANSWER]),
+        lambda: template.prompt([USER]),
+        lambda: template.answer("delivery"),
+        template.need_chat,
+    ):
+        with pytest.raises(ModelError, match=r"no chat template.*\n.*instruct"):
+            refused()
+    tiny_template.need_chat()
 
 
 def test_a_template_that_refuses_a_role_says_so(with_template):

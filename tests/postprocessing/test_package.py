@@ -138,3 +138,12 @@ def test_another_base_is_refused_and_nothing_is_written(world, tmp_path):
     with pytest.raises(ModelError, match="tuned from base ffffffffffff"):
         _pack(world, tmp_path)
     assert _files(tmp_path / "out") == []
+
+
+def test_a_head_goes_along_and_is_never_left_free(world, tmp_path):
+    (world[2] / "head.safetensors").write_bytes(b"a head")
+    with pytest.raises(SpecError, match="it can say nothing but a label"):
+        _pack(world, tmp_path, constrain=None)
+    assert _files(tmp_path / "out") == []
+    out, _ = _pack(world, tmp_path, "other", export=["adapter", "merged"])
+    assert {"adapter/head.safetensors", "merged/head.safetensors"} <= set(_files(out))

@@ -35,6 +35,12 @@ def test_a_chat_has_no_labels(text, told):
         _read(text).constrained("chat")
 
 
+def test_a_head_can_say_nothing_but_a_label():
+    with pytest.raises(SpecError, match="it can say nothing but a label"):
+        _read("constrain: null").constrained("classify", own_head=True)
+    assert _read("constrain: auto").constrained("classify", own_head=True) == "labels"
+
+
 @pytest.mark.parametrize(
     ("export", "adapter", "expected"),
     [

@@ -275,3 +275,13 @@ def test_an_adapter_on_its_base(folder, tmp_path, plain):
     without.load()
     assert with_adapter.facts.instruction == "Route it."
     assert with_adapter.score(ASK, LABELS) != pytest.approx(without.score(ASK, LABELS), abs=1e-3)
+
+
+def test_a_model_without_a_chat_template_is_refused_when_it_is_loaded(tmp_path):
+    from luthier.core.errors import ModelError
+    from luthier.models.testing import tiny_model
+
+    made = TransformersEngine(tiny_model(tmp_path / "plain", chat_template=None))
+    with pytest.raises(ModelError, match="no chat template"):
+        made.load()
+    assert not made.health().ready

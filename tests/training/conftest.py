@@ -133,5 +133,17 @@ def work_in(base, dataset):
 
 
 @pytest.fixture(scope="session")
+def work_on():
+    """A Work in a folder, on a base and a dataset of one's own."""
+    return Work
+
+
+@pytest.fixture(scope="session")
+def write():
+    """Write a dataset's folder: `write(folder, train=rows, ...)`."""
+    return write_dataset
+
+
+@pytest.fixture(scope="session")
 def make_record():
     return record

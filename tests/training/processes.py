@@ -1,8 +1,8 @@
 """Run by test_parallel.py: the stage in two processes that talk through gloo, as torchrun would start them.
 
-    python processes.py BASE DATASET FOLDER '[{"name": ..., "spec": ..., "stop_after_checks": ...}, ...]'
+    python processes.py BASE DATASET FOLDER '[{"name": ..., "spec": ..., "stop_after_checks": ..., "others": ...}, ...]'
 
-Each process of a case is a fork of this one, in which everything is imported and warm. Of each case the events of
+`others` are folders by role, in place of the base and the dataset or beside them. Each process of a case is a fork of this one, in which everything is imported and warm. Of each case the events of
 process 0 are left in FOLDER/NAME/events.json, and how each process ended is printed.
 """
 
@@ -39,8 +39,13 @@ def work(rank: int, port: int, base: Path, dataset: Path, folder: Path, case: di
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "test",
     }
-    inputs = {role: Artifact(role, role, {}, 1, {}, ()) for role in ("base", "dataset")}
-    folders = {inputs["base"].digest: base, inputs["dataset"].digest: dataset}
+    there = {
+        "base": base,
+        "dataset": dataset,
+        **{role: Path(one) for role, one in case.get("others", {}).items()},
+    }
+    inputs = {role: Artifact(role, role, {}, 1, {}, ()) for role in there}
+    folders = {inputs[role].digest: one for role, one in there.items()}
     at = FakeContext(folder, folders=folders)
     if rank == 1:  # whichever process hears of it, all stop
         at.stop_after_checks = case.get("stop_after_checks")

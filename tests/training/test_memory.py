@@ -1,18 +1,26 @@
 """The parts of memory by hand, what decides checkpointing, and the least change that fits."""
 
+import resource
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from luthier.models.weights import ModelFacts
+from luthier.training import memory
 from luthier.training.memory import (
     FUSED,
     PLAIN,
     Lengths,
+    Team,
+    forget_peak,
     kept_bytes,
     largest_micro_batch,
     peak_bytes,
+    peak_bytes_so_far,
     running_of,
     settle,
+    team_of,
 )
 from luthier.training.method import Method, NoSettings
 from luthier.training.plan import forecast, suggest
@@ -130,6 +138,122 @@ def test_the_largest_micro_batch_is_bounded():
     assert largest_micro_batch(lengths, 10_000) == (590, 197)
 
 
+GRPO = {"grpo": {"rewards": ["exact_match"], "generations": 4, "max_tokens": 8000}}
+
+
+def test_a_row_with_its_answer_goes_alone():
+    # 100 + 8,000 tokens of one answer are more than a micro-batch of 2,048; the context of 8,192 has room for them.
+    grown = LENGTHS.grown(spec(method=GRPO), FACTS.context)
+    assert grown.copies == 4 and largest_micro_batch(grown, 2048) == (8100, 8010)
+    # 8,160 + 8,000 do not fit: no row is longer than the context, nor than train.longest.
+    long = Lengths([(8160, 1)], [])
+    assert largest_micro_batch(long.grown(spec(method=GRPO), FACTS.context), 2048) == (8192, 8001)
+    assert long.grown(spec(method=GRPO, longest=8170), FACTS.context).train[0, 0] == 8170
+    assert LENGTHS.grown(TrainSpec(), FACTS.context) is LENGTHS
+
+
+def test_answers_to_one_row_come_together():
+    # Rows of 10 + 30 and 20 + 30 tokens, each three times; 200 hold three of the denser kind and one of the other.
+    wish = {"grpo": {"rewards": ["exact_match"], "generations": 3, "max_tokens": 30}}
+    grown = Lengths([(10, 1), (20, 1)], []).grown(spec(method=wish), FACTS.context)
+    assert largest_micro_batch(grown, 200) == (200, 3 * 31 + 31)
+    assert largest_micro_batch(grown, 10_000) == (3 * 40 + 3 * 50, 6 * 31)
+
+
+def test_the_plan_of_a_run_and_its_proof_count_the_answers():
+    small = spec(method={"grpo": {"rewards": ["exact_match"], "max_tokens": 64}})
+    planned = [forecast(one, FACTS, LENGTHS, dtype="bf16") for one in (spec(method=GRPO), small)]
+    assert planned[0].peak_bytes["activations"] > 3 * planned[1].peak_bytes["activations"]
+    # What decides on checkpointing counts them too: here there is room for the rows as they are tokenised.
+    without = spec(method=GRPO, activation_checkpointing=False)
+    limit = sum(peak_bytes(without, FACTS, largest_micro_batch(LENGTHS, 2048), "bf16").values())
+    assert settle(spec(method=GRPO), FACTS, LENGTHS, "bf16", limit).activation_checkpointing is True
+    assert settle(spec(method=GRPO), FACTS, LENGTHS, "bf16", 3 * limit).activation_checkpointing is False
+
+
+def parallel(kind, n=4, **given):
+    return spec(parallel={"kind": kind, "processes": n}, adapter=FULL, **given)
+
+
+def test_every_process_of_ddp_holds_the_whole_model():
+    alone = peak_bytes(spec(adapter=FULL), FACTS, (1000, 100), "fp32")
+    wish = parallel("ddp")
+    told = peak_bytes(wish, FACTS, (1000, 100), "fp32", team=team_of(wish, "cpu"))
+    assert {name: size for name, size in told.items() if name != "exchange"} == {
+        name: 4 * size for name, size in alone.items()
+    }
+    # Gradients are copied when activations are gone: here they take less than those did.
+    assert told["exchange"] == 0
+    thin = peak_bytes(wish, FACTS, (10, 1), "fp32", team=Team(4, one_memory=False))
+    passing = thin["activations"] + thin["allocator"] + thin["logits"]
+    assert thin["exchange"] == thin["gradients"] - passing > 0
+
+
+def test_fsdp_cuts_weights_gradients_and_moments():
+    wish = parallel("fsdp")
+    told = peak_bytes(wish, FACTS, (1000, 100), "fp32", team=Team(4, one_memory=False))
+    P = 134_515_008
+    assert (told["weights"], told["gradients"], told["optimizer"]) == (P, P, 2 * P)
+    # Whole, with their gradients: the embeddings, the last norm, and two of thirty blocks of 3,540,096 weights.
+    assert told["gathered"] == 8 * (49_152 * 576 + 576 + 2 * 3_540_096)
+    alone = peak_bytes(spec(adapter=FULL), FACTS, (1000, 100), "fp32", running=PLAIN)
+    assert told["activations"] == alone["activations"] and told["runtime"] == alone["runtime"]
+    assert told["loading or saving"] == 0
+    # A deeper model, few tokens: each GPU needs most before the model is cut, when it holds all of it.
+    deep = replace(FACTS, layers=300, parameters=P + 270 * 3_540_096)
+    thin = peak_bytes(parallel("fsdp", 64), deep, (10, 1), "fp32", team=Team(64, one_memory=False))
+    assert sum(thin.values()) == 4 * deep.parameters + PLAIN.runtime and thin["loading or saving"] > 0
+    # In one memory the four parts add up again. A checkpoint is put together whole beside them, by when gradients are gone.
+    shared = peak_bytes(wish, deep, (10, 1), "fp32", team=Team(4))
+    assert (shared["weights"], shared["optimizer"]) == (4 * deep.parameters, 8 * deep.parameters)
+    assert sum(shared.values()) == (4 + 8 + 12) * deep.parameters + 4 * PLAIN.runtime
+    # bf16: the copies that autocast makes are whole.
+    bf16 = peak_bytes(wish, FACTS, (1000, 100), "bf16", team=Team(4, one_memory=False))
+    assert bf16["weights"] == P + 2 * P
+
+
+def test_processes_are_found_in_the_spec():
+    assert team_of(TrainSpec(), "cpu").sharing == 1
+    assert team_of(parallel("ddp"), "cpu") == Team(4) and Team(4).sharing == 4
+    assert settle(parallel("ddp", 1), FACTS, LENGTHS, "fp32", 8 * 10**9).activation_checkpointing is False
+    assert settle(parallel("ddp", 4), FACTS, LENGTHS, "fp32", 8 * 10**9).activation_checkpointing is True
+
+
+def test_no_adapter_is_suggested_to_fsdp():
+    made = forecast(parallel("fsdp"), FACTS, Lengths([(200, 20)] * 400, []))
+    for limit in np.linspace(made.peak_total_bytes - 1, made.peak_total_bytes / 3, 20):
+        told = suggest(made, int(limit))
+        assert told is None or not any("adapter" in one for one in told.settings)
+    assert suggest(made, made.peak_total_bytes - 1) is not None
+
+
+# -- the machine --------------------------------------------------------------------------------------------------------
+
+
+A_LITTLE = 10_000_000  # Linux counts each thread's pages a little late
+
+
+def test_the_high_water_is_forgotten():
+    held = np.ones(50_000_000)  # 0.4 GB
+    most = peak_bytes_so_far()
+    del held
+    assert peak_bytes_so_far() > most - A_LITTLE
+    forget_peak()
+    assert peak_bytes_so_far() < most - 300_000_000
+
+
+def test_where_the_system_cannot_forget_the_whole_process_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path)  # a folder: nobody can write to it
+    held = np.ones(50_000_000)
+    most = peak_bytes_so_far()
+    del held
+    forget_peak()
+    assert peak_bytes_so_far() > most - A_LITTLE
+    monkeypatch.setattr(memory, "STATUS", tmp_path / "not-linux")
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert peak_bytes_so_far() >= 1024 * most > 0
+
+
 def test_checkpointing_is_turned_on_only_where_nothing_else_fits():
     plain = settle(TrainSpec(), FACTS, LENGTHS, "bf16", 10**12)
     assert plain.activation_checkpointing is False
@@ -185,3 +309,35 @@ def test_checkpointing_is_on_off_or_auto(given):
 
     with pytest.raises(SpecError):
         parse(TrainSpec, Tree({"activation_checkpointing": given}))
+
+
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.parametrize(("adapter", "dtype"), [("lora", "bf16"), ("full", "fp32")])
+def test_the_parts_add_up_to_what_a_real_process_holds(
+    tmp_path, new_work, make_record, monkeypatch, adapter, dtype
+):
+    from luthier.core.testing import FakeContext
+    from luthier.models.testing import real_model
+    from luthier.models.weights import describe
+    from luthier.training.probe import probe
+    from luthier.training.train import tokenised
+
+    monkeypatch.setattr("luthier.training.probe.PATIENCE_S", 0.0)
+    rows = [make_record(i) for i in range(24)]
+    for row in rows:
+        row["messages"][1]["content"] *= 4
+    work = new_work("real", train=rows)
+    work.base = real_model(tmp_path / "base")
+    work.folder.mkdir()
+    given = spec(adapter={"kind": adapter}, dtype=dtype, batch={"rows": 24, "micro_tokens": 1024})
+    method, at, facts = (
+        given.method.load()(given.method.settings),
+        FakeContext(work.folder),
+        describe(work.base),
+    )
+    splits, template = tokenised(given, method, work.base, work.dataset, 8192, {}, work.folder, at)
+    folders = {"base": work.base, "dataset": work.dataset}
+    planned = forecast(given, facts, Lengths.of(splits, given), dtype=dtype)
+    measured = probe(given, method, folders, splits, template, at).peak_bytes
+    assert 0.8 < measured / planned.peak_total_bytes < 1.1

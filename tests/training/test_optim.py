@@ -47,6 +47,21 @@ def parameters():
     return [("matrix", torch.nn.Parameter(torch.randn(3, 2))), ("norm", torch.nn.Parameter(torch.ones(2)))]
 
 
+def test_factors_around_one_are_not_decayed(base):
+    from luthier.models import weights
+    from luthier.models.adapters import Ia3
+    from luthier.models.spec import Ia3Spec
+
+    adapter = Ia3()
+    named = adapter.trainable(adapter.attach(weights.load(base), Ia3Spec(), 0))
+    decayed = [
+        group
+        for group in optim.build(named, TrainSpec(weight_decay=0.5)).param_groups
+        if group["weight_decay"]
+    ]
+    assert named and decayed == []
+
+
 def test_one_step_of_adamw_by_hand():
     # First step: m̂ = g, v̂ = g², so the update is -rate·g/(|g| + eps) = ∓rate; decay first scales by 1 - rate·decay.
     named = parameters()

@@ -5,15 +5,23 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.errors import Interrupted, SpecError
-from luthier.training.parallel import Alone, deal
+from luthier.core.errors import Interrupted, ModelError, SpecError
+from luthier.models.testing import tiny_model
+from luthier.training import launch
+from luthier.training.parallel import Alone, deal, joined
+from luthier.training.spec import TrainSpec
 
 SMALL = {
     "epochs": 1,
@@ -25,6 +33,10 @@ SMALL = {
 }
 FULL = {**SMALL, "adapter": {"kind": "full"}, "learning_rate": 0.001}
 DDP, FSDP = ({"parallel": {"kind": kind, "processes": 2}} for kind in ("ddp", "fsdp"))
+FEW = {"max_steps": 2, "validate_every": 2}
+DPO = {**SMALL, **FEW, "method": "dpo"}
+DISTILL = {**SMALL, **FEW, "method": {"distill": {"teacher": "x"}}}
+DISTILL_FULL = {**FULL, **FEW, "method": {"distill": {"teacher": "x"}}}
 CASES = [
     {"name": "ddp", "spec": {**SMALL, **DDP}},
     {"name": "fsdp", "spec": {**FULL, **FSDP, "keep": "average"}},
@@ -33,12 +45,32 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, base, dataset):
+def pairs(tmp_path_factory, write, make_record):
+    """The small dataset with a rejected answer in every row."""
+    rows = [make_record(i, rejected=f"other {i}") for i in range(24)]
+    return write(tmp_path_factory.mktemp("pairs") / "data", train=rows[:20], validation=rows[20:])
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("teacher") / "tiny", hidden=32, heads=4, kv_heads=2, seed=7)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, base, dataset, pairs, teacher):
     """The folder of all cases, run by two processes."""
+    cases = [
+        *CASES,
+        {"name": "dpo", "spec": {**DPO, **DDP}},
+        {"name": "distill", "spec": {**DISTILL, **DDP}},
+        {"name": "distill-full", "spec": {**DISTILL_FULL, **FSDP}},
+    ]
+    for case in cases[len(CASES) :]:
+        case["others"] = {"dataset": str(pairs), "teacher": str(teacher)}
     folder = tmp_path_factory.mktemp("two")
     driver = Path(__file__).with_name("processes.py")
     told = subprocess.run(
-        [sys.executable, str(driver), str(base), str(dataset), str(folder), json.dumps(CASES)],
+        [sys.executable, str(driver), str(base), str(dataset), str(folder), json.dumps(cases)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -97,12 +129,30 @@ def test_two_processes_are_one(two, work, name, spec, file):
     assert len([one for one in told if one["kind"] == "step"]) == len(history["steps"])
 
 
+@pytest.mark.parametrize(
+    ("name", "spec"), [("dpo", DPO), ("distill", DISTILL), ("distill-full", DISTILL_FULL)]
+)
+def test_two_processes_are_one_with_a_reference_and_with_a_teacher(
+    two, base, pairs, teacher, tmp_path, work_on, name, spec
+):
+    one = work_on(tmp_path / name, base, pairs)
+    one.others["teacher"] = teacher
+    one.run(**spec)
+    there = two / name / "out"
+    file = "model.safetensors" if name == "distill-full" else "adapter_model.safetensors"
+    same(json.loads((there / "history.json").read_text()), one.history(), (there / file, one.out / file))
+    # One process has computed the reference, and the other has found it.
+    prepared = [
+        sorted(path.name.rpartition("-")[2] for path in scratch.glob("reference-*"))
+        for scratch in (two / name / "scratch", one.folder / "scratch")
+    ]
+    assert prepared[0] == prepared[1] and len(prepared[0]) == (4 if name == "dpo" else 0)
+
+
 def test_a_stop_in_one_process_stops_all_and_one_process_goes_on(two, work, work_in, tmp_path):
     """The sharded state was gathered into a checkpoint that any number of processes loads."""
     from luthier.core.artifact import Artifact
     from luthier.core.testing import FakeContext
-    from luthier.training.parallel import joined
-    from luthier.training.spec import TrainSpec
     from luthier.training.train import _train
 
     ended = [(two / "stopped" / f"ended-{rank}").read_text() for rank in (0, 1)]
@@ -142,6 +192,66 @@ def test_what_cannot_be_sharded_is_refused_first(work):
         work.run(**FSDP)
     with pytest.raises(SpecError, match="the method regress puts a module of its own on the model"):
         work.run(**FSDP, method="regress", adapter={"kind": "full"})
+
+
+LOG = """\
+rank 0 loads
+W1124 19:50:02.057 6641 torch/distributed/elastic/multiprocessing/api.py:1028] Sending process 6648 closing signal SIGTERM
+{said}E1124 19:50:02.061 6641 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: {code}) local_rank: 0
+Traceback (most recent call last):
+  File "torch/distributed/run.py", line 1032, in <module>
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "message", "remedy"),
+    [
+        (-9, "", "was killed (SIGKILL) and said:\nrank 0 loads", "lower train.parallel.processes or train.batch.micro_tokens"),
+        (-11, "", "was killed (SIGSEGV) and said:\nrank 0 loads", "The whole of what the processes said is in"),
+        (1, "ValueError: odd\n", "ended with exit status 1 and said:\nrank 0 loads\nValueError: odd", "workers.log"),
+    ],
+)  # fmt: skip
+def test_a_process_that_ends_without_a_word_of_ours_is_told(tmp_path, code, said, message, remedy):
+    log = tmp_path / launch.LOG
+    log.write_text(LOG.format(code=code, said=said))
+    died = launch._died(1, log)
+    assert died.message == f"a process of this training run {message}"
+    assert remedy in died.remedy and "goes on from the last checkpoint" in died.remedy
+
+
+@pytest.mark.slow
+def test_a_process_that_the_system_kills_ends_the_run_with_a_remedy(work):
+    with ThreadPoolExecutor(1) as hand:
+        hand.submit(kill_a_worker)
+        with pytest.raises(ModelError, match=r"was killed \(SIGKILL\)") as told:
+            work.run(**SMALL, **DDP)
+    assert "memory" in told.value.remedy
+
+
+def kill_a_worker():
+    for _ in range(600):
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                words = child.cmdline()
+                if "luthier.training.worker" in words and "torch.distributed.run" not in words:
+                    child.kill()
+                    return
+        time.sleep(0.1)
+
+
+def test_processes_wait_long_for_one_that_prepares(monkeypatch):
+    asked = {}
+
+    def init(backend, **given):
+        asked.update(given, backend=backend)
+        raise RuntimeError("enough")
+
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    monkeypatch.setattr(torch.distributed, "init_process_group", init)
+    with pytest.raises(RuntimeError, match="enough"), joined(TrainSpec(device="cpu")):
+        pass
+    assert asked["backend"] == "gloo" and asked["timeout"] >= timedelta(hours=6)
 
 
 @given(st.lists(st.integers(1, 1000), max_size=40), st.integers(1, 6))

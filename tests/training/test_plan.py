@@ -1,10 +1,12 @@
 """Forecasts by hand, against a real run, and what is suggested when memory is short."""
 
+import time
+
 import numpy as np
 import pytest
 
 from luthier.models.weights import ModelFacts, describe
-from luthier.training.memory import Lengths, largest_micro_batch
+from luthier.training.memory import Lengths, largest_micro_batch, peak_bytes_so_far
 from luthier.training.method import NoSettings
 from luthier.training.methods.sft import Sft
 from luthier.training.plan import Probe, forecast, suggest
@@ -13,6 +15,7 @@ from luthier.training.rows import Row, Tokens
 from luthier.training.spec import TrainSpec
 
 SFT = Sft(NoSettings())
+SMALL = {"dtype": "fp32", "batch": {"rows": 8, "micro_tokens": 150}}
 # SmolLM2-135M
 FACTS = ModelFacts(
     parameters=134_515_008,
@@ -50,19 +53,25 @@ def test_an_unsaid_number_format_is_the_larger_one_until_known():
     assert forecast(TrainSpec(), FACTS, LENGTHS, dtype="bf16").dtype == "bf16"
 
 
-def probed(peak=4_000_000_000):
-    return Probe(
-        seconds_per_token=0.01,
-        seconds_per_validation_token=0.002,
-        seconds_per_step=0.5,
-        start_seconds=2.0,
-        peak_bytes=peak,
-        dtype="bf16",
-        device="cpu",
-        threads=2,
-        tokens=1000,
-        largest_micro_batch=2000,
-    )
+def probed(peak=4_000_000_000, **other):
+    figures = {
+        "seconds_per_token": 0.01,
+        "seconds_per_validation_token": 0.002,
+        "seconds_per_read_token": 0.001,
+        "seconds_per_step": 0.5,
+        "seconds_per_prepared_row": 0.0,
+        "start_seconds": 2.0,
+        "tokens_per_token": 1.0,
+        "supervised_per_supervised": 1.0,
+        "validation_tokens_per_token": 1.0,
+        "peak_bytes": peak,
+        "dtype": "bf16",
+        "device": "cpu",
+        "threads": 2,
+        "tokens": 1000,
+        "largest_micro_batch": 2000,
+    }
+    return Probe(**{**figures, **other})
 
 
 def test_time_and_memory_from_the_probe():
@@ -70,6 +79,64 @@ def test_time_and_memory_from_the_probe():
     # 2 s to start, 8000 tokens, 6 optimizer steps, 2800 validation tokens.
     assert told.seconds == pytest.approx(2 + 80 + 3 + 5.6)
     assert told.dtype == "bf16" and told.peak_total_bytes == 4_000_000_000
+
+
+def test_what_a_method_prepares_counts_for_every_row():
+    # 40 rows to train on and 8 to validate.
+    alone, told = (forecast(spec(), FACTS, LENGTHS, probed(seconds_per_prepared_row=s)) for s in (0.0, 0.5))
+    assert told.seconds - alone.seconds == pytest.approx(48 * 0.5)
+
+
+ANSWERS = {"grpo": {"rewards": ["exact_match"], "generations": 4, "max_tokens": 30}}
+
+
+def test_rows_that_a_method_unfolds_are_bounded_until_they_are_measured():
+    # One epoch of 40 rows: four answers to each, of at most 100 + 30 tokens, 10 + 30 of them supervised; one answer to
+    # each of 8 validation rows, 50 + 30 tokens.
+    told = forecast(spec(method=ANSWERS, epochs=1), FACTS, LENGTHS)
+    assert told.known == "bound" and (told.tokens, told.supervised) == (40 * 4 * 130, 40 * 4 * 40)
+    assert told.validation_tokens == told.validations * 8 * 80
+    # The probe's rows became three times as many tokens, and twice as many supervised ones.
+    grew = {"tokens_per_token": 3.0, "supervised_per_supervised": 2.0, "validation_tokens_per_token": 1.5}
+    seen = forecast(spec(method=ANSWERS, epochs=1), FACTS, LENGTHS, probed(**grew))
+    assert seen.known == "measured" and (seen.tokens, seen.supervised) == (3 * 4000, 2 * 400)
+    assert seen.validation_tokens == seen.validations * 600
+    # Seconds are those of the rows as they are tokenised: what they grow by is in the probe's seconds.
+    plain = forecast(spec(epochs=1), FACTS, LENGTHS, probed())
+    assert seen.seconds == plain.seconds and plain.known == "counted"
+
+
+def test_a_teachers_answers_are_bounded_and_its_probabilities_are_not():
+    def told(**wish):
+        wish = spec(method={"distill": {"teacher": "x", **wish}}, epochs=1)
+        return forecast(wish, FACTS, LENGTHS, others={"teacher": FACTS})
+
+    written = told(level="sequence", max_tokens=30)
+    assert written.known == "bound" and written.tokens == 40 * 130
+    assert told(level="token").known == "counted"
+
+
+def test_rows_that_may_grow_beyond_the_probes_are_planned_by_the_larger_figure():
+    light, heavy = probed(1_000_000), probed(10**12)
+    parts = sum(forecast(spec(method=ANSWERS), FACTS, LENGTHS, light).peak_bytes.values())
+    assert forecast(spec(method=ANSWERS), FACTS, LENGTHS, light).peak_total_bytes == parts > 10**8
+    assert forecast(spec(method=ANSWERS), FACTS, LENGTHS, heavy).peak_total_bytes == 10**12
+    assert forecast(spec(), FACTS, LENGTHS, light).peak_total_bytes == 1_000_000
+
+
+def test_several_processes_each_hold_what_was_measured_of_one():
+    wish = spec(parallel={"kind": "ddp", "processes": 3})
+    on_processor, alone = forecast(wish, FACTS, LENGTHS, probed()), forecast(spec(), FACTS, LENGTHS, probed())
+    assert on_processor.peak_total_bytes == 3 * alone.peak_total_bytes
+    assert on_processor.seconds == alone.seconds  # of one process alone
+    assert sum(on_processor.peak_bytes.values()) == 3 * sum(alone.peak_bytes.values())
+
+
+def test_each_gpu_holds_one_process(monkeypatch):
+    monkeypatch.setattr("luthier.training.launch._gpus", lambda: 3)
+    wish = spec(parallel={"kind": "ddp"})
+    on_gpus, alone = (forecast(one, FACTS, LENGTHS, probed(device="cuda")) for one in (wish, spec()))
+    assert on_gpus.team.size == 3 and on_gpus.peak_total_bytes == alone.peak_total_bytes
 
 
 def test_a_measured_peak_corrects_what_is_suggested():
@@ -122,28 +189,157 @@ def test_the_forecast_counts_what_a_mix_draws(new_work, make_record):
 
 
 @pytest.mark.parametrize(
+    ("order", "epochs"),
+    [("short_first", 0.5), (["b", "a"], 0.5), (["b", "a"], 1.5), ("shuffled", 0.5)],
+    ids=str,
+)
+def test_the_forecast_of_a_part_of_an_epoch_counts_the_rows_it_takes(new_work, make_record, order, epochs):
+    from luthier.core.testing import FakeContext
+    from luthier.training.train import tokenised
+
+    # Rows of b are longer than those of a, so half an epoch is nothing like half of its tokens.
+    rows = [make_record(i, source="ab"[i % 2]) for i in range(48)]
+    for row in rows[1::2]:
+        row["messages"][1]["content"] += " and more of it" * 5
+    given = {"order": order, "epochs": epochs}
+    work = new_work("half", train=rows)
+    work.folder.mkdir()
+    facts, at = describe(work.base), FakeContext(work.folder)
+    splits, _ = tokenised(spec(**given), SFT, work.base, work.dataset, facts.context, {}, work.folder, at)
+    batch = {"rows": 8, "micro_tokens": 150}
+    told = forecast(spec(**given, batch=batch), facts, Lengths.of(splits, spec(**given, batch=batch)))
+    work.run(**given)
+    steps = work.history()["steps"]
+    assert (told.steps, told.tokens) == (len(steps), sum(one["tokens"] for one in steps))
+    assert told.supervised == sum(one["supervised"] for one in steps)
+    assert told.tokens != round(epochs * sum(splits["train"].tokens))
+
+
+@pytest.mark.parametrize(
     ("adapter", "method"), [("lora", "sft"), ("full", "sft"), ("lora", "classify")], ids=lambda name: name
 )
 def test_the_probe_measures_real_steps(new_work, make_record, adapter, method):
+    rows = [make_record(i, label=("billing", "delivery")[i % 2]) for i in range(40)]
+    work = new_work("probed", train=rows[:32], validation=rows[32:])
+    given = spec(**SMALL, adapter={"kind": adapter}, method=method)
+    told, splits, _ = probed_for_real(work, given)
+    assert 0 < told.seconds_per_read_token <= told.seconds_per_validation_token < 1
+    assert 0 < told.seconds_per_token < 1 and told.seconds_per_prepared_row == 0
+    assert told.tokens_per_token == told.validation_tokens_per_token == told.supervised_per_supervised == 1
+    assert told.peak_bytes > 100_000_000 and told.dtype == "fp32" and told.device == "cpu"
+    assert 50 < told.largest_micro_batch <= 150 and 0 < told.tokens <= told.largest_micro_batch
+    assert forecast(given, describe(work.base), Lengths.of(splits, given), told).seconds > 0
+
+
+def probed_for_real(work, given, method=None):
+    """The probe's figures, the tokenised rows, the method."""
     from luthier.core.testing import FakeContext
     from luthier.training.probe import probe
     from luthier.training.train import tokenised
 
-    given = spec(
-        dtype="fp32", adapter={"kind": adapter}, method=method, batch={"rows": 8, "micro_tokens": 150}
-    )
-    rows = [make_record(i, label=("billing", "delivery")[i % 2]) for i in range(40)]
-    work = new_work("probed", train=rows[:32], validation=rows[32:])
-    work.folder.mkdir()
+    work.folder.mkdir(exist_ok=True)
     at = FakeContext(work.folder)
-    loss = given.method.load()(given.method.settings)
-    splits, template = tokenised(given, loss, work.base, work.dataset, 512, {}, work.folder, at)
-    folders = {"base": work.base, "dataset": work.dataset}
-    told = probe(given, loss, folders, splits, template, at)
-    assert 0 < told.seconds_per_validation_token < 1 and 0 < told.seconds_per_token < 1
-    assert told.peak_bytes > 100_000_000 and told.dtype == "fp32" and told.device == "cpu"
-    assert 50 < told.largest_micro_batch <= 150 and 0 < told.tokens <= told.largest_micro_batch
-    assert forecast(given, describe(work.base), Lengths.of(splits, given), told).seconds > 0
+    method = method or given.method.load()(given.method.settings)
+    splits, template = tokenised(given, method, work.base, work.dataset, 512, {}, work.folder, at)
+    folders = {"base": work.base, "dataset": work.dataset, **work.others}
+    return probe(given, method, folders, splits, template, at), splits, method
+
+
+class Slow(Sft):
+    """Takes 0.3 s to load something, then 20 ms for each row."""
+
+    def prepare(self, model, splits, work):
+        time.sleep(0.3)
+        for split, rows in splits.items():
+            work.at.progress(split, 0, len(rows))
+            for _ in rows:
+                time.sleep(0.02)
+        self.rows = sum(map(len, splits.values()))
+
+
+def test_what_a_method_does_with_each_row_before_the_first_step_is_measured(work):
+    method = Slow(NoSettings())
+    told, splits, _ = probed_for_real(work, spec(**SMALL), method)
+    assert 0.02 <= told.seconds_per_prepared_row < 0.03 and told.start_seconds > 0.3
+    assert method.rows < sum(map(len, splits.values()))  # not all rows were prepared for that
+    made = forecast(spec(**SMALL), FACTS, Lengths.of(splits, spec(**SMALL)), told)
+    assert made.seconds > 60 * 0.02  # 48 rows to train on and 12 to validate
+
+
+@pytest.fixture
+def pairs(new_work, make_record):
+    rows = [make_record(i) for i in range(40)]
+    rows = [{**row, "rejected": row["messages"][-1]["content"] + " again"} for row in rows]
+    return new_work("pairs", train=rows[:32], validation=rows[32:])
+
+
+def test_the_reference_of_every_pair_is_forecast(pairs):
+    told, splits, method = probed_for_real(pairs, spec(**SMALL, method="dpo"))
+    assert told.seconds_per_prepared_row > 0
+    assert len(method.sums) < len(splits["train"]) + len(splits["validation"])
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    from luthier.models.testing import tiny_model
+
+    return tiny_model(tmp_path_factory.mktemp("teacher") / "tiny", hidden=32, heads=4, kv_heads=2, seed=7)
+
+
+def test_the_teachers_writing_is_forecast_and_its_loading_is_not_counted_for_each_row(
+    work, teacher, monkeypatch
+):
+    from luthier.models import weights
+
+    load = weights.load
+
+    def slowly(folder, **given):
+        if folder == teacher:
+            time.sleep(1.0)
+        return load(folder, **given)
+
+    monkeypatch.setattr(weights, "load", slowly)
+    work.others["teacher"] = teacher
+    given = spec(**SMALL, method={"distill": {"teacher": "x", "level": "sequence", "max_tokens": 5}})
+    told, splits, method = probed_for_real(work, given)
+    prepared = len(method.written)
+    assert 0 < told.seconds_per_prepared_row < 1.0 / prepared and told.start_seconds > 1.0
+    # How long the answers really are: rows and answers as the method has them.
+    grown = sum(len(one.ids) for one in method.written.values())
+    asked = {name: n for rows in splits.values() for name, n in zip(rows.names, rows.tokens, strict=True)}
+    assert told.tokens_per_token == pytest.approx(
+        grown / sum(asked[name] for name in method.written), rel=0.2
+    )
+
+
+def test_validation_rows_are_answered_as_a_run_answers_them(work, monkeypatch):
+    from luthier.training.methods.grpo import Grpo
+
+    copies = []
+    write = Grpo._write
+
+    def counted(self, model, rows, n, *given):
+        copies.append(n) if rows else None
+        return write(self, model, rows, n, *given)
+
+    monkeypatch.setattr(Grpo, "_write", counted)
+    asked = {"rewards": [{"length": {"max": 8}}], "generations": 3, "max_tokens": 6}
+    given = spec(**SMALL, method={"grpo": asked})
+    told, splits, _ = probed_for_real(work, given)
+    assert copies.count(1) == 2 and copies.count(3) > 2  # greedily, once; steps draw three answers
+    # Three answers of 1 to 6 tokens each after the prompt, which is the row but for one token; in validation one.
+    rows = splits["train"]
+    assert 3 < told.tokens_per_token < 3 * (1 + 5 / rows.tokens.min())
+    assert 1 <= told.validation_tokens_per_token < 1 + 5 / splits["validation"].tokens.min()
+    assert told.seconds_per_read_token < told.seconds_per_validation_token  # which writes first
+
+
+def test_the_peak_is_that_of_training_and_not_of_what_was_before(work):
+    held = np.ones(100_000_000)  # 0.8 GB
+    most = peak_bytes_so_far()
+    del held
+    told, _, _ = probed_for_real(work, spec(**SMALL))
+    assert told.peak_bytes < most - 300_000_000
 
 
 def rows_of(*ids):

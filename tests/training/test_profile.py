@@ -261,3 +261,25 @@ def test_a_real_profile_adds_up(work, given):
     assert {"forward", "backward", "optimizer", "input"} <= {
         name for name, share in told.phases.items() if share
     }
+
+
+def test_the_profiles_memory_is_not_that_of_what_was_before(work):
+    import numpy as np
+
+    from luthier.core.testing import FakeContext
+    from luthier.models.weights import describe
+    from luthier.training.memory import peak_bytes_so_far
+    from luthier.training.profile import profile
+    from luthier.training.train import tokenised
+
+    held = np.ones(100_000_000)  # 0.8 GB
+    most = peak_bytes_so_far()
+    del held
+    wish = spec(dtype="fp32", batch={"rows": 8, "micro_tokens": 150})
+    work.folder.mkdir()
+    at = FakeContext(work.folder)
+    method = wish.method.load()(wish.method.settings)
+    splits, template = tokenised(wish, method, work.base, work.dataset, 512, {}, work.folder, at)
+    folders = {"base": work.base, "dataset": work.dataset}
+    told = profile(wish, method, folders, splits, template, describe(work.base), 1, at)
+    assert told.peak_bytes < most - 300_000_000

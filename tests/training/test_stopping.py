@@ -87,6 +87,13 @@ def test_what_is_spent_by_hand():
     ]
 
 
+def test_early_stopping_needs_validation():
+    stopping = TrainSpec.model_validate({"early_stopping": {"patience": 2}})
+    with pytest.raises(SpecError, match=r"early_stopping .* the validation split has no rows"):
+        refuse_without_validation(stopping, 0)
+    refuse_without_validation(stopping, 1)
+
+
 def test_an_average_needs_validation():
     spec = TrainSpec(keep="average")
     with pytest.raises(

@@ -111,6 +111,29 @@ def test_ctrl_c_keeps_the_state_and_going_on_ends_in_the_same_bytes(work, uninte
     assert work.files() == uninterrupted
 
 
+@pytest.mark.parametrize("keep", ["best", "average"])
+def test_a_stop_inside_a_validation_does_not_mix_up_the_best_weights(
+    work, work_in, tmp_path, validation_losses, monkeypatch, keep
+):
+    from luthier.training.loop import Loop
+
+    # The start is the best: whatever is kept later must be the start's weights, though the stop saved it unvalidated.
+    ever_worse = [float(k) for k in range(1, 40)]
+    whole = work_in(tmp_path / "whole")
+    whole.run(**validation_losses(*ever_worse), keep=keep)
+    measure = Loop._measure
+
+    def stopped(loop, what):
+        monkeypatch.setattr(Loop, "_measure", measure)
+        raise Interrupted("stopped by the user.")
+
+    monkeypatch.setattr(Loop, "_measure", stopped)
+    with pytest.raises(Interrupted, match="after step 0 of"):
+        work.run(**validation_losses(*ever_worse), keep=keep)
+    work.run(**validation_losses(*ever_worse), keep=keep)
+    assert work.history()["best_step"] == 0 and work.files() == whole.files()
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_a_full_disk_at_any_write_loses_nothing(work, uninterrupted, number):
     error = OSError(number, "full")
@@ -277,6 +300,7 @@ def test_time_spent_counts_what_was_before_a_stop(work):
 
 def test_a_limit_of_time_ends_the_run(work):
     work.run(stop_at={"time": "1 ms"})
+    assert "the limit of time ended training at step 0" in work.told("not_exact")[-1]["reason"]
     history = work.history()
     # Validating the start alone takes longer than that, so the start is what is kept.
     assert (history["stopped"], history["steps"], history["best_step"]) == ("time", [], 0)
@@ -342,7 +366,7 @@ def test_min_delta_asks_for_more_than_a_little(work, validation_losses):
 
 def test_early_stopping_without_validation_is_refused_first(new_work, make_record):
     work = new_work("novalidation", train=[make_record(i) for i in range(8)])
-    with pytest.raises(SpecError, match="early_stopping watches the validation loss"):
+    with pytest.raises(SpecError, match="early_stopping watches validation"):
         work.run(early_stopping={"patience": 1})
     assert not list((work.folder / "scratch").iterdir())
     work.run()

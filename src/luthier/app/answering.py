@@ -1,17 +1,21 @@
-"""From a reference to an engine that answers: which folders, which facts, which release stands behind it."""
+"""From a reference to an engine that answers: which folders, which facts, which release stands behind it, and where and
+in which number format it answers: as the release's report was measured, as far as this machine can.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import ModelError, NotFound
+from luthier.core.errors import ModelError, NotFound, SpecError
 from luthier.core.plugin import load
-from luthier.models.place import place
+from luthier.models.place import Place, place
 from luthier.serving.engine import Engine
 from luthier.serving.package import PackageFacts, read_facts
 from luthier.store import Store
+
+from .context import RunContext
 
 
 @dataclass(frozen=True)
@@ -25,17 +29,55 @@ class Answerer:
 
 
 def open_engine(
-    store: Store, reference: str, *, name: str | None = None, engine: str = "transformers"
+    at: RunContext, reference: str, *, name: str | None = None, engine: str = "transformers"
 ) -> Answerer:
-    """Load what a reference means: a release, a package, a tuned model or an imported base. Raises ModelError, NotFound."""
+    """Load what a reference means: a release, a package, a tuned model or an imported base. An event tells where it will
+    not answer as it was measured. Raises ModelError, NotFound."""
+    store = at.store
     artifact = store.catalog.get(reference)
     base, adapter, facts = _folders(store, artifact)
-    where = place()  # as it was measured
+    where = as_measured(at, artifact)
     made: Engine = load("engine", engine)(base, adapter, facts=facts, dtype=where.dtype, device=where.device)
     made.load()
     names = store.catalog.names_of(artifact.digest)
     asked = [str(v) for v in names if str(v) == reference] or [str(v) for v in names]
     return Answerer(made, name or reference.partition("@")[0], artifact.digest, asked[-1] if asked else None)
+
+
+def as_measured(at: RunContext, artifact: Artifact) -> Place:
+    """Device and number format of a release's report. What was measured as `auto` came out as some format then, and that is
+    what counts. What was never measured answers as this machine does best."""
+    if artifact.kind != "release":
+        return place()
+    report = at.store.catalog.get(artifact.parents["report"])
+    device, dtype = report.spec["device"], report.spec["dtype"]
+    try:
+        where = place(device, dtype)
+    except SpecError:
+        where = place("auto", dtype)
+        _told(at, f"was measured on {device}, which is not here: it answers on {where.device}")
+    then = _came_out_as(at.store, report) if dtype == "auto" else None
+    if then == "bf16" and where.dtype == "fp32":
+        _told(at, "was measured in bf16, which this machine has not in hardware: it answers in fp32")
+    elif then == "fp32":
+        where = replace(where, dtype="fp32")
+    return where
+
+
+def _told(at: RunContext, reason: str) -> None:
+    at.emit(
+        "fallback",
+        what="as measured",
+        reason=f"the release {reason}; its answers may differ from the report's",
+    )
+
+
+def _came_out_as(store: Store, report: Artifact) -> str | None:
+    """The number format that the tuned model was measured in, as the runs that made the report told it."""
+    started = store.ledger.read(kind="stage.started")
+    runs = dict.fromkeys(event.subject for event in started if event.data["key"] == report.key)
+    told = [event.data for run in runs for event in store.ledger.read(kind="evaluated", subject=run)]
+    return next((one["dtype"] for one in reversed(told) if one["system"] == "tuned"), None)
 
 
 def _folders(store: Store, artifact: Artifact) -> tuple[Path, Path | None, PackageFacts]:

@@ -98,15 +98,11 @@ class App:
         return run_line(wish, self._context(wish, watch, stop), fresh=fresh)
 
     def _read(self, recipe: Path, overrides: tuple[str, ...]) -> Wish:
-        from luthier.governance.policy import check
-
+        from .checking import check
         from .recipe import read_recipe
 
         wish = read_recipe(recipe, overrides)
-        evaluate = wish.recipe.evaluate
-        kind = wish.recipe.task.kind
-        evaluate.systems(kind), evaluate.measured(kind)
-        check(evaluate.gate, kind, evaluate)
+        check(wish.recipe)
         return wish
 
     def _context(self, wish: Wish, watch: Watch | None, stop: threading.Event | None = None) -> RunContext:
@@ -205,8 +201,9 @@ class App:
 
     # -- use --------------------------------------------------------------------------------------------------------
 
-    def engine(self, reference: str) -> Answerer:
-        """The release behind a reference, or a known base by its name, loaded and ready. The caller closes its engine."""
+    def engine(self, reference: str, *, watch: Watch | None = None) -> Answerer:
+        """The release behind a reference, or a known base by its name, loaded and ready. The caller closes its engine.
+        `watch` hears where it cannot answer as it was measured."""
         from luthier.models.known import KNOWN
 
         from .answering import open_engine
@@ -214,8 +211,11 @@ class App:
 
         if reference in KNOWN and not self.store.catalog.history(reference):
             at = RunContext(self.store, f"import-{reference}", Path.cwd(), self._environ)
-            return open_engine(self.store, import_base(reference, at).digest, name=reference)
-        return open_engine(self.store, reference)
+            return open_engine(at, import_base(reference, at).digest, name=reference)
+        run = f"answer-{reference}"
+        return open_engine(
+            RunContext(self.store, run, Path.cwd(), self._environ, watch or Silent()), reference
+        )
 
     def record_answer(self, response_id: str, **facts: Any) -> None:
         """One fact per served answer: which release gave it. No text is kept."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, SpecError
+from luthier.postprocessing.package import HEAD
 from luthier.store import Store
 from luthier.store.files import explained
 
@@ -33,6 +34,8 @@ def export(store: Store, artifact: Artifact, target: Path, form: str) -> list[st
 
                 partial.mkdir()
                 merge(store.folder(store.catalog.get(model.parents["base"])), folder, partial)
+                if (folder / HEAD).is_file():
+                    shutil.copyfile(folder / HEAD, partial / HEAD)
             else:
                 shutil.copytree(
                     folder,

@@ -191,7 +191,10 @@ def walk(
     dataset, base = so_far.dataset, so_far.base
     model = make("model", TRAIN, recipe.train, {**so_far.others, "base": base, "dataset": dataset})
     report = make(
-        "report", EVALUATE, recipe.evaluate.measuring(), {"model": model, "base": base, "dataset": dataset}
+        "report",
+        EVALUATE,
+        recipe.evaluate.measuring(recipe.train.dtype),
+        {"model": model, "base": base, "dataset": dataset},
     )
     so_far = replace(so_far, model=model, report=report)
     if permit and report is not None:

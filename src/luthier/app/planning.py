@@ -1,7 +1,8 @@
 """What would run, how long, how much memory and money: said before anything is spent, and held against the budget.
 
 The rows are prepared and the base imported (both are kept for the run); training is forecast from the real rows'
-lengths by formula, and from two real steps on this machine. `luthier plan` prints it, `luthier run` obeys it.
+lengths by formula, and from a few real steps on this machine. `luthier plan` prints it, `luthier run` obeys it. What the
+figures hold and what they leave out: docs/plan.md, and `notes` where it is not the usual.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .workbench import Workbench, workbench
 if TYPE_CHECKING:
     from luthier.cost.forecast import CostForecast
     from luthier.training.plan import Forecast, Probe, Suggestion
+    from luthier.training.spec import TrainSpec
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,20 @@ class Plan:
         if t is None:
             return []
         parts = ", ".join(f"{name} {show_bytes(size)}" for name, size in t.peak_bytes.items() if size)
+        about = {"counted": "", "measured": "about ", "bound": "up to "}[t.known]
+        shared = (
+            f" by {t.team.size} processes"
+            if t.team.sharing > 1
+            else " by each process"
+            if t.team.size > 1
+            else ""
+        )
+        measured = " (measured)" if t.peak_total_bytes == t.measured_bytes else ""
         training = [
             ("steps", f"{t.steps:,} of {t.spec.batch.rows} rows, {t.validations} validations"),
             (
                 "tokens",
-                f"{show_count(t.tokens)} to learn from, {show_count(t.supervised)} of them supervised; {show_count(t.validation_tokens)} to validate",
+                f"{about}{show_count(t.tokens)} to learn from, {show_count(t.supervised)} of them supervised; {show_count(t.validation_tokens)} to validate",
             ),
             (
                 "trained",
@@ -72,7 +83,7 @@ class Plan:
             ),
             (
                 "memory",
-                f"{show_bytes(t.peak_total_bytes)} at most{' (measured)' if t.probe else ''}: {parts}",
+                f"{show_bytes(t.peak_total_bytes)} at most{shared}{measured}: {parts}",
             ),
             ("time", show_seconds(t.seconds) if t.seconds is not None else "not known without the probe"),
         ]
@@ -100,9 +111,12 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
     from luthier.cost.forecast import forecast as price
     from luthier.cost.prices import load_prices
     from luthier.training import plan as training
+    from luthier.training.memory import let_go
 
     recipe = wish.recipe
     made, there = _measure(wish, at, so_far, probe)
+    if made.probe:
+        let_go(made.probe.device)  # what the real steps held, before anything else is started
     seconds = None if made.seconds is None else made.seconds + _evaluation_seconds(wish, at, so_far, made)
     prices, warnings = load_prices(at.home / "prices.yaml", machine=recipe.budget.machine)
     cost = price(seconds, recipe.budget.machine, recipe.budget.machines, prices)
@@ -117,16 +131,45 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
             f"training needs {show_bytes(made.peak_total_bytes)} and this machine has {show_bytes(limit)}"
             + (f"; the cheapest change that fits: {remedy}" if remedy else "")
         )
-    notes = list(warnings)
-    if made.spec.activation_checkpointing is True and recipe.train.activation_checkpointing == "auto":
-        notes.append(
+    notes = [*warnings, *_notes(wish, made)]
+    return Plan(recipe.name, _steps(walk(wish, at, Look(at))), made, seconds, cost, suggestion, over, notes)
+
+
+def _notes(wish: Wish, made: Forecast) -> list[str]:
+    """What the figures rest on, or leave out, where that is not the usual."""
+    from luthier.training.method import Method
+
+    name, method = made.spec.method.name, made.spec.method.load()
+    processes = f"train.parallel: {made.team.size} processes share the work"
+    told = []
+    if made.spec.parallel.kind == "fsdp":
+        told.append(
+            f"{processes} and none of them could do it alone, so no real steps were tried: time and money are not known"
+        )
+    elif made.spec.parallel.kind == "ddp":
+        than = "processes on one processor are no faster" if made.team.one_memory else "an upper bound"
+        told.append(f"{processes}; time and money are forecast of one process alone ({than})")
+    if made.known == "bound":
+        copies, gain = method(made.spec.method.settings).grows()
+        answers = "an answer" if copies == 1 else f"{copies} answers"
+        told.append(
+            f"{name} learns from {answers} to each row, of up to {gain:,} tokens: tokens are an upper bound"
+        )
+    elif made.known == "measured":
+        told.append(
+            f"how long the answers get that {name} learns from is taken from the rows of the real steps, and memory from the longest there may be"
+        )
+    if made.probe is None and method.prepare is not Method.prepare:
+        told.append(f"what {name} prepares before the first step is in no figure")
+    if made.spec.activation_checkpointing is True and wish.recipe.train.activation_checkpointing == "auto":
+        told.append(
             "activation checkpointing is on, a third slower: training would not fit in memory otherwise"
         )
-    if recipe.task.kind != "classify":
-        notes.append(
+    if wish.recipe.task.kind != "classify":
+        told.append(
             "the time for writing the answers of the evaluation is not forecast: it depends on how long they get"
         )
-    return Plan(recipe.name, _steps(walk(wish, at, Look(at))), made, seconds, cost, suggestion, over, notes)
+    return told
 
 
 def refuse_over_budget(plan: Plan) -> None:
@@ -150,29 +193,38 @@ def _steps(there: Results) -> list[dict[str, str]]:
 
 
 def _measure(wish: Wish, at: RunContext, so_far: Results, probe: bool) -> tuple[Forecast, int]:
-    """The forecast of training, and the memory that there is for it."""
+    """The forecast of training, and the memory that there is for it. What is cut across processes cannot be tried in one."""
     from luthier.training import memory
     from luthier.training import plan as training
 
     bench = workbench(wish, at, so_far)
-    figures = _probed(at, bench) if probe else None
-    there = memory.machine_bytes(figures.device if figures else "cpu")
+    figures = _probed(at, bench) if probe and bench.spec.parallel.kind != "fsdp" else None
+    device = figures.device if figures else _device(bench.spec)
+    there = memory.machine_bytes(device)
     lengths = memory.Lengths.of(bench.splits, bench.spec)
-    return training.forecast(bench.spec, bench.facts, lengths, figures, None, bench.others, there), there
+    made = training.forecast(bench.spec, bench.facts, lengths, figures, None, bench.others, there, device)
+    return made, there
+
+
+def _device(spec: TrainSpec) -> str:
+    """Where training would compute here; without a GPU the plan is made for the processor, whatever the recipe asks for."""
+    import torch
+
+    return "cuda" if spec.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _probed(at: RunContext, bench: Workbench) -> Probe:
-    """The probe's figures, remembered in the ledger as long as training and machine stay the same."""
+    """The probe's figures, remembered in the ledger as long as training, machine and the figures' meaning stay the same."""
     from luthier.training.plan import Probe
-    from luthier.training.probe import probe
+    from luthier.training.probe import VERSION, probe
 
-    machine = _machine()
+    made_by = {"machine": _machine(), "version": VERSION}
     known = at.store.ledger.last(kind="probe", subject=bench.key)
-    if known and known.data["machine"] == machine:
+    if known and {name: known.data.get(name) for name in made_by} == made_by:
         return Probe(**known.data["figures"])
     at.progress("probe: real steps", 0, None)
     figures = probe(bench.spec, bench.method, bench.folders, bench.splits, bench.template, at)
-    at.store.ledger.append(Event("probe", bench.key, {"machine": machine, "figures": asdict(figures)}))
+    at.store.ledger.append(Event("probe", bench.key, {**made_by, "figures": asdict(figures)}))
     return figures
 
 
@@ -196,7 +248,7 @@ def _evaluation_seconds(wish: Wish, at: RunContext, so_far: Results, made: Forec
     if labels := about["task"]["labels"]:
         a_row += _tree_tokens(at.folder(so_far.base), labels)
     systems = sum(1 for s in wish.recipe.evaluate.systems(wish.recipe.task.kind) if s != "tfidf")
-    return rows * a_row * systems * made.probe.seconds_per_validation_token
+    return rows * a_row * systems * made.probe.seconds_per_read_token
 
 
 def _tree_tokens(base: Path, labels: list[str]) -> int:

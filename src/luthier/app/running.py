@@ -20,6 +20,7 @@ from luthier.cost.prices import load_prices
 from luthier.governance.policy import Verdict, judge, permit
 from luthier.store.files import write_atomic
 
+from .checking import check_devices
 from .context import RunContext
 from .line import STEPS, Look, Make, Results, materials, walk
 from .planning import plan_training, refuse_over_budget
@@ -83,6 +84,7 @@ def run_line(wish: Wish, at: RunContext, *, fresh: bool = False) -> Run:
     there = walk(wish, at, Look(at))
     if not fresh and (known := _up_to_date(wish, at, there, began)):
         return known
+    check_devices(wish.recipe)
     at.emit(
         "run.started",
         name=wish.recipe.name,
@@ -237,6 +239,7 @@ def _facts(
         dataset=read(results.dataset, "dataset.json"),
         rules=read(results.dataset, "rules.json"),
         history=read(results.model, "history.json"),
+        train=results.model.spec if results.model else None,
         report=read(results.report, "report.json"),
         verdicts=[asdict(v) for v in verdicts],
         forecast=foreseen or None,
@@ -257,7 +260,10 @@ def _forecast_and_actual(
     prices, _ = load_prices(at.home / "prices.yaml", machine=budget.machine)
     took = actual(events, budget.machine, budget.machines, prices, steps=("model", "report"))
     foreseen = next((e.data for e in reversed(events) if e.kind == "forecast"), {})
-    return dict(foreseen), took.plain()
+    told = took.plain()
+    if wish.recipe.train.parallel.kind != "none":
+        told["peak_bytes"] = None  # this process only listened to those that trained
+    return dict(foreseen), told
 
 
 def _events_of_model(at: RunContext, results: Results) -> list[Event]:

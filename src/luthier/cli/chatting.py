@@ -12,6 +12,8 @@ from luthier.core.units import show_seconds
 from luthier.serving.engine import Request
 from luthier.serving.session import Conversation
 
+from .show import Lines
+
 
 def talk(
     app: App, ref: str, *, ask: str | None, max_tokens: int, temperature: float, seed: int, as_json: bool
@@ -19,7 +21,7 @@ def talk(
     """One answer for --ask (or for what is piped in), otherwise a conversation until an empty line or Ctrl-D."""
     if ask is None and not sys.stdin.isatty():
         ask = sys.stdin.read().strip()
-    answerer = app.engine(ref)
+    answerer = app.engine(ref, watch=Lines())
     try:
         labels = getattr(answerer.engine, "facts").labels is not None  # noqa: B009
         conversation = Conversation(

@@ -324,11 +324,20 @@ def serve(
 @_as_json
 @_told
 def export(ref: str, folder: Path, form: str, as_json: bool) -> None:
-    """Write a release's model to FOLDER in the field's own formats. Never overwrites."""
+    """Write a release's model to FOLDER in the field's own formats. Never overwrites.
+
+    A model with a classification or regression head brings head.safetensors, which only Luthier reads: other tools see
+    the language model without it.
+    """
+    from luthier.postprocessing.package import HEAD
+
     files = _app().export(ref, folder, form=form)
-    _json({"folder": str(folder), "form": form, "files": files}) if as_json else _put(
-        f"wrote {len(files)} files to {folder} ({form})"
-    )
+    if as_json:
+        _json({"folder": str(folder), "form": form, "files": files})
+        return
+    _put(f"wrote {len(files)} files to {folder} ({form})")
+    if HEAD in files:
+        _put(f"{HEAD} is the model's own head: only Luthier reads it, other tools see the model without it")
 
 
 @main.command()

@@ -13,6 +13,8 @@ from luthier.core.errors import SpecError
 from luthier.server import keys as api_keys
 from luthier.server.exchange import Exchange
 
+from .show import Lines
+
 
 def serve_releases(
     app: App,
@@ -33,7 +35,7 @@ def serve_releases(
 
     if len(set(refs)) != len(refs):
         raise SpecError("the same name is given twice.", remedy="Name each release once.")
-    answerers = {ref: app.engine(ref) for ref in refs}
+    answerers = {ref: app.engine(ref, watch=Lines()) for ref in refs}
     models = {
         ref: ServedModel(ref, a.engine, package_digest=a.digest, release=a.release)
         for ref, a in answerers.items()

@@ -12,6 +12,7 @@ from typing import Any
 from luthier.core.artifact import short
 from luthier.core.event import Event
 from luthier.core.units import show_bytes, show_count, show_seconds
+from luthier.training.state import own_figures
 
 QUIET_S = 5.0  # at least so long between two plain progress lines
 
@@ -112,8 +113,8 @@ def describe(event: Event) -> str | None:
         case "step":
             return _step_line(d)
         case "validation":
-            return f"  validation at step {d['step']}: loss {d['loss']:.4f}"
-        case "warning":
+            return _validation_line(d)
+        case "warning" | "note":
             return f"  note: {d['message']}"
         case "resumed":
             return f"  going on from step {d['step']}"
@@ -122,6 +123,8 @@ def describe(event: Event) -> str | None:
                 f"  {d['rows']:,} rows, {d['steps']:,} steps; {show_count(d['trained_parameters'])} of "
                 f"{show_count(d['parameters'])} parameters move; {d['device']}, {d['dtype']}, {d['threads']} threads"
             )
+        case "layout":
+            return f"  {d['source']}: read as {d['layout']}, {_columns(d['map'])} ({d['reason']})"
         case "proof":
             return _proof_line(d)
         case "rows.skipped":
@@ -133,7 +136,14 @@ def describe(event: Event) -> str | None:
                 else ""
             )
             return f"  the teacher answered {d['rows']:,} {d['split']} rows{open_ends}"
-        case "fallback" | "not_exact" | "activation_checkpointing" | "tokens.damaged" | "tokens.removed":
+        case (
+            "fallback"
+            | "not_exact"
+            | "activation_checkpointing"
+            | "tokens.damaged"
+            | "tokens.removed"
+            | "prepared.damaged"
+        ):
             return f"  note: {d['reason']}"
         case "checkpoint.damaged":
             return f"  note: {d['name']} is damaged and is not used: {d['reason']}"
@@ -141,17 +151,38 @@ def describe(event: Event) -> str | None:
             return (
                 f"  stopped at step {d['step']}: {d['reason']} The weights of step {d['best_step']} are kept."
             )
+        case "averaged":
+            return _averaged_line(d)
         case "kept":
             steps = " and ".join(f"{step:,}" for step in d["steps"])
             return f"  kept: {d['how']}, step {steps}" + (f" ({d['why']})" if d["why"] else "")
     return None
 
 
+def _columns(found: Mapping[str, Any]) -> str:
+    """The parts of a map that name columns."""
+    named = {part: column for part, column in found.items() if column is not None and part != "on_bad_row"}
+    return ", ".join(
+        f"{part}: {column if isinstance(column, str) else ' + '.join(column)}"
+        for part, column in named.items()
+    )
+
+
+def _averaged_line(d: Mapping[str, Any]) -> str:
+    told = f"  averages tried: {d['tried']}; "
+    if len(d["steps"]) < 2:
+        return told + "none validates as well as the best weights alone"
+    return (
+        told
+        + f"that of {len(d['steps'])} weights validates at {d['value']:.4g}, the best alone at {d['best']:.4g}"
+    )
+
+
 def _proof_line(d: Mapping[str, Any]) -> str:
-    told = [f"packed = alone to {d['packing']['gradient']:.0e}"]
+    told = [f"packed = alone{_apart(d['packing'])}"]
     if (fused := d.get("fused")) and fused["used"]:
         left = f", left plain: {', '.join(fused['left'])}" if fused.get("left") else ""
-        told.append(f"fused = plain to {fused['gradient']:.0e}{left}")
+        told.append(f"fused = plain{_apart(fused)}{left}")
     told.append(f"memory fits by {d['memory']['by']}")
     return (
         f"  proven in {show_seconds(d['seconds'])}: template, {d['ends']['learnt']:,} answers' ends, "
@@ -159,9 +190,25 @@ def _proof_line(d: Mapping[str, Any]) -> str:
     )
 
 
+def _apart(found: Mapping[str, Any]) -> str:
+    """By how much two gradients differ; nothing where there was none to compare."""
+    return "" if found["gradient"] is None else f" to {found['gradient']:.0e}"
+
+
 def _step_line(d: Mapping[str, Any]) -> str:
-    left = f"  left {show_seconds(d['left_s'])}" if d.get("left_s") is not None else ""
+    """The method's own figures stand beside the loss, which says little of some methods."""
+    own = "".join(f"  {name} {value:8.4f}" for name, value in own_figures(d).items())
     return (
-        f"  step {d['step']:>5}  loss {d['loss']:8.4f}  grad {d['gradient_norm']:8.3f}  "
-        f"{d['tokens_per_s']:7.0f} tokens/s  {show_bytes(d['rss_bytes']):>8}{left}"
+        f"  step {d['step']:>5}  loss {d['loss']:8.4f}{own}  grad {d['gradient_norm']:8.3f}  "
+        f"{d['tokens_per_s']:7.0f} tokens/s  {show_bytes(d['rss_bytes']):>8}"
     )
+
+
+def _validation_line(d: Mapping[str, Any]) -> str:
+    told = {"loss": d["loss"], **own_figures(d)}
+    line = f"  validation at step {d['step']}: " + ", ".join(
+        f"{name} {value:.4f}" for name, value in told.items()
+    )
+    if groups := d.get("groups"):
+        line += "; loss by source: " + ", ".join(f"{name} {loss:.4f}" for name, loss in groups.items())
+    return line

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .artifact import Artifact
+from .artifact import Artifact, canonical
 from .event import Event
 from .spec import resolve
 from .units import Money
@@ -63,6 +63,7 @@ class FakeContext:
     hourly: Money | None = None
 
     def emit(self, kind: str, **data: Any) -> Event:
+        canonical(data)  # as the ledger does: refuses NaN and what has no plain form
         event = Event(kind, self.run, data)
         self.events.append(event)
         return event

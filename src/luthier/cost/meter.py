@@ -25,6 +25,8 @@ from .forecast import forecast
 from .prices import Prices
 
 SAMPLE_EVERY_S = 0.05
+LATE_BYTES = 4 << 20
+"""By less than this the kernel's figure may rise without anything new: it adds up what each processor counts, and late."""
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
 
 
@@ -65,7 +67,7 @@ class Meter:
         self._done.set()
         self._sampler.join()
         self._look()
-        if (highest := _highest_bytes()) > self._highest_before:
+        if (highest := _highest_bytes()) > self._highest_before + LATE_BYTES:
             self.peak_bytes = highest
 
     def figures(self) -> dict[str, float]:

@@ -235,7 +235,7 @@ class Preparation:
         stratify = wish.stratify == "label" or (wish.stratify == "auto" and self.classify)
         if stratify and not self.classify:
             raise DataError(
-                "split.stratify: label needs labels, and this task is chat.",
+                f"split.stratify: label needs labels, and this task is {self.spec.task.kind}.",
                 remedy="Remove it, or use task: {kind: classify}.",
             )
 

@@ -1,8 +1,8 @@
 """The one form of a row, as an Arrow schema, its stable id, and the few ways rules look into it.
 
 A record is a conversation (`messages`) or a plain `text`, never both. A conversation may bring a second, worse last
-answer (`rejected`), and any record a number given to it (`rating`: 1 and 0 for thumbs up and down, or a value to
-predict). Shapes, per batch of B rows:
+answer (`rejected`), and any record a judgement of its answer (`rating`: 1 and 0 for thumbs up and down).
+Shapes, per batch of B rows:
     turns     T rows: every message of every row in order, then every plain text, then every rejected answer, each
               with the row it belongs to
     contents  T strings, the same order: what an editing rule edits and `refill` puts back

@@ -70,7 +70,7 @@ class MapSpec(Spec):
     rejected: Part | None = None
     """The worse answer of a pair, or the same conversation ending with it; what stands before must be equal."""
     rating: str | None = None
-    """The column with a number given to the row: 1 and 0 (or true and false) for good and bad, or a value to predict."""
+    """The column that judges the answer: 1 and 0 (or true and false) for good and bad. An answer rated 0 or less is no reference and no example when the model is measured."""
     text: str | None = None
     """The column with plain text to learn as it stands."""
     id: str | None = None

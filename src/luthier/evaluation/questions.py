@@ -1,6 +1,7 @@
 """From the test split to what a model is asked: prompts in tokens, reference answers with their loss mask.
 
-Nothing is cut. A row whose prompt and answer do not fit the model's context is not asked, and the report names it.
+Nothing is cut. A row whose prompt and answer do not fit the model's context is not asked, and the report names it. Nor is a
+row asked whose answer was disliked (rated 0 or less); the report counts them.
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ class Skipped:
 def read(path: Path, rows: int | None = None) -> list[Question]:
     """The questions of one split, sorted by id; at most `rows`, the first by id. Raises DataError when there is none."""
     found = records(path)
+    if not found and (bad := disliked(path)):
+        raise DataError(
+            f"all {bad:,} rows of the test split are rated 0 or less, so there is no answer to measure against.",
+            remedy="Give data.split.test a larger share, or rows with answers that were liked.",
+        )
     if not found:
         raise DataError(
             "the test split is empty, so nothing can be measured.",
@@ -54,11 +60,21 @@ def read(path: Path, rows: int | None = None) -> list[Question]:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """The records of one split, sorted by id."""
+    """The records of one split, sorted by id, but those whose answer is rated 0 or less: it is neither a reference nor an
+    example to follow."""
     import pyarrow.parquet as pq
 
-    found = pq.read_table(path, columns=["id", "messages", "text", "label"]).to_pylist()
-    return sorted(found, key=lambda record: record["id"])
+    found = pq.read_table(path, columns=["id", "messages", "text", "label", "rating"]).to_pylist()
+    liked = [record for record in found if record["rating"] is None or record["rating"] > 0]
+    return sorted(liked, key=lambda record: record["id"])
+
+
+def disliked(path: Path) -> int:
+    """How many rows of a split `records` leaves out."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    return pc.sum(pc.less_equal(pq.read_table(path, columns=["rating"])["rating"], 0)).as_py() or 0
 
 
 def _question(record: Mapping[str, Any]) -> Question:

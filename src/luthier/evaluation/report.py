@@ -34,8 +34,10 @@ def build(
     spec: EvaluateSpec,
     questions: Sequence[Question],
     skipped: Mapping[str, Sequence[Skipped]],
+    disliked: int = 0,
 ) -> dict[str, Any]:
-    """The report as plain JSON values. `skipped` maps a system to the rows it could not be asked."""
+    """The report as plain JSON values. `skipped` maps a system to the rows it could not be asked; `disliked` rows were
+    asked of nobody, because their answers are rated 0 or less."""
     measured = spec.measured(task["kind"])
     systems = metrics.from_predictions(predictions, task)
     comparisons, intervals = compare.from_predictions(
@@ -56,7 +58,7 @@ def build(
         "systems": systems,
         "comparisons": comparisons,
         "examples": examples(by_system(predictions), task, questions),
-        "cautions": cautions(spec.systems(task["kind"]), systems, questions, skipped),
+        "cautions": cautions(spec.systems(task["kind"]), systems, questions, skipped, disliked),
     }
 
 
@@ -106,6 +108,7 @@ def cautions(
     systems: Mapping[str, Mapping[str, Any]],
     questions: Sequence[Question],
     skipped: Mapping[str, Sequence[Skipped]],
+    disliked: int = 0,
 ) -> list[str]:
     """What a reader must know before believing the numbers."""
     told = []
@@ -121,6 +124,10 @@ def cautions(
             )
         if few := [f"{label!r} ({n})" for label, n in support.items() if 0 < n < FEW_ROWS_OF_A_LABEL]:
             told.append(f"Fewer than {FEW_ROWS_OF_A_LABEL} test rows have these labels: {', '.join(few)}.")
+    if disliked:
+        told.append(
+            f"{disliked:,} rows of the test split are rated 0 or less: their answers are no references, so they were not asked."
+        )
     if texts := sum(question.prompt is None for question in questions):
         told.append(
             f"{texts} rows are plain texts: they have no question, so they count for perplexity alone."

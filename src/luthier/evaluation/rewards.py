@@ -135,7 +135,9 @@ def _needed(expected: str | None, reward: str) -> str:
 
 
 exact_match = Reward("exact_match", Plain, "1 where the answer is the row's own, whitespace aside.", _exact)
-label = Reward("label", Plain, "1 where it is, case and surrounding punctuation aside.", _label)
+label = Reward(
+    "label", Plain, "1 where the answer is the row's own, case and surrounding punctuation aside.", _label
+)
 regex = Reward("regex", Regex, "1 where a pattern is found in the answer.", _regex)
 number = Reward("number", Number, "1 where the last number of the answer is that of the row's own.", _number)
 json_valid = Reward("json_valid", JsonValid, "1 where the answer is JSON, with the keys wanted.", _json)

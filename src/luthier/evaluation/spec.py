@@ -91,7 +91,8 @@ class EvaluateSpec(Spec):
     max_tokens: int = Field(default=128, ge=1)
     """Longest answer of a chat task, in tokens."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """Number format of the weights while measuring; auto: bf16 where the processor has it in hardware, else fp32."""
+    """Number format of the weights while measuring, and of what is then served; auto: train.dtype where that is given, else
+    bf16 where the processor has it in hardware, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: cuda when there is one."""
 
@@ -184,6 +185,8 @@ class EvaluateSection(EvaluateSpec):
     gate: GateSpec = Field(default={})
     """What must hold for the line to go on: metric -> at_least, at_most, better_than (with by, confidence)."""
 
-    def measuring(self) -> EvaluateSpec:
-        """The part that decides what is measured: all but the gate."""
-        return EvaluateSpec(**{name: getattr(self, name) for name in EvaluateSpec.model_fields})
+    def measuring(self, trained: Literal["auto", "fp32", "bf16"] = "auto") -> EvaluateSpec:
+        """The part that decides what is measured: all but the gate. `trained` is the number format that the recipe trains
+        in, which `auto` follows."""
+        wish = {name: getattr(self, name) for name in EvaluateSpec.model_fields}
+        return EvaluateSpec(**{**wish, "dtype": trained if self.dtype == "auto" else self.dtype})

@@ -28,20 +28,21 @@ def evaluate(
     task = json.loads((folders["dataset"] / "dataset.json").read_text(encoding="utf-8"))["task"]
     tuned = json.loads((folders["model"] / "luthier.json").read_text(encoding="utf-8"))
     _refuse_strangers(tuned, inputs["base"], task)
-    asked = questions.read(folders["dataset"] / "test.parquet", spec.rows)
+    test = folders["dataset"] / "test.parquet"
+    asked = questions.read(test, spec.rows)
     bench = prompted.Bench(spec, task, tasks.of(task, spec.max_tokens), asked, folders, scratch, at)
     lines, skipped = prompted.answer_all(bench, tuned["adapter"])
     if "tfidf" in spec.systems(task["kind"]):
         lines += _tfidf(bench)
     table = predictions.table(lines)
     predictions.write(table, out / "predictions.parquet")
-    found = report.build(table, task, spec, asked, skipped)
+    found = report.build(table, task, spec, asked, skipped, questions.disliked(test))
     text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
     (out / "report.json").write_text(text + "\n", encoding="utf-8")
     return Output({"rows": found["rows"], **{name: one["metrics"] for name, one in found["systems"].items()}})
 
 
-STAGE = Stage("report", 1, evaluate)
+STAGE = Stage("report", 2, evaluate)
 
 
 def _refuse_strangers(tuned: Mapping[str, Any], base: Artifact, task: Mapping[str, Any]) -> None:

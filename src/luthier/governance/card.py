@@ -50,7 +50,7 @@ def card(facts: Mapping[str, Any]) -> str:
     base      {"name", "license", "parameters"}
     task      {"kind", "instruction", "labels"}
     data      {"sources": [{"name", "license"}], "counts": {split: rows}, "labels": {label: {split: rows}}, "rules": rules.json}
-    training  {"method", "adapter", "steps", "tokens", "supervised", "stopped", "best_step", "hyperparameters": {name: value}}
+    training  {"method", "adapter", "steps", "tokens", "supervised", "stopped", "kept", "hyperparameters": {name: value}}
     report    report.json
     gate      [{"metric", "rule", "passed", "reason"}]
     lineage   {role: digest}
@@ -86,6 +86,37 @@ def losses(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         for one in report.get("comparisons") or ()
         if (one["difference"] < 0) == METRICS[one["metric"]].higher_is_better and one["difference"] != 0
     ]
+
+
+_KEPT = {
+    "best": "the best validated weights",
+    "last": "the last weights",
+    "average": "the average of several weights",
+}
+
+
+def kept_weights(history: Mapping[str, Any]) -> str | None:
+    """Which weights became the model, and why where the recipe asked for others, from history.json.
+
+    >>> kept_weights({"kept": {"how": "best", "steps": [120], "loss": 0.304, "why": None}})
+    'the best validated weights, of step 120, with a validation loss of 0.304'
+    >>> average = {"how": "average", "steps": [4, 6], "loss": None, "why": None}
+    >>> kept_weights({"kept": average, "watched": {"metric": "reward", "mode": "max"}})
+    'the average of several weights, of steps 4 and 6, chosen by reward'
+    """
+    one = history.get("kept")
+    if not one:
+        return None
+    several = "s" if len(one["steps"]) > 1 else ""
+    told = f"{_KEPT.get(one['how'], one['how'])}, of step{several} " + " and ".join(
+        f"{n:,}" for n in one["steps"]
+    )
+    watched = (history.get("watched") or {}).get("metric", "loss")
+    if watched != "loss" and one["how"] != "last":
+        told += f", chosen by {watched}"
+    if one.get("loss") is not None:
+        told += f", with a validation loss of {one['loss']:.4g}"
+    return told + (f" ({one['why']})" if one.get("why") else "")
 
 
 _MARKS = re.compile(r"([\\`*_\[\]<>|~$&#])")

@@ -28,10 +28,17 @@ class Verdict:
     reason: str
 
 
-def check(gate: Mapping[str, GateRule], kind: str, evaluate: EvaluateSpec) -> None:
-    """Raise SpecError when a rule names what this evaluation will not measure."""
+def check(gate: Mapping[str, GateRule], kind: str, evaluate: EvaluateSpec, own_head: bool = False) -> None:
+    """Raise SpecError when a rule names what this evaluation will not measure. `own_head`: the tuned model answers with a
+    head of its own, whose scores are no losses of tokens."""
     measured, systems = evaluate.measured(kind), evaluate.systems(kind)
     for metric, rule in gate.items():
+        if metric == "perplexity" and own_head:
+            raise SpecError(
+                "evaluate.gate: perplexity is of a language model's tokens, and train.method puts a head of its own on the "
+                "model, which says none.",
+                remedy="Gate on another metric, or train with a method that keeps the language model (sft).",
+            )
         if metric not in measured:
             raise SpecError(
                 f"evaluate.gate: {metric!r} is not measured in this evaluation of a {kind} task.",

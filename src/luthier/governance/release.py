@@ -19,7 +19,7 @@ from luthier.core.spec import Spec
 from luthier.core.stage import Context, Output, Stage
 from luthier.evaluation.spec import GateSpec
 
-from .card import card
+from .card import card, kept_weights
 from .policy import judge
 
 
@@ -58,7 +58,7 @@ def publish(
     )
 
 
-STAGE = Stage("release", 1, publish)
+STAGE = Stage("release", 2, publish)
 
 
 def _facts(
@@ -81,7 +81,7 @@ def _facts(
         "training": {
             "method": method, "adapter": tuned["adapter"], "steps": last.get("step"),
             "tokens": sum(s["tokens"] for s in history["steps"]), "supervised": sum(s["supervised"] for s in history["steps"]),
-            "stopped": history["stopped"], "best_step": history["best_step"], "hyperparameters": {**settings, **wished},
+            "stopped": history["stopped"], "kept": kept_weights(history), "hyperparameters": {**settings, **wished},
         },
         "report": report,
         "gate": [{"metric": v.metric, "rule": v.rule, "passed": v.passed, "reason": v.reason} for v in verdicts],

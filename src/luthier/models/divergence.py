@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .losses import SLICE_BYTES, THINNEST, Head, read_hidden, vocabulary_head, why_plain
+from .losses import SLICE_BYTES, THINNEST, Head, plain, read_hidden, vocabulary_head
 
 Direction = Literal["forward", "reverse"]
 
@@ -60,7 +60,7 @@ def weighted_divergence(
     wish: Wish,
 ) -> Told:
     """Σ wᵢ·((1 - labels)·divergenceᵢ + labels·(-ln p(targetᵢ))). The teacher gets no gradient."""
-    if why_plain(student) or why_plain(teacher):
+    if plain(student, teacher):
         return plain_weighted_divergence(student, teacher, inputs, keep_S, targets_S, weights_S, wish)
     with torch.no_grad():
         theirs = _Side(*read_hidden(teacher, inputs, keep_S), vocabulary_head(teacher))

@@ -74,6 +74,16 @@ def plainly() -> Iterator[None]:
         _PLAIN.reset(token)
 
 
+def leave_plain(model: Any, why: str) -> None:
+    """From now on this model's losses come from its own logits."""
+    _HEADS[model] = Head(left=why)
+
+
+def plain(*models: Any) -> bool:
+    """Whether losses of these models come from their own logits: within `plainly`, or where a head is not understood."""
+    return _PLAIN.get() or any(why_plain(model) for model in models)
+
+
 def why_plain(model: Any) -> str:
     """Why this model's head is left to the model itself; empty if it is not."""
     return vocabulary_head(model).left
@@ -83,8 +93,9 @@ def weighted_nll(
     model: Any, inputs: Mapping[str, Any], keep_S: Tensor, targets_S: Tensor, weights_S: Tensor
 ) -> TokenLosses:
     """The weighted sum of token losses, in fp32 whatever the model's number format."""
-    if _PLAIN.get() or (head := vocabulary_head(model)).left:
+    if plain(model):
         return plain_weighted_nll(model, inputs, keep_S, targets_S, weights_S)
+    head = vocabulary_head(model)
     hidden_SD, weight_VD, bias_V = read_hidden(model, inputs, keep_S)
     told = _WeightedNll.apply(
         hidden_SD, weight_VD, bias_V, targets_S, weights_S, head, not torch.is_grad_enabled()
@@ -94,8 +105,9 @@ def weighted_nll(
 
 def token_logprobs(model: Any, inputs: Mapping[str, Any], keep_S: Tensor, targets_S: Tensor) -> Tensor:
     """[S] in fp32, differentiable."""
-    if _PLAIN.get() or (head := vocabulary_head(model)).left:
+    if plain(model):
         return plain_token_logprobs(model, inputs, keep_S, targets_S)
+    head = vocabulary_head(model)
     hidden_SD, weight_VD, bias_V = read_hidden(model, inputs, keep_S)
     logprobs_S: Tensor = _Logprobs.apply(hidden_SD, weight_VD, bias_V, targets_S, head)
     return logprobs_S

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
+from luthier.core.errors import ModelError, did_you_mean
+
 Shape = tuple[int, ...]
 Dtype = Literal["fp32", "bf16"]
 WIDTH_BYTES: Mapping[Dtype, int] = {"fp32": 4, "bf16": 2}
@@ -33,6 +35,8 @@ class Facts(Protocol):
     def vocabulary(self) -> int: ...
     @property
     def intermediate(self) -> int: ...
+    @property
+    def context(self) -> int: ...
     @property
     def tied(self) -> bool: ...
     @property
@@ -79,6 +83,22 @@ def chosen(facts: Facts, names: list[str]) -> list[tuple[int, int]]:
     known = matrices(facts)
     largest = max(known.values(), key=math.prod)
     return [known.get(name.rpartition(".")[2], largest) for name in names]
+
+
+def need_names(names: list[str], known: list[str]) -> None:
+    """Raises ModelError for a name that none of a model's linear layers has."""
+    for name in names:
+        if name.rpartition(".")[2] not in known:
+            raise ModelError(f"the model has no linear layer {name!r}.", remedy=did_you_mean(name, known))
+
+
+def need_blocks(n: int, there: int) -> None:
+    """Raises ModelError where a model has fewer transformer blocks than `n`."""
+    if n > there:
+        raise ModelError(
+            f"train.adapter.last_layers is {n}, and the model has {there} transformer blocks.",
+            remedy=f"Lower it to at most {there}, or leave it out for all of them.",
+        )
 
 
 def embedding_parameters(facts: Facts) -> int:

@@ -219,6 +219,14 @@ FEEDFORWARD = "down_proj"
 """The feed-forward's last matrix, in every supported family."""
 
 
+def refuse_strange_layers(adapter: AdapterSpec, facts: Facts) -> None:
+    """Layers or blocks that the adapter names and the model does not have. Raises ModelError."""
+    if isinstance(adapter, LoraSpec | FullSpec) and adapter.last_layers is not None:
+        shapes.need_blocks(adapter.last_layers, facts.layers)
+    if isinstance(adapter, LoraSpec | Ia3Spec) and isinstance(adapter.targets, list):
+        shapes.need_names(adapter.targets, sorted(shapes.matrices(facts)))
+
+
 def is_feedforward(name: str) -> bool:
     """Whether IA3 scales this layer's inputs: the paper scales the feed-forward's inner activations."""
     return name.rpartition(".")[2] == FEEDFORWARD

@@ -52,17 +52,13 @@ class Encoded:
 
 
 class Template:
-    """A tokenizer with its own chat template and a limit of `context` tokens.
+    """A tokenizer with its own chat template and a limit of `context` tokens. Without a chat template it encodes plain text
+    and refuses conversations.
 
     end_ids   the tokens that end an answer: the tokenizer's EOS, and what the template puts after an answer
     """
 
     def __init__(self, tokenizer: Any, context: int) -> None:
-        if not tokenizer.chat_template:
-            raise ModelError(
-                "this model has no chat template, so it does not say what a conversation looks like.",
-                remedy="Choose its instruct or chat version, or give plain text data (a `text` column).",
-            )
         self.tokenizer = tokenizer
         self.context = context
         added = tokenizer.added_tokens_decoder.values()
@@ -71,6 +67,14 @@ class Template:
         )
         self._control_pattern = re.compile("|".join(map(re.escape, self._control)) or "(?!)")
         self.end_ids: frozenset[int] = self._find_end_ids()
+
+    def need_chat(self) -> None:
+        """Raises ModelError where there is no chat template."""
+        if not self.tokenizer.chat_template:
+            raise ModelError(
+                "this model has no chat template, so it does not say what a conversation looks like.",
+                remedy="Choose its instruct or chat version, or train it on plain text (map: {text: COLUMN}).",
+            )
 
     def encode(self, messages: Sequence[Message]) -> Encoded:
         """Token ids of a whole conversation. Raises NotAPrefix, TooLong, ModelError."""
@@ -122,6 +126,7 @@ class Template:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def _render(self, messages: Sequence[Message], answer_next: bool = False) -> list[int]:
+        self.need_chat()
         shielded = [
             {**message, "content": self._shield(message["content"])}
             if isinstance(message["content"], str)
@@ -178,6 +183,8 @@ class Template:
                 "this model's tokenizer has no end-of-sequence token, so an answer could never end.",
                 remedy="Set eos_token in the model's tokenizer_config.json.",
             )
+        if not self.tokenizer.chat_template:
+            return frozenset({self.tokenizer.eos_token_id})
         question = [{"role": "user", "content": _PROBE}]
         prompt = self._render(question, answer_next=True)
         answered = self._render([*question, {"role": "assistant", "content": _PROBE}])

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from luthier.core.artifact import Artifact, short
-from luthier.core.errors import ModelError, SpecError
+from luthier.core.errors import ModelError
 from luthier.core.stage import Context, Output, Stage
 from luthier.models.spec import KEPT_BESIDE
 
@@ -44,13 +44,8 @@ def package(
             f"the model was tuned from base {short(tuned['base_digest'])}, and base {inputs['base']} was given.",
             remedy="Package it with the base that it was tuned from.",
         )
-    kind = tuned["task"]["kind"]
-    if (model / HEAD).is_file() and kind == "classify" and spec.constrain is None:
-        raise SpecError(
-            "postprocess.constrain is null, and this model has a classification head: it can say nothing but a label.",
-            remedy="Leave constrain out.",
-        )
-    constrain, forms = spec.constrained(kind), spec.forms(tuned["adapter"])
+    constrain = spec.constrained(tuned["task"]["kind"], (model / HEAD).is_file())
+    forms = spec.forms(tuned["adapter"])
     for done, form in enumerate(forms):
         at.check()
         at.progress("package", done, len(forms), form=form)

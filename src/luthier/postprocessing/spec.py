@@ -37,9 +37,15 @@ class PostprocessSpec(Spec):
             raise ValueError("`abstain_below` needs probabilities of labels; set `constrain: labels`")
         return self
 
-    def constrained(self, kind: str) -> Literal["labels"] | None:
-        """What the answers of this kind of task are held to. Raises SpecError when the task has no labels."""
+    def constrained(self, kind: str, own_head: bool = False) -> Literal["labels"] | None:
+        """What the answers of this kind of task are held to; `own_head`: training puts a head of its own on the model.
+        Raises SpecError when the task has no labels, or a head that can say nothing else is left free."""
         if kind == "classify":
+            if own_head and self.constrain is None:
+                raise SpecError(
+                    "postprocess.constrain is null, and this model has a classification head: it can say nothing but a label.",
+                    remedy="Leave constrain out.",
+                )
             return None if self.constrain is None else "labels"
         for name, asked in (
             ("constrain: labels", self.constrain == "labels"),

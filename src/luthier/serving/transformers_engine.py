@@ -76,6 +76,7 @@ class TransformersEngine:
                 return
             context = weights.describe(self._base_folder).context
             self._template = template.Template(weights.load_tokenizer(self._base_folder), context)
+            self._template.need_chat()
             self._model = weights.load(
                 self._adapter_folder or self._base_folder,
                 dtype=self._dtype,

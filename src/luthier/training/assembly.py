@@ -5,12 +5,14 @@ machine ─▶ weights ─▶ adapter on them ─▶ the method's own module ─
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core import plugin
+from luthier.core.artifact import digest_of
 from luthier.core.stage import Context
 from luthier.core.units import show_bytes
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from .rows import Rows
 
 
+Turn = Callable[[], AbstractContextManager[None]]
+
+
 @dataclass(frozen=True)
 class Assembly:
     """`spec` with its `activation_checkpointing` decided; `parameters` are those that move, by name, in a stable order. `quick` is what was
@@ -39,6 +44,16 @@ class Assembly:
     parameters: list[tuple[str, Any]]
     machine: Machine
     quick: Quick | None
+    splits: Mapping[str, Rows]
+    work: Work
+    turn: Turn
+
+    def prepare_plain(self) -> None:
+        """The method's figures once more, of the model without its fused parts: what a step is compared with must come
+        from what a step is computed by. Kept under a name of their own."""
+        identity = digest_of({"work": self.work.identity, "computed": "plain"})
+        with self.turn():
+            self.method.prepare(self.model, self.splits, replace(self.work, identity=identity))
 
 
 def assemble(
@@ -50,8 +65,10 @@ def assemble(
     scratch: Path,
     identity: str,
     at: Context,
+    turn: Turn = nullcontext,
 ) -> Assembly:
-    """`folders`: base, dataset and the models that the method names, by role. Raises SpecError, ModelError."""
+    """`folders`: base, dataset and the models that the method names, by role. `turn`: in it the method prepares, so that
+    of several processes one does the work and the others find it. Raises SpecError, ModelError."""
     from luthier.models.fast import quicken
     from luthier.models.line import steady
     from luthier.models.weights import load
@@ -69,10 +86,11 @@ def assemble(
     quick = None if spec.parallel.kind == "fsdp" else quicken(model)
     if quick is not None:
         machine = replace(machine, kernels="plain" if "kernels" in quick.left else "compiled")
-    method.prepare(model, splits, work)
+    with turn():
+        method.prepare(model, splits, work)
     if spec.activation_checkpointing is True:
         recompute_blocks(model, machine.precision)
-    return Assembly(spec, model, adapter, method, parameters, machine, quick)
+    return Assembly(spec, model, adapter, method, parameters, machine, quick, splits, work, turn)
 
 
 def settled(
@@ -85,7 +103,7 @@ def settled(
         return spec
     facts = {role: describe(folders[role]) for role in ("base", *spec.other_models)}
     base, there = facts.pop("base"), machine_bytes(machine.device)
-    decided = settle(spec, base, Lengths.of(splits, spec), machine.dtype, there, facts)
+    decided = settle(spec, base, Lengths.of(splits, spec), machine.dtype, there, facts, machine.device)
     if decided.activation_checkpointing:
         at.emit(
             "activation_checkpointing",

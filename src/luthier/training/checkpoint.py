@@ -74,7 +74,9 @@ class Checkpoints:
         self.identity = identity
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.glob(".*") if writes else ():
+            for left in folder.glob(".partial-*") if writes else ():
+                shutil.rmtree(left)
+            for left in folder.glob(".removed-*") if writes else ():
                 shutil.rmtree(left)
 
     def next_name(self) -> str:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -24,7 +26,7 @@ from typing import Any
 
 from luthier.core import errors
 from luthier.core.artifact import Artifact, File
-from luthier.core.errors import Interrupted, LuthierError, SpecError
+from luthier.core.errors import Interrupted, LuthierError, ModelError, SpecError
 from luthier.core.stage import Context, Output
 from luthier.store.files import write_atomic
 
@@ -60,12 +62,30 @@ def refuse_unshardable(spec: TrainSpec) -> None:
 
 
 def processes_of(spec: TrainSpec) -> int:
-    """How many the spec asks for; without a number one per GPU."""
-    if spec.parallel.processes is not None:
-        return spec.parallel.processes
+    """How many the spec asks for; without a number one per GPU. Raises SpecError where that is none, or more than there
+    are GPUs for."""
+    asked = spec.parallel
+    if asked.kind == "none":
+        return 1
+    gpus = _gpus() if spec.device != "cpu" else 0
+    if not asked.processes and not gpus:
+        raise SpecError(
+            f"train.parallel.kind is {asked.kind} without a number of processes, which means one per GPU, and here "
+            "training has no GPU.",
+            remedy="Name the number (train.parallel.processes: 2, say), or leave train.parallel out.",
+        )
+    if gpus and (asked.processes or gpus) > gpus:
+        raise SpecError(
+            f"train.parallel.processes is {asked.processes}, each needs a GPU of its own, and this machine has {gpus}.",
+            remedy=f"Lower it to at most {gpus}, leave it out for one per GPU, or set train.device: cpu.",
+        )
+    return asked.processes or gpus
+
+
+def _gpus() -> int:
     import torch
 
-    return max(1, torch.cuda.device_count() if spec.device != "cpu" else 1)
+    return torch.cuda.device_count()
 
 
 def in_processes(
@@ -107,8 +127,7 @@ def in_processes(
         return Output(ended["summary"])
     if "error" in ended:
         raise _error(ended["error"])
-    last = (scratch / LOG).read_text(encoding="utf-8", errors="replace").splitlines()[-TOLD_LINES:]
-    raise RuntimeError(f"a worker ended with {torchrun.returncode} and said:\n" + "\n".join(last))
+    raise _died(torchrun.returncode, scratch / LOG)
 
 
 def _listen(torchrun: subprocess.Popen[bytes], stop: Path, at: Context) -> dict[str, Any]:
@@ -146,6 +165,27 @@ def _listen(torchrun: subprocess.Popen[bytes], stop: Path, at: Context) -> dict[
             at.progress(*told["progress"], **told["facts"])
         elif "error" not in ended:  # the first is the cause; others follow from it
             ended |= told
+
+
+_DEATH = "failed (exitcode: "
+"""Begins torchrun's own account of the process that ended first."""
+
+
+def _died(code: int, log: Path) -> ModelError:
+    """A process that ended without saying why in our words: by a signal, or with what Python and its libraries print."""
+    said, _, account = log.read_text(encoding="utf-8", errors="replace").partition(_DEATH)
+    if found := re.match(r"-?\d+", account):
+        code = int(found[0])
+    lines = [line for line in said.splitlines() if "torch/distributed/" not in line][-TOLD_LINES:]
+    how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit status {code}"
+    remedy = f"The whole of what the processes said is in {log}. "
+    if code == -signal.SIGKILL:
+        remedy = "The system kills a process when memory runs out: lower train.parallel.processes or train.batch.micro_tokens. "
+    return ModelError(
+        f"a process of this training run {how}"
+        + (" and said:\n" + "\n".join(lines) if lines else ", and said nothing before."),
+        remedy=f"{remedy}The same command goes on from the last checkpoint.",
+    )
 
 
 def _error(told: Mapping[str, Any]) -> LuthierError:

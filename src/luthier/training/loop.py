@@ -98,6 +98,12 @@ class Loop:
             self._give_up(self._ran_away(lately), "diverged")
             return
         self.state.stopped = stopped
+        if stopped in ("time", "money"):
+            self.at.emit(
+                "not_exact",
+                reason=f"the limit of {stopped} ended training at step {self.state.step}: how far it gets depends on the "
+                "machine's speed, so a second run may end elsewhere",
+            )
         if self._checkpoint_due():
             self._save()
         if not stopped:
@@ -172,7 +178,8 @@ class Loop:
         speed = tokens / seconds
         rss_bytes = psutil.Process().memory_info().rss
         self.at.emit("step", **figures, tokens_per_s=speed, rss_bytes=rss_bytes, seconds=seconds)
-        self.at.progress("train", figures["step"], self.total, loss=figures["loss"], tokens_per_s=speed)
+        watched = {name: figures[name] for name in ("loss", self.watch.metric) if name in figures}
+        self.at.progress("train", figures["step"], self.total, **watched, tokens_per_s=speed)
 
     # -- validation -------------------------------------------------------------------------------------------------
 
@@ -189,9 +196,10 @@ class Loop:
             raise self._no_number("validation loss", figures.loss, step, named)
         value = self.watch.measured(figures.values())
         self.state.validation.append({"step": step, "loss": figures.loss, **figures.shown()})
-        most = self.spec.average_of if self.spec.keep == "average" else 1
-        good = Good(step, value, figures.loss, self.checkpoints.next_name())
-        self.state.rank(good, self.watch, most)
+        self.state.rank(Good(step, value, figures.loss, self._next_name()), self.watch, self.spec.ranked)
+        self.saved_step = (
+            None  # what was saved of this step, by a stop in its validation, does not know of it
+        )
         seconds = time.monotonic() - started
         self.at.emit("validation", **self.state.validation[-1], seconds=seconds)
 
@@ -337,7 +345,7 @@ class Loop:
         return self.world.gather(time.monotonic() - self.saved_at_s >= CHECKPOINT_EVERY_S)[0]
 
     def _save(self) -> None:
-        state, name = self.state, self.checkpoints.next_name()
+        state, name = self.state, self._next_name()
         state.ranking = [
             replace(one, checkpoint=name) if one.step == state.step else one for one in state.ranking
         ]
@@ -350,6 +358,10 @@ class Loop:
             self.at.emit("checkpoint", step=state.step, bytes=size_bytes, name=name)
         self.world.barrier()
         self.saved_step, self.saved_at_s = state.step, time.monotonic()
+
+    def _next_name(self) -> str:
+        """Process 0 writes, so it knows what is there."""
+        return str(self.world.gather(self.checkpoints.next_name())[0])
 
     def _resume(self) -> None:
         found = self.checkpoints.newest(

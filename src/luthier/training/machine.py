@@ -9,8 +9,8 @@ full     bf16   fp32 (master)          bf16 matrices by autocast; gradients and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ import torch
 
 from luthier.core.errors import ModelError
 from luthier.models.place import place
+from luthier.models.sample import ANSWERS_AT_ONCE
 from luthier.models.spec import KEPT_BESIDE
 
 from .spec import TrainSpec
@@ -70,19 +71,39 @@ def find(spec: TrainSpec) -> Machine:
     return Machine(at.device, at.dtype, torch.get_num_threads(), torch.__version__, processor, processes)
 
 
-@contextmanager
-def enough_memory(tokens: int) -> Iterator[None]:
+def enough_memory(tokens: int) -> AbstractContextManager[None]:
     """Turn running out of memory into a ModelError that names the micro-batch's tokens and the remedy."""
+    return fits(
+        f"a micro-batch of {tokens:,} tokens",
+        "Lower train.batch.micro_tokens (the same model, somewhat slower); a single longer row needs "
+        "train.longest with train.too_long: skip, or a smaller base.",
+    )
+
+
+def enough_to_write(
+    prompts: Sequence[Sequence[int]], copies: int, max_tokens: int, method: str
+) -> AbstractContextManager[None]:
+    """The same for answers that a method has a model write (models/sample)."""
+    answers = min(len(prompts), max(1, ANSWERS_AT_ONCE // copies)) * copies
+    tokens = answers * (max(map(len, prompts), default=0) + max_tokens)
+    return fits(
+        f"a batch of {answers:,} answers ({tokens:,} tokens with their questions, at most)",
+        f"Lower max_tokens of train.method {method}, leave rows with long questions out (train.longest with "
+        "train.too_long: skip), or choose a smaller model to write them.",
+    )
+
+
+@contextmanager
+def fits(what: str, remedy: str) -> Iterator[None]:
+    """Turn running out of memory into a ModelError that names what did not fit."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _no_memory(error):
             raise
-        raise ModelError(
-            f"a micro-batch of {tokens:,} tokens does not fit in memory: {str(error).splitlines()[0][:200]}",
-            remedy="Lower train.batch.micro_tokens (the same model, somewhat slower); a single longer row needs "
-            "train.longest with train.too_long: skip, or a smaller base.",
-        ) from error
+        # Python's own MemoryError says nothing.
+        told = (str(error).splitlines() or ["out of memory"])[0][:200]
+        raise ModelError(f"{what} does not fit in memory: {told}", remedy=remedy) from error
 
 
 def _no_memory(error: RuntimeError) -> bool:

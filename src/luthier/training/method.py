@@ -36,6 +36,11 @@ class MethodSettings(Spec):
         """Base models that the method needs beside the one that is trained, by role; `Work.folders` will hold them."""
         return {}
 
+    def asks_start(self) -> str | None:
+        """The setting, if any, that asks the model from before the first step again in every step: the adapter must then
+        be one that can be switched off."""
+        return None
+
 
 class NoSettings(MethodSettings):
     """Of a method that has none."""
@@ -105,8 +110,14 @@ class Method(Protocol):
     """The Spec of its settings."""
     watch: ClassVar[tuple[str, Literal["min", "max"]]] = ("loss", "min")
     """The validation figure that says which weights are best, unless the recipe names another."""
+    figures: tuple[str, ...] = ("loss",)
+    """The validation figures there are; a recipe may watch one of them."""
+    task: ClassVar[str | None] = None
+    """The only kind of task that it learns; None: any."""
     through_vocabulary: ClassVar[bool] = True
     """Whether its loss reads the output head, as wide as the vocabulary. For plans and profiles."""
+    unit: ClassVar[str] = "nats per supervised token"
+    """What its loss counts, as the caption of a chart says it."""
     reads: ClassVar[tuple[str, ...]] = ()
     """Which of a record's own judgements of its answer it uses: `rejected`, `rating`. Rows that bring others are told."""
     share: bool = False
@@ -117,6 +128,9 @@ class Method(Protocol):
     def encode(self, record: Mapping[str, Any], template: Template) -> Example:
         """One record (data.records.RECORD) as tokens. Raises ModelError and its kinds, DataError."""
 
+    def check(self, splits: Mapping[str, Rows]) -> None:
+        """Look at all rows together, before anything is computed. Raises DataError where there is nothing to learn."""
+
     def attach(self, model: Any, splits: Mapping[str, Rows], work: Work, seed: int) -> None:
         """Put a module of one's own on the model (a head). What of it requires gradients is trained with the adapter."""
 
@@ -124,11 +138,17 @@ class Method(Protocol):
         """Write what `attach` put on the model beside it, and take it off: the adapter is saved next."""
 
     def prepare(self, model: Any, splits: Mapping[str, Rows], work: Work) -> None:
-        """Called once, before a checkpoint is put back: `model` is what training starts from, on its device."""
+        """Called once, before a checkpoint is put back: `model` is what training starts from, on its device. What goes
+        through the rows tells its progress (`work.at.progress`): a plan takes from that how long all rows will take."""
 
     def unfold(self, model: Any, rows: Sequence[Row], seed: int) -> Sequence[Row]:
         """The rows that this step really learns from. Must follow from its arguments."""
         return rows
+
+    def grows(self) -> tuple[int, int]:
+        """For plans, of `unfold`: how many rows a row of training becomes (one of validation stays one), and how many
+        tokens each of them may have more than the row that it came from."""
+        return 1, 0
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """One micro-batch of these rows, on the CPU."""

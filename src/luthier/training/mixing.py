@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 def order_of(spec: TrainSpec, rows: Rows) -> Mixture:
     """The order of training. Raises SpecError for a source that is not there or is not mentioned."""
     sources, codes = rows.sources
+    refuse_strangers(spec, sources)
     sizes = np.bincount(codes, minlength=len(sources)).tolist()
     share = shares(spec.mix, dict(zip(sources, sizes, strict=True)))
     draws = sizes if share is None else apportion(len(rows), share)
@@ -53,26 +54,32 @@ def order_of(spec: TrainSpec, rows: Rows) -> Mixture:
 
 
 def shares(mix: MixSpec | str, sizes: Mapping[str, int]) -> list[float] | None:
-    """Each source's share of the draws, in the order of `sizes`; None: every row once. Raises SpecError."""
+    """Each source's share of the draws, in the order of `sizes`; None: every row once."""
     if isinstance(mix, str) or not sizes:
         return None
     if mix.temperature is not None:
         wanted = [n ** (1 / mix.temperature) for n in sizes.values()]
     else:
         assert mix.weights is not None  # MixSpec has one of the two
-        _need_sources(mix.weights, sizes, "train.mix.weights", "0 leaves a source out")
         wanted = [mix.weights[name] for name in sizes]
     return [one / sum(wanted) for one in wanted]
 
 
 def _turns(order: Sequence[str], sources: Sequence[str]) -> tuple[int, ...]:
     """For each source its place in the order."""
-    _need_sources(order, sources, "train.order", "every source has its turn")
     return tuple(order.index(name) for name in sources)
 
 
+def refuse_strangers(spec: TrainSpec, sources: Sequence[str]) -> None:
+    """A mix or an order that names a source which is not there, or leaves one out. Raises SpecError."""
+    if not isinstance(spec.mix, str) and spec.mix.weights is not None:
+        _need_sources(spec.mix.weights, sources, "train.mix.weights", "0 leaves a source out")
+    if not isinstance(spec.order, str):
+        _need_sources(spec.order, sources, "train.order", "every source has its turn")
+
+
 def _need_sources(
-    told: Mapping[str, float] | Sequence[str], there: Mapping[str, int] | Sequence[str], key: str, rule: str
+    told: Mapping[str, float] | Sequence[str], there: Sequence[str], key: str, rule: str
 ) -> None:
     if unknown := [name for name in told if name not in there]:
         raise SpecError(

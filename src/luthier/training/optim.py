@@ -12,6 +12,8 @@ from torch import Tensor
 from .spec import TrainSpec
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+IA3 = "ia3_l"
+"""In the names of IA³'s factors: scales around 1, though peft gives them two dimensions."""
 
 
 def learning_rate(spec: TrainSpec, step: int, total: int) -> float:
@@ -26,10 +28,11 @@ def learning_rate(spec: TrainSpec, step: int, total: int) -> float:
 
 
 def build(parameters: Sequence[tuple[str, Any]], spec: TrainSpec) -> torch.optim.AdamW:
-    """Decay is for matrices: a norm's scale or a bias pulled to zero loses what it is for."""
+    """Decay is for matrices: a scale or a bias pulled to zero loses what it is for."""
+    decays = {name for name, p in parameters if p.dim() >= 2 and IA3 not in name.split(".")}
     groups = [
-        {"params": [p for _, p in parameters if p.dim() >= 2], "weight_decay": spec.weight_decay},
-        {"params": [p for _, p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for name, p in parameters if name in decays], "weight_decay": spec.weight_decay},
+        {"params": [p for name, p in parameters if name not in decays], "weight_decay": 0.0},
     ]
     filled = [group for group in groups if group["params"]]
     return torch.optim.AdamW(filled, lr=spec.peak_learning_rate, fused=True)

@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from .assembly import Assembly
 
 BUCKET_BYTES = 25_000_000
+PATIENCE = timedelta(hours=12)
+"""How long a process waits for another, which may be tokenising all rows or asking a teacher. torch's own ten minutes on
+CUDA would end the run; a process that has died is noticed by torchrun, not by this."""
 
 
 @dataclass(frozen=True)
@@ -243,10 +247,10 @@ def joined(spec: TrainSpec) -> Iterator[World]:
     if spec.device != "cpu" and torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device)
+        dist.init_process_group("nccl", device_id=device, timeout=PATIENCE)
     else:
         device = torch.device("cpu")
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         if spec.parallel.kind == "fsdp":
             with losses.plainly():  # the fast head reads weights that are not there while they are sharded

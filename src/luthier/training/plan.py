@@ -1,21 +1,24 @@
-"""What training would take, before anything is spent: steps and tokens exactly, memory from formulas, time from a
-probe's steps. Pure: a forecast follows from the spec, the models' facts, the rows' lengths and the probe's figures.
+"""What training would take, before anything is spent: steps by counting, memory from formulas, time from a probe's steps.
+Tokens are counted where rows are learnt from as they are. A method that unfolds them (into answers, say) is known by an
+upper bound, or by what the probe's rows became.
 
-Not here: the formulas of memory (training/memory), money (cost/forecast) and the probe itself (training/probe).
+A forecast follows from the spec, the models' facts, the rows' lengths and the probe's figures (and, where `train.parallel`
+gives no number of processes, from the GPUs there are). Not here: the formulas of memory (training/memory), money
+(cost/forecast) and the probe itself (training/probe).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from luthier.core.errors import SpecError
 from luthier.models.shapes import Dtype, Facts
 from luthier.models.spec import LoraSpec
 
 from .batches import steps_per_epoch, total_steps
-from .memory import Lengths, largest_micro_batch, peak_bytes, settle
+from .memory import Lengths, Team, largest_micro_batch, peak_bytes, settle, team_of
 from .spec import VALIDATIONS_PER_EPOCH, TrainSpec
 
 SMALLER_MICRO_TOKENS = (1024, 512, 256)
@@ -23,13 +26,19 @@ SMALLER_MICRO_TOKENS = (1024, 512, 256)
 
 @dataclass(frozen=True)
 class Probe:
-    """Two real steps, measured on this machine (training/probe)."""
+    """A few real steps of one process, measured on this machine (training/probe). What is said per token is per token of
+    rows as they are tokenised, before a method unfolds them."""
 
     seconds_per_token: float
     seconds_per_validation_token: float
+    seconds_per_read_token: float  # one token through the model, forward alone
     seconds_per_step: float  # the optimizer's share, whatever the tokens
-    start_seconds: float  # loading the model
-    peak_bytes: int  # of the whole process
+    seconds_per_prepared_row: float  # what the method computes of each row before the first step
+    start_seconds: float  # loading the models
+    tokens_per_token: float  # that a step learns from; 1 where the method does not unfold rows
+    supervised_per_supervised: float
+    validation_tokens_per_token: float
+    peak_bytes: int  # of the whole process, from the loading of the models on
     dtype: Dtype
     device: str
     threads: int
@@ -39,15 +48,20 @@ class Probe:
 
 @dataclass(frozen=True)
 class Forecast:
-    """`tokens` and `supervised` are of all steps together, `validation_tokens` of all validations together.
+    """`tokens` and `supervised` are of all steps together, `validation_tokens` of all validations together; `known` says
+    how: counted, as the probe's rows grew, or the most that they can grow to. With early stopping and limits (`stop_at`)
+    all of these are upper bounds.
 
-    With early stopping and limits (`stop_at`) these are upper bounds. `peak_bytes` names its parts; `seconds` is None without a probe.
+    `lengths` are those of the rows as tokenised, `grown` as they may be unfolded. `peak_bytes` names its parts, of all
+    processes that share a memory; `seconds`, None without a probe, is one process's.
     """
 
     spec: TrainSpec
     facts: Facts
     others: Mapping[str, Facts]
     lengths: Lengths
+    grown: Lengths
+    team: Team
     probe: Probe | None
     dtype: Dtype
     steps: int
@@ -60,9 +74,26 @@ class Forecast:
     seconds: float | None
 
     @property
+    def known(self) -> Literal["counted", "measured", "bound"]:
+        if self.grown is self.lengths:
+            return "counted"
+        return "measured" if self.probe else "bound"
+
+    @property
+    def measured_bytes(self) -> int | None:
+        """The probe's peak (its first step holds the largest micro-batch), once for each process in this memory."""
+        if self.probe is None:
+            return None
+        return self.team.sharing * self.probe.peak_bytes + self.peak_bytes.get("exchange", 0)
+
+    @property
     def peak_total_bytes(self) -> int:
-        """Measured where there was a probe (its second step holds the largest micro-batch), else the parts' sum."""
-        return self.probe.peak_bytes if self.probe else sum(self.peak_bytes.values())
+        """What was measured, else the parts' sum. Where rows grow, those of the run may grow longer than the probe's did:
+        the larger of the two."""
+        measured, planned = self.measured_bytes, sum(self.peak_bytes.values())
+        if measured is None:
+            return planned
+        return measured if self.known == "counted" else max(measured, planned)
 
 
 @dataclass(frozen=True)
@@ -74,22 +105,12 @@ class Suggestion:
     peak_bytes: int
 
 
-def limit_of(spec: TrainSpec, context: int) -> int:
-    """Most tokens of a row."""
-    return min(spec.longest or context, context)
-
-
-def refuse_impossible(spec: TrainSpec, context: int, n_validation: int) -> None:
+def refuse_impossible(spec: TrainSpec, context: int) -> None:
     """What can be refused before any work. Raises SpecError."""
     if spec.longest is not None and spec.longest > context:
         raise SpecError(
             f"train.longest is {spec.longest:,}, and the model's context is {context:,} tokens.",
             remedy="Lower it or leave it out, or choose a base with a longer context.",
-        )
-    if spec.early_stopping and n_validation == 0:
-        raise SpecError(
-            "train.early_stopping watches the validation loss, and the validation split has no rows.",
-            remedy="Set data.split.validation (0.1, say), or leave early_stopping out.",
         )
 
 
@@ -111,49 +132,58 @@ def forecast(
     dtype: Dtype | None = None,
     others: Mapping[str, Facts] | None = None,
     limit_bytes: int | None = None,
+    device: str | None = None,
 ) -> Forecast:
-    """`dtype` is what `auto` stands for on this machine; the probe knows it too. With neither, fp32: an upper bound.
-    `others` are the facts of models that the method needs beside the base; `limit_bytes` is the machine's memory, which
-    decides `activation_checkpointing: auto` (without it: off)."""
+    """`dtype` is what `auto` stands for on this machine, `device` where it computes; the probe knows both too. With
+    neither, fp32 (an upper bound where an adapter is trained) on the processor. `others` are the facts of models that the
+    method needs beside the base; `limit_bytes` is the machine's memory, which decides `activation_checkpointing: auto`
+    (without it: off). Raises SpecError where the number of processes is not known."""
     if dtype is None:
         dtype = spec.dtype if spec.dtype != "auto" else (probe.dtype if probe else "fp32")
+    if device is None:
+        device = probe.device if probe else "cpu"
     if limit_bytes is not None:
-        spec = settle(spec, facts, lengths, dtype, limit_bytes, others)
-    n_rows = len(lengths.train)
+        spec = settle(spec, facts, lengths, dtype, limit_bytes, others, device)
+    n_rows, team = len(lengths.train), team_of(spec, device)
+    grown = lengths.grown(spec, facts.context)
     steps = total_steps(n_rows, spec.batch.rows, spec.epochs, spec.max_steps)
-    passes = _passes(steps, n_rows, spec.batch.rows)
-    tokens, supervised = (round(passes * n) for n in lengths.epoch)
     every = validate_every(spec, n_rows)
     validations = 1 + steps // every + (steps % every > 0) if len(lengths.validation) else 0
-    validation_tokens = validations * int(lengths.validation[:, 0].sum())
-    largest = largest_micro_batch(lengths, spec.batch.micro_tokens)
+
+    def counted(told: Lengths) -> tuple[float, float, float]:
+        """Tokens, supervised tokens, and those of validation."""
+        return *told.of_steps(steps, spec.batch.rows), float(validations * told.validation[:, 0].sum())
+
+    as_tokenised = counted(lengths)
+    tokens, supervised, validation = counted(grown) if probe is None else as_tokenised
+    if probe and grown is not lengths:
+        tokens, supervised = tokens * probe.tokens_per_token, supervised * probe.supervised_per_supervised
+        validation *= probe.validation_tokens_per_token
+    largest = largest_micro_batch(grown, spec.batch.micro_tokens)
     return Forecast(
         spec=spec,
         facts=facts,
         others=others or {},
         lengths=lengths,
+        grown=grown,
+        team=team,
         probe=probe,
         dtype=dtype,
         steps=steps,
         validations=validations,
-        tokens=tokens,
-        supervised=supervised,
-        validation_tokens=validation_tokens,
+        tokens=round(tokens),
+        supervised=round(supervised),
+        validation_tokens=round(validation),
         trained_parameters=spec.adapter.trained_parameters(facts),
-        peak_bytes=peak_bytes(spec, facts, largest, dtype, others),
-        seconds=_seconds(probe, steps, tokens, validation_tokens) if probe else None,
+        peak_bytes=peak_bytes(spec, facts, largest, dtype, others, team=team),
+        seconds=_seconds(probe, steps, lengths, as_tokenised[0], as_tokenised[2]) if probe else None,
     )
 
 
-def _passes(steps: int, n_rows: int, rows: int) -> float:
-    """How often each row is seen on average: exact at whole epochs."""
-    whole, rest = divmod(steps, steps_per_epoch(n_rows, rows))
-    return whole + min(1.0, rest * rows / n_rows)
-
-
-def _seconds(probe: Probe, steps: int, tokens: int, validation_tokens: int) -> float:
+def _seconds(probe: Probe, steps: int, lengths: Lengths, tokens: float, validation_tokens: float) -> float:
     return (
         probe.start_seconds
+        + len(lengths.all) * probe.seconds_per_prepared_row
         + tokens * probe.seconds_per_token
         + steps * probe.seconds_per_step
         + validation_tokens * probe.seconds_per_validation_token
@@ -170,7 +200,7 @@ def suggest(made: Forecast, limit_bytes: int) -> Suggestion | None:
     ratio = made.peak_total_bytes / sum(made.peak_bytes.values())
     sizes = [made.spec.batch.micro_tokens]
     sizes += [n for n in SMALLER_MICRO_TOKENS if n < sizes[0]]
-    largest = {n: largest_micro_batch(made.lengths, n) for n in sizes}
+    largest = {n: largest_micro_batch(made.grown, n) for n in sizes}
     for changes in _sets_of(_changes(made)):
         for micro_tokens in sizes:
             if not changes and micro_tokens == sizes[0]:
@@ -178,7 +208,7 @@ def suggest(made: Forecast, limit_bytes: int) -> Suggestion | None:
             spec, dtype = made.spec, made.dtype
             for change in changes:
                 spec, dtype = change.on(spec), change.dtype or dtype
-            parts = peak_bytes(spec, made.facts, largest[micro_tokens], dtype, made.others)
+            parts = peak_bytes(spec, made.facts, largest[micro_tokens], dtype, made.others, team=made.team)
             if (peak := round(ratio * sum(parts.values()))) <= limit_bytes:
                 cut = [] if micro_tokens == sizes[0] else [_smaller(micro_tokens)]
                 told = [*changes, *cut]
@@ -216,7 +246,7 @@ def _changes(made: Forecast) -> list[_Change]:
         told.append(
             _Change("train.activation_checkpointing=true", effect, {"activation_checkpointing": True})
         )
-    if spec.adapter.moves_base:
+    if spec.adapter.moves_base and spec.parallel.kind != "fsdp":  # which can do no adapter
         effect = "only an adapter is trained"
         told.append(_Change("train.adapter={kind: lora}", effect, {"adapter": LoraSpec()}))
     if isinstance(spec.adapter, LoraSpec) and spec.adapter.quantize is None:

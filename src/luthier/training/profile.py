@@ -4,7 +4,8 @@
             so speed comes from the clock and only the shares from the record)
     peak    matrix products measured here and now, of the model's own shapes and square ones (training/flops)
 
-Not here: what is said about it to people (app/profiling), and memory beyond this process's high water.
+Not here: what is said about it to people (app/profiling), and memory beyond this process's high water since its model was
+loaded.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from luthier.models.shapes import Facts
 from .assembly import Assembly, settled
 from .flops import Flops, Peak, measure_peak, of_sequences
 from .machine import find
-from .memory import machine_bytes, peak_bytes_so_far
+from .memory import forget_peak, machine_bytes, peak_bytes_so_far
 from .method import Method
 from .mixing import order_of
 from .rows import Row, Rows
@@ -111,9 +112,11 @@ def profile(
     rows = splits["train"]
     order = order_of(spec, rows)
     chosen = [order.step(step) for step in range(1, steps + 3)]
-    spec = settled(spec, folders, splits, find(spec), at)
+    machine = find(spec)
+    spec = settled(spec, folders, splits, machine, at)
+    forget_peak(machine.device)
     with tempfile.TemporaryDirectory(prefix="luthier-profile-") as scratch:
-        needed = {i for one in chosen for i in one}
+        needed = {"train": [i for one in chosen for i in one]}
         trial = begin(spec, method, folders, splits, needed, template, Path(scratch), at)
         return measure(trial, [[rows[i] for i in one] for one in chosen], facts, at)
 

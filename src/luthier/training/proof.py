@@ -125,8 +125,9 @@ def _written(record: Mapping[str, Any], template: Template) -> tuple[str, bool]:
 
 
 def _whole(record: Mapping[str, Any], template: Template) -> bool:
+    """However long the row's own answer is: a method that learns from others has not looked at it."""
     written = template.tokenizer.apply_chat_template(record["messages"], tokenize=False)
-    ids = template.encode(record["messages"]).ids
+    ids = type(template)(template.tokenizer, 1 << 30).encode(record["messages"]).ids
     return _same(template.tokenizer, ids, written)
 
 

@@ -15,6 +15,7 @@ from luthier.models.spec import AdapterSpec, LoraSpec
 from .method import MethodSettings
 
 VALIDATIONS_PER_EPOCH = 4
+AVERAGE_OF = 3
 
 
 class MethodSpec(PartSpec):
@@ -100,6 +101,14 @@ class ParallelSpec(Spec):
     processes: int | None = Field(default=None, ge=1, le=64)
     """How many; without it one per GPU."""
 
+    @model_validator(mode="after")
+    def _of_some_kind(self) -> ParallelSpec:
+        if self.kind == "none" and self.processes is not None:
+            raise ValueError(
+                f"processes: {self.processes} without a kind; add kind: ddp (or fsdp), or remove it"
+            )
+        return self
+
 
 class TrainSpec(Spec):
     """How the base model is changed."""
@@ -129,7 +138,8 @@ class TrainSpec(Spec):
     batch: BatchSpec = BatchSpec()
     """Rows per optimizer step and tokens per micro-batch."""
     longest: int | None = Field(default=None, ge=2)
-    """Most tokens of a row; without it the model's context. Rows are never cut."""
+    """Most tokens of a row; without it the model's context. Rows are never cut. Of a method that writes
+    answers of its own (`grpo`, `distill` at level: sequence) the question alone counts."""
     too_long: Literal["refuse", "skip"] = "refuse"
     """A row with more tokens than that: stop before training, or leave the row out and record it."""
     validate_every: int | None = Field(default=None, ge=1)
@@ -142,8 +152,8 @@ class TrainSpec(Spec):
     """Give up when the loss runs away and keep the best validated weights; for methods that watch their loss. null: never."""
     keep: Literal["best", "last", "average"] = "best"
     """Which weights become the model: the best validated, the last, or the average of the best ones where it validates better still."""
-    average_of: int = Field(default=3, ge=2, le=20)
-    """Most weights that `keep: average` takes together; a checkpoint of each is held on disk."""
+    average_of: int | None = Field(default=None, ge=2, le=20)
+    """Most weights that `keep: average` takes together, without it 3; a checkpoint of each is held on disk."""
     checkpoint_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints; without it one a minute. Each new best validation is kept in any case."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
@@ -157,6 +167,19 @@ class TrainSpec(Spec):
     """Whether several processes share the work."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Decides the order of rows, the adapter's start and dropout."""
+
+    @model_validator(mode="after")
+    def _average_of_what(self) -> TrainSpec:
+        if self.average_of is not None and self.keep != "average":
+            raise ValueError(
+                f"average_of is read with keep: average alone, and keep is {self.keep}; remove one or the other"
+            )
+        return self
+
+    @property
+    def ranked(self) -> int:
+        """How many of the best validated weights are held until the end."""
+        return (self.average_of or AVERAGE_OF) if self.keep == "average" else 1
 
     @property
     def other_models(self) -> Mapping[str, str]:

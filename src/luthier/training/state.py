@@ -12,6 +12,29 @@ Stopped = Literal["epochs", "max_steps", "early", "time", "tokens", "money", "di
 BROKEN: tuple[Stopped, ...] = ("diverged", "not_finite")
 """Ends after which the last weights are worth nothing."""
 
+FIXED = (
+    "step",
+    "loss",
+    "learning_rate",
+    "gradient_norm",
+    "tokens",
+    "supervised",
+    "groups",
+    "seconds",
+    "tokens_per_s",
+    "rss_bytes",
+)
+"""What is told of every step or validation, whatever the method; the last three in events alone."""
+
+
+def own_figures(told: Mapping[str, Any]) -> dict[str, float]:
+    """What a method tells of a step or a validation beside its loss.
+
+    >>> own_figures({"step": 3, "loss": 0.1, "reward": 0.5, "tokens": 90, "groups": {"a": 0.1, "b": 0.2}})
+    {'reward': 0.5}
+    """
+    return {name: value for name, value in told.items() if name not in FIXED}
+
 
 @dataclass(frozen=True)
 class Good:

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.errors import SpecError, did_you_mean
 from luthier.core.units import Money
 
 from .spec import DivergenceSpec, EarlyStoppingSpec, StopAtSpec, TrainSpec
+
+if TYPE_CHECKING:
+    from .method import Method
 
 Mode = Literal["min", "max"]
 _LESS = ("loss", "error", "perplexity", "kl")
@@ -41,10 +44,7 @@ class Watch:
         """Its value among a validation's figures. Raises SpecError naming those there are."""
         known = sorted(name for name, value in figures.items() if isinstance(value, float))
         if self.metric not in known:
-            raise SpecError(
-                f"train.early_stopping.metric is {self.metric!r}, and validation here measures no such figure.",
-                remedy=f"Choose one of: {', '.join(known)}; {did_you_mean(self.metric, known)}",
-            )
+            raise _unmeasured(self.metric, known)
         return float(figures[self.metric])
 
 
@@ -67,6 +67,21 @@ def watch_of(early: EarlyStoppingSpec | None, own: tuple[str, Mode]) -> Watch:
     raise SpecError(
         f"train.early_stopping watches {early.metric!r}, and its name does not say whether less or more is better.",
         remedy="Set train.early_stopping.mode: min or max.",
+    )
+
+
+def refuse_unwatched(early: EarlyStoppingSpec | None, method: Method) -> None:
+    """A figure that validation does not measure, or of which nobody says whether less or more is better. Raises SpecError."""
+    known = sorted({method.watch[0], *method.figures})
+    if early and early.metric is not None and early.metric not in known:
+        raise _unmeasured(early.metric, known)
+    watch_of(early, method.watch)
+
+
+def _unmeasured(metric: str, known: list[str]) -> SpecError:
+    return SpecError(
+        f"train.early_stopping.metric is {metric!r}, and validation here measures no such figure.",
+        remedy=f"Choose one of: {', '.join(known)}; {did_you_mean(metric, known)}",
     )
 
 
@@ -146,7 +161,12 @@ def refuse_unpriced(limit: StopAtSpec, hourly: Money | None) -> None:
 
 
 def refuse_without_validation(spec: TrainSpec, n_validation: int) -> None:
-    """What needs a validation split beside early stopping. Raises SpecError."""
+    """What needs a validation split. Raises SpecError."""
+    if spec.early_stopping and n_validation == 0:
+        raise SpecError(
+            "train.early_stopping watches validation, and the validation split has no rows.",
+            remedy="Set data.split.validation (0.1, say), or leave early_stopping out.",
+        )
     if spec.keep == "average" and n_validation == 0:
         raise SpecError(
             "train.keep: average takes the weights that validate best, and the validation split has no rows.",

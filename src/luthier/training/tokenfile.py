@@ -232,23 +232,34 @@ def evict(folder: Path, keep_bytes: int = KEEP_BYTES, now_s: float | None = None
     for when_s, path in used:
         if held <= keep_bytes or now_s - when_s < RECENT_S:
             break
-        held -= path.stat().st_size
+        held -= _size(path)
         path.with_suffix(".json").unlink(
             missing_ok=True
         )  # first: what is left of a half removed file is unfinished
         path.unlink(missing_ok=True)
         gone.append(path.name)
     for path in folder.glob(".*.partial"):
-        if now_s - path.stat().st_mtime > 24 * RECENT_S:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if now_s - path.stat().st_mtime > 24 * RECENT_S:
+                path.unlink()
     return gone
 
 
 def size_bytes(folder: Path) -> int:
     """What the cache holds on disk."""
-    return sum(path.stat().st_size for path in folder.glob("*.arrow")) if folder.is_dir() else 0
+    return sum(_size(path) for path in folder.glob("*.arrow")) if folder.is_dir() else 0
+
+
+def _size(path: Path) -> int:
+    """0 of a file that another process has just removed."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _used_s(path: Path) -> float:
-    beside = path.with_suffix(".json")
-    return (beside if beside.exists() else path).stat().st_mtime
+    for one in (path.with_suffix(".json"), path):
+        with suppress(FileNotFoundError):
+            return one.stat().st_mtime
+    return 0.0

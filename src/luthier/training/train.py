@@ -3,8 +3,8 @@
     inputs: base, dataset
     out:    adapter_model.safetensors + adapter_config.json   (lora)   or a whole Hugging Face folder   (full)
             luthier.json     role, adapter, base digest, task
-            history.json     what was proven; figures of every step and validation; why it ended, what was kept
-            rows.parquet     every row: tokens, supervised tokens, how often it was seen, or why it was left out
+            history.json     what was proven; figures of every step and validation, the unit of the loss; why it ended, what was kept
+            rows.parquet     every row as it was tokenised: tokens, supervised tokens, how often it was seen, or why it was left out
 
 `scratch` holds tokens and checkpoints. Files in `out` depend on spec, parents and machine alone.
 Light at import: torch and transformers load when the stage runs.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,9 @@ from luthier.core.artifact import Artifact, digest_of
 from luthier.core.stage import Context, Output, Stage
 from luthier.store.files import explained
 
-from .memory import Lengths, machine_bytes
+from .memory import Lengths, limit_of, machine_bytes
 from .method import Method
-from .plan import forecast, limit_of, refuse_impossible
+from .plan import forecast, refuse_impossible
 from .spec import TrainSpec
 from .stopping import refuse_unpriced, refuse_without_validation
 
@@ -84,7 +85,8 @@ def _train(
 
     identity = digest_of({"spec": spec.plain(), "parents": parents, "version": VERSION})
     folders = {role: at.folder(artifact) for role, artifact in inputs.items()}
-    made = assemble(spec, method, folders, splits, template, scratch, identity, at)
+    turn = partial(first_goes_ahead, world)
+    made = assemble(spec, method, folders, splits, template, scratch, identity, at, turn)
     model, machine = made.model, made.machine
     if isinstance(world, Sharded):
         made = world.shard(made)
@@ -117,14 +119,14 @@ def _train(
         )
     others = {role: describe(folders[role]) for role in spec.other_models}
     planned = forecast(
-        made.spec, facts, Lengths.of(splits, made.spec), None, machine.dtype, others
+        made.spec, facts, Lengths.of(splits, made.spec), None, machine.dtype, others, device=machine.device
     ).peak_total_bytes
     proven = prove(
         spec, made, splits, template, dataset, planned, machine_bytes(machine.device), at, made.quick
     )
     state = loop.run()
 
-    history = {**state.history(loop.watch), "proof": proven}
+    history = {**state.history(loop.watch), "unit": method.unit, "proof": proven}
     if isinstance(world, Sharded):
         made = world.unsharded(made, base)
     if world.rank != 0:
@@ -163,14 +165,16 @@ def tokenised(
 ) -> tuple[dict[str, Rows], Template]:
     """The train and validation splits as tokens, checked, and the template that made them. `identity` names the
     dataset; the tokens stand in the folder `kept`. Raises SpecError, DataError, ModelError."""
+    from luthier.models.spec import refuse_strange_layers
     from luthier.models.template import Template
-    from luthier.models.weights import load_tokenizer
+    from luthier.models.weights import describe, load_tokenizer
 
     from .mixing import order_of
     from .rows import check_rows, read_split, settle_too_long
 
     counts = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["counts"]
-    refuse_impossible(spec, context, counts["validation"])
+    refuse_impossible(spec, context)
+    refuse_strange_layers(spec.adapter, describe(base))
     refuse_without_validation(spec, counts["validation"])
     limit = limit_of(spec, context)
     template = Template(load_tokenizer(base), limit)
@@ -181,10 +185,9 @@ def tokenised(
     }
     settle_too_long(splits, limit, context, spec.too_long, at)
     check_rows(splits)
+    method.check(splits)
     order_of(spec, splits["train"])  # refuses sources that are not there
-    left = len(splits["validation"])  # all of its rows may have been left out
-    refuse_impossible(spec, context, left)
-    refuse_without_validation(spec, left)
+    refuse_without_validation(spec, len(splits["validation"]))  # all of its rows may have been left out
     return splits, template
 
 

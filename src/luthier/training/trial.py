@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from torch.profiler import record_function
 from luthier.core.stage import Context
 
 from . import agreement, optim
-from .assembly import Assembly, assemble
+from .assembly import Assembly, Turn, assemble
 from .loop import groups, seed_of
 from .machine import enough_memory
 from .method import Batch, Method
@@ -92,10 +92,11 @@ class Trial:
         return self._told(seconds, rows, batches)
 
     def validate(self, rows: Sequence[Row]) -> StepTimes:
-        """The same rows as in a validation: forward alone."""
-        made, seconds = self.made, dict.fromkeys((INPUT, FORWARD), 0.0)
+        """These rows as in a validation: forward alone, and what the method asks of the model before. Rows are answered as
+        the run will answer them where they are some that `begin` was given as validation rows."""
+        made, seconds = self.made, dict.fromkeys((UNFOLD, INPUT, FORWARD), 0.0)
         made.model.eval()
-        with _timed(FORWARD, seconds):  # a method that asks the model first pays for it here too
+        with _timed(UNFOLD, seconds):
             rows = list(made.method.unfold(made.model, list(rows), seed_of(self.spec.seed)))
         batches, self._computed = self._batches(rows, seconds), 0
         for batch in batches:
@@ -125,17 +126,19 @@ def begin(
     method: Method,
     folders: Mapping[str, Path],
     splits: Mapping[str, Rows],
-    which: Iterable[int],
+    which: Mapping[str, Iterable[int]],
     template: Template,
     scratch: Path,
     at: Context,
+    turn: Turn = nullcontext,
 ) -> Trial:
-    """A trial on these training rows alone, whatever there are: the method prepares no others. Fused parts are checked
-    as a run checks them, and taken out where they differ. `spec` is settled (assembly)."""
+    """A trial on these rows of each split alone, whatever there are: the method prepares no others, in `turn`. Fused
+    parts are checked as a run checks them, and taken out where they differ. `spec` is settled (assembly)."""
     rows = splits["train"]
-    needed = sorted({*which, *np.argsort(rows.tokens, kind="stable")[: agreement.PACKED_ROWS].tolist()})
-    few = {split: rows.take(needed) if split == "train" else one.take([]) for split, one in splits.items()}
-    made = assemble(spec, method, folders, few, template, scratch, "trial", at)
+    needed = {split: set(which.get(split, ())) for split in splits}
+    needed["train"].update(np.argsort(rows.tokens, kind="stable")[: agreement.PACKED_ROWS].tolist())
+    few = {split: one.take(sorted(needed[split])) for split, one in splits.items()}
+    made = assemble(spec, method, folders, few, template, scratch, "trial", at, turn)
     if made.quick is None:
         return Trial(spec, made)
     told, _ = agreement.fused(spec, made, made.quick, agreement.sample_of(spec, made, rows), at)

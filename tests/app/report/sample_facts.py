@@ -143,6 +143,8 @@ def history():
         "best_step": 120,
         "stopped": "epochs",
         "kept": kept,
+        "watched": {"metric": "loss", "mode": "min"},
+        "unit": "nats per supervised token",
         "proof": proof(),
     }
 
@@ -153,6 +155,8 @@ def proof():
         "loss_allowed": 0.01,
         "gradient": 1.9e-3,
         "gradient_allowed": 0.05,
+        "parameter": 2e-2,
+        "parameter_allowed": 0.3,
         "dtype": "bf16",
     }
     return {
@@ -247,6 +251,7 @@ def classify():
         dataset=dataset(),
         rules=rules(),
         history=history(),
+        train={"method": {"sft": {}}, "adapter": {"kind": "lora", "rank": 16, "alpha": None, "rslora": False}},
         report=measured,
         verdicts=[
             {"metric": "macro_f1", "rule": "at least 0.75", "passed": True, "reason": f"it is {f1:.4f}"},

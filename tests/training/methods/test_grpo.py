@@ -1,4 +1,4 @@
-"""GRPO: advantages, clip and divergence by hand; the gradient is A·∇ln p; answers follow from seed and row; a run whose
+"""GRPO: advantages, loss and divergence by hand; the gradient is A·∇ln p; answers follow from seed and row; a run whose
 reward grows."""
 
 import math
@@ -9,8 +9,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from luthier.core.errors import SpecError
+from luthier.core.errors import ModelError, SpecError
 from luthier.core.testing import FakeContext
+from luthier.models import sample as sampling
 from luthier.models.adapters import Lora
 from luthier.models.losses import token_logprobs
 from luthier.models.spec import LoraSpec
@@ -50,16 +51,13 @@ def test_advantages_by_hand():
     assert advantages(np.array([0.7, 0.7])).tolist() == [0, 0]  # all alike: nothing to learn
 
 
-def test_the_clip_by_hand():
-    # ρ = 1.5, 1.5, 0.5, 0.5 with A = 1, -1, 1, -1 and ε = 0.2:
-    # min(1.5, 1.2) = 1.2; min(-1.5, -1.2) = -1.5; min(0.5, 0.8) = 0.5; min(-0.5, -0.8) = -0.8.
-    logprobs = torch.tensor([1.5, 1.5, 0.5, 0.5]).log().requires_grad_(True)
-    signs = torch.tensor([1.0, -1, 1, -1])
-    losses = policy_losses(logprobs, torch.zeros(4), signs, 0.2)
-    assert losses.tolist() == pytest.approx([-1.2, 1.5, -0.5, 0.8])
-    losses.sum().backward()  # where the clip holds there is no gradient; elsewhere it is -ρ·A
-    assert logprobs.grad.tolist() == pytest.approx([0, 1.5, -0.5, 0])
-    assert policy_losses(logprobs, torch.zeros(4), signs, 0.2, 0.4)[0].item() == pytest.approx(-1.4)
+def test_the_loss_by_hand():
+    # ρ = p / p = 1, whatever p is: the loss is -A, and its slope in ln p is -A·ρ = -A.
+    logprobs = torch.tensor([0.9, 0.2, 1e-6]).log().requires_grad_(True)
+    losses = policy_losses(logprobs, torch.tensor([1.5, -2.0, 0.5]))
+    assert losses.tolist() == [-1.5, 2.0, -0.5]
+    losses.sum().backward()
+    assert logprobs.grad.tolist() == [-1.5, 2.0, -0.5]
 
 
 def test_the_divergence_by_hand():
@@ -116,6 +114,31 @@ def test_one_row_per_answer_with_its_advantage(model, base, template, tmp_path):
     for one, other in zip(again, made[3:], strict=True):
         assert one.id == other.id and one.sequences[0].ids.tolist() == other.sequences[0].ids.tolist()
     assert draws_of(3, "row1", 2, 4).tolist() != draws_of(4, "row1", 2, 4).tolist()
+
+
+def test_a_row_that_a_mix_draws_twice_is_answered_anew(model, base, template, tmp_path):
+    method = prepared(model, base, template, tmp_path)
+    (row,) = asked(template, "parcel")
+    once, twice = method.unfold(model, [row], seed=3), method.unfold(model, [row, row], seed=3)
+    assert [one.id for one in twice] == [f"row0/{g}" for g in range(3)] + [f"row0#1/{g}" for g in range(3)]
+    said = [one.sequences[0].ids.tolist() for one in twice]
+    assert said[:3] == [one.sequences[0].ids.tolist() for one in once] and said[3:] != said[:3]
+
+
+def test_answers_that_do_not_fit_in_memory_are_told(model, base, template, tmp_path, monkeypatch):
+    def large(*_, **__):
+        raise RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        )
+
+    monkeypatch.setattr(sampling, "sample", large)
+    method = prepared(model, base, template, tmp_path)
+    rows = asked(template, "parcel", "refund of it")
+    most = max(len(row.sequences[0].ids) for row in rows) - 1
+    told = rf"a batch of 6 answers \({6 * (most + 6)} tokens with their questions, at most\) does not fit in memory"
+    with pytest.raises(ModelError, match=told) as found:
+        method.unfold(model, rows, seed=0)
+    assert "Lower max_tokens of train.method grpo" in found.value.remedy
 
 
 @pytest.mark.parametrize("normalise", ["answer", "step", "constant"])
@@ -226,6 +249,8 @@ def test_several_rewards_are_weighed(model, base, template, tmp_path):
 def test_what_cannot_be(model, base, template, tmp_path):
     with pytest.raises(SpecError, match=r"kl = 0\.1 compares with the model before training"):
         prepared(model, base, template, tmp_path, kl=0.1)
+    with pytest.raises(ValidationError, match="there is no key 'clip' here"):
+        GrpoSettings.model_validate({**SHORT, "clip": 0.2})
     with pytest.raises(ValidationError, match="1 reward_weights for 2 rewards; give one for each"):
         GrpoSettings.model_validate({"rewards": ["label", "number"], "reward_weights": [1]})
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, ModelError
 from luthier.core.testing import FakeContext
+from luthier.models import losses
 from luthier.models.template import Template
 from luthier.models.weights import load, load_tokenizer
 from luthier.training.machine import find
@@ -119,12 +120,24 @@ def test_a_step_does_not_depend_on_how_it_is_cut(model, base, tmp_path):
     # Every answer gained 3 nats and so did the mates': each value is a half, times the row's weight (1, 2, 1, 2, 1).
     assert told.by_row.tolist() == pytest.approx([0.5, 1, 0.5, 1, 0.5], rel=1e-3)
     gradients = []
-    for losses in ([told], pieces):
+    for some in ([told], pieces):
         model.zero_grad()
-        sum(one.sum for one in losses).backward()
+        sum(one.sum for one in some).backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
     for name, one in gradients[0].items():
         assert torch.allclose(one, gradients[1][name], atol=1e-6, rtol=1e-4), name
+
+
+def test_an_estimate_that_does_not_fit_in_memory_is_told(model, base, tmp_path, monkeypatch):
+    rows = rows_of(3)
+    method = prepared(model, base, tmp_path, rows)
+
+    def large(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(losses, "token_logprobs", large)
+    with pytest.raises(ModelError, match=r"a micro-batch of \d+ tokens does not fit in memory"):
+        method.unfold(model, rows, 0)
 
 
 @pytest.mark.parametrize(

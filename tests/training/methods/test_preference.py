@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, ModelError
 from luthier.core.testing import FakeContext
+from luthier.models import losses
 from luthier.models.template import Template
 from luthier.models.testing import tiny_model
 from luthier.models.weights import load, load_tokenizer
@@ -233,12 +234,23 @@ def test_the_reference_is_computed_once_and_read_back(model, base, template, tmp
         with torch.no_grad():
             wanted = [s.item() for s in plain_sums(model, one)]
         assert first.sums[one.id] == pytest.approx(wanted, rel=1e-4)
-    kept = {path.name for path in tmp_path.iterdir()}
-    assert len(kept) == 2 and all(name.endswith(".parquet") for name in kept)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".json", ".parquet", ".parquet"]
     second.prepare(None, splits, work_for(base, template, tmp_path))  # no model is asked
     assert second.sums == first.sums
     loss = first.loss(model, first.collate(splits["train"]))  # nothing has moved yet
     assert loss.sum.item() == pytest.approx(5 * LN2, rel=1e-4)
+
+
+def test_a_reference_that_does_not_fit_in_memory_is_told(model, base, template, tmp_path, monkeypatch):
+    def large(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(losses, "token_logprobs", large)
+    one = row(3, 20)
+    tokens = sum(len(sequence.ids) for sequence in one.sequences)
+    with pytest.raises(ModelError, match=f"a micro-batch of {tokens} tokens does not fit in memory") as told:
+        made("dpo").prepare(model, {"train": [one]}, work_for(base, template, tmp_path))
+    assert "Lower train.batch.micro_tokens" in told.value.remedy
 
 
 def test_log_probabilities_do_not_depend_on_micro_batches(model, base, template, tmp_path):

@@ -46,6 +46,31 @@ def test_an_answer_that_is_no_number_is_refused(base, make_record):
         Regress(NoSettings()).encode(make_record(0), template)
 
 
+@pytest.mark.parametrize("number", ["0.3", "-7"])
+def test_equal_numbers_are_nothing_to_learn(new_work, make_record, number):
+    assert np.full(12, 0.3).std() > 0  # 6e-17, by which errors would be divided
+    rows = [make_record(i) for i in range(16)]
+    for one in rows:
+        one["messages"][-1]["content"] = number
+    work = new_work("equal", train=rows[:12], validation=rows[12:])
+    with pytest.raises(
+        DataError, match=rf"every training row has the same number \({number}\), so there is nothing to learn"
+    ):
+        work.run(method="regress")
+    assert not work.told("training")
+
+
+def test_a_trial_on_equal_rows_of_others_is_no_reason_to_refuse(base):
+    # A plan measures a few rows: they may have one number though the data has others.
+    class Few(list):
+        signals = (0.3,) * 12
+
+    method, model = Regress(NoSettings()), load(base)
+    method.attach(model, {"train": Few()}, None, 0)
+    assert method.scale == 1.0 and method.mean == pytest.approx(0.3)
+    assert method.collate([row(1, 8, 0.3)]).targets_R.tolist() == pytest.approx([0.0], abs=1e-9)
+
+
 def test_a_run_learns_numbers_and_gives_them_back(new_work, make_record):
     rows = [
         numbered(make_record(i % 2), i) | {"id": f"{i:032x}"} for i in range(40)

@@ -5,6 +5,7 @@
     facts.py     what a run left, as plain values
     verdict.py   the sentences at the top
     sections.py  facts -> what each section shows, and what is not there
+    learning.py  how training went: what was proven, curves, figures, what was kept
     charts.py    numbers -> SVG; chart_parts.py: scales, ticks, text
     wording.py   numbers and text as people read them; hostile text made visible
     changes.py   what differs between two texts

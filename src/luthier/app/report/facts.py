@@ -28,6 +28,7 @@ class RunFacts:
     dataset: Json | None = None  # dataset.json
     rules: Sequence[Json] | None = None  # rules.json
     history: Json | None = None  # history.json
+    train: Json | None = None  # the training's spec, every default spelled out
     report: Json | None = None  # report.json
     verdicts: Sequence[Json] = ()  # {"metric", "rule", "passed", "reason"}
     forecast: Json | None = None

@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from . import provenance, sections, wording
+from . import learning, provenance, sections, wording
 from .facts import RunFacts
 from .verdict import verdict
 
@@ -37,7 +37,7 @@ def render(facts: RunFacts) -> str:
             gate=_gate(facts),
             before_after=sections.before_after(measured) if measured else None,
             rules=sections.rules(facts.rules) if facts.rules else None,
-            curves=sections.curves(facts.history) if facts.history else None,
+            learning=learning.learning(facts.history, facts.train) if facts.history else None,
             labels=sections.labels(measured, facts.dataset) if measured else None,
             answers=sections.answers(measured) if measured else [],
             cautions=list((facts.report or {}).get("cautions") or ()),

@@ -10,10 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from luthier.core.units import show_count
-
 from . import changes, charts, wording
-from .chart_parts import smooth
 from .facts import Json, RunFacts
 from .verdict import correct, find, main_metric, reading
 
@@ -148,21 +145,11 @@ def rules(facts: Sequence[Json]) -> dict[str, Any]:
         "funnel": both(lambda width: charts.bars(label, stages, width)),
         "rules": [
             {**{k: r[k] for k in ("rule", "rows_in", "rows_out", "removed", "changed")},
-             "settings": _settings(r.get("spec")), "notes": r.get("notes") or [],
+             "settings": wording.settings(r.get("spec")), "notes": r.get("notes") or [],
              "examples": [_example(e) for e in r["examples"]]}
             for r in facts
         ],
     }  # fmt: skip
-
-
-def _settings(spec: Any) -> str:
-    if not isinstance(spec, dict):
-        return "" if spec is None else str(spec)
-    return ", ".join(f"{k}: {_setting(v)}" for k, v in spec.items() if v is not None and k != "kind")
-
-
-def _setting(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _example(one: Json) -> dict[str, Any]:
@@ -171,124 +158,6 @@ def _example(one: Json) -> dict[str, Any]:
         return {"id": one["id"], "reason": one["reason"], "before": [changes.Piece("same", wording.clip(before))], "after": None}  # fmt: skip
     old, new = changes.compare(before, after)
     return {"id": one["id"], "reason": one["reason"], "before": old, "after": new}
-
-
-# -- curves -------------------------------------------------------------------------------------------------------------
-
-_STOPPED = {"epochs": "all epochs were done", "early": "validation no longer got better, so training stopped early",
-            "max_steps": "the wished number of steps was done", "time": "the wished time was spent",
-            "tokens": "the wished tokens were spent", "money": "the wished money was spent",
-            "diverged": "the loss ran away, so the best weights before it were kept",
-            "not_finite": "a loss was no number, so the best weights before it were kept"}  # fmt: skip
-
-
-def curves(history: Json) -> dict[str, Any]:
-    """Loss over steps, and two small drawings of what else was watched."""
-    steps, validation = history.get("steps") or [], history.get("validation") or []
-    loss = [(s["step"], s["loss"]) for s in steps if s.get("loss") is not None]
-    best = history.get("best_step")
-    watched = [charts.Line("training", loss, "raw")]
-    if len(loss) >= 8:
-        watched.append(charts.Line("training, smoothed", smooth(loss, max(2.0, len(loss) / 40)), "smooth"))
-    if validation:
-        watched.append(
-            charts.Line("validation", [(v["step"], v["loss"]) for v in validation], "validation", True)
-        )
-    mark = (float(best), f"best: step {best:,}") if best is not None and validation else None
-    label = _told(loss, validation, best)
-    small = []
-    for key, name in (("learning_rate", "Learning rate"), ("gradient_norm", "Gradient norm")):
-        points = [(s["step"], s[key]) for s in steps if s.get(key) is not None]
-        if points:
-            svg = charts.lines(f"{name} over steps", [charts.Line(name, points, "smooth")], width=330, height=150, legend=False)  # fmt: skip
-            small.append({"name": name, "svg": Markup(svg)})  # noqa: S704
-    return {
-        "loss": both(lambda width: charts.lines(label, watched, mark=mark, width=width)) if loss else None,
-        "small": small,
-        "steps": len(steps),
-        "tokens": show_count(sum(s.get("tokens") or 0 for s in steps)),
-        "supervised": show_count(sum(s.get("supervised") or 0 for s in steps)),
-        "validated": bool(validation),
-        "best": best,
-        "kept": kept(history),
-        "proof": proof(history),
-        "stopped": _STOPPED.get(history.get("stopped") or "", history.get("stopped")),
-    }
-
-
-def proof(history: Json) -> list[dict[str, str]]:
-    """What was proven before the first step: each law, what was found, and what is allowed of it."""
-    found = history.get("proof") or {}
-    told = []
-    if text := found.get("text"):
-        told.append(
-            _law(
-                "Text",
-                "what is learnt reads as the model's own chat template writes it",
-                f"{text['rows']:,} rows compared",
-            )
-        )
-    if ends := found.get("ends"):
-        told.append(
-            _law(
-                "Ends",
-                "every answer's end is learnt, so that the model will stop",
-                f"{ends['learnt']:,} of {ends['answers']:,} answers",
-            )
-        )
-    if mask := (found.get("mask") or {}).get("train"):
-        told.append(
-            _law(
-                "Mask",
-                "no training row without anything to learn",
-                f"{mask['supervised']:,} of {mask['tokens']:,} tokens are learnt ({mask['share']:.1%}); {mask['without']:,} rows without any",
-            )
-        )
-    for key, law in (
-        ("packing", "rows packed together learn what they learn alone"),
-        ("fused", "fused parts compute what the plain model computes"),
-    ):
-        if one := found.get(key):
-            # Known before every run; parts that differ are taken out, and this says so.
-            out = "" if one.get("used", True) else "; they differ, so the plain model was trained"
-            told.append(
-                _law(
-                    key.capitalize(),
-                    law,
-                    f"off by {one['loss']:.1e} in a row's loss and {one['gradient']:.1e} in the gradient{out}",
-                    f"{one['loss_allowed']:.0e} and {one['gradient_allowed']:.0e} ({one['dtype']})",
-                )
-            )
-    return told  # fmt: skip
-
-
-def _law(name: str, law: str, found: str, allowed: str = "") -> dict[str, str]:
-    return {"name": name, "law": law, "found": found, "allowed": allowed}
-
-
-_KEPT = {
-    "best": "the best validated weights",
-    "last": "the last weights",
-    "average": "the average of several weights",
-}
-
-
-def kept(history: Json) -> str | None:
-    """Which weights became the model, and why where the recipe asked for others."""
-    one = history.get("kept")
-    if not one:
-        return None
-    steps = " and ".join(f"{step:,}" for step in one["steps"])
-    loss = f", with a validation loss of {wording.number(one['loss'])}" if one.get("loss") is not None else ""
-    why = f" ({one['why']})" if one.get("why") else ""
-    return f"Kept: {_KEPT.get(one['how'], one['how'])}, of step {steps}{loss}{why}."
-
-
-def _told(loss: Sequence[tuple[float, float]], validation: Sequence[Json], best: Any) -> str:
-    told = f"Training loss from {wording.number(loss[0][1])} to {wording.number(loss[-1][1])} over {len(loss):,} steps" if loss else "No training loss"  # fmt: skip
-    if validation:
-        told += f"; validation loss from {wording.number(validation[0]['loss'])} to {wording.number(validation[-1]['loss'])}, lowest at step {best}"  # fmt: skip
-    return told + "."
 
 
 # -- labels -------------------------------------------------------------------------------------------------------------

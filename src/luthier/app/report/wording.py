@@ -177,3 +177,23 @@ def join(words: list[str]) -> str:
     ('a', 'a and b', 'a, b and c')
     """
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
+
+
+def settings(spec: Any) -> str:
+    """A part's settings in one line, without those that are not set.
+
+    >>> settings({"kind": "lora", "rank": 16, "alpha": None, "dora": False}), settings(None)
+    ('rank: 16, dora: false', '')
+    """
+    if not isinstance(spec, dict):
+        return "" if spec is None else str(spec)
+    told = {key: value for key, value in spec.items() if value is not None and key != "kind"}
+    return ", ".join(f"{key}: {_setting(value)}" for key, value in told.items())
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{settings(value)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_setting, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.core.errors import ModelError, did_you_mean
+from luthier.models.shapes import need_blocks, need_names
 
 
 def linear_layers(model: Any) -> list[str]:
@@ -22,10 +22,7 @@ def linear_layers(model: Any) -> list[str]:
 
 def need_layers(model: Any, targets: list[str]) -> None:
     """Raises ModelError for a name that no linear layer has."""
-    known = linear_layers(model)
-    for target in targets:
-        if target.rpartition(".")[2] not in known:
-            raise ModelError(f"the model has no linear layer {target!r}.", remedy=did_you_mean(target, known))
+    need_names(targets, linear_layers(model))
 
 
 def last_blocks(model: Any, n: int | None) -> list[int] | None:
@@ -33,11 +30,7 @@ def last_blocks(model: Any, n: int | None) -> list[int] | None:
     if n is None:
         return None
     blocks = model.config.num_hidden_layers
-    if n > blocks:
-        raise ModelError(
-            f"train.adapter.last_layers is {n}, and the model has {blocks} transformer blocks.",
-            remedy=f"Lower it to at most {blocks}, or leave it out for all of them.",
-        )
+    need_blocks(n, blocks)
     return list(range(blocks - n, blocks))
 
 

@@ -69,6 +69,9 @@ class Classify(Method):
 
     spec = NoSettings
     through_vocabulary = False
+    task = "classify"
+    figures = ("loss", "accuracy")
+    unit = "nats per row"
 
     def __init__(self, settings: NoSettings) -> None:
         self.settings = settings

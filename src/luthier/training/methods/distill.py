@@ -8,27 +8,30 @@
                (Kim and Rush 2016, "Sequence-Level Knowledge Distillation", section 3.2); any teacher that can chat
 
 At token level the teacher lies in memory and reads every micro-batch beside the student, so nothing is left out or
-rounded as in a cache of its likeliest tokens. At sequence level it writes once, before the first step, and is then let go.
+rounded as in a cache of its likeliest tokens. At sequence level it writes once, before the first step, and is then let go;
+of a row only the question is known before that, so `train.longest`, rows.parquet and the proof speak of the question and
+one token of answer.
 
 Legend: S supervised tokens.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from luthier.core.artifact import digest_of
-from luthier.core.errors import SpecError
+from luthier.core.errors import DataError, ModelError, SpecError
 from luthier.training.method import Example, Loss, Method, MethodSettings, Work
-from luthier.training.rows import Row, Tokens
+from luthier.training.rows import NAMED, Row, Tokens
 
-from .preference import last_answer, need_answer
+from .classify import question_of
+from .kept import PART_ROWS, Compute, kept
+from .preference import last_answer
 
 if TYPE_CHECKING:
     from luthier.models.shapes import Facts
@@ -36,7 +39,11 @@ if TYPE_CHECKING:
     from luthier.training.packing import Packed
     from luthier.training.rows import Rows
 
-ROWS_AT_ONCE = 64  # prompts whose answers are written between two chances to stop
+UNREAD: Mapping[str, tuple[str, ...]] = {
+    "token": ("max_tokens",),
+    "sequence": ("temperature", "direction", "labels"),
+}
+"""Settings that say nothing at a level."""
 
 
 class DistillSettings(MethodSettings):
@@ -55,42 +62,62 @@ class DistillSettings(MethodSettings):
     max_tokens: int = Field(default=256, ge=1, le=100_000)
     """At sequence level: most tokens of the teacher's answer; of one that is longer the end is not learnt."""
 
+    @model_validator(mode="after")
+    def _only_what_is_read(self) -> DistillSettings:
+        if unread := [name for name in UNREAD[self.level] if name in self.model_fields_set]:
+            other = "sequence" if self.level == "token" else "token"
+            raise ValueError(
+                f"`{unread[0]}` is read at level: {other} alone; remove it, or set level: {other}"
+            )
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """Without what is not read: it would be refused when it is read back."""
+        return {name: value for name, value in super().plain().items() if name not in UNREAD[self.level]}
+
     def models(self) -> Mapping[str, str]:
         return {"teacher": self.teacher}
 
 
 class Distill(Method):
-    """Learns from a larger model: `{distill: {teacher: NAME}}`."""
+    """Learns from a larger model: `{distill: {teacher: NAME}}`. No row of the data is cut; an answer that the teacher writes is,
+    at `max_tokens` or where the base's context is full, and its end is then not learnt."""
 
     spec = DistillSettings
 
     def __init__(self, settings: DistillSettings) -> None:
         self.settings = settings
+        if settings.level == "token":
+            self.figures = ("loss", "kl", "nll")
         self.teacher: Any = None
         self.width = 0
         self.written: Mapping[str, Tokens] = {}
+        self.splits: Mapping[str, Rows] | None = None
 
     def encode(self, record: Mapping[str, Any], template: Template) -> Example:
-        text = record["text"]
         if self.settings.level == "sequence":
-            return Example([last_answer(need_answer(record, "distill"), template)])
+            return question_of(record, template, "distill")
+        text = record["text"]
         return Example([template.encode(record["messages"]) if text is None else template.encode_text(text)])
 
     def prepare(self, model: Any, splits: Mapping[str, Rows], work: Work) -> None:
-        from luthier.models.weights import load
-
+        if splits is self.splits:
+            return  # once more, of the student without its fused parts: the teacher is the same
         if self.settings.level == "sequence":
             self.written = written(splits, work, self.settings.max_tokens)
-            return
-        self.width = shared_width(work)
-        machine = work.machine
-        teacher = load(work.folders["teacher"], dtype=machine.dtype, device=machine.device)
-        self.teacher = teacher.requires_grad_(False)
+        else:
+            self.width = shared_width(work)
+            need_room(splits, work)
+            self.teacher = called_in(work).requires_grad_(False)
+        self.splits = splits
 
     def unfold(self, model: Any, rows: Sequence[Row], seed: int) -> Sequence[Row]:
         if self.settings.level == "token":
             return rows
         return [replace(row, sequences=(self.written[row.id],)) for row in rows]
+
+    def grows(self) -> tuple[int, int]:
+        return 1, self.settings.max_tokens if self.settings.level == "sequence" else 0
 
     def collate(self, rows: Sequence[Row]) -> Packed:
         from luthier.training.packing import pack_rows
@@ -121,6 +148,29 @@ class Distill(Method):
         return {"teacher": others["teacher"].parameters * width}
 
 
+def called_in(work: Work) -> Any:
+    """The teacher, loaded. Raises ModelError."""
+    from luthier.models.weights import load
+    from luthier.training.machine import fits
+
+    machine = work.machine
+    with fits("the teacher", "Choose a smaller teacher, train.dtype: bf16, or a machine with more memory."):
+        return load(work.folders["teacher"], dtype=machine.dtype, device=machine.device)
+
+
+def refuse_long(found: Sequence[tuple[str, int]], total: int, context: int, remedy: str) -> None:
+    """Rows, by origin and tokens, that the teacher's context has no room for. Raises DataError."""
+    if not found:
+        return
+    named = ", ".join(f"{origin} ({tokens:,} tokens)" for origin, tokens in found[:NAMED])
+    more = f" and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
+    raise DataError(
+        f"the teacher's context is {context:,} tokens, and {len(found):,} of {total:,} rows have more for it to read: "
+        f"{named}{more}. The teacher has not been asked anything.",
+        remedy=remedy,
+    )
+
+
 # -- token level --------------------------------------------------------------------------------------------------------
 
 
@@ -141,86 +191,113 @@ def shared_width(work: Work) -> int:
     return 1 + max(ours.values())
 
 
+def need_room(splits: Mapping[str, Rows], work: Work) -> None:
+    """The teacher reads what the student reads. Raises DataError naming rows that are too long for it."""
+    from luthier.models.weights import describe
+
+    context = describe(work.folders["teacher"]).context
+    found = [
+        (rows.origins[i], int(rows.tokens[i]))
+        for rows in splits.values()
+        for i in np.flatnonzero(rows.tokens > context).tolist()
+    ]
+    remedy = f"Choose a teacher that reads more, or set train.longest: {context} and train.too_long: skip."
+    refuse_long(found, sum(map(len, splits.values())), context, remedy)
+
+
 # -- sequence level -----------------------------------------------------------------------------------------------------
 
 
 def written(splits: Mapping[str, Rows], work: Work, max_tokens: int) -> dict[str, Tokens]:
     """The rows' prompts with the teacher's greedy answers, by id: written, or read back where an earlier run of the same
-    work has kept them. The teacher is loaded only if something is to be written, and let go at the end."""
-    import pyarrow.parquet as pq
+    work has kept them. Tells how many answers were not finished."""
+    import pyarrow as pa
 
+    columns = {"id": pa.string(), "ids": pa.list_(pa.int32()), "supervised": pa.list_(pa.bool_())}
+    schema = pa.schema({**columns, "whole": pa.bool_()})
     found: dict[str, Tokens] = {}
-    writer: Writer | None = None
+    writer = Writer(splits, work, max_tokens)
     for split, rows in splits.items():
-        told = {"work": work.identity, "split": split, "what": "teacher's answers", "rows": len(rows)}
-        path = work.scratch / f"teacher-{digest_of(told)[:16]}.parquet"
-        if not path.exists():
-            writer = writer or Writer(work, max_tokens)
-            writer.write(split, rows, path)
-        table = pq.read_table(path).to_pydict()
-        for name, ids, supervised in zip(table["id"], table["ids"], table["supervised"], strict=True):
-            found[name] = Tokens(np.array(ids, np.int32), np.array(supervised, bool))
+        before, unfinished = writer.answered, 0
+        for part in kept(split, rows, work, "teacher", "answers", schema, writer.begin):
+            for line in part.to_pylist():
+                ids, supervised = np.array(line["ids"], np.int32), np.array(line["supervised"], bool)
+                found[line["id"]] = Tokens(ids, supervised)
+                unfinished += not line["whole"]
+        if writer.answered > before:
+            work.at.emit("teacher.answered", split=split, rows=len(rows), unfinished=unfinished)
     return found
 
 
 class Writer:
-    """The teacher at its desk."""
+    """The teacher at its desk; called in when something is to be written, after every question has been looked at."""
 
-    def __init__(self, work: Work, max_tokens: int) -> None:
-        from luthier.models.template import Template
-        from luthier.models.weights import describe, load, load_tokenizer
+    def __init__(self, splits: Mapping[str, Rows], work: Work, max_tokens: int) -> None:
+        self.splits, self.work, self.max_tokens = splits, work, max_tokens
+        self.answered = 0
 
-        folder, machine = work.folders["teacher"], work.machine
-        self.work, self.max_tokens = work, max_tokens
-        self.template = Template(load_tokenizer(folder), describe(folder).context)
-        self.model = load(folder, dtype=machine.dtype, device=machine.device)
+    def begin(self) -> Compute:
+        _ = self.questions, self.model
+        return self.write
 
-    def write(self, split: str, rows: Rows, path: Any) -> None:
-        """Answer every row of a split and keep the result. Tells how many answers were not finished."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        from luthier.store.files import write_atomic
-
-        work, unfinished = self.work, 0
-        lines: list[dict[str, Any]] = []
-        wanted = set(rows.names)
-        asked = self._prompts(split, wanted)
-        for begin in range(0, len(asked), ROWS_AT_ONCE):
-            work.at.check()
-            work.at.progress(f"teacher answers {split}", begin, len(asked))
-            some = asked[begin : begin + ROWS_AT_ONCE]
-            for (name, messages), (text, finished) in zip(some, self._answers(some), strict=True):
-                one, whole = learnt_from(messages, text, finished, work.template)
-                unfinished += not whole
-                lines.append({"id": name, "ids": one.ids, "supervised": one.supervised})
-        schema = pa.schema(
-            {"id": pa.string(), "ids": pa.list_(pa.int32()), "supervised": pa.list_(pa.bool_())}
-        )
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(lines, schema), buffer)
-        write_atomic(path, buffer.getvalue())
-        work.at.emit("teacher.answered", split=split, rows=len(lines), unfinished=unfinished)
-
-    def _prompts(self, split: str, wanted: set[str]) -> list[tuple[str, list[dict[str, str]]]]:
-        """The conversations before the last answer, by id, as the data holds them: the teacher has its own template."""
-        import pyarrow.parquet as pq
-
-        file = pq.ParquetFile(self.work.folders["dataset"] / f"{split}.parquet")
-        return [
-            (record["id"], record["messages"][:-1])
-            for batch in file.iter_batches(columns=["id", "messages"])
-            for record in batch.to_pylist()
-            if record["id"] in wanted
-        ]
-
-    def _answers(self, some: Sequence[tuple[str, list[dict[str, str]]]]) -> list[tuple[str, bool]]:
+    def write(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """Answer these rows: what the student learns of each, and whether that is the whole answer."""
         from luthier.models.sample import sample
+        from luthier.training.machine import enough_to_write
 
-        prompts = [self.template.prompt(messages) for _, messages in some]
-        with self.work.machine.precision(self.model):
+        questions = [self.questions[row.id] for row in rows]
+        prompts = [self.template.prompt(messages) for messages in questions]
+        with enough_to_write(prompts, 1, self.max_tokens, "distill"), self.work.machine.precision(self.model):
             made = sample(self.model, self.template, prompts, 1, self.max_tokens)
-        return [(self.template.decode(one.ids), one.finished) for (one,) in made]
+        lines = []
+        for row, messages, (one,) in zip(rows, questions, made, strict=True):
+            text = self.template.decode(one.ids)
+            told, whole = learnt_from(messages, text, one.finished, self.work.template)
+            lines.append({"id": row.id, "ids": told.ids, "supervised": told.supervised, "whole": whole})
+        self.answered += len(rows)
+        return lines
+
+    @cached_property
+    def model(self) -> Any:
+        return called_in(self.work)
+
+    @cached_property
+    def template(self) -> Template:
+        from luthier.models.template import Template
+        from luthier.models.weights import describe, load_tokenizer
+
+        folder = self.work.folders["teacher"]
+        return Template(load_tokenizer(folder), describe(folder).context)
+
+    @cached_property
+    def questions(self) -> dict[str, list[dict[str, str]]]:
+        """The conversations before the last answer, by id, as the data holds them: the teacher has its own template.
+        Raises DataError for those that it has no room for, ModelError for one that its template refuses."""
+        import pyarrow.parquet as pq
+
+        from luthier.models.template import TooLong
+
+        found: dict[str, list[dict[str, str]]] = {}
+        long: list[tuple[str, int]] = []
+        for split, rows in self.splits.items():
+            wanted = set(rows.names)
+            file = pq.ParquetFile(self.work.folders["dataset"] / f"{split}.parquet")
+            for batch in file.iter_batches(PART_ROWS, columns=["id", "origin", "messages"]):
+                self.work.at.check()
+                there = [i for i, name in enumerate(batch["id"].to_pylist()) if name in wanted]
+                for record in batch.take(there).to_pylist():
+                    name, asked = record["origin"] or record["id"], record["messages"][:-1]
+                    try:
+                        self.template.prompt(asked)
+                    except TooLong as error:
+                        long.append((name, error.tokens))
+                    except ModelError as error:
+                        told = f"{name}, for the teacher: {error.message}"
+                        raise ModelError(told, remedy=error.remedy) from error
+                    found[record["id"]] = asked
+        remedy = "Choose a teacher that reads more, or leave those rows out (the rule `length`, on: user)."
+        refuse_long(long, len(found), self.template.context, remedy)
+        return found
 
 
 def learnt_from(

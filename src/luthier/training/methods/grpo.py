@@ -3,18 +3,21 @@ and each answer's tokens become more or less likely by how much it is better tha
 "DeepSeekMath", equations 3 and 4).
 
     unfold    prompt -> `generations` answers, drawn from the model as it now is -> rewards -> advantages
-    loss      -min(ρ·A, clip(ρ, 1-ε, 1+ε)·A) + β·KL per token, ρ = p / p when the answers were drawn
+    loss      -ρ·A + β·KL per token, ρ = p / p when the answers were drawn
 
-Answers are drawn anew for every step and learnt from once, so ρ is 1 when the gradient is taken: the clip then acts on
-nothing, and the gradient is A·∇ln p. How an answer's tokens are counted is `normalise`: by its own length (the paper), by
-all answers of the step (Yu et al. 2025, "DAPO", equation 8) or by a constant, without dividing advantages by their spread
-(Liu et al. 2025, "Understanding R1-Zero-Like Training", section 3.2: Dr. GRPO).
+Answers are drawn anew for every step and learnt from once (as in their section 4.2), so ρ is 1, its gradient is ∇ln p, and
+the paper's clip of ρ to 1 ± ε could never act: there is none. How an answer's tokens are counted is `normalise`: by its
+own length (the paper), by all answers of the step (Yu et al. 2025, "DAPO", equation 8) or by a constant, without dividing
+advantages by their spread (Liu et al. 2025, "Understanding R1-Zero-Like Training", section 3.2: Dr. GRPO).
 
-Validation answers greedily, once; its loss is the mean reward with the sign turned. Legend: R answers, S their tokens.
+Of a row only the question is known before the run, so `train.longest`, rows.parquet and the proof speak of the question
+and one token of answer. Validation answers greedily, once; its loss is the mean reward with the sign turned.
+Legend: R answers, S their tokens.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -63,16 +66,15 @@ class GrpoSettings(MethodSettings):
     """Most tokens of an answer; one that is not finished by then is scored as it stands."""
     temperature: float = Field(default=1.0, gt=0, le=10)
     """How freely answers are drawn. Too little, and a group's answers are all the same and teach nothing."""
-    clip: float = Field(default=0.2, gt=0, lt=1)
-    """How far a token's probability may move before it no longer counts (the paper's ε)."""
-    clip_high: float | None = Field(default=None, gt=0)
-    """The same upwards, if it differs (DAPO's clip-higher)."""
     kl: float = Field(default=0.0, ge=0, le=100)
     """How strongly the model is held to where it started (the paper's β); needs an adapter that can be switched off."""
     normalise: Literal["answer", "step", "constant"] = "answer"
     """What an answer's tokens are divided by: their number, the mean number of the step's answers, or max_tokens."""
     by_spread: bool = True
     """Divide advantages by the spread of their group's rewards."""
+
+    def asks_start(self) -> str | None:
+        return "kl" if self.kl else None
 
     @model_validator(mode="after")
     def _one_weight_each(self) -> GrpoSettings:
@@ -93,15 +95,11 @@ def advantages(rewards_G: np.ndarray, by_spread: bool = True) -> np.ndarray:
     return centred / (rewards_G.std() + SPREAD_FLOOR) if by_spread else centred
 
 
-def policy_losses(
-    logprobs_S: Tensor, old_S: Tensor, advantages_S: Tensor, clip: float, clip_high: float | None = None
-) -> Tensor:
-    """-min(ρ·A, clip(ρ, 1 - ε, 1 + ε)·A) of every token, [S]; ρ = exp(ln p - ln p_old)."""
+def policy_losses(logprobs_S: Tensor, advantages_S: Tensor) -> Tensor:
+    """-ρ·A of every token, [S]; ρ = exp(ln p - ln p as a constant) is 1, and its gradient that of ln p."""
     import torch
 
-    ratio_S = torch.exp(logprobs_S - old_S)
-    clipped_S = ratio_S.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))
-    return -torch.minimum(ratio_S * advantages_S, clipped_S * advantages_S)
+    return -torch.exp(logprobs_S - logprobs_S.detach()) * advantages_S
 
 
 def kl_estimates(logprobs_S: Tensor, reference_S: Tensor) -> Tensor:
@@ -154,6 +152,8 @@ class Grpo(Method):
 
     spec = GrpoSettings
     watch = ("reward", "max")
+    figures = ("loss", "reward", "answer_tokens")
+    unit = "around 0 in training by construction; in validation the mean reward with its sign turned"
 
     def __init__(self, settings: GrpoSettings) -> None:
         self.settings = settings
@@ -181,21 +181,25 @@ class Grpo(Method):
         learnt = [row for row in rows if row.id not in self.validation]
         return [*self._measured(model, measured), *self._learnt(model, learnt, seed)]
 
+    def grows(self) -> tuple[int, int]:
+        return self.settings.generations, self.settings.max_tokens
+
     def _measured(self, model: Any, rows: Sequence[Row]) -> Iterator[Row]:
         for row, (tokens,) in zip(rows, self._write(model, rows, 1, 0.0, None), strict=True):
             yield self._answered(row, tokens, self._reward(row, tokens), learnt=False)
 
     def _learnt(self, model: Any, rows: Sequence[Row], seed: int) -> list[Row]:
         wish, made = self.settings, []
-        draws = np.array([draws_of(seed, row.id, wish.generations, wish.max_tokens) for row in rows])
+        names = told_apart([row.id for row in rows])
+        draws = np.array([draws_of(seed, name, wish.generations, wish.max_tokens) for name in names])
         written = self._write(model, rows, wish.generations, wish.temperature, draws)
-        for row, answers in zip(rows, written, strict=True):
+        for row, name, answers in zip(rows, names, written, strict=True):
             rewards = np.array([self._reward(row, tokens) for tokens in answers])
             for g, (tokens, advantage) in enumerate(
                 zip(answers, advantages(rewards, wish.by_spread), strict=True)
             ):
                 one = self._answered(row, tokens, float(rewards[g]), advantage=float(advantage))
-                made.append(replace(one, id=f"{row.id}/{g}"))
+                made.append(replace(one, id=f"{name}/{g}"))
         weights = [row.weight for row in made]
         counts = [row.sequences[0].supervised_count for row in made]
         mean = float(np.average(counts, weights=weights)) if made else 1.0
@@ -207,20 +211,15 @@ class Grpo(Method):
     ) -> list[list[Tokens]]:
         """`copies` answers to each row's prompt, prompt included."""
         from luthier.models.sample import sample
+        from luthier.training.machine import enough_to_write
 
         assert self.work is not None
-        prompts = [row.sequences[0].ids[:-1].tolist() for row in rows]
+        prompts, most = [row.sequences[0].ids[:-1].tolist() for row in rows], self.settings.max_tokens
         if not prompts:
             return []
-        with self.work.machine.precision(model):
+        with enough_to_write(prompts, copies, most, "grpo"), self.work.machine.precision(model):
             written = sample(
-                model,
-                self.work.template,
-                prompts,
-                copies,
-                self.settings.max_tokens,
-                temperature=temperature,
-                draws_PGN=draws,
+                model, self.work.template, prompts, copies, most, temperature=temperature, draws_PGN=draws
             )
         return [
             [continued(prompt, one.ids) for one in some]
@@ -280,7 +279,7 @@ class Grpo(Method):
                 reference_S = self._logprobs(model, packed)
         logprobs_S = self._logprobs(model, packed)
         advantages_S = batch.advantages_R[packed.owner]
-        losses_S = policy_losses(logprobs_S, logprobs_S.detach(), advantages_S, wish.clip, wish.clip_high)
+        losses_S = policy_losses(logprobs_S, advantages_S)
         if reference_S is not None:
             kl_S = kl_estimates(logprobs_S, reference_S)
             losses_S = losses_S + wish.kl * kl_S
@@ -327,6 +326,20 @@ def continued(prompt: Sequence[int], answer: Sequence[int]) -> Tokens:
     return Tokens(ids, np.arange(len(ids)) >= len(prompt))
 
 
+def told_apart(names: Sequence[str]) -> list[str]:
+    """The names, marked where they repeat: a mix may draw a row twice in one step, and each draw has answers of its own.
+
+    >>> told_apart(["a", "b", "a", "a"])
+    ['a', 'b', 'a#1', 'a#2']
+    """
+    seen: Counter[str] = Counter()
+    told = []
+    for name in names:
+        told.append(f"{name}#{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return told
+
+
 def draws_of(seed: int, name: str, copies: int, tokens: int) -> np.ndarray:
-    """[G, tokens] numbers in [0, 1), which follow from the seed and the row's id alone."""
+    """[G, tokens] numbers in [0, 1), which follow from the seed and the row's name alone."""
     return np.random.default_rng(int(digest_of([seed, name])[:15], 16)).random((copies, tokens))

@@ -38,6 +38,7 @@ class Ipo(Preference):
     """Pairs drawn to a fixed distance; needs a rejected answer in every row (`map.rejected`)."""
 
     name = "ipo"
+    unit = "squared nats per pair"
     spec = IpoSettings
     with_reference = True
 

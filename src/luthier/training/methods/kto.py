@@ -4,7 +4,8 @@ against what the model gains on average, z₀, with a value that is flat far fro
 
 z₀ estimates the divergence from the reference with answers that belong to other prompts (their section 4.2): every row
 has a mate, the next row of its split by id, whose answer is put after the row's own prompt. It is computed once for the
-whole step, before that is cut into micro-batches, from the mean over the step's rows, and carries no gradient.
+whole step, before that is cut into micro-batches, from the mean over the step's rows, and carries no gradient. A mate's
+answer is cut where the two would be longer than the context: it only measures, and is not learnt.
 
 Legend: R rows.
 """
@@ -95,9 +96,13 @@ class Thumbs:
 
 
 class Kto(Method):
-    """Single answers rated 1 or 0, against the model before its first step; needs a rating in every row (`map.rating`)."""
+    """Single answers rated 1 or 0, against the model before its first step; needs a rating in every row (`map.rating`). What is
+    learnt is never cut; another row's answer, which z₀ is estimated with, is where prompt and answer are longer than the
+    context."""
 
     reads = ("rating",)
+    figures = ("loss", "accuracy", "kl")
+    unit = "lost value per answer"
 
     spec = KtoSettings
 

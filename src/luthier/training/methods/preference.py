@@ -128,6 +128,8 @@ class Preference(Method):
     """A method over pairs; `judge` is its formula."""
 
     reads = ("rejected",)
+    figures = ("loss", "accuracy", "margin")
+    unit = "nats per pair"
     name: ClassVar[str]
     with_reference: ClassVar[bool] = False
 

@@ -21,12 +21,18 @@ if TYPE_CHECKING:
     from luthier.models.template import Template
     from luthier.training.rows import Row, Rows
 
+NOTHING = 1e-9
+"""Of the mean: a smaller deviation is rounding (that of twelve times 0.3 is 6e-17), and dividing by it blows it up."""
+
 
 class Regress(Method):
     """Squared error of a head's number, each row times its weight; the answer of every row must be a number."""
 
     spec = NoSettings
     through_vocabulary = False
+    task = "regress"
+    figures = ("loss", "absolute_error")
+    unit = "squared error, the training numbers' spread counted as 1"
 
     def __init__(self, settings: NoSettings) -> None:
         self.settings = settings
@@ -46,11 +52,19 @@ class Regress(Method):
             )
         return replace(example, signal=value)
 
+    def check(self, splits: Mapping[str, Rows]) -> None:
+        mean, spread = _spread(splits["train"])
+        if not spread:
+            raise DataError(
+                f"every training row has the same number ({mean:g}), so there is nothing to learn.",
+                remedy="Check which column is mapped as the answer (map.assistant), and the filters of data.rules.",
+            )
+
     def attach(self, model: Any, splits: Mapping[str, Rows], work: Work, seed: int) -> None:
         from luthier.models.head import Number, attach
 
-        values = np.array([row.signal for row in splits["train"]], np.float64)
-        self.mean, self.scale = float(values.mean()), float(values.std()) or 1.0
+        self.mean, spread = _spread(splits["train"])
+        self.scale = spread or 1.0
         attach(model, Number(self.mean, self.scale), seed)
 
     def collate(self, rows: Sequence[Row]) -> Asked:
@@ -81,3 +95,10 @@ class Regress(Method):
 
         save(model, folder)
         take_off(model)
+
+
+def _spread(rows: Rows) -> tuple[float, float]:
+    """Mean and standard deviation of the numbers; where all are equal up to rounding, a deviation of 0."""
+    values = np.array(list(rows.signals), np.float64)
+    mean, spread = float(values.mean()), float(values.std())
+    return mean, spread if spread > NOTHING * max(1.0, abs(mean)) else 0.0

@@ -21,6 +21,7 @@ class Sft(Method):
     """Cross-entropy of supervised tokens, each times its row's weight."""
 
     spec = NoSettings
+    figures = ("loss", "token_accuracy")
 
     def __init__(self, settings: NoSettings) -> None:
         self.settings = settings
