@@ -175,7 +175,7 @@ def test_a_stop_in_one_process_stops_all_and_one_process_goes_on(two, work, work
 
 @pytest.mark.slow
 def test_torchrun_starts_them_and_a_stop_loses_nothing(work):
-    work.stop_after_checks = 60
+    work.stop_after_checks = 20
     with pytest.raises(Interrupted, match="stopped"):
         work.run(**SMALL, **DDP)
     work.stop_after_checks = None
