@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .parallel import World
     from .rows import Rows
 
-VERSION = 2
+VERSION = 3
 LINES_AT_ONCE = 50_000
 TOKENS = Path("cache", "tokens")
 """Where under the home tokenised rows are kept, for all runs and trials; may be deleted at any time."""
