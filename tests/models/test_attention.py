@@ -49,6 +49,18 @@ def test_transformers_own_generation_works_with_it(tiny, logits):
     assert out[0].tolist() == expected
 
 
+def test_attention_that_looks_ahead_is_refused(tiny):
+    x = torch.zeros(1, 2, 3, 4)
+    module = tiny.model.layers[0].self_attn
+    assert module.is_causal
+    module.is_causal = False
+    try:
+        with pytest.raises(ModelError, match="looks at later tokens"):
+            attention.varlen(module, x, x, x, None)
+    finally:
+        module.is_causal = True
+
+
 def test_a_document_does_not_see_its_neighbours(tiny):
     lengths = [20, 30, 40]
     ids = torch.randint(3, 500, (1, 90), generator=torch.Generator().manual_seed(2))

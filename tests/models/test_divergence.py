@@ -64,6 +64,17 @@ def test_slices_are_the_whole(models, monkeypatch, wish):
     assert again.sum.item() == pytest.approx(fast.sum.item(), rel=1e-6)
 
 
+def test_without_gradients_none_are_computed(models, monkeypatch):
+    student, teacher = models
+    inputs, keep = {"input_ids": torch.arange(3, 13)[None], **packed([10])}, torch.arange(9)
+    given = inputs, keep, torch.arange(4, 13), torch.ones(9)
+    monkeypatch.setattr(torch.autograd, "grad", lambda *_: pytest.fail("a gradient was computed"))
+    monkeypatch.setattr(losses._Gradients, "add", lambda *_: pytest.fail("a gradient was computed"))
+    with torch.no_grad():
+        weighted_divergence(student, teacher, *given, Wish(1.0, "forward", 0.5, 300))
+        losses.weighted_nll(student, *given)
+
+
 def test_plainly_means_the_logits_of_both_models(models, monkeypatch):
     student, teacher = models
     ids = torch.arange(3, 13)

@@ -151,6 +151,47 @@ def test_what_is_not_understood_is_left_and_named(folders):
     assert found.ok, found
 
 
+@pytest.mark.parametrize("within", [False, True])
+def test_a_layer_that_somebody_watches_is_left(folders, within):
+    model = lora(folders("llama"))
+    layer = model.base_model.model.model.layers[1].self_attn.k_proj
+    seen = []
+    (layer.lora_A["default"] if within else layer).register_forward_hook(lambda *_: seen.append(1))
+    quick = quicken(model)
+    seen.clear()
+    loss_of(model)()
+    assert seen and "hooked" in quick.left["model.layers.*.self_attn"]
+    assert "projections" in quick.parts  # of the other layer
+
+
+def test_a_model_that_cannot_be_called_is_left_as_it_is(folders):
+    model = weights.load(folders("llama"))
+
+    plain = model.model.forward
+
+    def refuse(*given, layout=None, **named):
+        if layout is not None:
+            raise TypeError("an unexpected keyword argument")
+        return plain(*given, **named)
+
+    model.model.forward = refuse
+    quick = quicken(model)
+    assert (
+        quick.left["layers"] == "the model cannot be called on a few tokens: an unexpected keyword argument"
+    )
+    assert quick.parts == ("head",)
+
+
+def test_a_norm_with_large_weights_counts_from_where_it_counts(folders):
+    """Zero and one as the beginning differ by a hundredth here, which is within bf16's tolerance."""
+    model = weights.load(folders("llama"), dtype="bf16")
+    with torch.no_grad():
+        model.model.norm.weight.fill_(100.0)
+    quick = quicken(model)
+    part = next(part for part in quick._parts if part.module is model.model.norm)
+    assert part.offset == 0.0
+
+
 def test_dora_is_left_to_peft(folders):
     from peft import LoraConfig, get_peft_model
 

@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 from luthier.models.fast import kernels, native
 
 
-@pytest.fixture(autouse=True)
-def _compiled():
-    kernels.use()
+@pytest.fixture(scope="module", autouse=True)
+def _compiled(tmp_path_factory):
+    """Compiled from today's source, and not what a cache holds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_library", None)
+        kernels.use(tmp_path_factory.mktemp("kernels"))
+        yield
 
 
 @pytest.fixture(params=["compiled", "plain"])
@@ -29,9 +33,6 @@ def form(request):
 
 def draw(*shape, seed=0, scale=1.0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
-
-
-SIZES = st.sampled_from([1, 7, 16, 64, 1024, 1500])
 
 
 def test_norm_by_hand(form):
@@ -79,11 +80,9 @@ def test_rotary_transposed_is_its_gradient(form, turned):
     assert torch.equal(kernels.rotate(inside, cos, sin, inside), y)
 
 
-@settings(max_examples=20, deadline=None)
-@given(size=SIZES, act=st.sampled_from(["silu", "gelu_tanh"]), compiled=st.booleans())
-def test_gate_and_its_gradient(size, act, compiled):
-    from contextlib import nullcontext
-
+@pytest.mark.parametrize("act", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("size", [1, 7, 16, 64, 1024, 1500])
+def test_gate_and_its_gradient(form, size, act):
     both, grad = draw(4, 2 * size, scale=3.0), draw(4, size, seed=1)
     leaf = both.clone().requires_grad_()
     g, u = leaf.chunk(2, 1)
@@ -91,9 +90,8 @@ def test_gate_and_its_gradient(size, act, compiled):
         torch.nn.functional.silu(g) if act == "silu" else torch.nn.functional.gelu(g, approximate="tanh")
     )
     plain = activated * u
-    with nullcontext() if compiled else kernels.plainly():
-        torch.testing.assert_close(kernels.gate(*both.chunk(2, 1), act), plain.detach(), rtol=1e-5, atol=1e-6)
-        back, again = kernels.gate_back(grad, *both.chunk(2, 1), act, again=True)
+    torch.testing.assert_close(kernels.gate(*both.chunk(2, 1), act), plain.detach(), rtol=1e-5, atol=1e-6)
+    back, again = kernels.gate_back(grad, *both.chunk(2, 1), act, again=True)
     torch.testing.assert_close(again, plain.detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(back, torch.autograd.grad(plain, leaf, grad)[0], rtol=1e-4, atol=1e-5)
 
@@ -136,6 +134,142 @@ def test_compiled_rounding_to_bf16_is_torchs(values):
     tiny = x.abs() < 2e-38  # the processor's own rounding takes denormals for zero
     assert torch.equal(rounded[~tiny].isnan(), x.bfloat16()[~tiny].isnan())
     torch.testing.assert_close(rounded[~tiny], x.bfloat16()[~tiny], equal_nan=True, rtol=0, atol=0)
+
+
+# -- bf16: what is stored has 8 bits, what is computed 24 ---------------------------------------------------------------
+
+ONE_ROUNDING = {"rtol": 2**-8, "atol": 2e-5}
+PLAIN_ROUNDINGS = {"rtol": 2**-6, "atol": 2e-2}
+"""The plain twins may round in between."""
+
+
+@pytest.fixture
+def near(form):
+    """Compare a result in bf16 with fp32 arithmetic on the same, rounded, inputs."""
+    allowed = ONE_ROUNDING if form == "compiled" else PLAIN_ROUNDINGS
+
+    def check(found, wanted):
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), wanted.detach(), **allowed)
+
+    return check
+
+
+def halved(*shape, seed=0, scale=1.0):
+    return draw(*shape, seed=seed, scale=scale).bfloat16()
+
+
+@pytest.mark.parametrize("size", [7, 64, 1500])
+def test_norm_of_bf16(near, size):
+    x, grad, scale = halved(5, 3, size), halved(5, 3, size, seed=2), draw(size, seed=1)
+    leaf = x.float().requires_grad_()
+    plain = leaf * torch.rsqrt(leaf.square().mean(-1, keepdim=True) + 1e-6) * scale
+    y, r = kernels.norm(x, scale, 1e-6, torch.bfloat16)
+    near(y, plain)
+    assert r.dtype == torch.float32
+    near(kernels.norm_back(grad, x, r, scale), torch.autograd.grad(plain, leaf, grad.float())[0])
+
+
+def test_rotary_of_bf16(near):
+    x, cos, sin = halved(5, 3, 8), draw(5, 8, seed=2), draw(5, 8, seed=3)
+    # As models give them, both halves are the same.
+    cos[:, 4:], sin[:, 4:] = cos[:, :4], sin[:, :4]
+    turned = (
+        x.float() * cos[:, None] + torch.cat([-x.float()[..., 4:], x.float()[..., :4]], -1) * sin[:, None]
+    )
+    near(kernels.rotate(x, cos, sin, torch.empty_like(x)), turned)
+
+
+@pytest.mark.parametrize("act", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("size", [7, 64, 1500])
+def test_gate_of_bf16(near, size, act):
+    both, grad = halved(4, 2 * size, scale=2.0), halved(4, size, seed=1)
+    leaf = both.float().requires_grad_()
+    g, u = leaf.chunk(2, 1)
+    told = torch.nn.functional.silu(g) if act == "silu" else torch.nn.functional.gelu(g, approximate="tanh")
+    plain = told * u
+    near(kernels.gate(*both.chunk(2, 1), act), plain)
+    back, again = kernels.gate_back(grad, *both.chunk(2, 1), act, again=True)
+    near(again, plain)
+    near(back, torch.autograd.grad(plain, leaf, grad.float())[0])
+
+
+@pytest.mark.parametrize("vocabulary", [5, 4099])
+def test_cross_entropy_of_bf16(near, vocabulary):
+    logits, weights = halved(6, vocabulary, scale=3.0), draw(6, seed=1).abs()
+    targets = torch.randint(0, vocabulary, (6,), generator=torch.Generator().manual_seed(2))
+    leaf = logits.float().requires_grad_()
+    plain = torch.nn.functional.cross_entropy(leaf * 0.5, targets, reduction="none")
+    (wanted,) = torch.autograd.grad(plain, leaf, weights)
+    losses = kernels.cross_entropy_(logits, targets, weights, 0.5)
+    torch.testing.assert_close(losses, plain.detach(), rtol=1e-4, atol=1e-5)
+    near(logits, wanted)
+
+
+def test_causal_softmax_of_bf16(near):
+    scores, grad, first = halved(2, 6, 300, scale=2.0), halved(2, 6, 300, seed=1), 297
+    leaf = scores.float().requires_grad_()
+    hidden = torch.arange(300)[None] > first + torch.arange(6)[:, None] % 3
+    plain = torch.softmax((leaf * 0.5).masked_fill(hidden, float("-inf")), -1)
+    shares = kernels.causal_softmax_(scores.clone(), 3, first, 0.5)
+    near(shares, plain)
+    near(
+        kernels.causal_softmax_back_(grad.clone(), shares, 3, first, 0.5),
+        torch.autograd.grad(plain, leaf, grad.float())[0],
+    )
+
+
+# -- what kernels.c may not be given ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("targets", [[0, 5], [-1, 0]])
+def test_a_target_beyond_the_vocabulary_is_an_error_and_nothing_is_written(form, targets):
+    logits = draw(2, 5)
+    before = logits.clone()
+    with pytest.raises((IndexError, RuntimeError)):
+        kernels.cross_entropy_(logits, torch.tensor(targets), torch.ones(2))
+    assert torch.equal(logits, before)
+
+
+def test_targets_of_another_format_are_an_error():
+    with pytest.raises(IndexError, match=r"targets are torch\.int32"):
+        kernels.cross_entropy_(draw(2, 5), torch.tensor([0, 1], dtype=torch.int32), None)
+
+
+def test_formats_that_differ_and_scales_that_are_no_fp32_go_the_plain_way():
+    x, scale = draw(3, 8), draw(8, seed=1)
+    wanted, r = kernels.norm(x, scale, 1e-6, torch.float32)
+    torch.testing.assert_close(kernels.norm(x, scale.double(), 1e-6, torch.float32)[0], wanted)
+    spread = torch.stack([scale, scale], 1)[:, 0]
+    assert not spread.is_contiguous()
+    torch.testing.assert_close(kernels.norm(x, spread, 1e-6, torch.float32)[0], wanted)
+    torch.testing.assert_close(
+        kernels.norm_back(x, x, r, spread), kernels.norm_back(x, x, r, scale), rtol=1e-5, atol=1e-6
+    )
+    up = draw(3, 8, seed=2)
+    mixed = kernels.gate(x.bfloat16(), up, "silu")
+    torch.testing.assert_close(mixed.float(), kernels.gate(x, up, "silu"), rtol=2e-2, atol=2e-2)
+
+
+def test_plainly_counts_in_its_own_thread(_compiled):
+    from threading import Thread
+
+    if not kernels.compiled():
+        pytest.skip("no C compiler here")
+    seen = []
+    with kernels.plainly():
+        other = Thread(target=lambda: seen.append(kernels.compiled()))
+        other.start()
+        other.join()
+        assert not kernels.compiled()
+    assert seen == [True] and kernels.compiled()
+
+
+def test_what_was_given_up_stays_so(monkeypatch):
+    for name in ("_library", "_given_up"):
+        monkeypatch.setattr(kernels, name, getattr(kernels, name))
+    kernels.give_up("it was wrong")
+    assert kernels.use() == "it was wrong" and not kernels.compiled()
 
 
 def test_the_number_of_threads_changes_no_bit():
@@ -188,3 +322,40 @@ def test_a_folder_that_others_can_write_is_not_trusted(tmp_path):
 def test_a_folder_that_cannot_be_made_is_a_reason(tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot be kept or loaded" in native.load(tmp_path / "file" / "below").reason
+
+
+def test_nobody_knows_where_home_is_and_that_is_a_reason(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(native.Path, "home", home)
+    assert "Could not determine home" in native.load().reason
+
+
+@pytest.fixture
+def made(tmp_path):
+    if native.load(tmp_path).library is None:
+        pytest.skip("no C compiler here")
+    (path,) = tmp_path.iterdir()
+    return path
+
+
+def test_a_library_that_was_cut_short_is_made_once_more(made, tmp_path_factory):
+    short = tmp_path_factory.mktemp("short") / made.name
+    short.write_bytes(made.read_bytes()[:1000])
+    short.chmod(0o500)
+    assert native.load(short.parent).library is not None
+    assert short.stat().st_size == made.stat().st_size and short.stat().st_mode & 0o777 == 0o500
+
+
+@pytest.mark.parametrize("mode", [0o520, 0o502])
+def test_a_library_that_others_can_write_is_not_loaded(made, mode):
+    made.chmod(mode)
+    assert native.load(made.parent).reason == f"{made} can be written by other users"
+
+
+def test_a_library_behind_a_link_is_not_loaded(made, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "library.so"
+    made.rename(elsewhere)
+    made.symlink_to(elsewhere)
+    assert "is not what it should be" in native.load(made.parent).reason

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from luthier.models import attention, blocked, weights
 from luthier.models.families import FAMILIES
-from luthier.models.fast import kernels
+from luthier.models.fast import kernels, quicken
 from luthier.models.line import Line, Segment, document, steady
 from luthier.models.testing import tiny_model
 
@@ -67,7 +67,8 @@ def test_blocks_equal_one_segment_at_a_time(line, kv_heads, groups, queries, sco
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     """The kernels in use, and afterwards as it was."""
-    with kernels.plainly():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_library", None)
         if why := kernels.use(tmp_path_factory.mktemp("kernels")):
             pytest.skip(why)
         yield
@@ -148,10 +149,14 @@ SETTINGS = {
 }
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_shared_prefix_in_every_family(family, tmp_path):
-    """[p][a][b] against [p a][p b]: logits of the ends, and the gradient of every weight."""
+def test_a_shared_prefix_in_every_family(family, fused, tmp_path):
+    """[p][a][b] against [p a][p b]: logits of the ends, and the gradient of every weight; windows of 8 tokens end within
+    the prefix."""
     model = weights.load(tiny_model(tmp_path / "m", family=family, **SETTINGS.get(family, {})))
+    if fused:
+        assert "projections" in quicken(model).parts
     p, a, b = torch.randint(3, 500, (36,), generator=torch.Generator().manual_seed(1)).split([21, 10, 5])
     line = Line([Segment(21), Segment(10, 0), Segment(5, 0)])
 

@@ -41,6 +41,16 @@ def test_facts_of_an_untied_bf16_model(tmp_path):
     assert (facts.tied, facts.dtype) == (False, "bf16")
 
 
+@pytest.mark.parametrize("kind", ["rope_type", "type"])
+def test_the_context_of_longrope_ends_where_turning_changes(folder, kind):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    plain = weights.describe(folder).context
+    told = {kind: "longrope", "original_max_position_embeddings": 128}
+    path.write_text(json.dumps({**config, "rope_scaling": told}))
+    assert (plain, weights.describe(folder).context) == (512, 128)
+
+
 def test_dtype_and_attention(tiny_folder):
     model = weights.load(tiny_folder, dtype="bf16")
     assert model.dtype == torch.bfloat16 and not model.training

@@ -135,6 +135,35 @@ def test_fused_parts_that_differ_are_not_used_and_it_is_told(work, monkeypatch, 
     assert made[0].restored and "training goes on without them" in work.told("fallback")[0]["reason"]
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("norm_back", lambda real: lambda *given: real(*given) * 0),
+        ("gate", lambda real: lambda *given: real(*given) * 2),
+        ("rotate", lambda real: lambda x, cos, sin, out, **named: out.copy_(x)),
+        ("causal_softmax_", lambda real: lambda *given: real(*given).mul_(0.2)),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_part_that_goes_wrong_after_it_was_proven_is_found(work, monkeypatch, name, wrong, dtype):
+    """Right on the few tokens of its own check, wrong on the run's rows: what a kernel's bug looks like."""
+    from luthier.models.fast import kernels
+    from luthier.training import assembly
+
+    real = assembly.assemble
+
+    def then_broken(*given):
+        made = real(*given)
+        monkeypatch.setattr(kernels, name, wrong(getattr(kernels, name)))
+        return made
+
+    monkeypatch.setattr(assembly, "assemble", then_broken)
+    work.run(max_steps=1, dtype=dtype)
+    assert not work.history()["proof"]["fused"]["used"]
+    assert "training goes on without them" in work.told("fallback")[0]["reason"]
+    assert not kernels.compiled() and work.told("step")
+
+
 def test_when_fused_parts_are_dropped_the_head_and_the_references_are_plain_too(
     new_work, make_record, monkeypatch
 ):

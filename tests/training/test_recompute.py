@@ -5,6 +5,7 @@ import torch
 
 from luthier.models.adapters import Full, Lora
 from luthier.models.attention import packed
+from luthier.models.fast import quicken
 from luthier.models.spec import FullSpec, LoraSpec
 from luthier.models.weights import load
 from luthier.training.machine import Machine
@@ -15,8 +16,10 @@ def machine(dtype):
     return Machine("cpu", dtype, 1, "", "")
 
 
-def loss_and_gradients(base, adapter, spec, dtype, recompute):
+def loss_and_gradients(base, adapter, spec, dtype, recompute, fused):
     model = adapter.attach(load(base, dtype="fp32" if isinstance(spec, FullSpec) else dtype), spec, 0).train()
+    if fused:
+        assert "norms" in quicken(model).parts
     precision = machine(dtype).precision
     if recompute:
         assert recompute_blocks(model, precision) == 2
@@ -34,9 +37,10 @@ def loss_and_gradients(base, adapter, spec, dtype, recompute):
     [(Lora(), LoraSpec(rank=4)), (Lora(), LoraSpec(rank=4, dropout=0.3)), (Full(), FullSpec())],
     ids=["lora", "dropout", "full"],
 )
-def test_the_same_bits(base, adapter, spec, dtype):
-    plain, gradients = loss_and_gradients(base, adapter, spec, dtype, False)
-    again, gradients_again = loss_and_gradients(base, adapter, spec, dtype, True)
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_same_bits(base, adapter, spec, dtype, fused):
+    plain, gradients = loss_and_gradients(base, adapter, spec, dtype, False, fused)
+    again, gradients_again = loss_and_gradients(base, adapter, spec, dtype, True, fused)
     assert plain == again and gradients.keys() == gradients_again.keys() and gradients
     assert all(torch.equal(gradients[name], gradients_again[name]) for name in gradients)
 

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -101,6 +103,19 @@ def test_rows_without_anything_to_learn_are_refused(new_work, make_record):
         work.run()
     with pytest.raises(DataError, match="there is no row to train on"):
         new_work("nothing").run()
+
+
+def test_a_token_that_the_weights_do_not_have_is_told(new_work, make_record, tmp_path):
+    from luthier.models.testing import tiny_model
+
+    work = new_work("odd", train=[make_record(i) for i in range(4)])
+    work.base = tiny_model(tmp_path / "odd-base", hidden=16, heads=2, kv_heads=1)
+    path = work.base / "tokenizer.json"
+    told = json.loads(path.read_text())
+    told["added_tokens"].append({**told["added_tokens"][0], "id": 506, "content": "Route", "special": False})
+    path.write_text(json.dumps(told))
+    with pytest.raises(ModelError, match=r"train rows hold token 506 .* its weights have 506 tokens"):
+        work.run()
 
 
 def test_a_row_that_the_template_cannot_render_is_named(new_work, make_record):

@@ -92,6 +92,11 @@ def varlen(
             f"this model's attention needs {asked[0]!r}, which is not supported.",
             remedy="Choose a model of another family: " + ", ".join(FAMILIES) + ".",
         )
+    if getattr(module, "is_causal", True) is False:
+        raise ModelError(
+            "this model's attention looks at later tokens, so it is no causal language model.",
+            remedy="Choose a model of another family: " + ", ".join(FAMILIES) + ".",
+        )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if layout is not None:
         if query.shape[0] != 1:

@@ -66,7 +66,8 @@ def weighted_divergence(
         theirs = _Side(*read_hidden(teacher, inputs, keep_S), vocabulary_head(teacher))
     hidden_SD, weight_VD, bias_V = read_hidden(student, inputs, keep_S)
     head = vocabulary_head(student)
-    return Told(*_Divergence.apply(hidden_SD, weight_VD, bias_V, head, theirs, targets_S, weights_S, wish))
+    given = head, theirs, targets_S, weights_S, wish, torch.is_grad_enabled()
+    return Told(*_Divergence.apply(hidden_SD, weight_VD, bias_V, *given))
 
 
 def plain_weighted_divergence(
@@ -126,13 +127,16 @@ class _Divergence(torch.autograd.Function):
         targets_S: Tensor,
         weights_S: Tensor,
         wish: Wish,
+        learn: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         count, vocabulary = len(hidden_SD), len(weight_VD)
         ours = _Side(
             hidden_SD.detach(), weight_VD.detach(), None if bias_V is None else bias_V.detach(), head
         )
         parts = (ours.hidden_SD, ours.weight_VD, ours.bias_V)
-        wanted = {i: one for i, one in enumerate(parts) if one is not None and ctx.needs_input_grad[i]}
+        wanted = {
+            i: one for i, one in enumerate(parts) if learn and one is not None and ctx.needs_input_grad[i]
+        }
         sums = {i: torch.zeros_like(one) for i, one in wanted.items()}
         for one in wanted.values():
             one.requires_grad_(True)
@@ -158,5 +162,5 @@ class _Divergence(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         return (
             *(None if one is None else one * grad for one in ctx.saved_tensors),
-            *(None for _ in range(5)),
+            *(None for _ in range(6)),
         )

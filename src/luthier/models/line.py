@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -122,7 +122,7 @@ class Line:
             return self.plainly(q_HTD, k_KTD, v_KTD, scale, window, dropout)
         if v_KTD.device.type == "cpu":
             return LineAttention.apply(q_HTD, k_KTD, v_KTD, self.blocks(window), scale)
-        if v_KTD.device.type == "cuda" and v_KTD.dtype in _VARLEN_FORMATS:
+        if v_KTD.device.type == "cuda" and v_KTD.dtype in _VARLEN_FORMATS and _has_varlen(v_KTD.device):
             return self.by_varlen(q_HTD, k_KTD, v_KTD, scale, window)
         return self.plainly(q_HTD, k_KTD, v_KTD, scale, window)
 
@@ -195,6 +195,12 @@ class Line:
             q, k = (torch.tensor(x, dtype=torch.int32, device=device) for x in (queries, keys))
             self._edges[device] = q, k, index
         return self._edges[device]
+
+
+@cache
+def _has_varlen(device: torch.device) -> bool:
+    """FlashAttention wants capability 8.0."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def document(

@@ -265,7 +265,8 @@ class _WeightedNll(torch.autograd.Function):
         judge: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         slices = _Slices(hidden_SD, weight_VD, bias_V, head)
-        needs = tuple(ctx.needs_input_grad[:3])
+        # Without gradients `needs_input_grad` still says which inputs could have one.
+        needs = (False,) * 3 if judge else tuple(ctx.needs_input_grad[:3])
         grads = _Gradients(slices, weight_VD, bias_V, needs)
         losses_S = torch.zeros(slices.count, device=hidden_SD.device)
         right_S = torch.zeros_like(targets_S, dtype=torch.bool) if judge else None

@@ -19,7 +19,7 @@ class Place:
 
 
 def place(device: str = "auto", dtype: str = "auto", section: str = "this") -> Place:
-    """`auto`: cuda when there is one; bf16 where the processor has it in hardware, else fp32.
+    """`auto`: cuda when there is one; bf16 where the processor has it in hardware (CUDA: from capability 8.0 on), else fp32.
 
     Raises SpecError when the device asked for in recipe section `section` is not there.
     """
@@ -36,7 +36,8 @@ def place(device: str = "auto", dtype: str = "auto", section: str = "this") -> P
         return Place(on, "fp32")
     if dtype == "bf16":
         return Place(on, "bf16")
-    fast = torch.cuda.is_bf16_supported() if on == "cuda" else _cpu_has_bf16()
+    # is_bf16_supported says yes where it is only emulated.
+    fast = torch.cuda.get_device_capability() >= (8, 0) if on == "cuda" else _cpu_has_bf16()
     return Place(on, "bf16" if fast else "fp32")
 
 

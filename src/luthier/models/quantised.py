@@ -142,15 +142,14 @@ def _pairs(device: torch.device) -> Tensor:
 def quantise_blocks(model: Any, bits: Bits) -> None:
     """Put every linear layer of the transformer blocks in `bits`, one after the other; the head and the embeddings stay."""
     head = model.get_output_embeddings()
-    found = [
-        (name, module)
+    names = [
+        name
         for name, module in model.named_modules()
         if type(module) is torch.nn.Linear and module is not head
     ]
-    for name, module in found:
+    for name in names:  # no module is held here, so that each one's weights go as soon as they are replaced
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, QuantisedLinear(module, bits))
-    del found
+        setattr(model.get_submodule(parent), last, QuantisedLinear(model.get_submodule(name), bits))
     # The weights file stays mapped, and counts as memory, as long as one tensor still lies in it.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()

@@ -23,7 +23,8 @@ _FIRST_BLOCK = "model.layers.0."  # in every supported family
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What plans are made of. `parameters` counts a tied head once; `context` is the longest position; `block` holds
+    """What plans are made of. `parameters` counts a tied head once; `context` is the longest position (with longrope the
+    longest of before it: beyond, one long row turns all positions of those beside it otherwise); `block` holds
     (name within a transformer block, shape) of the first block's tensors, empty in facts that were made by hand."""
 
     parameters: int
@@ -54,7 +55,7 @@ def describe(folder: Path) -> ModelFacts:
         head_size=config.get("head_dim") or hidden // heads,
         vocabulary=_int(config, "vocab_size"),
         intermediate=_int(config, "intermediate_size"),
-        context=_int(config, "max_position_embeddings"),
+        context=_context(config),
         tied="lm_head.weight" not in tensors,
         dtype="bf16" if any(tensor.dtype == "BF16" for tensor in tensors.values()) else "fp32",
         block=tuple(
@@ -63,6 +64,15 @@ def describe(folder: Path) -> ModelFacts:
             if name.startswith(_FIRST_BLOCK)
         ),
     )
+
+
+def _context(config: dict[str, Any]) -> int:
+    longest = _int(config, "max_position_embeddings")
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if rope.get("rope_type", rope.get("type")) not in ("longrope", "su"):
+        return longest
+    told = rope.get("original_max_position_embeddings", config.get("original_max_position_embeddings"))
+    return min(longest, told) if isinstance(told, int) and told > 0 else longest
 
 
 def _int(config: dict[str, Any], key: str) -> int:

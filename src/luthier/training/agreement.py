@@ -20,6 +20,7 @@ import torch
 from luthier.core.errors import ModelError
 from luthier.core.stage import Context
 from luthier.models import losses
+from luthier.models.fast import kernels
 
 from . import optim
 from .assembly import Assembly
@@ -160,6 +161,7 @@ def fused(
     if ours.finite and off.within(allowed):
         return {**told, "used": True}, ours
     quick.restore()
+    kernels.give_up("on a run's rows they gave something else")
     losses.leave_plain(made.model, "on this run's rows it is not the model's own head")
     made.prepare_plain()
     at.emit(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+import pyarrow.compute as pc
 
 from luthier.core.artifact import digest_of
 from luthier.core.errors import DataError, ModelError
@@ -149,6 +150,13 @@ class Rows(Sequence[Row]):
         there = sorted({names[code] for code in np.unique(codes)})
         place = np.array([there.index(name) if name in there else -1 for name in names], np.int32)
         return there, place[codes] if len(codes) else codes.astype(np.int32)
+
+    @cached_property
+    def largest_token(self) -> int:
+        """Of the whole file; -1 where there is none."""
+        return max(
+            (pc.max(chunk.flatten()).as_py() or 0 for chunk in self._file.table["ids"].chunks), default=-1
+        )
 
     @cached_property
     def too_long(self) -> Mapping[str, tuple[str, int]]:
@@ -307,9 +315,15 @@ def warn_of_unread(name: str, method: Method, path: Path, at: Context) -> None:
         at.emit("warning", about=f"train.method: {name}", message=what)
 
 
-def check_rows(splits: Mapping[str, Rows]) -> None:
-    """Refuse rows that cannot be learnt from. Raises DataError."""
+def check_rows(splits: Mapping[str, Rows], vocabulary: int) -> None:
+    """Refuse rows that cannot be learnt from, and tokens that the model has no numbers for. Raises DataError, ModelError."""
     for split, rows in splits.items():
+        if (largest := rows.largest_token) >= vocabulary:
+            raise ModelError(
+                f"{split} rows hold token {largest} of the base's tokenizer, and its weights have {vocabulary:,} tokens.",
+                remedy="The tokenizer is not the one of these weights: fetch the model again, both from one place. Where "
+                "a special token was added, its row must stand in the weights too.",
+            )
         if len(empty := np.flatnonzero(rows.supervised_tokens == 0)):
             raise DataError(
                 f"{len(empty):,} {split} rows have no token to learn: {rows.named(empty.tolist())}.",

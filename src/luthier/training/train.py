@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -124,6 +125,8 @@ def _train(
     proven = prove(
         spec, made, splits, template, dataset, planned, machine_bytes(machine.device), at, made.quick
     )
+    if not proven.get("fused", {}).get("used", True):
+        loop.machine = replace(machine, kernels="plain")
     state = loop.run()
 
     history = {**state.history(loop.watch), "unit": method.unit, "proof": proven}
@@ -173,8 +176,9 @@ def tokenised(
     from .rows import check_rows, read_split, settle_too_long
 
     counts = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["counts"]
+    facts = describe(base)
     refuse_impossible(spec, context)
-    refuse_strange_layers(spec.adapter, describe(base))
+    refuse_strange_layers(spec.adapter, facts)
     refuse_without_validation(spec, counts["validation"])
     limit = limit_of(spec, context)
     template = Template(load_tokenizer(base), limit)
@@ -184,7 +188,7 @@ def tokenised(
         for split in ("train", "validation")
     }
     settle_too_long(splits, limit, context, spec.too_long, at)
-    check_rows(splits)
+    check_rows(splits, facts.vocabulary)
     method.check(splits)
     order_of(spec, splits["train"])  # refuses sources that are not there
     refuse_without_validation(spec, len(splits["validation"]))  # all of its rows may have been left out

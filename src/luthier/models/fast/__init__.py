@@ -73,11 +73,11 @@ class Quick:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """The plain model, losses included. May be nested."""
+        """The plain model: losses and attention's softmax included. May be nested."""
         was_on = self._on
         self._take()
         try:
-            with losses.plainly():
+            with losses.plainly(), kernels.plainly():
                 yield
         finally:
             if was_on:
@@ -111,9 +111,10 @@ def quicken(model: Any, kernel_folder: Path | None = None) -> Quick:
     formulas are used and `left["kernels"]` says why. Never raises for a model that it does not understand.
     """
     left: dict[str, str] = {}
-    if why := kernels.use(kernel_folder):
-        left["kernels"] = why
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    on_cpu = next(whole.parameters()).device.type == "cpu"
+    if why := kernels.use(kernel_folder) if on_cpu else "compiled kernels are for the CPU":
+        left["kernels"] = why
     candidates = _candidates(whole, left)
     parts = _proven(whole, candidates, left)
     if why := losses.why_plain(model):
@@ -172,13 +173,17 @@ def _proven(whole: Any, candidates: list[Part], left: dict[str, str]) -> list[Pa
     proven = []
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            whole.get_decoder()(
-                input_ids=torch.tensor([_PROBE], device=device),
-                position_ids=torch.tensor([_POSITIONS], device=device),
-                attention_mask=attention.no_mask(device),
-                layout=spy,
-                use_cache=False,
-            )
+            try:
+                whole.get_decoder()(
+                    input_ids=torch.tensor([_PROBE], device=device),
+                    position_ids=torch.tensor([_POSITIONS], device=device),
+                    attention_mask=attention.no_mask(device),
+                    layout=spy,
+                    use_cache=False,
+                )
+            except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+                left["layers"] = f"the model cannot be called on a few tokens: {error}"
+                return []
             for watch in watches:
                 watch.remove()
             for part in candidates:

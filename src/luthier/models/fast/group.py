@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -35,6 +37,8 @@ class Adapter:
 def explain(module: Any) -> str:
     """Why a layer is left as it is; empty if it is understood."""
     kind = type(module)
+    if hooked(module):
+        return "somebody has hooked it"
     if kind is torch.nn.Linear:
         return ""
     if not (kind.__module__.startswith("peft.tuners.lora") and kind.__name__ == "Linear"):
@@ -45,9 +49,17 @@ def explain(module: Any) -> str:
         return f"{type(next(iter(module.lora_variant.values()))).__name__} is more than a low-rank product"
     if any(not isinstance(drop, torch.nn.Identity) for drop in module.lora_dropout.values()):
         return "its adapter drops inputs at random"
+    layers = [module.base_layer, *module.lora_A.values(), *module.lora_B.values()]
+    if any(map(hooked, layers)):
+        return "somebody has hooked a layer of it"
     if len(module.lora_A) != 1 or any(module.lora_bias.values()) or getattr(module, "fan_in_fan_out", False):
         return "only a single adapter without a bias is understood"
     return ""
+
+
+def hooked(module: Any) -> bool:
+    """Whether calling the module does more than its forward."""
+    return any(getattr(module, name) for name in _HOOKS)
 
 
 def base_of(module: Any) -> torch.nn.Linear:

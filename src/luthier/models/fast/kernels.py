@@ -1,7 +1,8 @@
 """Element-wise formulas of a decoder, forward and backward: compiled (kernels.c) or as plain torch, same signatures.
 
     use(folder)      from now on compiled ones for tensors on the CPU; says why not, if not
-    plainly()        within it the plain twins, for tests and comparisons
+    plainly()        within it, and in this thread, the plain twins: for tests and comparisons
+    give_up(why)     the plain twins for the rest of the process
 
 Legend: T tokens, H heads, D head or hidden size, R rotary size, F intermediate size, V vocabulary, S rows of logits.
 Formulas are in fp32 whatever the storage; the plain twins may round in between where that saves a pass.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,39 +29,51 @@ Activation = Literal["silu", "gelu_tanh"]
 _FORMATS = (torch.float32, torch.bfloat16)
 _LONGEST_HEAD = 2048  # kernels.c holds one head at a time
 _library: ctypes.CDLL | None = None
+_given_up = ""
+_PLAIN: ContextVar[bool] = ContextVar("plain kernels", default=False)
 
 
 def use(folder: Path | None = None) -> str:
     """Compile or load the kernels for this process. Returns why not; empty if they are in use."""
     global _library
-    if _library is None:
-        found = native.load(folder or native.default_folder())
+    if _library is None and not _given_up:
+        found = native.load(folder)
         if found.library is None:
             return found.reason
         _library = found.library
-    return ""
+    return _given_up
+
+
+def give_up(why: str) -> None:
+    """Never again in this process: what they gave was wrong."""
+    global _library, _given_up
+    _library, _given_up = None, why
 
 
 def compiled() -> bool:
     """Whether tensors on the CPU go through kernels.c now."""
-    return _library is not None
+    return _library is not None and not _PLAIN.get()
 
 
 @contextmanager
 def plainly() -> Iterator[None]:
     """The plain twins for a while."""
-    global _library
-    kept, _library = _library, None
+    token = _PLAIN.set(True)
     try:
         yield
     finally:
-        _library = kept
+        _PLAIN.reset(token)
 
 
 def _fits(*tensors: Tensor) -> bool:
-    return _library is not None and all(
+    return compiled() and all(
         x.device.type == "cpu" and x.dtype in _FORMATS and x.stride(-1) == 1 for x in tensors
     )
+
+
+def _wide(*tensors: Tensor) -> bool:
+    """What kernels.c reads as fp32, one number after the other."""
+    return all(x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous() for x in tensors)
 
 
 def _call(name: str, *arguments: Any) -> int:
@@ -105,9 +119,9 @@ def _side_by_side(x: Tensor) -> bool:
 def norm(x: Tensor, scale_D: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(x / sqrt(mean(x²) + eps) · scale in `dtype`, 1 / sqrt(..) in fp32), over the last dimension of [T, D] or
     [T, H, D]; scale is fp32. The result is contiguous."""
-    if not (_fits(x) and _side_by_side(x) and dtype in _FORMATS):
+    if not (_fits(x) and _wide(scale_D) and _side_by_side(x) and dtype in _FORMATS):
         return norm_plainly(x, scale_D, eps, dtype)
-    y, r = torch.empty(x.shape, dtype=dtype), torch.empty(x.shape[:-1])
+    y, r = torch.empty(x.shape, dtype=dtype), torch.empty(x.shape[:-1], dtype=torch.float32)
     rows, inner, outer = _rows(x)
     _call("norm", x, _half(x), scale_D, y, _half(y), r, rows, x.shape[-1], inner, outer, float(eps))
     return y, r
@@ -122,7 +136,7 @@ def norm_plainly(x: Tensor, scale_D: Tensor, eps: float, dtype: torch.dtype) -> 
 def norm_back(grad: Tensor, x: Tensor, r: Tensor, scale_D: Tensor) -> Tensor:
     """The gradient of x, in its format: r·(g·w) - x·r³·mean(g·w·x)."""
     grad = grad.contiguous()
-    if not (_fits(x, grad) and _side_by_side(x)):
+    if not (_fits(x, grad) and _wide(r, scale_D) and _side_by_side(x)):
         return norm_back_plainly(grad, x, r, scale_D)
     dx = torch.empty(x.shape, dtype=x.dtype)
     rows, inner, outer = _rows(x)
@@ -143,7 +157,8 @@ def rotate(x_THD: Tensor, cos_TR: Tensor, sin_TR: Tensor, out: Tensor, *, transp
     """x·cos + (-x₂, x₁)·sin on the first R numbers of each head, written to `out` [T, H, D] (it may be x); the rest
     is copied. `transposed` gives the gradient. cos and sin are fp32. R = 0 copies."""
     T, H, D = x_THD.shape
-    if not (_fits(x_THD, out) and x_THD.dtype == out.dtype and D <= _LONGEST_HEAD):
+    fits = _fits(x_THD, out) and x_THD.dtype == out.dtype and D <= _LONGEST_HEAD
+    if not (fits and _wide(cos_TR, sin_TR)):
         return rotate_plainly(x_THD, cos_TR, sin_TR, out, transposed=transposed)
     R = cos_TR.shape[1]
     half, back = _half(x_THD), bool(transposed)
@@ -176,7 +191,7 @@ def rotate_plainly(
 
 def gate(gate_TF: Tensor, up_TF: Tensor, act: Activation) -> Tensor:
     """act(gate)·up, contiguous."""
-    if not _fits(gate_TF, up_TF):
+    if not (_fits(gate_TF, up_TF) and gate_TF.dtype == up_TF.dtype):
         return gate_plainly(gate_TF, up_TF, act)
     T, F = gate_TF.shape
     h = torch.empty(T, F, dtype=gate_TF.dtype)
@@ -195,7 +210,7 @@ def gate_back(
 ) -> tuple[Tensor, Tensor | None]:
     """(gradients of gate and up side by side [T, 2F], act(gate)·up once more if `again`)."""
     grad_TF = grad_TF.contiguous()
-    if not (_fits(grad_TF, gate_TF, up_TF) and grad_TF.dtype == gate_TF.dtype):
+    if not (_fits(grad_TF, gate_TF, up_TF) and grad_TF.dtype == gate_TF.dtype == up_TF.dtype):
         return gate_back_plainly(grad_TF, gate_TF, up_TF, act, again=again)
     T, F = gate_TF.shape
     both, h = torch.empty(T, 2 * F, dtype=grad_TF.dtype), torch.empty_like(grad_TF) if again else None
@@ -226,9 +241,13 @@ def gate_back_plainly(
 def cross_entropy_(
     logits_SV: Tensor, targets_S: Tensor, weights_S: Tensor | None, scale: float = 1.0
 ) -> Tensor:
-    """-ln softmax(scale·logits)[target], [S] in fp32. With weights the logits become their own gradient, weighted."""
+    """-ln softmax(scale·logits)[target], [S] in fp32. With weights the logits become their own gradient, weighted.
+
+    Targets are int64 [S]; raises IndexError, before anything is written, where one is not in the vocabulary.
+    """
     if _fits(logits_SV) and logits_SV.is_contiguous():
-        losses_S = torch.empty(logits_SV.shape[0])
+        _check_targets(targets_S, logits_SV)
+        losses_S = torch.empty(logits_SV.shape[0], dtype=torch.float32)
         weights = None if weights_S is None else weights_S.float().contiguous()
         targets = targets_S.contiguous()
         if _call(
@@ -244,6 +263,20 @@ def cross_entropy_(
             raise MemoryError("no memory for a row of logits")
         return losses_S
     return cross_entropy_plainly_(logits_SV, targets_S, weights_S, scale)
+
+
+def _check_targets(targets_S: Tensor, logits_SV: Tensor) -> None:
+    """kernels.c goes where a target points."""
+    if targets_S.dtype != torch.int64 or targets_S.shape != logits_SV.shape[:1]:
+        raise IndexError(
+            f"targets are {targets_S.dtype} {tuple(targets_S.shape)}, not one int64 a row of logits"
+        )
+    if len(targets_S):
+        least, most = (int(x) for x in torch.aminmax(targets_S))
+        if least < 0 or most >= logits_SV.shape[1]:
+            raise IndexError(
+                f"targets from {least} to {most}, and the vocabulary has {logits_SV.shape[1]} tokens"
+            )
 
 
 def cross_entropy_plainly_(

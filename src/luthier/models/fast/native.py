@@ -1,5 +1,5 @@
 """kernels.c, compiled once by the system's own C compiler and kept under a name that follows from everything it
-depends on. Not here: what the functions compute (kernels.c), and when they are used (kernels.py).
+depends on, and from its own bytes: a library that was cut short kills the process that loads it. Not here: what the functions compute (kernels.c), and when they are used (kernels.py).
 
 No compiler, another processor, a folder that cannot be trusted: `load` says why in words and returns no library. The
 plain twins then do the same work, more slowly. Never an error.
@@ -15,6 +15,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,35 +49,40 @@ def default_folder() -> Path:
     return Path.home() / ".cache" / "luthier" / "kernels"
 
 
-def load(folder: Path) -> Native:
-    """The compiled kernels, from `folder` or compiled into it now (about two seconds). Safe to call from several
-    processes at once: each compiles under a name of its own and renames."""
+def load(folder: Path | None = None) -> Native:
+    """The compiled kernels, from `folder` (else the user's cache) or compiled into it now (about two seconds). Safe to
+    call from several processes at once: each compiles under a name of its own and renames."""
     compiler = next((found for one in COMPILERS if (found := shutil.which(one))), None)
     openmp = _torchs_openmp()
     if openmp is None:
         return Native(None, "torch here has no libgomp whose threads could be shared")
     try:
-        name = _name(openmp)
+        folder = folder or default_folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if why := _distrust(folder):
+        if why := _distrust(folder, stat.S_ISDIR):
             return Native(None, why)
-        path = folder / name
-        if not path.is_file():
-            if compiler is None:
-                return Native(None, "no C compiler was found (cc, gcc or clang)")
-            if why := _compile(compiler, openmp, path):
+        name = _name(openmp)
+        for path in sorted(folder.glob(f"{name}-*.so")):
+            if why := _distrust(path, stat.S_ISREG):
                 return Native(None, why)
-        return Native(ctypes.CDLL(str(path)))
-    except OSError as error:
+            if path.name == f"{name}-{_digest(path.read_bytes())}.so":
+                return Native(ctypes.CDLL(str(path)))
+            path.unlink(missing_ok=True)
+        if compiler is None:
+            return Native(None, "no C compiler was found (cc, gcc or clang)")
+        return _compile(compiler, openmp, folder, name)
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows where home is
         return Native(None, f"compiled kernels cannot be kept or loaded: {error}")
 
 
 def _name(openmp: Path) -> str:
     """-march=native makes code for this processor alone, and a home folder may be shared between machines."""
-    told = hashlib.sha256()
-    for part in (SOURCE.read_bytes(), " ".join(FLAGS).encode(), str(openmp).encode(), _processor().encode()):
-        told.update(len(part).to_bytes(8, "little") + part)
-    return f"kernels-{told.hexdigest()[:20]}.so"
+    parts = (SOURCE.read_bytes(), " ".join(FLAGS).encode(), str(openmp).encode(), _processor().encode())
+    return "kernels-" + _digest(b"".join(len(part).to_bytes(8, "little") + part for part in parts))
+
+
+def _digest(told: bytes) -> str:
+    return hashlib.sha256(told).hexdigest()[:20]
 
 
 def _processor() -> str:
@@ -84,7 +90,8 @@ def _processor() -> str:
     if cpuinfo.is_file():
         lines = cpuinfo.read_text(errors="replace").splitlines()
         wanted = ("model name", "flags", "Features", "CPU part")
-        return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+        if found := {line for line in lines if line.startswith(wanted)}:
+            return "\n".join(sorted(found))
     return platform.machine() + platform.processor()
 
 
@@ -97,27 +104,35 @@ def _torchs_openmp() -> Path | None:
     return found[0] if found else None
 
 
-def _distrust(folder: Path) -> str:
-    """A library is code: nobody else may be able to put one there."""
-    about = folder.stat()
+def _distrust(path: Path, kind: Callable[[int], bool]) -> str:
+    """A library is code: nobody else may be able to put one there. Folders may be reached by a link, libraries not."""
+    about = path.stat() if kind is stat.S_ISDIR else path.lstat()
+    if not kind(about.st_mode):
+        return f"{path} is not what it should be (a link or a special file)"
     if about.st_uid != os.getuid():
-        return f"{folder} belongs to another user"
+        return f"{path} belongs to another user"
     if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"{folder} can be written by other users"
+        return f"{path} can be written by other users"
     return ""
 
 
-def _compile(compiler: str, openmp: Path, path: Path) -> str:
-    """Why it failed; empty if it did not."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as here:
-        made = Path(here) / path.name
+def _compile(compiler: str, openmp: Path, folder: Path, name: str) -> Native:
+    with tempfile.TemporaryDirectory(dir=folder) as here:
+        made = Path(here) / name
         # The path of torch's own OpenMP library comes first, so the loader finds it already there by its name.
         command = [compiler, *FLAGS, str(SOURCE), "-o", str(made), str(openmp), "-lm"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)  # noqa: S603  (found on PATH, arguments are ours)
+            done = subprocess.run(  # noqa: S603  (found on PATH, arguments are ours)
+                command, capture_output=True, text=True, errors="replace", timeout=PATIENCE_S, check=False
+            )
         except subprocess.TimeoutExpired:
-            return f"{compiler} took longer than {PATIENCE_S} s"
+            return Native(None, f"{compiler} took longer than {PATIENCE_S} s")
         if done.returncode:
-            return f"{compiler} failed: {(done.stderr.strip() or 'no reason given').splitlines()[0][:300]}"
+            why = (done.stderr.strip() or "no reason given").splitlines()[0][:300]
+            return Native(None, f"{compiler} failed: {why}")
+        made.chmod(0o500)
+        with made.open("rb") as there:
+            os.fsync(there.fileno())
+        path = folder / f"{name}-{_digest(made.read_bytes())}.so"
         os.replace(made, path)
-    return ""
+    return Native(ctypes.CDLL(str(path)))
