@@ -1,5 +1,7 @@
 """Numbers: errors by hand, answers without a number, and the same figures on resamples."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,28 @@ def test_resamples_are_the_same_figures_on_other_rows():
     twice = statistics(np.array([[0, 0, 1]]))
     again = RegressTask().summarise(answers(("1", "2"), ("1", "2"), ("4", "2")))["metrics"]
     assert {name: value[0] for name, value in twice.items()} == pytest.approx(again)
+
+
+def test_a_figure_that_most_resamples_do_not_have_gets_no_interval():
+    """Two of the base's answers are numbers, so R² is none on many resamples; it is told and not computed."""
+    from luthier.evaluation import report
+    from luthier.evaluation.predictions import table
+    from luthier.evaluation.spec import EvaluateSpec
+
+    def line(system, i, said):
+        return {"id": f"{i}", "model": system, "reference": str(i), "prediction": said, "loss_sum": None,
+                "loss_tokens": 0}  # fmt: skip
+
+    lines = [line("tuned", i, str(i + i % 2)) for i in range(6)]
+    lines += [line("base", i, str(i) if i < 2 else "who knows") for i in range(6)]
+    questions = [Question(f"{i}", ({"role": "user", "content": "?"},), str(i)) for i in range(6)]
+    task = {"kind": "regress", "labels": None}
+    told = report.build(table(lines), task, EvaluateSpec(against=["base"]), questions, {})
+    json.dumps(told, allow_nan=False)
+    assert set(told["systems"]["tuned"]["intervals"]) >= {"mae", "rmse", "r2"}
+    assert "r2" not in told["systems"]["base"]["intervals"] and told["systems"]["base"]["metrics"]["r2"] == 1
+    assert "r2" not in {one["metric"] for one in told["comparisons"]}
+    assert any(one.startswith("mae, rmse, r2 of base: too few") for one in told["cautions"])
 
 
 def test_word_counts_find_what_a_word_is_worth():

@@ -81,12 +81,50 @@ class Steeper(Sft):
     # Four rows in one micro-batch weigh 4 for 1: (4 - 1)·loss / (loss + weight). The gradient: 4 for 1, so 3/4 off.
     [(Louder, r"one by one differ by [12]\.?\d* in a row's loss"), (Steeper, r"0\.[67]\d* in the gradient ")],
 )
-def test_rows_that_count_otherwise_in_company_stop_the_run(work, monkeypatch, method, says):
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_rows_that_count_otherwise_in_company_stop_the_run(work, monkeypatch, method, says, dtype):
     use(monkeypatch, method)
     with pytest.raises(ModelError, match="packing changes the result: 3 rows in one micro-batch") as told:
-        work.run()
+        work.run(dtype=dtype)
     assert re.search(says, str(told.value))
     assert "so nothing is trained" in str(told.value) and work.told("step") == []
+
+
+class Shaky(Sft):
+    """Rounds by far, and otherwise in company, where anything is rounded at all."""
+
+    def loss(self, model, batch):
+        found = super().loss(model, batch)
+        if not torch.is_autocast_enabled("cpu"):
+            return found
+        factor = 1 + 0.02 * len(batch.row_weights)
+        return replace(found, sum=found.sum * factor, by_row=found.by_row * factor)
+
+
+@pytest.mark.parametrize("adapter", [{"kind": "lora", "rank": 4}, {"kind": "full"}])
+def test_what_rounding_explains_is_looked_at_again_in_fp32(work, work_in, tmp_path, monkeypatch, adapter):
+    """Afterwards the run is the one that it would have been."""
+    use(monkeypatch, Shaky)
+    spec = {"max_steps": 2, "dtype": "bf16", "adapter": adapter}
+    monkeypatch.setitem(agreement.FUSED, "bf16", agreement.Tolerance(1e-6, 1.0, 1.0))
+    work.run(**spec)
+    told = work.history()
+    for law in ("packing", "fused"):
+        assert told["proof"][law]["dtype"] == "fp32" and told["proof"][law]["loss"] <= 1e-5
+    assert told["proof"]["fused"]["used"] and work.told("fallback") == []
+    other = work_in(tmp_path / "unproven")
+    monkeypatch.setattr(proof, "prove", lambda *given: {})
+    other.run(**spec)
+    assert told["steps"] == other.history()["steps"]
+    name = next(name for name in work.files() if name.endswith(".safetensors"))
+    assert other.files()[name] == work.files()[name]
+
+
+def test_without_room_for_fp32_the_first_look_counts(work, monkeypatch):
+    use(monkeypatch, Shaky)
+    monkeypatch.setattr(agreement, "free_bytes", lambda device: 0)
+    with pytest.raises(ModelError, match=r"packing changes the result.*bf16"):
+        work.run(dtype="bf16", max_steps=1)
 
 
 class FakeQuick:

@@ -26,6 +26,9 @@ Statistics = Callable[[NDArray[np.int64]], dict[str, NDArray[np.float64]]]
 """index_RN -> metric -> values_R: every metric of one system on every resample."""
 
 _DRAWN_AT_ONCE = 2_000_000
+DEFINED = 0.95
+"""The least share of resamples on which a metric must be a number. R² is none where all rows drawn are alike, and no
+error is where none of them was answered; of what is left, percentiles would tell too little."""
 
 
 def of_labels(truth_N: NDArray[np.int64], said_N: NDArray[np.int64], labels: int) -> Statistics:
@@ -100,27 +103,33 @@ def at_sample(statistics: Statistics, rows: int) -> dict[str, float]:
     return {name: float(values[0]) for name, values in statistics(np.arange(rows)[None, :]).items()}
 
 
-def interval(values_R: NDArray[np.float64], confidence: float) -> tuple[float, float]:
-    """The percentile interval.
+def interval(values_R: NDArray[np.float64], confidence: float) -> tuple[float, float] | None:
+    """The percentile interval, over the resamples on which the metric is a number; None where those are too few.
 
-    >>> interval(np.arange(101.0), 0.75)
-    (12.5, 87.5)
+    >>> interval(np.arange(101.0), 0.75), interval(np.array([1.0, np.nan]), 0.75)
+    ((12.5, 87.5), None)
     """
-    low, high = np.quantile(values_R, [(1 - confidence) / 2, (1 + confidence) / 2])
+    there = values_R[np.isfinite(values_R)]
+    if len(there) < DEFINED * len(values_R):
+        return None
+    low, high = np.quantile(there, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
 def difference(
     one: Statistics, other: Statistics, rows: int, *, confidence: float, resamples: int, seed: int
 ) -> dict[str, tuple[float, float, float]]:
-    """Metric -> (one minus other, low, high), for the metrics that both have, over the same N rows."""
+    """Metric -> (one minus other, low, high), over the same N rows; for the metrics that both have and that are numbers on
+    enough resamples."""
     here, there = at_sample(one, rows), at_sample(other, rows)
     drawn_here, drawn_there = resampled(one, rows, resamples, seed), resampled(other, rows, resamples, seed)
-    return {
-        name: (here[name] - there[name], *interval(drawn_here[name] - drawn_there[name], confidence))
-        for name in here
-        if name in there
-    }
+    found = {}
+    for name in here:
+        if name in there and (within := interval(drawn_here[name] - drawn_there[name], confidence)):
+            apart = here[name] - there[name]
+            if np.isfinite(apart):
+                found[name] = apart, *within
+    return found
 
 
 def from_predictions(
@@ -145,9 +154,8 @@ def from_predictions(
     intervals = {}
     for system, mine in answers.items():
         drawn = resampled(part.statistics(mine), len(mine), resamples, seed)
-        intervals[system] = {
-            name: list(interval(drawn[name], confidence)) for name in metrics if name in drawn
-        }
+        within = {name: interval(drawn[name], confidence) for name in metrics if name in drawn}
+        intervals[system] = {name: list(told) for name, told in within.items() if told is not None}
     comparisons = []
     for system, theirs in answers.items():
         if system == "tuned" or not (shared := set(answers["tuned"].ids) & set(theirs.ids)):

@@ -58,7 +58,10 @@ def build(
         "systems": systems,
         "comparisons": comparisons,
         "examples": examples(by_system(predictions), task, questions),
-        "cautions": cautions(spec.systems(task["kind"]), systems, questions, skipped, disliked),
+        "cautions": [
+            *cautions(spec.systems(task["kind"]), systems, questions, skipped, disliked),
+            *unsure(systems),
+        ],
     }
 
 
@@ -101,6 +104,20 @@ def _shown(question: Question) -> str:
     if len(turns) == 1:
         return turns[0]["content"]
     return "\n".join(f"{message['role']}: {message['content']}" for message in turns)
+
+
+def unsure(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Metrics that have a value and no interval."""
+    told = {
+        name: [m for m, value in one["metrics"].items() if value is not None and m not in one["intervals"]]
+        for name, one in systems.items()
+    }
+    return [
+        f"{', '.join(missing)} of {name}: too few rows have an answer that can be measured, or they are too much alike, for "
+        "an interval or a comparison."
+        for name, missing in told.items()
+        if missing
+    ]
 
 
 def cautions(

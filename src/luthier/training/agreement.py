@@ -1,8 +1,9 @@
 """Two ways of computing one step must agree: rows together and rows alone, fused parts and the plain model.
 
 Row by row in the loss, and parameter by parameter in the gradient; on a few short rows, before the first step.
-What is done about a difference is in `packing` (the run stops) and `fused` (the plain model is used). See
-training/proof for the other laws.
+What is done about a difference is in `packing` (the run stops) and `fused` (the plain model is used). In bf16 some losses
+magnify rounding (that of IPO, near what it aims at, by any factor), so before that is done both ways are computed once
+more in fp32, where rounding is small and a mistake as large as ever. See training/proof for the other laws.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,7 @@ from . import optim
 from .assembly import Assembly
 from .loop import groups, seed_of
 from .machine import enough_memory
+from .memory import free_bytes
 from .method import Loss
 from .rows import Row, Rows
 from .spec import TrainSpec
@@ -40,6 +42,7 @@ MARKS = 16
 SMALL = 1e-2  # a parameter's gradient, against the largest, of which rounding is most
 STRETCH = 1 << 16
 STIRRED = 0.01
+WIDENED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,10 @@ class Off:
     @property
     def loss(self) -> float:
         return max(self.losses)
+
+    def by_loss_alone(self, allowed: Tolerance) -> bool:
+        """Whether the losses differ by too much, and no gradient does."""
+        return self.loss > allowed.loss and replace(self, losses=[0.0]).within(allowed)
 
     def within(self, allowed: Tolerance) -> bool:
         """False where a difference is no number."""
@@ -128,7 +135,8 @@ def together(spec: TrainSpec, made: Assembly, sample: Sequence[Row]) -> Measured
 def packing(spec: TrainSpec, made: Assembly, sample: Sequence[Row], together: Measured) -> dict[str, Any]:
     """Rows in one micro-batch, and each in one of its own: the same losses row by row, and the same gradient of the
     step. Computed without dropout, whose masks depend on the cut."""
-    alone, weights = _measure(spec, made, [[row] for row in sample])
+    each = [[row] for row in sample]
+    alone, weights = _measure(spec, made, each)
     if not (together.finite and alone.finite):
         raise ModelError(
             f"before the first step the losses of {len(sample)} rows ({', '.join(row.id for row in sample)}) are "
@@ -136,6 +144,12 @@ def packing(spec: TrainSpec, made: Assembly, sample: Sequence[Row], together: Me
             remedy="Use train.dtype: fp32, or another base: this one gives numbers that are none before it is trained.",
         )
     off, allowed = together.off(alone, weights), PACKED[made.machine.dtype]
+    computed = made.machine.dtype
+    if not off.within(allowed) and _can_widen(made):
+        with _in_fp32(made) as wide:
+            exact = _measure(spec, wide, [sample])[0].off(_measure(spec, wide, each)[0], weights)
+        if exact.within(allowed):  # what the method holds besides (references, a teacher) stays in bf16
+            off, computed = exact, "fp32"
     if not off.within(allowed):
         worst = sample[off.losses.index(off.loss)].id
         raise ModelError(
@@ -145,7 +159,7 @@ def packing(spec: TrainSpec, made: Assembly, sample: Sequence[Row], together: Me
             "whether it is rounding. Please report it with the model's config.json.",
         )
     tokens = sum(row.tokens for row in sample)
-    return {"rows": len(sample), "tokens": tokens, **_told(off, allowed, made)}
+    return {"rows": len(sample), "tokens": tokens, **_told(off, allowed, computed)}
 
 
 def fused(
@@ -157,7 +171,16 @@ def fused(
     with quick.off():
         plain, _ = _measure(spec, made, [sample])
     off, allowed = ours.off(plain, weights), FUSED[made.machine.dtype]
-    told = {"parts": list(quick.parts), "left": dict(quick.left), **_told(off, allowed, made)}
+    computed = made.machine.dtype
+    # The gradient, and each parameter's, must be right in bf16 as well.
+    if ours.finite and off.by_loss_alone(allowed) and _can_widen(made):
+        with _in_fp32(made) as wide:
+            fast = _measure(spec, wide, [sample])[0]
+            with quick.off():
+                exact = fast.off(_measure(spec, wide, [sample])[0], weights)
+        if exact.within(FUSED["fp32"]):
+            off, allowed, computed = exact, FUSED["fp32"], "fp32"
+    told = {"parts": list(quick.parts), "left": dict(quick.left), **_told(off, allowed, computed)}
     if ours.finite and off.within(allowed):
         return {**told, "used": True}, ours
     quick.restore()
@@ -183,8 +206,8 @@ def _words(off: Off, allowed: Tolerance) -> str:
     )
 
 
-def _told(off: Off, allowed: Tolerance, made: Assembly) -> dict[str, Any]:
-    """Numbers that are none have no plain form and become None, as where nothing could be compared."""
+def _told(off: Off, allowed: Tolerance, computed: str) -> dict[str, Any]:
+    """`dtype` is what both ways were computed in. Numbers that are none have no plain form and become None, as where nothing could be compared."""
     found = {"loss": off.loss, "gradient": off.gradient, "parameter": off.parameter}
     told = {
         name: value if value is not None and math.isfinite(value) else None for name, value in found.items()
@@ -194,7 +217,7 @@ def _told(off: Off, allowed: Tolerance, made: Assembly) -> dict[str, Any]:
         "loss_allowed": allowed.loss,
         "gradient_allowed": allowed.gradient,
         "parameter_allowed": allowed.parameter,
-        "dtype": made.machine.dtype,
+        "dtype": computed,
     }
 
 
@@ -214,6 +237,25 @@ def _measure(spec: TrainSpec, made: Assembly, parts: Sequence[Sequence[Row]]) ->
         marks.append(np.zeros(MARKS) if p.grad is None else _marks(p.grad))
         p.grad = None
     return Measured(found, np.array(norms), np.array(marks)), weights
+
+
+def _can_widen(made: Assembly) -> bool:
+    """Whether bf16 was computed, and there is room for the weights in fp32 beside what is held."""
+    narrow = sum(p.numel() for p in made.model.parameters() if p.dtype == torch.bfloat16)
+    return made.machine.dtype == "bf16" and 4 * narrow < WIDENED_SHARE * free_bytes(made.machine.device)
+
+
+@contextmanager
+def _in_fp32(made: Assembly) -> Iterator[Assembly]:
+    """The same weights in a wider format; afterwards they lie where they lay."""
+    kept = [(p, p.data) for p in made.model.parameters() if p.dtype == torch.bfloat16]
+    try:
+        for p, narrow in kept:
+            p.data = narrow.float()
+        yield replace(made, machine=replace(made.machine, dtype="fp32"))
+    finally:
+        for p, narrow in kept:
+            p.data = narrow
 
 
 @cache

@@ -331,6 +331,18 @@ def machine_bytes(device: str = "cpu") -> int:
         return allowed
 
 
+def free_bytes(device: str = "cpu") -> int:
+    """What may still be taken without anything else giving way."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
+    import psutil
+
+    there = int(psutil.virtual_memory().available)
+    return min(there, machine_bytes() - int(psutil.Process().memory_info().rss))
+
+
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
