@@ -17,7 +17,8 @@ from luthier.data.connectors.protocol import Block
 from luthier.data.lineage import find_row
 from luthier.data.mapping import Bad, Layout, to_records
 from luthier.data.propose import propose
-from luthier.data.records import RECORD, TURNS, content_ids, contents, refill, row_text, turns
+from luthier.data.opened import Opened
+from luthier.data.records import RECORD, TURNS, content_ids, turns
 from luthier.data.shapes import detect
 from luthier.data.spec import MapSpec
 
@@ -202,37 +203,43 @@ def batch_of(*rows: tuple[str, str | None]) -> pa.RecordBatch:
 @settings(max_examples=100, deadline=None)
 def test_contents_go_back_where_they_came_from(rows: Any) -> None:
     batch = batch_of(*rows)
-    assert refill(batch, contents(batch), lambda labels: labels).equals(batch)
-    marked = refill(batch, contents(batch) + "!", lambda labels: labels)
+    rows_opened = Opened(batch)
+    assert rows_opened.close().equals(batch)
+    before = [rows_opened.of_row(i) for i in range(batch.num_rows)]
+    rows_opened.edit(rows_opened.text + "!")
+    marked = Opened(rows_opened.close())
     for i in range(batch.num_rows):
-        assert row_text(marked, i) == [said + "!" for said in row_text(batch, i)]
+        assert marked.of_row(i) == [said + "!" for said in before[i]]
     assert turns(batch)["role"].to_list().count("rejected") == sum(r is not None for _, r in rows)
 
 
 def run(name: str, batch: pa.RecordBatch, **wish: Any) -> Any:
-    rule = plugin.load("rule", name)
-    return rule.function(batch, rule.spec.model_validate(wish))
+    """(the rows afterwards, what the rule said of them)"""
+    rule, opened = plugin.load("rule", name), Opened(batch)
+    said = rule.run(opened, rule.spec.model_validate(wish))
+    opened.edit(said.text, said.label)
+    return opened.close(), said
 
 
 def test_normalize_edits_the_rejected_answer_too_and_says_so() -> None:
-    done = run("normalize", batch_of(("four", "five  \u200b"), ("four", "five")))
-    assert done.batch["rejected"].to_pylist() == ["five", None, "five", None]
-    assert done.changed.to_pylist() == ["invisible characters, whitespace", None, None, None]
+    batch, said = run("normalize", batch_of(("four", "five  \u200b"), ("four", "five")))
+    assert batch["rejected"].to_pylist() == ["five", None, "five", None]
+    assert said.changed.to_pylist() == ["invisible characters, whitespace", None, None, None]
 
 
 def test_drop_empty_looks_at_the_rejected_answer() -> None:
-    done = run("drop_empty", batch_of(("4", " "), ("4", "4"), ("4", "5"), ("4", None)))
-    assert done.removed.to_pylist()[::2] == ["the rejected turn is empty", "the rejected answer is the chosen one", None, None]  # fmt: skip
+    _, said = run("drop_empty", batch_of(("4", " "), ("4", "4"), ("4", "5"), ("4", None)))
+    assert said.removed.to_pylist()[::2] == ["the rejected turn is empty", "the rejected answer is the chosen one", None, None]  # fmt: skip
 
 
 def test_length_can_count_the_rejected_answer() -> None:
     batch = batch_of(("four", "five hundred"), ("four", "five"))
-    assert run("length", batch, max=5, on="rejected").removed.to_pylist()[::2] == [
+    assert run("length", batch, max=5, on="rejected")[1].removed.to_pylist()[::2] == [
         "12 chars, more than 5",
         None,
     ]
     # "2 + 2?" has 6 characters: 6 + 4 + 12 and 6 + 4 + 4
-    assert run("length", batch, max=14, on="all").removed.to_pylist()[::2] == ["22 chars, more than 14", None]
+    assert run("length", batch, max=14, on="all")[1].removed.to_pylist()[::2] == ["22 chars, more than 14", None]
 
 
 # the stage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core import plugin
-from luthier.data.records import RECORD, row_text
-from luthier.data.rules.rule import Mapped, MapRule
+from luthier.data.opened import Opened
+from luthier.data.records import RECORD
+from luthier.data.rules.rule import RowRule
 
 Prepare = Any  # the fixture of conftest.py: data and task in, what one run left behind out
 
@@ -44,10 +46,28 @@ def batch_of(*rows: str | list[tuple[str, str]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(records, schema=RECORD)
 
 
-def run(name: str, batch: pa.RecordBatch, **wish: Any) -> Mapped:
+@dataclass
+class Ran:
+    """What a row rule has made of a batch."""
+
+    batch: pa.RecordBatch
+    changed: list[str | None]
+    removed: list[str | None]
+
+
+def run(name: str, batch: pa.RecordBatch, **wish: Any) -> Ran:
     rule = plugin.load("rule", name)
-    assert isinstance(rule, MapRule)
-    return rule.function(batch, rule.spec.model_validate(wish))
+    assert isinstance(rule, RowRule)
+    rows = Opened(batch)
+    said = rule.run(rows, rule.spec.model_validate(wish))
+    rows.edit(said.text, said.label, dict(said.columns))
+    none = [None] * batch.num_rows
+    told = [none if why is None else why.to_pylist() for why in (said.changed, said.removed)]
+    return Ran(rows.close(), *told)
+
+
+def row_text(batch: pa.RecordBatch, row: int) -> list[str]:
+    return Opened(batch).of_row(row)
 
 
 def normalized(text: str, **wish: Any) -> str:
@@ -89,8 +109,7 @@ def test_normalize_says_what_it_changed_and_edits_the_label_too() -> None:
             [("user", "a\u200b  b"), ("assistant", "x ")], [("user", "a"), ("assistant", "x")], "plain  text"
         ),
     )
-    assert done.changed is not None
-    assert done.changed.to_pylist() == ["invisible characters, whitespace", None, "whitespace"]
+    assert done.changed == ["invisible characters, whitespace", None, "whitespace"]
     assert done.batch["label"].to_pylist() == ["x", "x", None]
     assert done.batch["messages"].to_pylist()[0][0] == {"role": "user", "content": "a b"}
 
@@ -108,8 +127,7 @@ def test_normalize_twice_is_normalize_once_and_rows_do_not_touch_each_other(
     once = run("normalize", batch_of(*rows), **wish).batch
     twice = run("normalize", once, **wish)
     assert twice.batch.equals(once)
-    assert twice.changed is not None
-    assert twice.changed.null_count == len(rows)
+    assert twice.changed == [None] * len(rows)
     for i, row in enumerate(rows):
         assert row_text(once, i) == row_text(run("normalize", batch_of(row), **wish).batch, 0)
 
@@ -124,8 +142,7 @@ def test_drop_empty() -> None:
     ]
     want = ["the user turn is empty", "the assistant turn is empty", None, "the text turn is empty", None]
     removed = run("drop_empty", batch_of(*rows)).removed
-    assert removed is not None
-    assert removed.to_pylist() == want
+    assert removed == want
 
 
 @pytest.mark.parametrize(
@@ -149,8 +166,7 @@ def test_length(wish: dict[str, Any], want: list[str | None]) -> None:
         "plaintext",
     ]
     removed = run("length", batch_of(*rows), **wish).removed
-    assert removed is not None
-    assert removed.to_pylist() == want
+    assert removed == want
 
 
 def test_rules_accept_an_empty_batch_and_a_slice() -> None:
@@ -206,18 +222,19 @@ def test_deduplicate_tells_of_inputs_with_different_labels(prepare: Prepare, jso
     assert one.rule("deduplicate")["removed"] == 2
 
 
-@pytest.mark.parametrize(
-    ("limit", "want"), [("smallest", [10, 10, 10]), ("median", [20, 20, 10]), (15, [15, 15, 10])]
-)
-def test_balance(prepare: Prepare, jsonl: Any, limit: str | int, want: list[int]) -> None:
+@pytest.mark.parametrize(("limit", "most"), [("smallest", min), ("median", sorted), (15, None)])
+def test_balance_acts_on_the_rows_of_train_alone(prepare: Prepare, jsonl: Any, limit: Any, most: Any) -> None:
     jsonl(rows_of_labels({"a": 40, "b": 20, "c": 10}))
-    rules = {"quantity": [{"balance": {"at_most": limit}}]}
-    done = prepare({"sources": [SOURCE], "rules": rules}, {"kind": "classify"})
-    assert [sum(by_side.values()) for by_side in done.facts["labels"].values()] == want
-    assert done.rule("balance")["rows_in"] == 70
-    assert {row["reason"] for row in done.removed()} <= {
-        f"{x} has more than {max(want)} rows" for x in "abc"
-    } | {f"{x} has more than {n} rows" for x in "abc" for n in want}
+    plain = prepare({"sources": [SOURCE]}, {"kind": "classify"})
+    done = prepare({"sources": [SOURCE], "rules": {"quantity": [{"balance": {"at_most": limit}}]}}, {"kind": "classify"})
+    before, after = ({label: n["train"] for label, n in one.facts["labels"].items()} for one in (plain, done))
+    sizes = list(before.values())
+    cap = limit if most is None else most(sizes) if most is min else most(sizes)[1]  # the median of three
+    assert after == {label: min(n, cap) for label, n in before.items()} and sum(after.values()) < sum(sizes)
+    assert done.rule("balance")["rows_in"] == sum(sizes)
+    assert {row["reason"] for row in done.removed()} <= {f"{label} has more than {cap} rows" for label in "abc"}
+    for side in ("validation", "test"):
+        assert done.split(side) == plain.split(side)
 
 
 def test_balance_chooses_by_id_so_that_more_room_keeps_the_earlier_choice(
@@ -237,6 +254,6 @@ def test_balance_chooses_by_id_so_that_more_room_keeps_the_earlier_choice(
 def test_balance_without_labels_is_refused(prepare: Prepare, jsonl: Any) -> None:
     from luthier.core.errors import DataError
 
-    jsonl([{"prompt": "p", "completion": "c"}])
+    jsonl([{"prompt": f"p{i}", "completion": "c"} for i in range(30)])
     with pytest.raises(DataError, match="balance by label needs labels"):
         prepare({"sources": [SOURCE], "rules": {"quantity": ["balance"]}})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,20 @@ from luthier.core import plugin
 from luthier.core.errors import DataError, did_you_mean
 from luthier.core.stage import Context
 
-from . import mapping, split
+from . import mapping, report, split
 from .connectors.protocol import Connector
-from .engines.local import Batches, SortedParquet, apply, keyed, remove
+from .engines.group import REMOVED
+from .engines.local import Batches, Divided, LocalEngine, SortedParquet
 from .mapping import Bad, Layout
+from .plan import Group, plan_of
 from .prepare import PrepareSpec, source_names
-from .records import RECORD, contents, hashed, previews, replace, with_instruction
-from .report import Tally
+from .records import RECORD, contents, hashed, with_instruction
+from .report import HIDDEN, Account
+from .rules.primitives import Ask
 from .shapes import Shape, detect, message_keys
 from .spec import SourceSpec
 from .task import default_instruction
 
-REMOVED = pa.schema([(name, pa.string()) for name in ("id", "origin", "rule", "reason", "preview")])
 MOST_LABELS = 200
 SAMPLE_ROWS = 1_000
 
@@ -41,6 +43,15 @@ class Source:
     spec: SourceSpec
     name: str
     connector: Connector
+
+
+class Written:
+    """What the files hold, counted as they are written."""
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        self.by_source = {name: dict.fromkeys(split.SIDES, 0) for name in sources}
+        self.by_label: dict[str, dict[str, int]] = {}
+        self.characters = 0
 
 
 class Preparation:
@@ -54,11 +65,15 @@ class Preparation:
         self.labels: list[str] | None = None
         self.reports: list[dict[str, Any]] = []
         self._removed = SortedParquet(out / "removed.parquet", REMOVED, work / "removed")
-        self._tallies: list[Tally] = []
+        self._engine = LocalEngine(work, self._removed.write, at.check)
         names = source_names(spec.data.sources)
         self._own_tasks = {
             name: source.task for name, source in zip(names, spec.data.sources, strict=True) if source.task
         }
+        self._private = any(plugin.load("rule", wish.name).private for wish in spec.data.rules.ordered)
+        self._read_account = Account("read", {}, 1)
+        self._sides_account = Account("split", spec.data.split.plain(), 1)
+        self._accounts: list[Account] = []
 
     @property
     def removed_rows(self) -> int:
@@ -67,16 +82,29 @@ class Preparation:
     def run(self) -> dict[str, Any]:
         """Do everything; returns what goes into dataset.json."""
         sources = self._sources()
-        rows = self._unique(self._read(sources, self._tally("read", {}, 1)), sources)
-        for number, wish in enumerate(self.spec.data.rules.ordered, 1):
-            tally = self._tally(wish.name, wish.settings.plain(), plugin.load("rule", wish.name).version)
-            folder = self.work / f"rule-{number}"
-            rows = apply(plugin.load("rule", wish.name), wish, rows, tally, self._discard, folder)
-        checks = {"classify": self._labelled, "regress": self._numbered}
-        facts = self._divide(checks.get(self.spec.task.kind, iter)(rows))
+        named = tuple(source.name for source in sources if source.spec.map and source.spec.map.id)
+        sides = split.Sides(self.spec.data.split, self._stratify())
+        before, after = plan_of(self.spec.data.rules, sides, named)
+        rows = self._read(sources)
+        for group in before[:-1]:
+            rows = (batch for batch, _ in self._run(group, rows))
+        facts = self._write(self._run(before[-1], rows), after)
         self._removed.close()
         self._account()
         return facts
+
+    def _run(self, group: Group, rows: Batches) -> Divided:
+        accounts = [step.account() for step in group.steps]
+        self._accounts += accounts
+        if group.sides is not None:
+            accounts.append(self._sides_account)
+        return self._engine.run(group, rows, accounts, self)
+
+    def at_group(self, group: Group, batch: pa.RecordBatch) -> None:
+        """What the engine shows after a group's row rules: rows that are about to be divided must be what the task is of."""
+        check = {"classify": self._labelled, "regress": self._numbered}.get(self.spec.task.kind)
+        if group.sides is not None and check is not None:
+            check(batch)
 
     # sources -> records
 
@@ -88,7 +116,8 @@ class Preparation:
             for spec, name in zip(wishes, source_names(wishes), strict=True)
         ]
 
-    def _read(self, sources: list[Source], tally: Tally) -> Batches:
+    def _read(self, sources: list[Source]) -> Batches:
+        account = self._read_account
         total = sum(source.connector.estimate().size_bytes for source in sources)
         done = 0
         for source in sources:
@@ -98,10 +127,10 @@ class Preparation:
                 self.at.check()
                 records, bad = mapping.to_records(block, layout)
                 if bad.origins:
-                    self._set_aside(bad, layout, tally)
-                tally.count(len(block), records.num_rows)
-                self.at.progress("read", done + source.connector.done_bytes(), total, rows=tally.rows_in)
-                tally.seconds += time.perf_counter() - start
+                    self._set_aside(bad, layout, account)
+                account.count(len(block), records.num_rows)
+                self.at.progress("read", done + source.connector.done_bytes(), total, rows=account.rows_in)
+                account.seconds += time.perf_counter() - start
                 if records.num_rows:
                     yield records
                 start = time.perf_counter()
@@ -129,87 +158,63 @@ class Preparation:
             )
         return layout
 
-    def _set_aside(self, bad: Bad, layout: Layout, tally: Tally) -> None:
+    def _set_aside(self, bad: Bad, layout: Layout, account: Account) -> None:
         if layout.map.on_bad_row == "refuse":
             more = f" (and {len(bad.origins) - 1} more rows nearby)" if len(bad.origins) > 1 else ""
             raise DataError(
                 f"{bad.origins[0]}: {bad.reasons[0]}{more}.\n  {bad.previews[0]}",
                 remedy="Correct the row, or set map: {on_bad_row: set_aside} to keep such rows out, with the reason on record.",
             )
-        tally.see_unread(bad.origins, bad.previews, bad.reasons)
+        account.removed += len(bad.origins)
+        shown = [HIDDEN] * len(bad.origins) if self._private else bad.previews
+        account.show([report.removed(*one) for one in zip(bad.origins, ([s] for s in shown), bad.reasons, strict=True)])
         ids = hashed([f"unread:{layout.source}\0{origin}" for origin in bad.origins])
         rows = [
             ids,
             pa.array(bad.origins),
             pa.repeat("read", len(ids)),
             pa.array(bad.reasons),
-            pa.array(bad.previews),
+            pa.array(shown),
         ]
         self._removed.write(pa.record_batch(rows, schema=REMOVED))
 
-    def _unique(self, rows: Batches, sources: list[Source]) -> Batches:
-        """Give identical rows ids of their own (-2, -3, ...), whatever their order; refuse a named id that repeats."""
-        named = pa.array(
-            [source.name for source in sources if source.spec.map and source.spec.map.id], pa.string()
-        )
-
-        def keys(batch: pa.RecordBatch) -> pa.RecordBatch:
-            columns = {name: batch[name] for name in ("id", "group", "source", "origin")}
-            return pa.record_batch({**columns, "named": pc.is_in(batch["source"], value_set=named)})
-
-        for batch, decision in keyed(rows, self.work / "unique", keys, _occurrences):
-            yield replace(batch, id=decision["unique_id"].combine_chunks().cast(pa.string()))
-
-    def _discard(self, batch: pa.RecordBatch, rule: str, reasons: pa.Array) -> None:
-        columns = [
-            batch["id"],
-            batch["origin"],
-            pa.repeat(rule, batch.num_rows),
-            reasons,
-            pa.array(previews(batch), pa.string()),
-        ]
-        self._removed.write(pa.record_batch(columns, schema=REMOVED))
-
     # labels
 
-    def _labelled(self, rows: Batches) -> Iterator[pa.RecordBatch]:
+    def _labelled(self, batch: pa.RecordBatch) -> None:
         """Refuse a row with a blank label, or with one that the recipe does not list."""
-        listed = None if self.spec.task.labels == "auto" else pa.array(self.spec.task.labels, pa.string())
-        for batch in rows:
-            blank = pc.invert(pc.match_substring_regex(batch["label"], r"\S"))
-            for row in pc.indices_nonzero(blank)[:1].to_pylist():
-                raise DataError(
-                    f"{batch['origin'][row]}: the label is empty.",
-                    remedy="Correct the row, or add the rule drop_empty.",
-                )
-            if listed is not None:
-                for row in pc.indices_nonzero(pc.invert(pc.is_in(batch["label"], value_set=listed)))[
-                    :1
-                ].to_pylist():
-                    label = batch["label"][row].as_py()
-                    raise DataError(
-                        f"{batch['origin'][row]}: the label {label[:60]!r} is not in task.labels.",
-                        remedy=f"{did_you_mean(label, listed.to_pylist())} Correct the row, or add the label to task.labels.",
-                    )
-            yield batch
+        blank = pc.invert(pc.match_substring_regex(batch["label"], r"\S"))
+        for row in pc.indices_nonzero(blank)[:1].to_pylist():
+            raise DataError(
+                f"{batch['origin'][row]}: the label is empty.",
+                remedy="Correct the row, or add the rule drop_empty.",
+            )
+        if self.spec.task.labels == "auto":
+            return
+        listed = pa.array(self.spec.task.labels, pa.string())
+        strange = pc.invert(pc.is_in(batch["label"], value_set=listed))
+        for row in pc.indices_nonzero(strange)[:1].to_pylist():
+            label = batch["label"][row].as_py()
+            raise DataError(
+                f"{batch['origin'][row]}: the label {label[:60]!r} is not in task.labels.",
+                remedy=f"{did_you_mean(label, listed.to_pylist())} Correct the row, or add the label to task.labels.",
+            )
 
-    def _numbered(self, rows: Batches) -> Iterator[pa.RecordBatch]:
+    def _numbered(self, batch: pa.RecordBatch) -> None:
         """Refuse a row whose answer is not a number."""
-        for batch in rows:
-            for row, messages in enumerate(batch["messages"].to_pylist()):
-                answer = messages[-1]["content"] if messages else ""
-                if not _is_number(answer):
-                    raise DataError(
-                        f"{batch['origin'][row]}: the answer {answer[:60]!r} is not a number, and the task is regress.",
-                        remedy="Correct the row, map the column with the number as `assistant`, or choose another task.",
-                    )
-            yield batch
+        for row, messages in enumerate(batch["messages"].to_pylist()):
+            answer = messages[-1]["content"] if messages else ""
+            if not _is_number(answer):
+                raise DataError(
+                    f"{batch['origin'][row]}: the answer {answer[:60]!r} is not a number, and the task is regress.",
+                    remedy="Correct the row, map the column with the number as `assistant`, or choose another task.",
+                )
 
-    def _settle_labels(self, database: duckdb.DuckDBPyConnection) -> None:
-        counts = dict(
-            database.execute("SELECT label, count(*) FROM keys GROUP BY label ORDER BY label").fetchall()
-        )
-        rows = sum(counts.values())
+    def settle(self, ask: Ask, rows: str) -> None:
+        """The labels that there are, before the rows are divided."""
+        if not self.classify:
+            return
+        counts = dict(ask(f"SELECT label, count(*) FROM {rows} GROUP BY label ORDER BY label"))  # noqa: S608  the engine's name
+        n = sum(counts.values())
         if self.spec.task.labels != "auto":
             self.labels = list(self.spec.task.labels)
             for label in [label for label in self.labels if label not in counts]:
@@ -221,66 +226,61 @@ class Preparation:
                 f"every row has the label {self.labels[0]!r}; there is nothing to tell apart.",
                 remedy="Map another column as label.",
             )
-        if len(counts) > MOST_LABELS or (rows >= 20 and len(counts) > rows / 2):
+        if len(counts) > MOST_LABELS or (n >= 20 and len(counts) > n / 2):
             examples = ", ".join(repr(label[:40]) for label in self.labels[:3])
             raise DataError(
-                f"{rows} rows have {len(counts)} different labels ({examples}, ...): this looks like free text, not like labels.",
+                f"{n} rows have {len(counts)} different labels ({examples}, ...): this looks like free text, not like labels.",
                 remedy="Use task: {kind: chat}; or list the labels you mean in task.labels.",
             )
 
     # records -> files
 
-    def _divide(self, rows: Batches) -> dict[str, Any]:
+    def _stratify(self) -> bool:
         wish = self.spec.data.split
-        stratify = wish.stratify == "label" or (wish.stratify == "auto" and self.classify)
-        if stratify and not self.classify:
+        if wish.stratify == "label" and not self.classify:
             raise DataError(
                 f"split.stratify: label needs labels, and this task is {self.spec.task.kind}.",
                 remedy="Remove it, or use task: {kind: classify}.",
             )
+        return wish.stratify == "label" or (wish.stratify == "auto" and self.classify)
 
-        def decide(database: duckdb.DuckDBPyConnection) -> str:
-            if self.classify:
-                self._settle_labels(database)
-            return split.decide(database, wish, stratify)
-
+    def _write(self, divided: Divided, after: Sequence[Group]) -> dict[str, Any]:
+        """Held-out rows as they come, and those of train after the rules of quantity."""
         files = {
-            name: SortedParquet(self.out / f"{name}.parquet", RECORD, self.work / name)
-            for name in split.SIDES
+            name: SortedParquet(self.out / f"{name}.parquet", RECORD, self.work / name) for name in split.SIDES
         }
-        tally = Tally("split", wish.plain(), 1)
-        by_label: dict[str, dict[str, int]] = {}
-        by_source = {name: dict.fromkeys(split.SIDES, 0) for name in source_names(self.spec.data.sources)}
-        characters = 0
-        for batch, decision in keyed(
-            rows, self.work / "split", lambda batch: split.keys(batch, wish), decide
-        ):
-            self.at.check()
-            sides = decision["side"].combine_chunks()
-            reasons = decision["reason"].combine_chunks().cast(pa.string())
-            kept = remove(batch, reasons, tally, self._discard)
-            sides = sides.filter(reasons.is_null())
-            tally.count(batch.num_rows, kept.num_rows)
-            for source in pc.unique(kept["source"]).to_pylist():
-                here = pc.equal(kept["source"], source)
-                told = with_instruction(kept.filter(here), *self._instruction_of(source))
-                characters += int(contents(told).str.len_chars().sum())
-                for name, file in files.items():
-                    part = told.filter(pc.equal(sides.filter(here), name))
-                    file.write(part)
-                    by_source[source][name] += part.num_rows
-                    self._count_labels(by_label, part, name)
+        written = Written(source_names(self.spec.data.sources))
+
+        def train() -> Batches:
+            for batch, sides in divided:
+                self.at.check()
+                for name in split.SIDES[1:]:
+                    self._write_rows(batch.filter(pc.equal(sides, name)), name, files[name], written)
+                yield batch.filter(pc.equal(sides, "train"))
+
+        rows: Batches = (batch for batch in train() if batch.num_rows)
+        for group in after:
+            rows = (batch for batch, _ in self._run(group, rows))
+        for batch in rows:
+            self._write_rows(batch, "train", files["train"], written)
         counts = {name: file.rows for name, file in files.items()}
-        self._refuse_empty(counts, tally)
-        if tally.removed:
-            self._tallies.append(tally)
+        self._refuse_empty(counts)
         for file in files.values():
             file.close()
-        for sentence in split.missing_labels(
-            by_label, [s for s in split.SIDES if s == "train" or getattr(wish, s) > 0]
-        ):
+        wish = self.spec.data.split
+        asked = [side for side in split.SIDES if side == "train" or getattr(wish, side) > 0]
+        for sentence in split.missing_labels(written.by_label, asked):
             self._warn("split", sentence)
-        return self._facts(counts, by_label, by_source, stratify, characters)
+        return self._facts(counts, written)
+
+    def _write_rows(self, rows: pa.RecordBatch, side: str, file: SortedParquet, written: Written) -> None:
+        for source in pc.unique(rows["source"]).to_pylist():
+            told = with_instruction(rows.filter(pc.equal(rows["source"], source)), *self._instruction_of(source))
+            file.write(told)
+            written.characters += int(contents(told).str.len_chars().sum())
+            written.by_source[source][side] += told.num_rows
+            for entry in pc.value_counts(told["label"]).to_pylist() if self.classify else []:
+                written.by_label.setdefault(entry["values"], dict.fromkeys(split.SIDES, 0))[side] += entry["counts"]
 
     def _instruction(self) -> str | None:
         if self.spec.task.instruction is None and self.labels is not None:
@@ -296,16 +296,13 @@ class Preparation:
             else (self._instruction(), self.spec.task.instruction_role)
         )
 
-    def _count_labels(self, by_label: dict[str, dict[str, int]], part: pa.RecordBatch, side: str) -> None:
-        for entry in pc.value_counts(part["label"]).to_pylist() if self.classify else []:
-            by_label.setdefault(entry["values"], dict.fromkeys(split.SIDES, 0))[side] += entry["counts"]
-
-    def _refuse_empty(self, counts: dict[str, int], tally: Tally) -> None:
-        wish = self.spec.data.split
-        if tally.rows_in == 0:
-            account = ", ".join(f"{t.rule} removed {t.removed}" for t in self._tallies if t.removed)
+    def _refuse_empty(self, counts: dict[str, int]) -> None:
+        wish, divided = self.spec.data.split, self._sides_account.rows_in
+        if divided == 0:
+            steps = [self._read_account, *self._accounts]
+            account = ", ".join(f"{one.rule} removed {one.removed}" for one in steps if one.removed)
             raise DataError(
-                f"no row is left: {self._tallies[0].rows_in} were read, {account}.",
+                f"no row is left: {self._read_account.rows_in} were read, {account}.",
                 remedy="Loosen the rule that removed most.",
             )
         by = (
@@ -316,7 +313,7 @@ class Preparation:
         for name, asked in (("train", True), ("test", wish.test > 0)):
             if asked and counts[name] == 0:
                 raise DataError(
-                    f"the split leaves no row in {name}: there are {tally.rows_in} rows, and too few {by} to divide.",
+                    f"the split leaves no row in {name}: there are {divided} rows, and too few {by} to divide.",
                     remedy=f"Give more rows, another split.seed, or other shares; with fewer than {split.FEWEST_KEYS} {by} nothing is guaranteed.",
                 )
         if wish.validation > 0 and counts["validation"] == 0:
@@ -325,14 +322,7 @@ class Preparation:
                 f"no row fell into validation, because there are too few {by}; training cannot be watched",
             )
 
-    def _facts(
-        self,
-        counts: dict[str, int],
-        by_label: dict[str, dict[str, int]],
-        by_source: dict[str, dict[str, int]],
-        stratified: bool,
-        characters: int,
-    ) -> dict[str, Any]:
+    def _facts(self, counts: dict[str, int], written: Written) -> dict[str, Any]:
         task = self.spec.task
         return {
             "task": {
@@ -344,47 +334,33 @@ class Preparation:
             "counts": counts,
             "sources": [
                 {"name": name, "instruction": self._instruction_of(name)[0], "counts": by_side}
-                for name, by_side in by_source.items()
+                for name, by_side in written.by_source.items()
             ],
-            "split": {**self.spec.data.split.plain(), "stratified": stratified},
-            "labels": {label: by_label.get(label, dict.fromkeys(split.SIDES, 0)) for label in self.labels}
+            "split": {**self.spec.data.split.plain(), "stratified": self._stratify()},
+            "labels": {label: written.by_label.get(label, dict.fromkeys(split.SIDES, 0)) for label in self.labels}
             if self.labels
             else None,
-            "characters": characters,
+            "characters": written.characters,
         }
 
     # accounts
 
-    def _tally(self, rule: str, settings: dict[str, Any], version: int) -> Tally:
-        self._tallies.append(Tally(rule, settings, version))
-        return self._tallies[-1]
-
     def _account(self) -> None:
-        for tally in self._tallies:
-            self.reports.append(tally.close())
+        steps = [self._read_account, *self._accounts]
+        if self._sides_account.removed:
+            steps.append(self._sides_account)
+        for account in steps:
+            self.reports.append(account.plain())
             figures = {
-                name: getattr(tally, name) for name in ("rule", "rows_in", "rows_out", "removed", "changed")
+                name: getattr(account, name) for name in ("rule", "rows_in", "rows_out", "removed", "changed")
             }
-            self.at.emit("rule", **figures, seconds=tally.seconds)
-            if tally.rule != "read" and tally.rows_in and not tally.removed and not tally.changed:
-                self.at.emit("note", about=tally.rule, message=f"{tally.rule} matched no row")
+            self.at.emit("rule", **figures, seconds=account.seconds)
+            idle = account.rows_in and not (account.removed or account.changed or account.counts)
+            if account is not self._read_account and idle:
+                self.at.emit("note", about=account.rule, message=f"{account.rule} matched no row")
 
     def _warn(self, about: str, message: str) -> None:
         self.at.emit("warning", about=about, message=message)
-
-
-def _occurrences(database: duckdb.DuckDBPyConnection) -> str:
-    twice = database.execute(
-        "SELECT min_by(origin, row), max_by(origin, row) FROM keys WHERE named GROUP BY id HAVING count(*) > 1 ORDER BY min(row) LIMIT 1"
-    ).fetchone()
-    if twice:
-        raise DataError(
-            f"{twice[1]}: the id is the same as that of {twice[0]}.",
-            remedy="map.id must name a column without repeated values.",
-        )
-    return """
-        SELECT row, CASE WHEN n = 1 THEN id ELSE id || '-' || n END AS unique_id
-        FROM (SELECT row, id, row_number() OVER (PARTITION BY id ORDER BY "group", source, row) AS n FROM keys)"""
 
 
 def _is_number(text: str) -> bool:

@@ -1,11 +1,11 @@
-"""The one form of a row, as an Arrow schema, its stable id, and the few ways rules look into it.
+"""The one form of a row, as an Arrow schema, and its stable id.
 
 A record is a conversation (`messages`) or a plain `text`, never both. A conversation may bring a second, worse last
 answer (`rejected`), and any record a judgement of its answer (`rating`: 1 and 0 for thumbs up and down).
 Shapes, per batch of B rows:
     turns     T rows: every message of every row in order, then every plain text, then every rejected answer, each
               with the row it belongs to
-    contents  T strings, the same order: what an editing rule edits and `refill` puts back
+    contents  T strings, the same order: what an editing rule edits (data/opened)
 
 An id is 128 bits of BLAKE2b over the mapped content before any rule, as 32 hexadecimal digits. It names the
 content, not the place: rows may be reordered, files renamed, rules changed, and the id stays.
@@ -14,9 +14,8 @@ content, not the place: rows may be reordered, files renamed, rules changed, and
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -75,68 +74,9 @@ def contents(batch: pa.RecordBatch) -> pl.Series:
     )
 
 
-def refill(
-    batch: pa.RecordBatch, edited: pl.Series, label: Callable[[pl.Series], pl.Series]
-) -> pa.RecordBatch:
-    """The batch with its contents replaced; `label` makes the same edit on the label column."""
-    strings = edited.to_arrow().cast(pa.string())
-    messages = batch["messages"]
-    counts = message_counts(messages)
-    at = int(counts.sum())
-    new = {
-        "messages": build_messages(
-            counts, messages.flatten().field("role"), strings.slice(0, at), messages.is_null()
-        )
-    }
-    for name in ("text", "rejected"):
-        told = batch[name].is_valid()
-        n = len(told) - batch[name].null_count
-        new[name] = pc.replace_with_mask(batch[name], told, strings.slice(at, n))
-        at += n
-    labels = label(_series(batch["label"])).to_arrow().cast(pa.string())
-    return replace(batch, **new, label=labels)
-
-
 def replace(batch: pa.RecordBatch, **columns: pa.Array) -> pa.RecordBatch:
     """The batch with some columns replaced."""
     return pa.record_batch([columns.get(name, batch[name]) for name in RECORD.names], schema=RECORD)
-
-
-def row_reasons(batch: pa.RecordBatch, reasons: pl.DataFrame) -> pa.Array:
-    """Reasons per row [B] from a frame of (row, reason) that need not name every row."""
-    every = pl.DataFrame({"row": np.arange(batch.num_rows, dtype=np.uint32)})
-    return (
-        every.join(reasons, on="row", how="left", maintain_order="left")["reason"]
-        .to_arrow()
-        .cast(pa.string())
-    )
-
-
-def why_rows(batch: pa.RecordBatch, why: list[tuple[str, pl.Series]]) -> pa.Array:
-    """Per row [B]: the names of the steps that changed any of its turns, null if none did."""
-    if not why:
-        return pa.nulls(batch.num_rows, pa.string())
-    marks = turns(batch).select("row").with_columns([pl.Series(name, mask) for name, mask in why])
-    named = [pl.when(pl.col(name).any()).then(pl.lit(name)) for name, _ in why]
-    joined = pl.concat_str(named, separator=", ", ignore_nulls=True)
-    reasons = marks.group_by("row").agg(joined.alias("reason")).filter(pl.col("reason") != "")
-    return row_reasons(batch, reasons)
-
-
-def user_texts(batch: pa.RecordBatch) -> list[str]:
-    """What the user says in each row [B]: user turns joined by a line break, or the plain text."""
-    said = pl.col("content").filter(pl.col("role").is_in(["user", "text"])).str.join("\n")
-    return _per_row(batch, said)
-
-
-def conversations(batch: pa.RecordBatch) -> list[str]:
-    """Every turn of each row [B], the rejected one too, with its role, as one string for comparing."""
-    return _per_row(batch, pl.format("\x00{}\x00{}", "role", "content").str.join(""))
-
-
-def answers(batch: pa.RecordBatch) -> list[str]:
-    """The last assistant turn of each row [B]; empty for a plain text."""
-    return _per_row(batch, pl.col("content").filter(pl.col("role") == "assistant").last())
 
 
 def last_contents(messages: pa.Array) -> pa.Array:
@@ -144,11 +84,6 @@ def last_contents(messages: pa.Array) -> pa.Array:
     counts = message_counts(messages)
     index = pa.array(np.cumsum(counts) - 1, mask=counts == 0)
     return messages.flatten().field("content").take(index)
-
-
-def _per_row(batch: pa.RecordBatch, what: pl.Expr) -> list[str]:
-    found = turns(batch).group_by("row", maintain_order=True).agg(what.alias("reason"))
-    return row_reasons(batch, found).fill_null("").to_pylist()
 
 
 def fold(text: str) -> str:
@@ -231,20 +166,6 @@ def with_instruction(batch: pa.RecordBatch, instruction: str | None, role: str) 
     roles = pa.concat_arrays([flat.field("role"), pa.array(["system"])]).take(index)
     content = pa.concat_arrays([flat.field("content"), pa.array([instruction])]).take(index)
     return replace(batch, messages=build_messages(counts + needs, roles, content, messages.is_null()))
-
-
-def previews(batch: pa.RecordBatch, longest: int = 200) -> list[str]:
-    """The beginning of what the user says in each row [B], for people."""
-    return [text if len(text) <= longest else text[: longest - 1] + "…" for text in user_texts(batch)]
-
-
-def row_text(batch: pa.RecordBatch, row: int) -> list[str]:
-    """The contents of one row, turn by turn; the rejected answer is the last."""
-    record: dict[str, Any] = batch.slice(row, 1).to_pylist()[0]
-    said = (
-        [record["text"]] if record["text"] is not None else [turn["content"] for turn in record["messages"]]
-    )
-    return said if record["rejected"] is None else [*said, record["rejected"]]
 
 
 def _series(array: pa.Array) -> pl.Series:

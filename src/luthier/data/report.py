@@ -1,25 +1,39 @@
 """What each step did to the rows: counts that must add up, and a few examples with reasons.
 
-Deterministic: the same rows in the same order give the same report. Seconds are not in it; they are events.
+An account of a part of the rows is added to that of another part, in any order, with the same result: examples are those
+of the lowest ids. Seconds are no part of what is stored; they are events.
 """
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from .records import row_text
-
 EXAMPLES = 5
 WINDOW = 240
+HIDDEN = "(not shown: the recipe takes private data out)"
+
+
+@dataclass(frozen=True, order=True)
+class Example:
+    """`after` is empty for a row that was removed."""
+
+    id: str
+    before: str
+    after: str
+    reason: str
+
+    def plain(self) -> dict[str, Any]:
+        return {**vars(self), "after": self.after or None}
 
 
 @dataclass
-class Tally:
-    """One step's account. `close` checks rows in = rows out + removed."""
+class Account:
+    """Of one step. `plain` checks rows in = rows out + removed."""
 
     rule: str
     settings: dict[str, Any]
@@ -29,35 +43,35 @@ class Tally:
     removed: int = 0
     changed: int = 0
     seconds: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
-    examples: list[dict[str, Any]] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
 
     def count(self, rows_in: int, rows_out: int) -> None:
         self.rows_in += rows_in
         self.rows_out += rows_out
 
-    def see_changes(self, before: pa.RecordBatch, after: pa.RecordBatch, why: pa.Array) -> None:
-        self.changed += len(why) - why.null_count
-        for row in self._first(why):
-            pairs = zip(row_text(before, row), row_text(after, row), strict=True)
-            old, new = next(((a, b) for a, b in pairs if a != b), ("", ""))
-            old, new = window(old, new)
-            self._add(before["id"][row].as_py(), old, new, why[row].as_py())
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """Its time."""
+        start = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - start
 
-    def see_removals(self, batch: pa.RecordBatch, why: pa.Array) -> None:
-        self.removed += len(why) - why.null_count
-        for row in self._first(why):
-            self._add(batch["id"][row].as_py(), cut("\n".join(row_text(batch, row))), None, why[row].as_py())
+    def show(self, examples: Sequence[Example]) -> None:
+        """Keep the lowest few."""
+        self.examples = sorted({*self.examples, *examples})[:EXAMPLES]
 
-    def see_unread(self, origins: list[str], previews: list[str], reasons: list[str]) -> None:
-        self.removed += len(origins)
-        for origin, preview, reason in list(zip(origins, previews, reasons, strict=True))[
-            : EXAMPLES - len(self.examples)
-        ]:
-            self._add(origin, preview, None, reason)
+    def add(self, other: Account) -> None:
+        """What another part of the rows adds."""
+        for name in ("rows_in", "rows_out", "removed", "changed", "seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.counts.update(other.counts)
+        self.notes += [note for note in other.notes if note not in self.notes]
+        self.show(other.examples)
 
-    def close(self) -> dict[str, Any]:
-        """The account as it is stored in rules.json."""
+    def plain(self) -> dict[str, Any]:
+        """As it is stored in rules.json."""
         if self.rows_in != self.rows_out + self.removed:
             raise AssertionError(
                 f"{self.rule}: {self.rows_in} rows in, {self.rows_out} out, {self.removed} removed"
@@ -70,16 +84,31 @@ class Tally:
             "rows_out": self.rows_out,
             "removed": self.removed,
             "changed": self.changed,
+            "counts": dict(sorted(self.counts.items())),
             "notes": self.notes,
-            "examples": self.examples,
+            "examples": [one.plain() for one in self.examples],
         }
 
-    def _first(self, why: pa.Array) -> list[int]:
-        room = EXAMPLES - len(self.examples)
-        return pc.indices_nonzero(why.is_valid())[:room].to_pylist() if room > 0 else []
 
-    def _add(self, name: str, before: str, after: str | None, reason: str) -> None:
-        self.examples.append({"id": name, "before": before, "after": after, "reason": reason})
+def changed(name: str, before: Sequence[str], after: Sequence[str], reason: str) -> Example:
+    """The first text that differs, around its first difference."""
+    pairs = zip(before, after, strict=True)
+    old, new = next(((a, b) for a, b in pairs if a != b), ("", ""))
+    old, new = window(old, new)
+    return Example(name, old, new, reason)
+
+
+def removed(name: str, texts: Sequence[str], reason: str) -> Example:
+    return Example(name, cut("\n".join(texts)), "", reason)
+
+
+def lowest(names: Sequence[str]) -> list[int]:
+    """Places of the few lowest names.
+
+    >>> lowest(["d", "b", "a"])
+    [2, 1, 0]
+    """
+    return sorted(range(len(names)), key=names.__getitem__)[:EXAMPLES]
 
 
 def window(old: str, new: str) -> tuple[str, str]:

@@ -20,12 +20,14 @@ With groups, one input can occur in two groups on different sides. Then it stays
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from .records import hashed, user_texts
+from .opened import Opened
+from .records import hashed
 from .spec import SplitSpec
 
 if TYPE_CHECKING:
@@ -54,28 +56,35 @@ def side(u: float, spec: SplitSpec) -> str:
     return "test" if u < spec.test else "validation" if u < spec.test + spec.validation else "train"
 
 
-def keys(batch: pa.RecordBatch, spec: SplitSpec) -> pa.RecordBatch:
+@dataclass(frozen=True)
+class Sides:
+    """`stratify` is decided by the task."""
+
+    spec: SplitSpec
+    stratify: bool
+
+
+def keys(rows: Opened, spec: SplitSpec) -> dict[str, pa.Array]:
     """Key columns for `decide`: the leak key, its draw, the hash of the input, the label."""
-    inputs = hashed(user_texts(batch), fold=True)
+    inputs = rows.hashed_inputs(fold=True)
     leak = [
         f"group:{group}" if group is not None else f"input:{text}"
-        for group, text in zip(batch["group"].to_pylist(), inputs.to_pylist(), strict=True)
+        for group, text in zip(rows.column("group").to_pylist(), inputs.to_pylist(), strict=True)
     ]
-    return pa.record_batch(
-        {
-            "key": hashed(leak),
-            "u": pa.array([draw(key, spec.seed) for key in leak]),
-            "input": inputs,
-            "label": batch["label"],
-        }
-    )
+    return {
+        "key": hashed(leak),
+        "u": pa.array([draw(key, spec.seed) for key in leak]),
+        "input": inputs,
+        "label": rows.column("label"),
+    }
 
 
-def decide(database: duckdb.DuckDBPyConnection, spec: SplitSpec, stratify: bool) -> str:
-    """SQL that gives (row, side, reason) over the table `keys`; `reason` is null unless the row is to be set aside."""
-    stratum = "coalesce(label, '')" if stratify else "''"
+def decide(database: duckdb.DuckDBPyConnection, rows: str, sides: Sides) -> str:
+    """SQL that gives (row, side, reason) over the table `rows`; `reason` is null unless the row is to be set aside."""
+    spec = sides.spec
+    stratum = "coalesce(label, '')" if sides.stratify else "''"
     held = spec.test + spec.validation
-    database.execute(f"CREATE TABLE drawn AS SELECT DISTINCT {stratum} AS stratum, key, u FROM keys")  # noqa: S608
+    database.execute(f"CREATE TABLE drawn AS SELECT DISTINCT {stratum} AS stratum, key, u FROM {rows}")  # noqa: S608
     rich = "SELECT stratum FROM drawn GROUP BY stratum HAVING count(DISTINCT key) >= "
     database.execute(f"CREATE TABLE rich AS {rich} {FEWEST_KEYS}")
     database.execute(f"CREATE TABLE test_keys AS SELECT DISTINCT key FROM drawn WHERE u < {spec.test!r}")  # noqa: S608
@@ -85,18 +94,18 @@ def decide(database: duckdb.DuckDBPyConnection, spec: SplitSpec, stratify: bool)
     database.execute(f"CREATE TABLE validation_keys AS SELECT DISTINCT key FROM free WHERE u < {held!r}")  # noqa: S608
     if spec.validation > 0:
         _help(database, "validation_keys", "free")
-    return """
+    return f"""
         WITH placed AS (
             SELECT row, input,
                 CASE WHEN key IN (SELECT key FROM test_keys) THEN 2
                      WHEN key IN (SELECT key FROM validation_keys) THEN 1 ELSE 0 END AS side
-            FROM keys),
+            FROM {rows}),
         reach AS (SELECT *, max(side) OVER (PARTITION BY input) AS furthest FROM placed)
         SELECT row, ['train', 'validation', 'test'][side + 1] AS side,
             CASE WHEN furthest > side
                  THEN 'the same input is in the ' || ['train', 'validation', 'test'][furthest + 1] || ' split, in another group'
             END AS reason
-        FROM reach"""
+        FROM reach"""  # noqa: S608  the name is the engine's
 
 
 def _help(database: duckdb.DuckDBPyConnection, table: str, candidates: str) -> None:

@@ -1,39 +1,54 @@
 """The local engine: one process, bounded memory, any size that fits the disk.
 
-    batches ─▶ map rule ─▶ map rule ─▶ keyed rule ────────────────▶ map rule ─▶ ...
-                                        │ rows wait in a spool (Arrow IPC)
-                                        └ keys go to DuckDB, which spills; it answers one decision per row
+    batches ─▶ group: row rules, keys ─▶ rows wait in a spool (Arrow IPC) ──▶ group ─▶ ...
+                                      └ keys go to DuckDB, which spills; it answers one decision per row
 
-Map rules are generators chained one after the other, so adjacent ones run on a batch while it is warm. A keyed step
-reads its input to the end, then streams on. DuckDB never sees a text, only hashes, ids and labels.
+A group whose rules need no keys streams on. One that does reads its input to the end: its keyed rules are decided one
+after the other over the rows that the ones before have left. DuckDB never sees a text, only hashes, ids and labels.
 """
 
 from __future__ import annotations
 
 import itertools
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from luthier.data.records import RECORD
-from luthier.data.report import Tally
-from luthier.data.rules.rule import AtMost, Distinct, KeyedRule, MapRule
-from luthier.data.spec import RuleSpec
+from luthier.data import numbering, split
+from luthier.data.plan import Group
+from luthier.data.records import RECORD, replace
+from luthier.data.report import Account
+from luthier.data.rules.primitives import Ask
+from luthier.data.rules.rule import KeyedRule
+
+from .group import Grouped, remove, run_group
 
 Batches = Iterator[pa.RecordBatch]
-Discard = Callable[[pa.RecordBatch, str, pa.Array], None]
-"""(rows, rule, reasons): keeps what a rule removed."""
+Divided = Iterator[tuple[pa.RecordBatch, pa.Array | None]]
+"""Rows, and where the group divides them the side of each."""
+Discard = Callable[[pa.RecordBatch], None]
+"""Keeps the lines of what was removed."""
 
 MEMORY = "1GB"
 KEYS_AT_ONCE = 100_000
 ROW_GROUP = 10_000
 IN_MEMORY_BYTES = 64_000_000  # on disk, compressed; sorting takes several times that
+
+
+class Look(Protocol):
+    """What the caller wants to see on the way, and may refuse."""
+
+    def at_group(self, group: Group, batch: pa.RecordBatch) -> None:
+        """A batch, after the group's row rules."""
+
+    def settle(self, ask: Ask, rows: str) -> None:
+        """The table of rows that are about to be divided; it has a column `label`."""
 
 
 class Spool:
@@ -106,6 +121,9 @@ class Keys:
         self._flush()
         return self._made
 
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.database.execute(sql).fetchall()
+
     def decisions(self, sql: str) -> Decisions:
         """`sql` gives (row, ...) with exactly one line per row, in any order."""
         path = self._folder / "decisions.parquet"
@@ -130,114 +148,120 @@ class Decisions:
         return taken.combine_chunks()
 
 
-def keyed(
-    batches: Batches,
-    folder: Path,
-    keys: Callable[[pa.RecordBatch], pa.RecordBatch],
-    decide: Callable[[duckdb.DuckDBPyConnection], str],
-) -> Iterator[tuple[pa.RecordBatch, pa.Table]]:
-    """Every batch again, with the decision for each of its rows, once all rows have been seen."""
-    spool = Spool(folder / "rows.arrow", RECORD)
-    table = Keys(folder)
-    for batch in batches:
-        table.add(keys(batch))
-        spool.write(batch)
-    if table.ready():
-        decisions = table.decisions(decide(table.database))
-        for batch in spool.read():
-            yield batch, decisions.take(batch.num_rows)
-    spool.remove()
-    shutil.rmtree(folder)
+class LocalEngine:
+    """`work` is a folder of its own, `discard` keeps what is removed, `check` looks whether to stop."""
 
+    def __init__(self, work: Path, discard: Discard, check: Callable[[], None]) -> None:
+        self._work, self._discard, self._check = work, discard, check
+        self._groups = 0
 
-def apply(
-    rule: MapRule | KeyedRule, wish: RuleSpec, batches: Batches, tally: Tally, discard: Discard, folder: Path
-) -> Batches:
-    """The batches after one rule; empty batches vanish."""
-    if isinstance(rule, MapRule):
-        return _map(rule, wish, batches, tally, discard)
-    return _keyed_rule(rule, wish, batches, tally, discard, folder)
+    def run(
+        self,
+        group: Group,
+        batches: Batches,
+        accounts: Sequence[Account],
+        look: Look,
+    ) -> Divided:
+        """The rows after a group; batches without any vanish. `accounts` are of the group's steps, and of the sides if it
+        has any, and are added to."""
+        self._groups += 1
+        passed = self._passed(group, batches, accounts, look)
+        if not group.needs_keys:
+            for found in passed:
+                yield found.batch, None
+            return
+        folder = self._work / f"group-{self._groups}"
+        spool, table = Spool(folder / "rows.arrow", RECORD), Keys(folder)
+        for found in passed:
+            table.add(found.keys)
+            spool.write(found.batch)
+        if table.ready():
+            decisions = table.decisions(_decide(group, table, accounts, look))
+            for batch in spool.read():
+                self._check()
+                decided = decisions.take(batch.num_rows)
+                yield from self._apply(group, batch, decided, accounts)
+        spool.remove()
+        shutil.rmtree(folder)
 
+    def _passed(
+        self,
+        group: Group,
+        batches: Batches,
+        accounts: Sequence[Account],
+        look: Look,
+    ) -> Iterator[Grouped]:
+        """Through the group's row rules."""
+        for batch in batches:
+            self._check()
+            found = run_group(group, batch)
+            for one, whole in zip(found.accounts, accounts, strict=False):  # that of the sides comes last
+                whole.add(one)
+            for lines in found.removed:
+                self._discard(lines)
+            if found.batch.num_rows:
+                look.at_group(group, found.batch)
+                yield found
 
-def _map(rule: MapRule, wish: RuleSpec, batches: Batches, tally: Tally, discard: Discard) -> Batches:
-    for batch in batches:
-        start = time.perf_counter()
-        done = rule.function(batch, wish.settings)
-        if done.batch.num_rows != batch.num_rows:
-            raise AssertionError(
-                f"{rule.name} gave {done.batch.num_rows} rows for {batch.num_rows}; a map rule marks rows, it drops none"
-            )
-        if done.changed is not None:
-            tally.see_changes(batch, done.batch, done.changed)
-        kept = done.batch if done.removed is None else remove(done.batch, done.removed, tally, discard)
-        tally.count(batch.num_rows, kept.num_rows)
-        tally.seconds += time.perf_counter() - start
-        if kept.num_rows:
-            yield kept
-
-
-def remove(batch: pa.RecordBatch, reasons: pa.Array, tally: Tally, discard: Discard) -> pa.RecordBatch:
-    """The rows without a reason; the others go to `discard`."""
-    if reasons.null_count == len(reasons):
-        return batch
-    tally.see_removals(batch, reasons)
-    gone = reasons.is_valid()
-    discard(batch.filter(gone), tally.rule, reasons.filter(gone))
-    return batch.filter(reasons.is_null())
-
-
-def _keyed_rule(
-    rule: KeyedRule, wish: RuleSpec, batches: Batches, tally: Tally, discard: Discard, folder: Path
-) -> Batches:
-    def keys(batch: pa.RecordBatch) -> pa.RecordBatch:
-        start = time.perf_counter()
-        columns = rule.keys(batch, wish.settings)
-        tally.seconds += time.perf_counter() - start
-        return columns
-
-    def decide(database: duckdb.DuckDBPyConnection) -> str:
-        start = time.perf_counter()
-        primitive = rule.primitive(wish.settings)
-        sql = (
-            _distinct(database, tally)
-            if isinstance(primitive, Distinct)
-            else _at_most(database, tally, primitive)
+    def _apply(
+        self, group: Group, batch: pa.RecordBatch, decided: pa.Table, accounts: Sequence[Account]
+    ) -> Divided:
+        step, reasons, side, ids = (
+            decided[name].combine_chunks() for name in ("step", "reason", "side", "id")
         )
-        tally.seconds += time.perf_counter() - start
-        return sql
-
-    for batch, decisions in keyed(batches, folder, keys, decide):
-        kept = remove(batch, decisions["reason"].combine_chunks().cast(pa.string()), tally, discard)
-        tally.count(batch.num_rows, kept.num_rows)
-        if kept.num_rows:
-            yield kept
-
-
-def _distinct(database: duckdb.DuckDBPyConnection, tally: Tally) -> str:
-    disagreeing = database.execute(
-        "SELECT count(*), min(first_id) FROM (SELECT min(id) AS first_id FROM keys GROUP BY input HAVING count(DISTINCT answer) > 1)"
-    ).fetchone()
-    if disagreeing and disagreeing[0]:
-        tally.notes.append(
-            f"{disagreeing[0]} inputs stand there with more than one answer or label; one of them is row:{disagreeing[1]}"
-        )
-    return """
-        SELECT row, CASE WHEN id != keep THEN 'the same as ' || keep END AS reason
-        FROM (SELECT row, id, min(id) OVER (PARTITION BY key) AS keep FROM keys)"""
+        if group.numbers is not None:
+            batch = replace(batch, id=ids.cast(pa.string()))
+        ends: list[tuple[Account, bool]] = [
+            (accounts[len(group.rows) + n], one.hidden) for n, one in enumerate(group.keyed)
+        ]
+        if group.sides is not None:
+            ends.append((accounts[-1], group.hidden))
+        for n, (account, hidden) in enumerate(ends):
+            mine = pc.equal(step, n)
+            why = pc.if_else(mine, reasons.cast(pa.string()), pa.scalar(None, pa.string()))
+            batch, lines = remove(batch, why, account, hidden=hidden)
+            if lines is not None:
+                self._discard(lines)
+                stays = why.is_null()
+                step, reasons, side = (column.filter(stays) for column in (step, reasons, side))
+        if batch.num_rows:
+            yield batch, side.cast(pa.string()) if group.sides is not None else None
 
 
-def _at_most(database: duckdb.DuckDBPyConnection, tally: Tally, wish: AtMost) -> str:
-    if isinstance(wish.limit, int):
-        limit = wish.limit
-    else:
-        measure = "floor(median(n))" if wish.limit == "median" else "min(n)"
-        sizes = "(SELECT count(*) AS n FROM keys GROUP BY part)"
-        found = database.execute(f"SELECT {measure} FROM {sizes}").fetchone()  # noqa: S608  both are written above
-        limit = int(found[0]) if found else 0
-        tally.notes.append(f"at most {limit} rows each ({wish.limit})")
+def _decide(group: Group, table: Keys, accounts: Sequence[Account], look: Look) -> str:
+    """SQL that gives (row, id, step, reason, side) for every row; the sides' own step comes last."""
+    run = table.database.execute
+    ids = "SELECT row, id FROM keys" if group.numbers is None else numbering.decide(table.ask)
+    run(f"CREATE TABLE named AS {ids}")
+    run("CREATE TABLE gone (row BIGINT, step INTEGER, reason VARCHAR)")
+    for n, step in enumerate(group.keyed):
+        account = accounts[len(group.rows) + n]
+        assert isinstance(step.rule, KeyedRule)
+        with account.clock():
+            _view(table, f"k{n}_", f"rows_{n}")
+            sql = step.rule.primitive(step.settings).decide(f"rows_{n}", table.ask, account.notes.append)
+            run(f"INSERT INTO gone SELECT row, {n}, reason FROM ({sql}) AS told")  # noqa: S608  ours and the rules'
+    side = "SELECT row, NULL::VARCHAR AS side, NULL::VARCHAR AS reason FROM keys WHERE false"
+    if group.sides is not None:
+        with accounts[-1].clock():
+            _view(table, "s_", "rows_side")
+            look.settle(table.ask, "rows_side")
+            side = split.decide(table.database, "rows_side", group.sides)
+    last = len(group.keyed)
     return f"""
-        SELECT row, CASE WHEN place > {limit} THEN part || ' has more than {limit} rows' END AS reason
-        FROM (SELECT row, part, row_number() OVER (PARTITION BY part ORDER BY rank, id) AS place FROM keys)"""  # noqa: S608  the limit is a number
+        SELECT n.row, n.id, coalesce(g.step, CASE WHEN s.reason IS NOT NULL THEN {last} ELSE -1 END) AS step,
+            coalesce(g.reason, s.reason) AS reason, s.side
+        FROM named AS n LEFT JOIN gone AS g ON g.row = n.row LEFT JOIN ({side}) AS s ON s.row = n.row"""  # noqa: S608
+
+
+def _view(table: Keys, prefix: str, name: str) -> None:
+    """The rows that are still there, with the columns of one step under their own names."""
+    columns = [row[0] for row in table.ask("SELECT column_name FROM (DESCRIBE keys)")]
+    own = [f'k."{c}" AS "{c.removeprefix(prefix)}"' for c in columns if c.startswith(prefix)]
+    table.database.execute(
+        f"CREATE VIEW {name} AS SELECT {', '.join(['k.row', 'n.id', *own])} FROM keys AS k "
+        "JOIN named AS n ON n.row = k.row WHERE NOT EXISTS (SELECT 1 FROM gone AS g WHERE g.row = k.row)"
+    )
 
 
 class SortedParquet:

@@ -1,5 +1,6 @@
 """balance: no label may crowd out the others. The rows that stay are chosen by a hash of their id, so the choice
-does not depend on order and grows steadily with the data."""
+does not depend on order and grows steadily with the data. Among the rules of quantity it sees the rows of train alone:
+what is measured keeps the proportions of the data."""
 
 from __future__ import annotations
 
@@ -10,10 +11,13 @@ from pydantic import Field
 from luthier.core.errors import DataError
 from luthier.core.spec import Spec
 
-from .rule import AtMost, KeyedRule
+from .primitives import AtMost
+from .rule import KeyedRule
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from luthier.data.opened import Opened
 
 
 class Balance(Spec):
@@ -25,21 +29,20 @@ class Balance(Spec):
     """Another seed keeps other rows."""
 
 
-def _keys(batch: pa.RecordBatch, settings: Balance) -> pa.RecordBatch:
+def _keys(rows: Opened, settings: Balance) -> pa.RecordBatch:
     import pyarrow as pa
 
     from luthier.data.records import hashed
 
-    if batch["label"].null_count:
+    labels = rows.column("label")
+    if labels.null_count:
         raise DataError(
             "balance by label needs labels, and this task has none.",
             remedy="Use task: {kind: classify}, or remove the rule.",
         )
-    return pa.record_batch(
-        {"id": batch["id"], "part": batch["label"], "rank": hashed(batch["id"], salt=str(settings.seed))}
-    )
+    return pa.record_batch({"part": labels, "rank": hashed(rows.column("id"), salt=str(settings.seed))})
 
 
 balance = KeyedRule(
-    "balance", 1, Balance, "Caps how many rows each label keeps.", _keys, primitive=lambda settings: AtMost(settings.at_most)
+    "balance", 2, Balance, "Caps how many rows each label keeps.", _keys, primitive=lambda settings: AtMost(settings.at_most)
 )  # fmt: skip

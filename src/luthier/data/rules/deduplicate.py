@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Literal
 
 from luthier.core.spec import Spec
 
-from .rule import Distinct, KeyedRule
+from .primitives import Distinct
+from .rule import KeyedRule
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from luthier.data.opened import Opened
 
 
 class Deduplicate(Spec):
@@ -24,15 +27,15 @@ class Deduplicate(Spec):
     """Whether case, Unicode variants and whitespace are ignored in the comparison."""
 
 
-def _keys(batch: pa.RecordBatch, settings: Deduplicate) -> pa.RecordBatch:
+def _keys(rows: Opened, settings: Deduplicate) -> pa.RecordBatch:
     import pyarrow as pa
 
-    from luthier.data.records import answers, conversations, hashed, user_texts
+    from luthier.data.records import hashed
 
-    asked = hashed(user_texts(batch), fold=settings.fold)
-    key = asked if settings.on == "user" else hashed(conversations(batch), fold=settings.fold)
+    asked = rows.hashed_inputs(fold=settings.fold)
+    key = asked if settings.on == "user" else hashed(rows.whole(), fold=settings.fold)
     return pa.record_batch(
-        {"id": batch["id"], "key": key, "input": asked, "answer": hashed(answers(batch), fold=settings.fold)}
+        {"key": key, "input": asked, "answer": hashed(rows.answers(), fold=settings.fold)}
     )
 
 

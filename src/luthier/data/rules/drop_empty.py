@@ -10,34 +10,33 @@ from typing import TYPE_CHECKING
 
 from luthier.core.spec import Spec
 
-from .rule import Mapped, MapRule
+from .rule import RowRule, Said
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from luthier.data.opened import Opened
 
 
 class DropEmpty(Spec):
     pass
 
 
-def _function(batch: pa.RecordBatch, settings: DropEmpty) -> Mapped:  # noqa: ARG001  every rule has this signature
-    import polars as pl
-    import pyarrow as pa
-    import pyarrow.compute as pc
+def _run(rows: Opened, settings: DropEmpty) -> Said:  # noqa: ARG001  every rule has this signature
+    import numpy as np
 
-    from luthier.data.records import last_contents, row_reasons, turns
+    blank = ~rows.text.str.contains(r"\S").to_numpy() & ~rows.says("system")
+    why = {
+        row: f"the {rows.role[int(turn)]} turn is empty"
+        for row, turn in enumerate(rows.first(blank).tolist())
+        if turn >= 0
+    }
+    chosen, rejected = rows.last(~rows.says("text", "rejected")), rows.last(rows.says("rejected"))
+    pairs = np.flatnonzero((chosen >= 0) & (rejected >= 0))
+    same = rows.text.gather(chosen[pairs]).to_numpy() == rows.text.gather(rejected[pairs]).to_numpy()
+    for row in pairs[same].tolist():
+        why.setdefault(row, "the rejected answer is the chosen one")
+    return Said(removed=rows.reasons(why))
 
-    blank = (
-        turns(batch)
-        .filter((pl.col("role") != "system") & ~pl.col("content").str.contains(r"\S"))
-        .group_by("row", maintain_order=True)
-        .agg(pl.format("the {} turn is empty", pl.col("role").first()).first().alias("reason"))
-    )
-    tied = pc.fill_null(pc.equal(batch["rejected"], last_contents(batch["messages"])), False)
-    why = pc.if_else(tied, "the rejected answer is the chosen one", pa.scalar(None, pa.string()))
-    return Mapped(batch, removed=pc.coalesce(row_reasons(batch, blank), why))
 
-
-drop_empty = MapRule(
-    "drop_empty", 1, DropEmpty, "Removes rows with an empty turn, and pairs of one answer.", _function
+drop_empty = RowRule(
+    "drop_empty", 1, DropEmpty, "Removes rows with an empty turn, and pairs of one answer.", _run
 )

@@ -8,10 +8,10 @@ from pydantic import Field, model_validator
 
 from luthier.core.spec import Spec
 
-from .rule import Mapped, MapRule
+from .rule import RowRule, Said
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from luthier.data.opened import Opened
 
 
 class Length(Spec):
@@ -34,31 +34,23 @@ class Length(Spec):
         return self
 
 
-def _function(batch: pa.RecordBatch, settings: Length) -> Mapped:
-    import polars as pl
+def _run(rows: Opened, settings: Length) -> Said:
+    import numpy as np
 
-    from luthier.data.records import row_reasons, turns
-
-    text = pl.col("content")
-    size = text.str.len_chars() if settings.unit == "chars" else text.str.count_matches(r"\S+")
     roles = {
         "user": ["user", "text"],
         "assistant": ["assistant"],
         "rejected": ["rejected"],
         "all": ["system", "user", "assistant", "text", "rejected"],
     }
-    counted = pl.when(pl.col("role").is_in(roles[settings.on])).then(size).otherwise(0)
-    n = pl.col("n")
-    few = pl.when(n < (settings.min or 0)).then(
-        pl.format(f"{{}} {settings.unit}, fewer than {settings.min}", n)
-    )
-    reason = (
-        few
-        if settings.max is None
-        else few.when(n > settings.max).then(pl.format(f"{{}} {settings.unit}, more than {settings.max}", n))
-    )
-    sizes = turns(batch).group_by("row", maintain_order=True).agg(counted.sum().alias("n"))
-    return Mapped(batch, removed=row_reasons(batch, sizes.select("row", reason=reason.otherwise(None))))
+    text = rows.text
+    size = (text.str.len_chars() if settings.unit == "chars" else text.str.count_matches(r"\S+")).to_numpy()
+    sizes = rows.per_row(np.where(rows.says(*roles[settings.on]), size, 0), "sum").astype(np.int64)
+    few = sizes < (settings.min or 0)
+    many = np.zeros_like(few) if settings.max is None else sizes > settings.max
+    why = {row: f"{sizes[row]} {settings.unit}, fewer than {settings.min}" for row in np.flatnonzero(few).tolist()}
+    why |= {row: f"{sizes[row]} {settings.unit}, more than {settings.max}" for row in np.flatnonzero(many).tolist()}
+    return Said(removed=rows.reasons(why))
 
 
-length = MapRule("length", 1, Length, "Removes rows that are too short or too long.", _function)
+length = RowRule("length", 1, Length, "Removes rows that are too short or too long.", _run)

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Literal
 
 from luthier.core.spec import Spec
 
-from .rule import Mapped, MapRule
+from .rule import RowRule, Said
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
-    import pyarrow as pa
+
+    from luthier.data.opened import Opened
+
+    Step = tuple[str, Callable[[pl.Series], pl.Series], Callable[[Opened], np.ndarray]]
 
 INVISIBLE = "\u00ad\u180e\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069"
 
@@ -32,36 +36,74 @@ class Normalize(Spec):
     """Whether line breaks stay (at most one blank line in a row) or become spaces."""
 
 
-def _function(batch: pa.RecordBatch, settings: Normalize) -> Mapped:
-    from luthier.data.records import contents, refill, why_rows
+def _run(rows: Opened, settings: Normalize) -> Said:
+    """A step looks only at texts that have one of its kinds of bytes, which are few."""
+    import numpy as np
 
-    before = contents(batch)
-    text = before
-    why: list[tuple[str, pl.Series]] = []
-    for what, step in _steps(settings):
-        after = step(text)
-        why.append((what, after.ne_missing(text)))
-        text = after
-    return Mapped(
-        refill(batch, text, label=lambda labels: _clean(labels, settings)), changed=why_rows(batch, why)
-    )
+    before = texts = rows.text
+    touched = np.zeros(len(before), bool)
+    why = []
+    for what, step, can_change in _steps(settings):
+        # What an earlier step has changed may be work for this one.
+        places = np.flatnonzero(can_change(rows) | touched)
+        some = texts.gather(places)
+        after = step(some)
+        differs = after.ne_missing(some)
+        if differs.any():
+            changed = places[differs.to_numpy()]
+            why.append((what, changed))
+            touched[changed] = True
+            texts = texts.clone().scatter(changed, after.filter(differs))
+    label = rows.label
+    cleaned = _clean(label, settings)
+    if texts is before and not label.ne_missing(cleaned).any():
+        return Said()
+    return Said(text=texts, label=cleaned.to_arrow().cast("string"), changed=rows.named(why))
 
 
 def _clean(text: pl.Series, settings: Normalize) -> pl.Series:
-    for _, step in _steps(settings):
+    for _, step, _ in _steps(settings):
         text = step(text)
     return text
 
 
-def _steps(settings: Normalize) -> list[tuple[str, Callable[[pl.Series], pl.Series]]]:
-    steps: list[tuple[str, Callable[[pl.Series], pl.Series]]] = []
+def _steps(settings: Normalize) -> list[Step]:
+    """(what, how, texts in which it can find something)"""
+    from luthier.data import opened
+
+    steps: list[Step] = []
     if settings.invisible:
-        steps.append(("invisible characters", _invisible))
+        steps.append(
+            ("invisible characters", _invisible, lambda rows: rows.have(opened.CONTROL, opened.NOT_ASCII))
+        )
     if (form := settings.form) != "none":
-        steps.append((f"Unicode {form}", lambda text: text.str.normalize(form)))
+        # Below U+0300, where combining marks begin, NFC changes nothing; NFKC does from U+00A0 on.
+        kinds = opened.FROM_0300 if form == "NFC" else opened.NOT_ASCII
+        steps.append(
+            (f"Unicode {form}", lambda text: text.str.normalize(form), lambda rows: rows.have(kinds))
+        )
     if settings.whitespace != "keep" or settings.newlines == "space":
-        steps.append(("whitespace", lambda text: _whitespace(text, settings)))
+        steps.append(("whitespace", lambda text: _whitespace(text, settings), _has_whitespace))
     return steps
+
+
+def _has_whitespace(rows: Opened) -> np.ndarray:
+    """Texts that are not words with single blanks between: that have a break or another blank, two blanks side by side,
+    or one at an end."""
+    import numpy as np
+
+    from luthier.data import opened
+
+    told, edges = rows.bytes
+    found = rows.have(opened.TAB, opened.BREAK, opened.CONTROL, opened.NOT_ASCII)
+    if not len(told):
+        return found
+    blank = told == 32
+    double = np.flatnonzero(blank[1:] & blank[:-1])
+    found[np.searchsorted(edges, double, side="right") - 1] = True
+    full = np.flatnonzero(np.diff(edges))
+    found[full[blank[edges[:-1][full]] | blank[edges[1:][full] - 1]]] = True
+    return found
 
 
 def _invisible(text: pl.Series) -> pl.Series:
@@ -87,6 +129,4 @@ def _whitespace(text: pl.Series, settings: Normalize) -> pl.Series:
     )
 
 
-normalize = MapRule(
-    "normalize", 1, Normalize, "Puts text into one Unicode form and plain whitespace.", _function
-)
+normalize = RowRule("normalize", 1, Normalize, "Puts text into one Unicode form and plain whitespace.", _run)

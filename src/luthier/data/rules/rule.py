@@ -1,82 +1,79 @@
 """What a rule is. Two kinds, because they scale differently:
 
-    MapRule    looks at one row at a time: RecordBatch -> Mapped. Stateless, so any engine may call it on any batch
-               in any order; Spark's mapInArrow can run the very same function.
-    KeyedRule  needs to see all rows, but only their keys: it says which small hashed columns it needs of each batch
-               and which primitive decides over them. An engine implements the primitives once and spills to disk.
+    RowRule    looks at one row at a time: Opened -> Said. Stateless, so any engine may call it on any batch in any
+               order; Spark's mapInArrow runs the very same function. Neighbours run on a batch that is opened once.
+    KeyedRule  needs to see all rows, but only their keys: it says which small hashed columns it needs of each batch,
+               and what is decided over them (primitives.py). An engine keeps the keys where they may spill to disk.
 
-A rule never reads anything but its batch and its Spec, and never drops a row without a reason. The engine checks
-rows in = rows out + removed, times it, and keeps examples.
+A rule never reads anything but its rows and its Spec, what it says of a row does not depend on the rows beside it, and it
+never drops a row without a reason. Whoever runs it checks rows in = rows out + removed, times it, and keeps examples.
 
-Raise `version` when the same batch and Spec would give another result; it is part of every dataset's identity.
+Raise `version` when the same rows and Spec would give another result; it is part of every dataset's identity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.spec import Spec
 
 if TYPE_CHECKING:
+    import polars as pl
     import pyarrow as pa
 
+    from luthier.data.opened import Opened
+
+    from .primitives import Primitive
+
 
 @dataclass(frozen=True)
-class Mapped:
-    """The same rows in the same order, perhaps edited, and two string columns beside them.
+class Said:
+    """What a rule says of B rows with T texts. What is None stays as it is.
 
-    changed  why a row was edited, null where it was not; None: this rule edits nothing
-    removed  why a row must go, null where it stays; None: this rule removes nothing
+    text     the texts, edited                                                  [T]
+    label    the labels, edited                                                 [B]
+    columns  other columns of the rows by name (weight, group), as they now are [B]
+    changed  why a row was edited, null where it was not                        [B]
+    removed  why a row must go, null where it stays                             [B]
+    counts   what was found, by kind, added up into the report
     """
 
-    batch: pa.RecordBatch
+    text: pl.Series | None = None
+    label: pa.Array | None = None
+    columns: Mapping[str, pa.Array] = field(default_factory=dict)
     changed: pa.Array | None = None
     removed: pa.Array | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class MapRule:
-    """`function(batch, settings) -> Mapped`; `batch` has the schema records.RECORD and must keep it."""
+class RowRule:
+    """`run(rows, settings) -> Said`. `source` says where the rule is from: a paper, a tool, or "ours". `private`: what it
+    finds must not be shown, so rows are not previewed before it has seen them."""
 
     name: str
     version: int
     spec: type[Spec]
     about: str
-    function: Callable[[pa.RecordBatch, Any], Mapped]
-    kind: Literal["map"] = "map"
-
-
-@dataclass(frozen=True)
-class Distinct:
-    """Keep of all rows with one `key` the one with the lowest id. Key columns: id, key, input, answer.
-
-    `input` and `answer` only feed the report: how many inputs stand there with more than one answer.
-    """
-
-
-@dataclass(frozen=True)
-class AtMost:
-    """Keep of all rows with one `part` the `limit` lowest by (rank, id). Key columns: id, part, rank.
-
-    `limit` may be "median" or "smallest": of the sizes of all parts.
-    """
-
-    limit: int | Literal["median", "smallest"]
+    run: Callable[[Opened, Any], Said]
+    source: str = "ours"
+    private: bool = False
 
 
 @dataclass(frozen=True)
 class KeyedRule:
-    """`keys(batch, settings)` gives the key columns that the primitive names, one row per row of the batch."""
+    """`keys(rows, settings)` gives the columns that the primitive names, one line per row; ids are there without asking."""
 
     name: str
     version: int
     spec: type[Spec]
     about: str
-    keys: Callable[[pa.RecordBatch, Any], pa.RecordBatch]
-    primitive: Callable[[Any], Distinct | AtMost]
-    kind: Literal["keyed"] = "keyed"
+    keys: Callable[[Opened, Any], pa.RecordBatch]
+    primitive: Callable[[Any], Primitive]
+    source: str = "ours"
+    private: bool = False
 
 
-Rule = MapRule | KeyedRule
+Rule = RowRule | KeyedRule

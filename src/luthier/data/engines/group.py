@@ -1,0 +1,150 @@
+"""One batch through a group of rules: the function that every engine calls, wherever it runs. Pure.
+
+    batch ─▶ opened once ─▶ row rule ─▶ row rule ─▶ keys of the keyed rules ─▶ closed: the rows that stay
+
+A row that a rule removes stays in the opened batch until that is closed, but is no longer counted, shown or kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from luthier.data import numbering, report, split
+from luthier.data.opened import Opened
+from luthier.data.plan import Group, Step
+from luthier.data.report import HIDDEN, Account
+from luthier.data.rules.rule import KeyedRule, RowRule
+
+REMOVED = pa.schema([(name, pa.string()) for name in ("id", "origin", "rule", "reason", "preview")])
+PREVIEW = 200
+
+
+@dataclass
+class Grouped:
+    """`accounts` are of the group's steps, the keyed ones' with the seconds of their keys alone; `keys` has a line for each
+    row of `batch`: its id, columns named by the keyed step's number (k0_key), and those of numbering (u_) and sides (s_)."""
+
+    batch: pa.RecordBatch
+    accounts: list[Account]
+    removed: list[pa.RecordBatch]
+    keys: pa.RecordBatch
+
+
+def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
+    """Raises what a rule raises: DataError."""
+    opened = Opened(batch)
+    alive = np.ones(batch.num_rows, bool)
+    accounts, removed = [], []
+    edited = False
+    for step in group.rows:
+        accounts.append(account := step.account())
+        with account.clock():
+            edited |= _row_step(step, opened, alive, account, removed)
+    columns: dict[str, pa.Array] = {}
+    for n, step in enumerate(group.keyed):
+        accounts.append(account := step.account())
+        assert isinstance(step.rule, KeyedRule)
+        with account.clock():
+            found = step.rule.keys(opened, step.settings)
+        columns |= {f"k{n}_{name}": found[name] for name in found.schema.names}
+    if group.numbers is not None:
+        columns |= {f"u_{name}": told for name, told in numbering.keys(batch, group.numbers).items()}
+    if group.sides is not None:
+        columns |= {f"s_{name}": told for name, told in split.keys(opened, group.sides.spec).items()}
+    closed = opened.close() if edited else batch
+    keys = pa.record_batch({"id": closed["id"], **columns})
+    if not alive.all():
+        keep = pa.array(alive)
+        closed, keys = closed.filter(keep), keys.filter(keep)
+    return Grouped(closed, accounts, removed, keys)
+
+
+def _row_step(
+    step: Step, opened: Opened, alive: np.ndarray, account: Account, removed: list[pa.RecordBatch]
+) -> bool:
+    """Whether it has edited anything. Marks in `alive` what it removes."""
+    rule = step.rule
+    assert isinstance(rule, RowRule)
+    rows_in = int(alive.sum())
+    said = rule.run(opened, step.settings)
+    before = opened.text
+    edits = said.text is not None or said.label is not None or bool(said.columns)
+    opened.edit(said.text, said.label, dict(said.columns))
+    if said.changed is not None:
+        _see_changes(said.changed, before, opened, alive, account, step.hidden)
+    for name, of_rows in said.counts.items():
+        if n := int(np.asarray(of_rows)[alive].sum()):
+            account.counts[name] += n
+    if said.removed is not None and said.removed.null_count < len(said.removed):
+        gone = said.removed.is_valid().to_numpy(zero_copy_only=False) & alive
+        if gone.any():
+            rows = np.flatnonzero(gone)
+            reasons = said.removed.take(pa.array(rows))
+            removed.append(_see_removals(opened, rows, reasons, account, step.hidden))
+            alive &= ~gone
+    account.count(rows_in, int(alive.sum()))
+    return edits
+
+
+def _see_changes(
+    why: pa.Array, before: pl.Series, opened: Opened, alive: np.ndarray, account: Account, hidden: bool
+) -> None:
+    rows = np.flatnonzero(why.is_valid().to_numpy(zero_copy_only=False) & alive)
+    account.changed += len(rows)
+    names = opened.batch["id"].take(pa.array(rows)).to_pylist()
+    told = []
+    for k in report.lowest(names):
+        row, reason = int(rows[k]), why[int(rows[k])].as_py()
+        places = np.flatnonzero(opened.row == row)
+        old, new = before.gather(places).to_list(), opened.text.gather(places).to_list()
+        one = report.changed(names[k], old, new, reason)
+        told.append(report.Example(one.id, HIDDEN, HIDDEN, reason) if hidden else one)
+    account.show(told)
+
+
+def _see_removals(
+    opened: Opened, rows: np.ndarray, reasons: pa.Array, account: Account, hidden: bool
+) -> pa.RecordBatch:
+    """The lines of removed.parquet."""
+    account.removed += len(rows)
+    taken = pa.array(rows)
+    ids = opened.batch["id"].take(taken)
+    names = ids.to_pylist()
+    account.show(
+        [
+            report.removed(names[k], [HIDDEN] if hidden else opened.of_row(int(rows[k])), reasons[k].as_py())
+            for k in report.lowest(names)
+        ]
+    )
+    shown = [HIDDEN] * len(rows) if hidden else opened.previews(rows, PREVIEW)
+    columns: list[Any] = [
+        ids,
+        opened.batch["origin"].take(taken),
+        pa.repeat(account.rule, len(rows)),
+        reasons.cast(pa.string()),
+        pa.array(shown, pa.string()),
+    ]
+    return pa.record_batch(columns, schema=REMOVED)
+
+
+def remove(
+    batch: pa.RecordBatch, reasons: pa.Array, account: Account, *, hidden: bool
+) -> tuple[pa.RecordBatch, pa.RecordBatch | None]:
+    """(rows without a reason, lines of removed.parquet for the others); counts both."""
+    if reasons.null_count == len(reasons):
+        account.count(len(reasons), len(reasons))
+        return batch, None
+    gone = reasons.is_valid()
+    away = batch.filter(gone)
+    lines = _see_removals(
+        Opened(away), np.arange(away.num_rows), reasons.filter(gone), account, hidden
+    )
+    kept = batch.filter(reasons.is_null())
+    account.count(batch.num_rows, kept.num_rows)
+    return kept, lines
+

@@ -1,0 +1,216 @@
+"""A batch of records, opened once for all the row rules that pass over it.
+
+    batch   B rows, as they came                 text   T contents: every turn of every row, then every plain text, then
+    row     [T] which row a content belongs to          every rejected answer (the order of records.turns)
+    role    [T] who says it                      label  [B]
+
+What several rules need of the texts (bytes, which kinds of characters occur) is made when it is first asked for and kept
+until a rule edits. A rule edits through what it returns, never in place.
+
+Not here: what rules decide (rules/), and the order they run in (engines/group).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .records import build_messages, hashed, message_counts, replace, turns
+
+# What kinds of bytes a text has, as bits: a rule looks only where its own can be.
+BLANK, TAB, BREAK, CONTROL, DIGIT, UPPER, LOWER, AT, TAG, FROM_0300, NOT_ASCII = (1 << k for k in range(11))
+
+
+def _kinds() -> np.ndarray:
+    table = np.zeros(256, np.uint16)
+    table[:32] = CONTROL
+    table[127] = CONTROL
+    table[ord(" ")] = BLANK
+    table[ord("\t")] = TAB
+    table[ord("\n")] = BREAK
+    table[ord("0") : ord("9") + 1] = DIGIT
+    table[ord("A") : ord("Z") + 1] = UPPER
+    table[ord("a") : ord("z") + 1] = LOWER
+    table[ord("@")] = AT
+    table[[ord("<"), ord("&")]] = TAG
+    table[128:] = NOT_ASCII
+    table[0xCC:] = NOT_ASCII | FROM_0300  # lead bytes of U+0300, where combining marks begin, and above
+    return table
+
+
+KINDS = _kinds()
+
+
+class Opened:
+    """Raises nothing; `close` gives the batch with the texts and labels as they now are."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self.batch = batch
+        frame = turns(batch)
+        self.row: np.ndarray = frame["row"].to_numpy()
+        self.role: pl.Series = frame["role"]
+        self._text: pl.Series = frame["content"]
+        self._label: pa.Array = batch["label"]
+        self._columns: dict[str, pa.Array] = {}
+        self._inputs: dict[bool, pa.Array] = {}
+
+    def __len__(self) -> int:
+        return int(self.batch.num_rows)
+
+    @property
+    def text(self) -> pl.Series:
+        """[T]"""
+        return self._text
+
+    @property
+    def label(self) -> pl.Series:
+        """[B]"""
+        return pl.Series(pl.from_arrow(self._label), dtype=pl.String)
+
+    def column(self, name: str) -> pa.Array:
+        """[B], as rules before have left it. Texts are in `text`."""
+        return self._columns.get(name, self._label if name == "label" else self.batch[name])
+
+    def edit(
+        self,
+        text: pl.Series | None = None,
+        label: pa.Array | None = None,
+        columns: dict[str, pa.Array] | None = None,
+    ) -> None:
+        """For who runs the rules: the result of one becomes what the next sees."""
+        if text is not None:
+            self._text = text
+            self._inputs.clear()
+            for name in ("bytes", "marks"):
+                self.__dict__.pop(name, None)
+        if label is not None:
+            self._label = label
+        self._columns |= columns or {}
+
+    @cached_property
+    def bytes(self) -> tuple[np.ndarray, np.ndarray]:
+        """(UTF-8 of all texts one after the other, uint8 [N]; where each begins and the last ends, int64 [T + 1])."""
+        array = self._text.to_arrow()
+        if not pa.types.is_large_string(array.type):
+            array = array.cast(pa.large_string())
+        _, offsets, data = array.buffers()
+        edges = np.frombuffer(offsets, np.int64, len(array) + 1, array.offset * 8)
+        told = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+        return told[edges[0] : edges[-1]], edges - edges[0]
+
+    @cached_property
+    def marks(self) -> np.ndarray:
+        """Which kinds of bytes each text has, as bits, uint16 [T]."""
+        told, edges = self.bytes
+        found = np.zeros(len(edges) - 1, np.uint16)
+        full = np.flatnonzero(np.diff(edges))  # reduceat takes an empty stretch for its neighbour
+        if len(full):
+            found[full] = np.bitwise_or.reduceat(KINDS[told], edges[:-1][full])
+        return found
+
+    def have(self, *kinds: int) -> np.ndarray:
+        """Texts in which any of these kinds of bytes occurs, bool [T]."""
+        wanted = 0
+        for kind in kinds:
+            wanted |= kind
+        return (self.marks & np.uint16(wanted)) != 0
+
+    def says(self, *roles: str) -> np.ndarray:
+        """Texts of these roles, bool [T]."""
+        return self.role.is_in(list(roles)).to_numpy()
+
+    def per_row(self, values: np.ndarray, how: Literal["any", "sum", "max"] = "any") -> np.ndarray:
+        """From texts [T] to rows [B]; 0 or False for a row without any text."""
+        if how == "sum":
+            return np.bincount(self.row, weights=values, minlength=len(self))
+        out = np.zeros(len(self), values.dtype)
+        (np.logical_or if how == "any" else np.maximum).at(out, self.row, values)
+        return out
+
+    def reasons(self, why: dict[int, str]) -> pa.Array:
+        """From row to reason, to reasons [B], null for the others."""
+        out: list[str | None] = [None] * len(self)
+        for row, reason in why.items():
+            out[row] = reason
+        return pa.array(out, pa.string())
+
+    def first(self, mask: np.ndarray) -> np.ndarray:
+        """For each row [B] the first text for which `mask` [T] holds, -1 where there is none."""
+        out = np.full(len(self), -1, np.int64)
+        hits = np.flatnonzero(mask)[::-1]
+        out[self.row[hits]] = hits
+        return out
+
+    def last(self, mask: np.ndarray) -> np.ndarray:
+        """For each row [B] the last text for which `mask` [T] holds, -1 where there is none."""
+        out = np.full(len(self), -1, np.int64)
+        hits = np.flatnonzero(mask)
+        out[self.row[hits]] = hits
+        return out
+
+    def named(self, why: list[tuple[str, np.ndarray]]) -> pa.Array:
+        """Reasons [B]: the names, in order, of what changed any of a row's texts; `why` holds (name, places of texts)."""
+        told: dict[int, str] = {}
+        for name, places in why:
+            for row in np.unique(self.row[places]).tolist():
+                told[row] = f"{told[row]}, {name}" if row in told else name
+        return self.reasons(told)
+
+    def of_row(self, row: int) -> list[str]:
+        """The texts of one row as they now are; the rejected answer is the last."""
+        return self._text.gather(np.flatnonzero(self.row == row)).to_list()
+
+    def joined(self, *roles: str) -> list[str]:
+        """The texts of these roles in each row [B], joined by a line break; empty where there is none."""
+        return self._per_row(pl.col("text").str.join("\n"), self.says(*roles))
+
+    def whole(self) -> list[str]:
+        """Every turn of each row [B], the rejected one too, with its role, as one string for comparing."""
+        return self._per_row(pl.format("\x00{}\x00{}", "role", "text").str.join(""), np.ones(len(self.row), bool))
+
+    def answers(self) -> list[str]:
+        """The last assistant turn of each row [B]; empty for a plain text."""
+        return self._per_row(pl.col("text").last(), self.says("assistant"))
+
+    def hashed_inputs(self, *, fold: bool) -> pa.Array:
+        """128-bit hashes of what the user says [B], made once."""
+        if fold not in self._inputs:
+            self._inputs[fold] = hashed(self.joined("user", "text"), fold=fold)
+        return self._inputs[fold]
+
+    def _per_row(self, what: pl.Expr, which: np.ndarray) -> list[str]:
+        mask = pl.Series(which)
+        frame = pl.DataFrame({"row": self.row[which], "role": self.role.filter(mask), "text": self._text.filter(mask)})
+        told = frame.group_by("row", maintain_order=True).agg(what.alias("told"))
+        out = [""] * len(self)
+        for row, text in told.iter_rows():
+            out[row] = text
+        return out
+
+    def previews(self, rows: np.ndarray, longest: int) -> list[str]:
+        """The beginning of what the user says in each of these rows, for people."""
+        wanted = np.isin(self.row, rows) & self.says("user", "text")
+        told = self._per_row(pl.col("text").str.join("\n"), wanted)
+        texts = [told[row] for row in rows.tolist()]
+        return [text if len(text) <= longest else text[: longest - 1] + "…" for text in texts]
+
+    def close(self) -> pa.RecordBatch:
+        """The rows with their texts and labels as they now are."""
+        strings = self._text.to_arrow().cast(pa.string())
+        messages = self.batch["messages"]
+        counts = message_counts(messages)
+        at = int(counts.sum())
+        roles = messages.flatten().field("role")
+        new = {"messages": build_messages(counts, roles, strings.slice(0, at), messages.is_null())}
+        for name in ("text", "rejected"):
+            told = self.batch[name].is_valid()
+            n = len(told) - self.batch[name].null_count
+            new[name] = pc.replace_with_mask(self.batch[name], told, strings.slice(at, n))
+            at += n
+        return replace(self.batch, **new, label=self._label, **self._columns)
+

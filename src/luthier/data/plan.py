@@ -1,0 +1,97 @@
+"""In which order rules run, and what is decided between them: a function of the recipe alone.
+
+    group 1    row rules, one after the other on a batch that is opened once
+               then keyed rules, over the keys of all rows
+    group 2    the row rules after those, ...
+    sides      after the last rule of quality and relevance the rows are divided into train, validation and test
+    group n    rules of quantity, on the rows of train alone: what is measured is never cut, copied or made up
+
+Identical rows get ids of their own before the first keyed rule, or before the sides. Not here: who carries it out
+(engines/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from luthier.core import plugin
+
+from .report import Account
+from .rules.rule import RowRule, Rule
+from .spec import RulesSpec, SplitSpec
+from .split import Sides
+
+
+@dataclass(frozen=True)
+class Step:
+    """A rule with its settings. `hidden`: a rule of the recipe takes private data out, and has not seen the rows before
+    this step: nothing of them is shown."""
+
+    rule: Rule
+    settings: Any
+    hidden: bool = False
+
+    def account(self) -> Account:
+        return Account(self.rule.name, self.settings.plain(), self.rule.version)
+
+
+@dataclass(frozen=True)
+class Group:
+    """`numbers`: give identical rows ids of their own; the sources whose ids a column gives. `sides`: divide the rows, after
+    everything else; `hidden` says that what is set aside there must not be shown."""
+
+    rows: tuple[Step, ...] = ()
+    keyed: tuple[Step, ...] = ()
+    numbers: tuple[str, ...] | None = None
+    sides: Sides | None = None
+    hidden: bool = False
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return self.rows + self.keyed
+
+    @property
+    def needs_keys(self) -> bool:
+        return bool(self.keyed) or self.sides is not None
+
+
+def plan_of(rules: RulesSpec, sides: Sides, named: tuple[str, ...] = ()) -> tuple[list[Group], list[Group]]:
+    """(groups up to the sides, of which the last divides; groups for train alone).
+
+    >>> rules = RulesSpec.model_validate({"quality": ["normalize", "deduplicate", "drop_empty"]})
+    >>> before, after = plan_of(rules, Sides(SplitSpec(), stratify=False))
+    >>> [([s.rule.name for s in g.rows], [s.rule.name for s in g.keyed], g.numbers) for g in before], after
+    ([(['normalize'], ['deduplicate'], ()), (['drop_empty'], [], None)], [])
+    """
+    wishes = rules.ordered
+    steps = [Step(plugin.load("rule", wish.name), wish.settings) for wish in wishes]
+    last_private = max((n for n, step in enumerate(steps) if step.rule.private), default=-1)
+    steps = [replace(step, hidden=n <= last_private) for n, step in enumerate(steps)]
+    divide = len(wishes) - len(rules.quantity)
+    before = _grouped(steps[:divide])
+    if not before:
+        before.append(Group())
+    before[-1] = replace(before[-1], sides=sides, hidden=last_private >= divide)
+    first = next(n for n, group in enumerate(before) if group.needs_keys)
+    before[first] = replace(before[first], numbers=named)
+    return before, _grouped(steps[divide:])
+
+
+def _grouped(steps: Iterable[Step]) -> list[Group]:
+    found: list[Group] = []
+    rows: list[Step] = []
+    keyed: list[Step] = []
+    for step in steps:
+        if isinstance(step.rule, RowRule):
+            if keyed:
+                found.append(Group(tuple(rows), tuple(keyed)))
+                rows, keyed = [], []
+            rows.append(step)
+        else:
+            keyed.append(step)
+    if rows or keyed:
+        found.append(Group(tuple(rows), tuple(keyed)))
+    return found
+
