@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from luthier.models.weights import ModelFacts
-from luthier.training.flops import Peak, measure_peak, of_sequences
-from luthier.training.profile import BUSY, name_bottleneck
+from luthier.training.flops import Flops, Peak, measure_peak, of_sequences
+from luthier.training.profile import BUSY, Bottleneck, Profile, name_bottleneck, together
 from luthier.training.spec import TrainSpec
 from luthier.training.split_time import BACKBONE, BACKWARD, FORWARD, INPUT, KINDS, OPTIMIZER, split
 
@@ -283,3 +283,59 @@ def test_the_profiles_memory_is_not_that_of_what_was_before(work):
     folders = {"base": work.base, "dataset": work.dataset}
     told = profile(wish, method, folders, splits, template, describe(work.base), 1, at)
     assert told.peak_bytes < most - 300_000_000
+
+
+# -- several processes --------------------------------------------------------------------------------------------------
+
+
+def alone(device="cpu"):
+    return Profile(
+        device=device, dtype="fp32", threads=2, fused=(), processes=1, exchange_s=0.0, steps=2, step_s=4.0,
+        tokens_per_s=250.0, tokens_per_step=1000.0, supervised_per_step=300.0, micro_batches_per_step=2.0,
+        first_step_s=5.0, shares={**dict.fromkeys(KINDS, 0.0), "matmul": 0.75, "element_wise": 0.25}, phases={},
+        operations=[], recorded_slower=0.0, flops_per_step=Flops(1.0, 0.0, 0.0, 0.0), achieved=1.0,
+        matmul_achieved=None, peak=NO_BF16, peak_bytes=1, machine_bytes=10, bottleneck=Bottleneck("compute", 0.75, "", ""),
+    )  # fmt: skip
+
+
+def test_processes_that_share_a_processor_by_hand():
+    # 4 s of work whoever does it, and 12 s of exchange: three quarters of the step.
+    told = together(alone(), 2, 12.0, spec(parallel={"kind": "ddp", "processes": 2}))
+    assert (told.step_s, told.tokens_per_s) == (16.0, 62.5)
+    assert told.shares["communication"] == 0.75 and told.shares["matmul"] == pytest.approx(0.75 / 4)
+    assert sum(told.shares.values()) == pytest.approx(1)
+    assert told.bottleneck.kind == "communication" and "fewer processes" in told.bottleneck.remedy
+
+
+def test_processes_with_a_gpu_each_by_hand():
+    # 4 s among two, and 2 s of exchange.
+    told = together(alone("cuda"), 2, 2.0, spec(parallel={"kind": "ddp", "processes": 2}))
+    assert (told.step_s, told.tokens_per_s, told.shares["communication"]) == (4.0, 250.0, 0.5)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_real_processes_exchange(work, kind):
+    from luthier.models.adapters import Full
+    from luthier.models.spec import FullSpec
+    from luthier.models.weights import load
+    from luthier.training import exchange
+
+    wish = spec(parallel={"kind": kind, "processes": 2}, adapter={"kind": "full"}, device="cpu")
+    model = Full().attach(load(work.base), FullSpec(), 0)
+    made = SimpleNamespace(spec=wish, model=model, parameters=list(model.named_parameters()))
+    sizes = exchange.sizes_of(made)
+    assert sum(sizes) == model.num_parameters() and len(sizes) == (
+        len(made.parameters) if kind == "ddp" else 3
+    )
+    few, many = (exchange.seconds_of(wish, [n], 1) for n in (10, 30_000_000))
+    assert 0 < few < many  # 10 numbers against 120 MB
+
+
+def test_processes_that_cannot_speak_are_told(work, monkeypatch):
+    from luthier.core.errors import ModelError
+    from luthier.training import exchange
+
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "no-such-interface")
+    monkeypatch.setattr(exchange, "PATIENCE_S", 60)
+    with pytest.raises(ModelError, match="2 processes could not exchange gradients on this machine"):
+        exchange.seconds_of(spec(parallel={"kind": "ddp", "processes": 2}, device="cpu"), [10], 1)

@@ -50,6 +50,12 @@ class Profiled:
             ("memory", f"{show_bytes(p.peak_bytes)} at most, of {show_bytes(p.machine_bytes)}"),
             ("tokenising", f"{show_seconds(self.tokenise_s)} for {self.rows:,} rows, once"),
         ]  # fmt: skip
+        if p.processes > 1:
+            shared = "each with a GPU" if p.device == "cuda" else "sharing the processor"
+            told = (
+                f"{p.processes}, {shared}; they exchange for {show_seconds(p.exchange_s)} of a step at most"
+            )
+            speed.insert(1, ("processes", told))
         arithmetic = [
             ("a step", f"{_flops(flops.total, '')}: matrices {_flops(flops.matrices, '')}, adapter {_flops(flops.adapter, '')}, attention {_flops(flops.attention, '')}, head {_flops(flops.head, '')}"),
             ("reached", f"{_flops(p.achieved)}, {p.of_peak:.0%} of square products in {p.dtype}"),

@@ -92,8 +92,6 @@ def in_processes(
     spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context
 ) -> Output:
     """The stage, in several processes. Raises what they raise."""
-    import torch
-
     (scratch / STOP).unlink(missing_ok=True)
     job = {
         "spec": spec.plain(),
@@ -106,7 +104,6 @@ def in_processes(
     }
     write_atomic(scratch / JOB, json.dumps(job).encode())
     processes = processes_of(spec)
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, torch.get_num_threads() // processes))
     command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "luthier.training.worker", str(scratch / JOB)]
     with open(scratch / LOG, "wb") as log:
@@ -114,7 +111,7 @@ def in_processes(
             [sys.executable, *command],
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**os.environ, "OMP_NUM_THREADS": threads},
+            env=environment_of(processes),
             start_new_session=True,  # Ctrl-C is the listener's to pass on
         )
         try:
@@ -128,6 +125,14 @@ def in_processes(
     if "error" in ended:
         raise _error(ended["error"])
     raise _died(torchrun.returncode, scratch / LOG)
+
+
+def environment_of(processes: int) -> dict[str, str]:
+    """Processes on one machine share its threads, unless somebody has said how many each may have."""
+    import torch
+
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, torch.get_num_threads() // processes))
+    return {**os.environ, "OMP_NUM_THREADS": threads}
 
 
 def _listen(torchrun: subprocess.Popen[bytes], stop: Path, at: Context) -> dict[str, Any]:

@@ -186,7 +186,7 @@ class Sharded(Processes):
         """Cut the model's blocks, then the rest of it. The optimizer must be built afterwards."""
         from torch.distributed.fsdp import fully_shard
 
-        for block in _blocks(made.model):
+        for block in blocks_of(made.model):
             fully_shard(block)
         fully_shard(made.model)
         return replace(made, parameters=made.adapter.trainable(made.model))
@@ -272,7 +272,7 @@ def first_goes_ahead(world: World) -> Iterator[None]:
         world.barrier()
 
 
-def _blocks(model: Any) -> list[Any]:
+def blocks_of(model: Any) -> list[Any]:
     """The repeated layers: the longest list of modules that the model holds."""
     longest: list[Any] = []
     for module in model.modules():

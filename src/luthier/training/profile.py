@@ -10,20 +10,23 @@ loaded.
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.stage import Context
 from luthier.models.shapes import Facts
 
+from . import exchange
 from .assembly import Assembly, settled
 from .flops import Flops, Peak, measure_peak, of_sequences
+from .launch import processes_of
 from .machine import find
 from .memory import forget_peak, machine_bytes, peak_bytes_so_far
 from .method import Method
@@ -63,12 +66,16 @@ class Bottleneck:
 
 @dataclass(frozen=True)
 class Profile:
-    """Of one process. `fused`: parts of the model that are; `shares` add up to 1; `step_s` is the median of the steps on the clock; rates are FLOP/s."""
+    """`fused`: parts of the model that are; `shares` add up to 1; `step_s` is the median of the steps on the clock, and of
+    several `processes` what each has of it (all, where they share one processor) and `exchange_s` besides; rates are
+    FLOP/s of one process."""
 
     device: str
     dtype: str
     threads: int
     fused: Sequence[str]
+    processes: int
+    exchange_s: float
     steps: int
     step_s: float
     tokens_per_s: float
@@ -118,7 +125,40 @@ def profile(
     with tempfile.TemporaryDirectory(prefix="luthier-profile-") as scratch:
         needed = {"train": [i for one in chosen for i in one]}
         trial = begin(spec, method, folders, splits, needed, template, Path(scratch), at)
-        return measure(trial, [[rows[i] for i in one] for one in chosen], facts, at)
+        found = measure(trial, [[rows[i] for i in one] for one in chosen], facts, at)
+    if spec.parallel.kind == "none":
+        return found
+    at.progress("profile: exchange between processes", 0, 1)
+    processes, sizes = processes_of(spec), exchange.sizes_of(trial.made)
+    del trial  # the processes need its memory
+    rounds = math.ceil(found.micro_batches_per_step / processes)
+    return together(found, processes, exchange.seconds_of(spec, sizes, rounds), spec)
+
+
+def together(alone: Profile, processes: int, exchange_s: float, spec: TrainSpec) -> Profile:
+    """What was measured of one process, as it is where several take the step's micro-batches in turns: on one processor
+    they share its threads, so the work takes as long; a GPU each makes it as many times shorter."""
+    own_s = alone.step_s / (processes if alone.device == "cuda" else 1)
+    step_s = own_s + exchange_s
+    shares = {kind: share * own_s / step_s for kind, share in alone.shares.items()}
+    shares["communication"] = exchange_s / step_s
+    held = name_bottleneck(
+        spec,
+        shares,
+        alone.peak,
+        alone.dtype,
+        alone.tokens_per_step / alone.micro_batches_per_step,
+        alone.peak_bytes / alone.machine_bytes,
+    )
+    return replace(
+        alone,
+        processes=processes,
+        exchange_s=exchange_s,
+        step_s=step_s,
+        tokens_per_s=alone.tokens_per_step / step_s,
+        shares=shares,
+        bottleneck=held,
+    )
 
 
 def measure(trial: Trial, chosen: Sequence[Sequence[Row]], facts: Facts, at: Context) -> Profile:
@@ -146,6 +186,8 @@ def measure(trial: Trial, chosen: Sequence[Sequence[Row]], facts: Facts, at: Con
         dtype=made.machine.dtype,
         threads=made.machine.threads,
         fused=trial.fused,
+        processes=1,
+        exchange_s=0.0,
         steps=steps,
         step_s=statistics.median(seconds),
         tokens_per_s=tokens / sum(seconds),
