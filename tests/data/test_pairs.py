@@ -16,8 +16,8 @@ from luthier.core.errors import DataError
 from luthier.data.connectors.protocol import Block
 from luthier.data.lineage import find_row
 from luthier.data.mapping import Bad, Layout, to_records
-from luthier.data.propose import propose
 from luthier.data.opened import Opened
+from luthier.data.propose import propose
 from luthier.data.records import RECORD, TURNS, content_ids, turns
 from luthier.data.shapes import detect
 from luthier.data.spec import MapSpec
@@ -239,7 +239,10 @@ def test_length_can_count_the_rejected_answer() -> None:
         None,
     ]
     # "2 + 2?" has 6 characters: 6 + 4 + 12 and 6 + 4 + 4
-    assert run("length", batch, max=14, on="all")[1].removed.to_pylist()[::2] == ["22 chars, more than 14", None]
+    assert run("length", batch, max=14, on="all")[1].removed.to_pylist()[::2] == [
+        "22 chars, more than 14",
+        None,
+    ]
 
 
 # the stage

@@ -226,13 +226,17 @@ def test_deduplicate_tells_of_inputs_with_different_labels(prepare: Prepare, jso
 def test_balance_acts_on_the_rows_of_train_alone(prepare: Prepare, jsonl: Any, limit: Any, most: Any) -> None:
     jsonl(rows_of_labels({"a": 40, "b": 20, "c": 10}))
     plain = prepare({"sources": [SOURCE]}, {"kind": "classify"})
-    done = prepare({"sources": [SOURCE], "rules": {"quantity": [{"balance": {"at_most": limit}}]}}, {"kind": "classify"})
+    done = prepare(
+        {"sources": [SOURCE], "rules": {"quantity": [{"balance": {"at_most": limit}}]}}, {"kind": "classify"}
+    )
     before, after = ({label: n["train"] for label, n in one.facts["labels"].items()} for one in (plain, done))
     sizes = list(before.values())
     cap = limit if most is None else most(sizes) if most is min else most(sizes)[1]  # the median of three
     assert after == {label: min(n, cap) for label, n in before.items()} and sum(after.values()) < sum(sizes)
     assert done.rule("balance")["rows_in"] == sum(sizes)
-    assert {row["reason"] for row in done.removed()} <= {f"{label} has more than {cap} rows" for label in "abc"}
+    assert {row["reason"] for row in done.removed()} <= {
+        f"{label} has more than {cap} rows" for label in "abc"
+    }
     for side in ("validation", "test"):
         assert done.split(side) == plain.split(side)
 

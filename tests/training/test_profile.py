@@ -324,7 +324,9 @@ def test_two_real_processes_exchange(work, kind):
     model = Full().attach(load(work.base), FullSpec(), 0)
     made = SimpleNamespace(spec=wish, model=model, parameters=list(model.named_parameters()))
     sizes = exchange.sizes_of(made)
-    assert sum(sizes) == model.num_parameters() and len(sizes) == (len(made.parameters) if kind == "ddp" else 3)
+    assert sum(sizes) == model.num_parameters() and len(sizes) == (
+        len(made.parameters) if kind == "ddp" else 3
+    )
     few, many = (exchange.seconds_of(wish, [n], 1) for n in (10, 30_000_000))
     assert 0 < few < many  # 10 numbers against 120 MB
 

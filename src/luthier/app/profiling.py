@@ -52,7 +52,9 @@ class Profiled:
         ]  # fmt: skip
         if p.processes > 1:
             shared = "each with a GPU" if p.device == "cuda" else "sharing the processor"
-            told = f"{p.processes}, {shared}; they exchange for {show_seconds(p.exchange_s)} of a step at most"
+            told = (
+                f"{p.processes}, {shared}; they exchange for {show_seconds(p.exchange_s)} of a step at most"
+            )
             speed.insert(1, ("processes", told))
         arithmetic = [
             ("a step", f"{_flops(flops.total, '')}: matrices {_flops(flops.matrices, '')}, adapter {_flops(flops.adapter, '')}, attention {_flops(flops.attention, '')}, head {_flops(flops.head, '')}"),

@@ -171,7 +171,9 @@ class Opened:
 
     def whole(self) -> list[str]:
         """Every turn of each row [B], the rejected one too, with its role, as one string for comparing."""
-        return self._per_row(pl.format("\x00{}\x00{}", "role", "text").str.join(""), np.ones(len(self.row), bool))
+        return self._per_row(
+            pl.format("\x00{}\x00{}", "role", "text").str.join(""), np.ones(len(self.row), bool)
+        )
 
     def answers(self) -> list[str]:
         """The last assistant turn of each row [B]; empty for a plain text."""
@@ -185,7 +187,9 @@ class Opened:
 
     def _per_row(self, what: pl.Expr, which: np.ndarray) -> list[str]:
         mask = pl.Series(which)
-        frame = pl.DataFrame({"row": self.row[which], "role": self.role.filter(mask), "text": self._text.filter(mask)})
+        frame = pl.DataFrame(
+            {"row": self.row[which], "role": self.role.filter(mask), "text": self._text.filter(mask)}
+        )
         told = frame.group_by("row", maintain_order=True).agg(what.alias("told"))
         out = [""] * len(self)
         for row, text in told.iter_rows():
@@ -213,4 +217,3 @@ class Opened:
             new[name] = pc.replace_with_mask(self.batch[name], told, strings.slice(at, n))
             at += n
         return replace(self.batch, **new, label=self._label, **self._columns)
-

@@ -20,7 +20,7 @@ from luthier.core import plugin
 
 from .report import Account
 from .rules.rule import RowRule, Rule
-from .spec import RulesSpec, SplitSpec
+from .spec import RulesSpec
 from .split import Sides
 
 
@@ -57,13 +57,13 @@ class Group:
         return bool(self.keyed) or self.sides is not None
 
 
-def plan_of(rules: RulesSpec, sides: Sides, named: tuple[str, ...] = ()) -> tuple[list[Group], list[Group]]:
-    """(groups up to the sides, of which the last divides; groups for train alone).
+def plan_of(rules: RulesSpec, sides: Sides, named: tuple[str, ...] = ()) -> list[Group]:
+    """In order; those after the one that divides are for train alone.
 
     >>> rules = RulesSpec.model_validate({"quality": ["normalize", "deduplicate", "drop_empty"]})
-    >>> before, after = plan_of(rules, Sides(SplitSpec(), stratify=False))
-    >>> [([s.rule.name for s in g.rows], [s.rule.name for s in g.keyed], g.numbers) for g in before], after
-    ([(['normalize'], ['deduplicate'], ()), (['drop_empty'], [], None)], [])
+    >>> told = plan_of(rules, Sides(SplitSpec(), stratify=False))
+    >>> [([s.rule.name for s in g.rows], [s.rule.name for s in g.keyed], g.numbers) for g in told]
+    [(['normalize'], ['deduplicate'], ()), (['drop_empty'], [], None)]
     """
     wishes = rules.ordered
     steps = [Step(plugin.load("rule", wish.name), wish.settings) for wish in wishes]
@@ -76,7 +76,7 @@ def plan_of(rules: RulesSpec, sides: Sides, named: tuple[str, ...] = ()) -> tupl
     before[-1] = replace(before[-1], sides=sides, hidden=last_private >= divide)
     first = next(n for n, group in enumerate(before) if group.needs_keys)
     before[first] = replace(before[first], numbers=named)
-    return before, _grouped(steps[divide:])
+    return before + _grouped(steps[divide:])
 
 
 def _grouped(steps: Iterable[Step]) -> list[Group]:
@@ -94,4 +94,3 @@ def _grouped(steps: Iterable[Step]) -> list[Group]:
     if rows or keyed:
         found.append(Group(tuple(rows), tuple(keyed)))
     return found
-

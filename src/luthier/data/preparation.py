@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from luthier.core.stage import Context
 from . import mapping, report, split
 from .connectors.protocol import Connector
 from .engines.group import REMOVED
-from .engines.local import Batches, Divided, LocalEngine, SortedParquet
+from .engines.local import Batches, LocalEngine, SortedParquet
 from .mapping import Bad, Layout
 from .plan import Group, plan_of
 from .prepare import PrepareSpec, source_names
@@ -43,15 +42,6 @@ class Source:
     spec: SourceSpec
     name: str
     connector: Connector
-
-
-class Written:
-    """What the files hold, counted as they are written."""
-
-    def __init__(self, sources: Sequence[str]) -> None:
-        self.by_source = {name: dict.fromkeys(split.SIDES, 0) for name in sources}
-        self.by_label: dict[str, dict[str, int]] = {}
-        self.characters = 0
 
 
 class Preparation:
@@ -74,6 +64,12 @@ class Preparation:
         self._read_account = Account("read", {}, 1)
         self._sides_account = Account("split", spec.data.split.plain(), 1)
         self._accounts: list[Account] = []
+        self._files = {
+            name: SortedParquet(out / f"{name}.parquet", RECORD, work / name) for name in split.SIDES
+        }
+        self._by_source = {name: dict.fromkeys(split.SIDES, 0) for name in names}
+        self._by_label: dict[str, dict[str, int]] = {}
+        self._characters = 0
 
     @property
     def removed_rows(self) -> int:
@@ -84,16 +80,17 @@ class Preparation:
         sources = self._sources()
         named = tuple(source.name for source in sources if source.spec.map and source.spec.map.id)
         sides = split.Sides(self.spec.data.split, self._stratify())
-        before, after = plan_of(self.spec.data.rules, sides, named)
         rows = self._read(sources)
-        for group in before[:-1]:
-            rows = (batch for batch, _ in self._run(group, rows))
-        facts = self._write(self._run(before[-1], rows), after)
+        for group in plan_of(self.spec.data.rules, sides, named):
+            rows = self._run(group, rows)
+        for batch in rows:
+            self._write(batch, "train")
+        facts = self._facts()
         self._removed.close()
         self._account()
         return facts
 
-    def _run(self, group: Group, rows: Batches) -> Divided:
+    def _run(self, group: Group, rows: Batches) -> Batches:
         accounts = [step.account() for step in group.steps]
         self._accounts += accounts
         if group.sides is not None:
@@ -167,7 +164,9 @@ class Preparation:
             )
         account.removed += len(bad.origins)
         shown = [HIDDEN] * len(bad.origins) if self._private else bad.previews
-        account.show([report.removed(*one) for one in zip(bad.origins, ([s] for s in shown), bad.reasons, strict=True)])
+        account.show(
+            [report.removed(*one) for one in zip(bad.origins, ([s] for s in shown), bad.reasons, strict=True)]
+        )
         ids = hashed([f"unread:{layout.source}\0{origin}" for origin in bad.origins])
         rows = [
             ids,
@@ -213,7 +212,7 @@ class Preparation:
         """The labels that there are, before the rows are divided."""
         if not self.classify:
             return
-        counts = dict(ask(f"SELECT label, count(*) FROM {rows} GROUP BY label ORDER BY label"))  # noqa: S608  the engine's name
+        counts = dict(ask(f"SELECT label, count(*) FROM {rows} GROUP BY label ORDER BY label"))
         n = sum(counts.values())
         if self.spec.task.labels != "auto":
             self.labels = list(self.spec.task.labels)
@@ -244,43 +243,21 @@ class Preparation:
             )
         return wish.stratify == "label" or (wish.stratify == "auto" and self.classify)
 
-    def _write(self, divided: Divided, after: Sequence[Group]) -> dict[str, Any]:
-        """Held-out rows as they come, and those of train after the rules of quantity."""
-        files = {
-            name: SortedParquet(self.out / f"{name}.parquet", RECORD, self.work / name) for name in split.SIDES
-        }
-        written = Written(source_names(self.spec.data.sources))
+    def held(self, batch: pa.RecordBatch, side: str) -> None:
+        """Rows of validation and test are written as the engine divides them."""
+        self._write(batch, side)
 
-        def train() -> Batches:
-            for batch, sides in divided:
-                self.at.check()
-                for name in split.SIDES[1:]:
-                    self._write_rows(batch.filter(pc.equal(sides, name)), name, files[name], written)
-                yield batch.filter(pc.equal(sides, "train"))
-
-        rows: Batches = (batch for batch in train() if batch.num_rows)
-        for group in after:
-            rows = (batch for batch, _ in self._run(group, rows))
-        for batch in rows:
-            self._write_rows(batch, "train", files["train"], written)
-        counts = {name: file.rows for name, file in files.items()}
-        self._refuse_empty(counts)
-        for file in files.values():
-            file.close()
-        wish = self.spec.data.split
-        asked = [side for side in split.SIDES if side == "train" or getattr(wish, side) > 0]
-        for sentence in split.missing_labels(written.by_label, asked):
-            self._warn("split", sentence)
-        return self._facts(counts, written)
-
-    def _write_rows(self, rows: pa.RecordBatch, side: str, file: SortedParquet, written: Written) -> None:
+    def _write(self, rows: pa.RecordBatch, side: str) -> None:
+        self.at.check()
         for source in pc.unique(rows["source"]).to_pylist():
-            told = with_instruction(rows.filter(pc.equal(rows["source"], source)), *self._instruction_of(source))
-            file.write(told)
-            written.characters += int(contents(told).str.len_chars().sum())
-            written.by_source[source][side] += told.num_rows
+            mine = rows.filter(pc.equal(rows["source"], source))
+            told = with_instruction(mine, *self._instruction_of(source))
+            self._files[side].write(told)
+            self._characters += int(contents(told).str.len_chars().sum())
+            self._by_source[source][side] += told.num_rows
             for entry in pc.value_counts(told["label"]).to_pylist() if self.classify else []:
-                written.by_label.setdefault(entry["values"], dict.fromkeys(split.SIDES, 0))[side] += entry["counts"]
+                by_side = self._by_label.setdefault(entry["values"], dict.fromkeys(split.SIDES, 0))
+                by_side[side] += entry["counts"]
 
     def _instruction(self) -> str | None:
         if self.spec.task.instruction is None and self.labels is not None:
@@ -322,7 +299,16 @@ class Preparation:
                 f"no row fell into validation, because there are too few {by}; training cannot be watched",
             )
 
-    def _facts(self, counts: dict[str, int], written: Written) -> dict[str, Any]:
+    def _facts(self) -> dict[str, Any]:
+        """Close the files; what goes into dataset.json."""
+        counts = {name: file.rows for name, file in self._files.items()}
+        self._refuse_empty(counts)
+        for file in self._files.values():
+            file.close()
+        wish = self.spec.data.split
+        asked = [side for side in split.SIDES if side == "train" or getattr(wish, side) > 0]
+        for sentence in split.missing_labels(self._by_label, asked):
+            self._warn("split", sentence)
         task = self.spec.task
         return {
             "task": {
@@ -334,13 +320,15 @@ class Preparation:
             "counts": counts,
             "sources": [
                 {"name": name, "instruction": self._instruction_of(name)[0], "counts": by_side}
-                for name, by_side in written.by_source.items()
+                for name, by_side in self._by_source.items()
             ],
             "split": {**self.spec.data.split.plain(), "stratified": self._stratify()},
-            "labels": {label: written.by_label.get(label, dict.fromkeys(split.SIDES, 0)) for label in self.labels}
+            "labels": {
+                label: self._by_label.get(label, dict.fromkeys(split.SIDES, 0)) for label in self.labels
+            }
             if self.labels
             else None,
-            "characters": written.characters,
+            "characters": self._characters,
         }
 
     # accounts

@@ -84,14 +84,14 @@ def decide(database: duckdb.DuckDBPyConnection, rows: str, sides: Sides) -> str:
     spec = sides.spec
     stratum = "coalesce(label, '')" if sides.stratify else "''"
     held = spec.test + spec.validation
-    database.execute(f"CREATE TABLE drawn AS SELECT DISTINCT {stratum} AS stratum, key, u FROM {rows}")  # noqa: S608
+    database.execute(f"CREATE TABLE drawn AS SELECT DISTINCT {stratum} AS stratum, key, u FROM {rows}")
     rich = "SELECT stratum FROM drawn GROUP BY stratum HAVING count(DISTINCT key) >= "
     database.execute(f"CREATE TABLE rich AS {rich} {FEWEST_KEYS}")
-    database.execute(f"CREATE TABLE test_keys AS SELECT DISTINCT key FROM drawn WHERE u < {spec.test!r}")  # noqa: S608
+    database.execute(f"CREATE TABLE test_keys AS SELECT DISTINCT key FROM drawn WHERE u < {spec.test!r}")
     if spec.test > 0:
         _help(database, "test_keys", "drawn")
     database.execute("CREATE VIEW free AS SELECT * FROM drawn WHERE key NOT IN (SELECT key FROM test_keys)")
-    database.execute(f"CREATE TABLE validation_keys AS SELECT DISTINCT key FROM free WHERE u < {held!r}")  # noqa: S608
+    database.execute(f"CREATE TABLE validation_keys AS SELECT DISTINCT key FROM free WHERE u < {held!r}")
     if spec.validation > 0:
         _help(database, "validation_keys", "free")
     return f"""
@@ -105,7 +105,7 @@ def decide(database: duckdb.DuckDBPyConnection, rows: str, sides: Sides) -> str:
             CASE WHEN furthest > side
                  THEN 'the same input is in the ' || ['train', 'validation', 'test'][furthest + 1] || ' split, in another group'
             END AS reason
-        FROM reach"""  # noqa: S608  the name is the engine's
+        FROM reach"""
 
 
 def _help(database: duckdb.DuckDBPyConnection, table: str, candidates: str) -> None:
@@ -115,7 +115,7 @@ def _help(database: duckdb.DuckDBPyConnection, table: str, candidates: str) -> N
         SELECT DISTINCT arg_min(key, (u, key)) FROM {candidates}
         WHERE stratum IN (SELECT stratum FROM rich)
           AND stratum NOT IN (SELECT d.stratum FROM drawn d JOIN {table} t ON d.key = t.key)
-        GROUP BY stratum""")  # noqa: S608  the names are this file's own
+        GROUP BY stratum""")
 
 
 def missing_labels(counts: dict[str, dict[str, int]], sides: Iterable[str]) -> list[str]:

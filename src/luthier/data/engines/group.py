@@ -141,10 +141,7 @@ def remove(
         return batch, None
     gone = reasons.is_valid()
     away = batch.filter(gone)
-    lines = _see_removals(
-        Opened(away), np.arange(away.num_rows), reasons.filter(gone), account, hidden
-    )
+    lines = _see_removals(Opened(away), np.arange(away.num_rows), reasons.filter(gone), account, hidden)
     kept = batch.filter(reasons.is_null())
     account.count(batch.num_rows, kept.num_rows)
     return kept, lines
-

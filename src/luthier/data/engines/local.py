@@ -30,8 +30,6 @@ from luthier.data.rules.rule import KeyedRule
 from .group import Grouped, remove, run_group
 
 Batches = Iterator[pa.RecordBatch]
-Divided = Iterator[tuple[pa.RecordBatch, pa.Array | None]]
-"""Rows, and where the group divides them the side of each."""
 Discard = Callable[[pa.RecordBatch], None]
 """Keeps the lines of what was removed."""
 
@@ -49,6 +47,9 @@ class Look(Protocol):
 
     def settle(self, ask: Ask, rows: str) -> None:
         """The table of rows that are about to be divided; it has a column `label`."""
+
+    def held(self, batch: pa.RecordBatch, side: str) -> None:
+        """Rows of a side that is held out: they go no further."""
 
 
 class Spool:
@@ -128,7 +129,7 @@ class Keys:
         """`sql` gives (row, ...) with exactly one line per row, in any order."""
         path = self._folder / "decisions.parquet"
         quoted = str(path).replace("'", "''")
-        self.database.execute(f"COPY (SELECT * FROM ({sql}) ORDER BY row) TO '{quoted}' (FORMAT parquet)")  # noqa: S608
+        self.database.execute(f"COPY (SELECT * FROM ({sql}) ORDER BY row) TO '{quoted}' (FORMAT parquet)")
         self.database.close()
         return Decisions(path)
 
@@ -161,14 +162,14 @@ class LocalEngine:
         batches: Batches,
         accounts: Sequence[Account],
         look: Look,
-    ) -> Divided:
-        """The rows after a group; batches without any vanish. `accounts` are of the group's steps, and of the sides if it
-        has any, and are added to."""
+    ) -> Batches:
+        """The rows after a group, where it divides them those of train; batches without any vanish. `accounts` are of the
+        group's steps, and of the sides if it has any, and are added to."""
         self._groups += 1
         passed = self._passed(group, batches, accounts, look)
         if not group.needs_keys:
             for found in passed:
-                yield found.batch, None
+                yield found.batch
             return
         folder = self._work / f"group-{self._groups}"
         spool, table = Spool(folder / "rows.arrow", RECORD), Keys(folder)
@@ -180,7 +181,9 @@ class LocalEngine:
             for batch in spool.read():
                 self._check()
                 decided = decisions.take(batch.num_rows)
-                yield from self._apply(group, batch, decided, accounts)
+                kept = self._apply(group, batch, decided, accounts, look)
+                if kept.num_rows:
+                    yield kept
         spool.remove()
         shutil.rmtree(folder)
 
@@ -204,8 +207,13 @@ class LocalEngine:
                 yield found
 
     def _apply(
-        self, group: Group, batch: pa.RecordBatch, decided: pa.Table, accounts: Sequence[Account]
-    ) -> Divided:
+        self,
+        group: Group,
+        batch: pa.RecordBatch,
+        decided: pa.Table,
+        accounts: Sequence[Account],
+        look: Look,
+    ) -> pa.RecordBatch:
         step, reasons, side, ids = (
             decided[name].combine_chunks() for name in ("step", "reason", "side", "id")
         )
@@ -224,8 +232,11 @@ class LocalEngine:
                 self._discard(lines)
                 stays = why.is_null()
                 step, reasons, side = (column.filter(stays) for column in (step, reasons, side))
-        if batch.num_rows:
-            yield batch, side.cast(pa.string()) if group.sides is not None else None
+        if group.sides is None:
+            return batch
+        for name in split.SIDES[1:]:
+            look.held(batch.filter(pc.equal(side, name)), name)
+        return batch.filter(pc.equal(side, split.SIDES[0]))
 
 
 def _decide(group: Group, table: Keys, accounts: Sequence[Account], look: Look) -> str:
@@ -240,7 +251,7 @@ def _decide(group: Group, table: Keys, accounts: Sequence[Account], look: Look) 
         with account.clock():
             _view(table, f"k{n}_", f"rows_{n}")
             sql = step.rule.primitive(step.settings).decide(f"rows_{n}", table.ask, account.notes.append)
-            run(f"INSERT INTO gone SELECT row, {n}, reason FROM ({sql}) AS told")  # noqa: S608  ours and the rules'
+            run(f"INSERT INTO gone SELECT row, {n}, reason FROM ({sql}) AS told")
     side = "SELECT row, NULL::VARCHAR AS side, NULL::VARCHAR AS reason FROM keys WHERE false"
     if group.sides is not None:
         with accounts[-1].clock():
@@ -251,7 +262,7 @@ def _decide(group: Group, table: Keys, accounts: Sequence[Account], look: Look) 
     return f"""
         SELECT n.row, n.id, coalesce(g.step, CASE WHEN s.reason IS NOT NULL THEN {last} ELSE -1 END) AS step,
             coalesce(g.reason, s.reason) AS reason, s.side
-        FROM named AS n LEFT JOIN gone AS g ON g.row = n.row LEFT JOIN ({side}) AS s ON s.row = n.row"""  # noqa: S608
+        FROM named AS n LEFT JOIN gone AS g ON g.row = n.row LEFT JOIN ({side}) AS s ON s.row = n.row"""
 
 
 def _view(table: Keys, prefix: str, name: str) -> None:

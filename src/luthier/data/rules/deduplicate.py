@@ -34,9 +34,7 @@ def _keys(rows: Opened, settings: Deduplicate) -> pa.RecordBatch:
 
     asked = rows.hashed_inputs(fold=settings.fold)
     key = asked if settings.on == "user" else hashed(rows.whole(), fold=settings.fold)
-    return pa.record_batch(
-        {"key": key, "input": asked, "answer": hashed(rows.answers(), fold=settings.fold)}
-    )
+    return pa.record_batch({"key": key, "input": asked, "answer": hashed(rows.answers(), fold=settings.fold)})
 
 
 deduplicate = KeyedRule(

@@ -48,8 +48,14 @@ def _run(rows: Opened, settings: Length) -> Said:
     sizes = rows.per_row(np.where(rows.says(*roles[settings.on]), size, 0), "sum").astype(np.int64)
     few = sizes < (settings.min or 0)
     many = np.zeros_like(few) if settings.max is None else sizes > settings.max
-    why = {row: f"{sizes[row]} {settings.unit}, fewer than {settings.min}" for row in np.flatnonzero(few).tolist()}
-    why |= {row: f"{sizes[row]} {settings.unit}, more than {settings.max}" for row in np.flatnonzero(many).tolist()}
+    why = {
+        row: f"{sizes[row]} {settings.unit}, fewer than {settings.min}"
+        for row in np.flatnonzero(few).tolist()
+    }
+    why |= {
+        row: f"{sizes[row]} {settings.unit}, more than {settings.max}"
+        for row in np.flatnonzero(many).tolist()
+    }
     return Said(removed=rows.reasons(why))
 
 
