@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.data import split
+from luthier.data.opened import Opened
 from luthier.data.records import RECORD, fold
 from luthier.data.spec import SplitSpec
 
@@ -56,15 +57,14 @@ def divide(
         for i, (said, label, group) in enumerate(rows)
     ]
     batch = pa.RecordBatch.from_pylist(records, schema=RECORD)
-    keys = pa.table(split.keys(batch, spec).append_column("row", pa.array(range(len(rows)))))
+    keys = pa.table({**split.keys(Opened(batch), spec), "row": pa.array(range(len(rows)))})
     database = DATABASE[0]
     database.begin()  # and never committed: the tables are gone for the next call
     try:
         database.register("given", keys)
         database.execute("CREATE TABLE keys AS SELECT * FROM given")
-        found = database.execute(
-            f"SELECT row, side, reason FROM ({split.decide(database, spec, stratify)}) ORDER BY row"
-        ).fetchall()
+        sql = split.decide(database, "keys", split.Sides(spec, stratify))
+        found = database.execute(f"SELECT row, side, reason FROM ({sql}) ORDER BY row").fetchall()
     finally:
         database.rollback()
     assert [row for row, _, _ in found] == list(range(len(rows)))

@@ -39,7 +39,8 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
     """Raises what a rule raises: DataError."""
     opened = Opened(batch)
     alive = np.ones(batch.num_rows, bool)
-    accounts, removed = [], []
+    accounts: list[Account] = []
+    removed: list[pa.RecordBatch] = []
     edited = False
     for step in group.rows:
         accounts.append(account := step.account())
