@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import duckdb
@@ -115,7 +116,7 @@ def test_an_opened_batch_closes_as_it_was_and_knows_its_bytes(rows: list[Any]) -
     assert opened.close().equals(batch)
     data, edges = opened.bytes
     every = opened.text.to_list()
-    assert [bytes(data[a:b]).decode() for a, b in zip(edges, edges[1:], strict=False)] == every
+    assert [bytes(data[a:b]).decode() for a, b in pairwise(edges)] == every
     from luthier.data.opened import KINDS
 
     wanted = [0] * len(every)

@@ -63,7 +63,7 @@ def divide(
     try:
         database.register("given", keys)
         database.execute("CREATE TABLE keys AS SELECT * FROM given")
-        sql = split.decide(database, "keys", split.Sides(spec, stratify))
+        sql = split.decide("keys", split.Sides(spec, stratify))
         found = database.execute(f"SELECT row, side, reason FROM ({sql}) ORDER BY row").fetchall()
     finally:
         database.rollback()

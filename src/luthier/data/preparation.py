@@ -212,7 +212,9 @@ class Preparation:
         """The labels that there are, before the rows are divided."""
         if not self.classify:
             return
-        counts: dict[str, int] = dict(ask(f"SELECT label, count(*) FROM {rows} GROUP BY label ORDER BY label"))
+        counts: dict[str, int] = dict(
+            ask(f"SELECT label, count(*) FROM {rows} GROUP BY label ORDER BY label")
+        )
         n = sum(counts.values())
         if self.spec.task.labels != "auto":
             self.labels = list(self.spec.task.labels)

@@ -22,16 +22,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from .opened import Opened
 from .records import hashed
 from .spec import SplitSpec
-
-if TYPE_CHECKING:
-    import duckdb
 
 SIDES = ("train", "validation", "test")
 FEWEST_KEYS = 5
@@ -79,43 +75,48 @@ def keys(rows: Opened, spec: SplitSpec) -> dict[str, pa.Array]:
     }
 
 
-def decide(database: duckdb.DuckDBPyConnection, rows: str, sides: Sides) -> str:
-    """SQL that gives (row, side, reason) over the table `rows`; `reason` is null unless the row is to be set aside."""
+def decide(rows: str, sides: Sides) -> str:
+    """SQL that gives (row, side, reason) over the table `rows`; `reason` is null unless the row is to be set aside.
+
+    The words are those that DuckDB and Spark share. A stratum is rich when it has keys enough for every side.
+    """
     spec = sides.spec
     stratum = "coalesce(label, '')" if sides.stratify else "''"
     held = spec.test + spec.validation
-    database.execute(f"CREATE TABLE drawn AS SELECT DISTINCT {stratum} AS stratum, key, u FROM {rows}")
-    rich = "SELECT stratum FROM drawn GROUP BY stratum HAVING count(DISTINCT key) >= "
-    database.execute(f"CREATE TABLE rich AS {rich} {FEWEST_KEYS}")
-    database.execute(f"CREATE TABLE test_keys AS SELECT DISTINCT key FROM drawn WHERE u < {spec.test!r}")
-    if spec.test > 0:
-        _help(database, "test_keys", "drawn")
-    database.execute("CREATE VIEW free AS SELECT * FROM drawn WHERE key NOT IN (SELECT key FROM test_keys)")
-    database.execute(f"CREATE TABLE validation_keys AS SELECT DISTINCT key FROM free WHERE u < {held!r}")
-    if spec.validation > 0:
-        _help(database, "validation_keys", "free")
     return f"""
-        WITH placed AS (
+        WITH drawn AS (SELECT DISTINCT {stratum} AS stratum, key, u FROM {rows}),
+        rich AS (SELECT stratum FROM drawn GROUP BY stratum HAVING count(DISTINCT key) >= {FEWEST_KEYS}),
+        test_drawn AS (SELECT DISTINCT key FROM drawn WHERE u < {spec.test!r}),
+        test_keys AS (SELECT key FROM test_drawn {_helped("drawn", "test_drawn", spec.test)}),
+        free AS (SELECT stratum, key, u FROM drawn WHERE key NOT IN (SELECT key FROM test_keys)),
+        validation_drawn AS (SELECT DISTINCT key FROM free WHERE u < {held!r}),
+        validation_keys AS (SELECT key FROM validation_drawn {_helped("free", "validation_drawn", spec.validation)}),
+        placed AS (
             SELECT row, input,
                 CASE WHEN key IN (SELECT key FROM test_keys) THEN 2
-                     WHEN key IN (SELECT key FROM validation_keys) THEN 1 ELSE 0 END AS side
+                     WHEN key IN (SELECT key FROM validation_keys) THEN 1 ELSE 0 END AS place
             FROM {rows}),
-        reach AS (SELECT *, max(side) OVER (PARTITION BY input) AS furthest FROM placed)
-        SELECT row, ['train', 'validation', 'test'][side + 1] AS side,
-            CASE WHEN furthest > side
-                 THEN 'the same input is in the ' || ['train', 'validation', 'test'][furthest + 1] || ' split, in another group'
+        reach AS (SELECT row, place, max(place) OVER (PARTITION BY input) AS furthest FROM placed)
+        SELECT row, {_name("place")} AS side,
+            CASE WHEN furthest > place
+                 THEN 'the same input is in the ' || {_name("furthest")} || ' split, in another group'
             END AS reason
         FROM reach"""
 
 
-def _help(database: duckdb.DuckDBPyConnection, table: str, candidates: str) -> None:
-    """Give every rich stratum that has no key in `table` its candidate with the lowest draw."""
-    database.execute(f"""
-        INSERT INTO {table}
-        SELECT DISTINCT arg_min(key, (u, key)) FROM {candidates}
-        WHERE stratum IN (SELECT stratum FROM rich)
-          AND stratum NOT IN (SELECT d.stratum FROM drawn d JOIN {table} t ON d.key = t.key)
-        GROUP BY stratum""")
+def _name(place: str) -> str:
+    return f"CASE {place} WHEN 0 THEN 'train' WHEN 1 THEN 'validation' ELSE 'test' END"
+
+
+def _helped(candidates: str, taken: str, share: float) -> str:
+    """For every rich stratum that has no key among those taken, its candidate with the lowest draw."""
+    if share == 0:
+        return ""
+    return f"""UNION SELECT key FROM (
+            SELECT key, row_number() OVER (PARTITION BY stratum ORDER BY u, key) AS n FROM {candidates}
+            WHERE stratum IN (SELECT stratum FROM rich)
+              AND stratum NOT IN (SELECT d.stratum FROM drawn AS d JOIN {taken} AS t ON d.key = t.key)) AS lowest
+        WHERE n = 1"""
 
 
 def missing_labels(counts: dict[str, dict[str, int]], sides: Iterable[str]) -> list[str]:

@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from luthier.data import numbering, split
+from luthier.data import split
 from luthier.data.plan import Group
 from luthier.data.records import RECORD, replace
 from luthier.data.report import Account
 from luthier.data.rules.primitives import Ask
-from luthier.data.rules.rule import KeyedRule
 
+from .decide import decide
 from .group import Grouped, remove, run_group
 
 Batches = Iterator[pa.RecordBatch]
@@ -84,7 +84,7 @@ class Keys:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self.database = duckdb.connect(
+        self._database = duckdb.connect(
             str(folder / "keys.duckdb"),
             config={
                 "memory_limit": MEMORY,
@@ -107,14 +107,14 @@ class Keys:
     def _flush(self) -> None:
         if not self._waiting:
             return
-        self.database.register("waiting", pa.Table.from_batches(self._waiting))
+        self._database.register("waiting", pa.Table.from_batches(self._waiting))
         fill = (
             "INSERT INTO keys SELECT * FROM waiting"
             if self._made
             else "CREATE TABLE keys AS SELECT * FROM waiting"
         )
-        self.database.execute(fill)
-        self.database.unregister("waiting")
+        self._database.execute(fill)
+        self._database.unregister("waiting")
         self._waiting, self._made = [], True
 
     def ready(self) -> bool:
@@ -122,15 +122,25 @@ class Keys:
         self._flush()
         return self._made
 
+    @property
+    def columns(self) -> list[str]:
+        return [name for (name,) in self.ask("SELECT column_name FROM (DESCRIBE keys)")]
+
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        return self.database.execute(sql).fetchall()
+        return self._database.execute(sql).fetchall()
+
+    def view(self, name: str, sql: str) -> None:
+        self._database.execute(f"CREATE VIEW {name} AS {sql}")
+
+    def keep(self, name: str, sql: str) -> None:
+        self._database.execute(f"CREATE TABLE {name} AS {sql}")
 
     def decisions(self, sql: str) -> Decisions:
         """`sql` gives (row, ...) with exactly one line per row, in any order."""
         path = self._folder / "decisions.parquet"
         quoted = str(path).replace("'", "''")
-        self.database.execute(f"COPY (SELECT * FROM ({sql}) ORDER BY row) TO '{quoted}' (FORMAT parquet)")
-        self.database.close()
+        self._database.execute(f"COPY (SELECT * FROM ({sql}) ORDER BY row) TO '{quoted}' (FORMAT parquet)")
+        self._database.close()
         return Decisions(path)
 
 
@@ -177,7 +187,7 @@ class LocalEngine:
             table.add(found.keys)
             spool.write(found.batch)
         if table.ready():
-            decisions = table.decisions(_decide(group, table, accounts, look))
+            decisions = table.decisions(decide(group, table, accounts, look))
             for batch in spool.read():
                 self._check()
                 decided = decisions.take(batch.num_rows)
@@ -237,42 +247,6 @@ class LocalEngine:
         for name in split.SIDES[1:]:
             look.held(batch.filter(pc.equal(side, name)), name)
         return batch.filter(pc.equal(side, split.SIDES[0]))
-
-
-def _decide(group: Group, table: Keys, accounts: Sequence[Account], look: Look) -> str:
-    """SQL that gives (row, id, step, reason, side) for every row; the sides' own step comes last."""
-    run = table.database.execute
-    ids = "SELECT row, id FROM keys" if group.numbers is None else numbering.decide(table.ask)
-    run(f"CREATE TABLE named AS {ids}")
-    run("CREATE TABLE gone (row BIGINT, step INTEGER, reason VARCHAR)")
-    for n, step in enumerate(group.keyed):
-        account = accounts[len(group.rows) + n]
-        assert isinstance(step.rule, KeyedRule)
-        with account.clock():
-            _view(table, f"k{n}_", f"rows_{n}")
-            sql = step.rule.primitive(step.settings).decide(f"rows_{n}", table.ask, account.notes.append)
-            run(f"INSERT INTO gone SELECT row, {n}, reason FROM ({sql}) AS told")
-    side = "SELECT row, NULL::VARCHAR AS side, NULL::VARCHAR AS reason FROM keys WHERE false"
-    if group.sides is not None:
-        with accounts[-1].clock():
-            _view(table, "s_", "rows_side")
-            look.settle(table.ask, "rows_side")
-            side = split.decide(table.database, "rows_side", group.sides)
-    last = len(group.keyed)
-    return f"""
-        SELECT n.row, n.id, coalesce(g.step, CASE WHEN s.reason IS NOT NULL THEN {last} ELSE -1 END) AS step,
-            coalesce(g.reason, s.reason) AS reason, s.side
-        FROM named AS n LEFT JOIN gone AS g ON g.row = n.row LEFT JOIN ({side}) AS s ON s.row = n.row"""
-
-
-def _view(table: Keys, prefix: str, name: str) -> None:
-    """The rows that are still there, with the columns of one step under their own names."""
-    columns = [row[0] for row in table.ask("SELECT column_name FROM (DESCRIBE keys)")]
-    own = [f'k."{c}" AS "{c.removeprefix(prefix)}"' for c in columns if c.startswith(prefix)]
-    table.database.execute(
-        f"CREATE VIEW {name} AS SELECT {', '.join(['k.row', 'n.id', *own])} FROM keys AS k "
-        "JOIN named AS n ON n.row = k.row WHERE NOT EXISTS (SELECT 1 FROM gone AS g WHERE g.row = k.row)"
-    )
 
 
 class SortedParquet:

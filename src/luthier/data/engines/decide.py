@@ -1,0 +1,81 @@
+"""What a group's keyed rules, the numbering and the sides decide over the keys of all rows: the order of the questions,
+the same for every engine. An engine brings `Tables`, which answers SQL.
+
+    keys     row (the number of the row in its stream), id, and each step's columns: k0_.., k1_.., u_.. (numbering), s_..
+    named    row, id                     ids after numbering
+    gone_n   row, step, reason           what the first n keyed rules remove; each sees the rows that are left
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from luthier.data import numbering, split
+from luthier.data.plan import Group
+from luthier.data.report import Account
+from luthier.data.rules.primitives import Ask
+from luthier.data.rules.rule import KeyedRule
+
+
+class Tables(Protocol):
+    """`keys` is there. SQL is of the kind that DuckDB and Spark both know."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Of `keys`."""
+
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        """A small answer."""
+
+    def view(self, name: str, sql: str) -> None:
+        """A name for a question."""
+
+    def keep(self, name: str, sql: str) -> None:
+        """A table with the answer."""
+
+
+class Settles(Protocol):
+    """Wants to see the rows before they are divided."""
+
+    def settle(self, ask: Ask, rows: str) -> None: ...
+
+
+def decide(group: Group, tables: Tables, accounts: Sequence[Account], look: Settles) -> str:
+    """SQL that gives (row, id, step, reason, side) for every row. `step` is the keyed rule that removes it, their number
+    where the sides set it aside, -1 where it stays. Raises DataError."""
+    ids = "SELECT row, id FROM keys" if group.numbers is None else numbering.decide(tables.ask)
+    tables.keep("named", ids)
+    tables.keep("gone_0", "SELECT row, 0 AS step, id AS reason FROM named WHERE row < 0")
+    for n, step in enumerate(group.keyed):
+        account = accounts[len(group.rows) + n]
+        assert isinstance(step.rule, KeyedRule)
+        with account.clock():
+            _left(tables, n, f"k{n}_", f"rows_{n}")
+            sql = step.rule.primitive(step.settings).decide(f"rows_{n}", tables.ask, account.notes.append)
+            more = f"SELECT row, {n} AS step, reason FROM ({sql}) AS told"
+            tables.keep(f"gone_{n + 1}", f"SELECT row, step, reason FROM gone_{n} UNION ALL {more}")
+    last = len(group.keyed)
+    if group.sides is None:
+        sides = "SELECT row, id AS side, id AS reason FROM named WHERE row < 0"
+    else:
+        with accounts[-1].clock():
+            _left(tables, last, "s_", "rows_side")
+            look.settle(tables.ask, "rows_side")
+            tables.keep("divided", split.decide("rows_side", group.sides))
+            sides = "SELECT row, side, reason FROM divided"
+    return (
+        f"SELECT n.row, n.id, coalesce(g.step, CASE WHEN s.reason IS NOT NULL THEN {last} ELSE -1 END) AS step, "
+        "coalesce(g.reason, s.reason) AS reason, s.side FROM named AS n "
+        f"LEFT JOIN gone_{last} AS g ON g.row = n.row LEFT JOIN ({sides}) AS s ON s.row = n.row"
+    )
+
+
+def _left(tables: Tables, after: int, prefix: str, name: str) -> None:
+    """The rows that are still there after some keyed rules, with the columns of one step under their own names."""
+    own = [f"k.{c} AS {c.removeprefix(prefix)}" for c in tables.columns if c.startswith(prefix)]
+    tables.view(
+        name,
+        f"SELECT {', '.join(['k.row', 'n.id', *own])} FROM keys AS k JOIN named AS n ON n.row = k.row "
+        f"WHERE NOT EXISTS (SELECT 1 FROM gone_{after} AS g WHERE g.row = k.row)",
+    )
