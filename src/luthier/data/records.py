@@ -14,7 +14,7 @@ content, not the place: rows may be reordered, files renamed, rules changed, and
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -97,13 +97,27 @@ def fold(text: str) -> str:
 
 def hashed(texts: Iterable[str] | pa.Array, *, fold: bool = False, salt: str = "") -> pa.Array:
     """128-bit hashes as hexadecimal digits [B]."""
-    strings = texts.to_pylist() if isinstance(texts, pa.Array) else texts
+    strings = texts.to_pylist() if isinstance(texts, pa.Array) else list(texts)
     if fold:
-        strings = (_fold(text) for text in strings)
+        strings = folded(strings)
     return pa.array([_hash(salt + text) for text in strings], pa.string())
 
 
-_fold = fold  # `hashed` has a keyword of that name
+def folded(texts: Sequence[str]) -> list[str]:
+    """`fold` of each, those of ASCII alone all at once.
+
+    >>> folded([" A\t\x1fb ", "Ａ"])
+    ['a b', 'a']
+    """
+    series = pl.Series(texts, dtype=pl.String)
+    ascii_ = series.str.len_bytes() == series.str.len_chars()
+    plain = (
+        series.filter(ascii_)
+        .str.to_lowercase()
+        .str.replace_all(r"[\s\x1c-\x1f]{2,}|[\s\x1c-\x1f--\x20]", " ")
+    )
+    quick = iter(plain.str.strip_chars(" ").to_list())
+    return [next(quick) if one else fold(text) for text, one in zip(texts, ascii_, strict=True)]
 
 
 def _hash(text: str) -> str:
