@@ -20,6 +20,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "length": "luthier.data.rules.length:length",
         "deduplicate": "luthier.data.rules.deduplicate:deduplicate",
         "balance": "luthier.data.rules.balance:balance",
+        "augment": "luthier.data.rules.augment:augment",
     },
     "task": {
         "chat": "luthier.evaluation.tasks.chat:ChatTask",

@@ -116,6 +116,8 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
             pa.repeat(pa.scalar(layout.weight, pa.float32()), len(ids)),
             rejected,
             rating,
+            pa.nulls(len(ids), pa.string()),
+            pa.nulls(len(ids), pa.string()),
         ],
         schema=RECORD,
     )

@@ -342,10 +342,13 @@ class Preparation:
         for account in steps:
             self.reports.append(account.plain())
             figures = {
-                name: getattr(account, name) for name in ("rule", "rows_in", "rows_out", "removed", "changed")
+                name: getattr(account, name)
+                for name in ("rule", "rows_in", "rows_out", "removed", "changed", "added")
             }
             self.at.emit("rule", **figures, seconds=account.seconds)
-            idle = account.rows_in and not (account.removed or account.changed or account.counts)
+            idle = account.rows_in and not (
+                account.removed or account.changed or account.added or account.counts
+            )
             if account is not self._read_account and idle:
                 self.at.emit("note", about=account.rule, message=f"{account.rule} matched no row")
 

@@ -116,4 +116,4 @@ def source_names(sources: Sequence[SourceSpec]) -> list[str]:
     return names
 
 
-STAGE = Stage("dataset", 2, prepare)
+STAGE = Stage("dataset", 3, prepare)

@@ -17,6 +17,7 @@ from luthier.core.part import PartSpec
 from luthier.core.spec import Spec
 from luthier.core.units import Share
 
+from .rules.rule import GrowRule
 from .task import SourceTaskSpec
 
 Part = str | Annotated[list[str], Field(min_length=1)]
@@ -164,6 +165,15 @@ class RulesSpec(Spec):
     """Rules that keep what matters for the goal; they run second."""
     quantity: list[RuleSpec] = Field(default_factory=list)
     """Rules that decide how many rows there are; they run last."""
+
+    @model_validator(mode="after")
+    def _rows_are_made_in_train_alone(self) -> RulesSpec:
+        for wish in [*self.quality, *self.relevance]:
+            if isinstance(plugin.load("rule", wish.name), GrowRule):
+                raise ValueError(
+                    f"{wish.name} makes rows, which train alone may have; write it under quantity"
+                )
+        return self
 
     @property
     def ordered(self) -> list[RuleSpec]:

@@ -18,7 +18,7 @@ from luthier.data import numbering, report, split
 from luthier.data.opened import Opened
 from luthier.data.plan import Group, Step
 from luthier.data.report import HIDDEN, Account
-from luthier.data.rules.rule import KeyedRule, RowRule
+from luthier.data.rules.rule import GrowRule, KeyedRule, RowRule
 
 REMOVED = pa.schema([(name, pa.string()) for name in ("id", "origin", "rule", "reason", "preview")])
 PREVIEW = 200
@@ -58,11 +58,36 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
     if group.sides is not None:
         columns |= {f"s_{name}": told for name, told in split.keys(opened, group.sides.spec).items()}
     closed = opened.close() if edited else batch
+    if group.grows is not None:
+        closed = closed.filter(pa.array(alive))
+        accounts.append(account := group.grows.account())
+        with account.clock():
+            closed = _grown(group.grows, closed, account)
+        return Grouped(closed, accounts, removed, pa.record_batch({"id": closed["id"]}))
     keys = pa.record_batch({"id": closed["id"], **columns})
     if not alive.all():
         keep = pa.array(alive)
         closed, keys = closed.filter(keep), keys.filter(keep)
     return Grouped(closed, accounts, removed, keys)
+
+
+def _grown(step: Step, batch: pa.RecordBatch, account: Account) -> pa.RecordBatch:
+    """The rows, and after them those that were made of them."""
+    rule = step.rule
+    assert isinstance(rule, GrowRule)
+    opened = Opened(batch)
+    made = rule.grow(opened, step.settings)
+    account.count(batch.num_rows, batch.num_rows + made.num_rows)
+    account.added += made.num_rows
+    names, told = made["id"].to_pylist(), []
+    places = {name: row for row, name in enumerate(batch["id"].to_pylist())}
+    shown = Opened(made)
+    for k in report.lowest(names):
+        origin = places[made["made_from"][k].as_py()]
+        one = report.changed(names[k], opened.of_row(origin), shown.of_row(k), "made of another row")
+        told.append(report.Example(one.id, HIDDEN, HIDDEN, one.reason) if step.hidden else one)
+    account.show(told)
+    return pa.concat_batches([batch, made]) if made.num_rows else batch
 
 
 def _row_step(
@@ -101,7 +126,7 @@ def _see_changes(
     told = []
     for k in report.lowest(names):
         row, reason = int(rows[k]), why[int(rows[k])].as_py()
-        places = np.flatnonzero(opened.row == row)
+        places = opened.places(row)
         old, new = before.gather(places).to_list(), opened.text.gather(places).to_list()
         one = report.changed(names[k], old, new, reason)
         told.append(report.Example(one.id, HIDDEN, HIDDEN, reason) if hidden else one)

@@ -1,9 +1,10 @@
-"""What a rule is. Two kinds, because they scale differently:
+"""What a rule is. Three kinds, because they scale differently:
 
     RowRule    looks at one row at a time: Opened -> Said. Stateless, so any engine may call it on any batch in any
                order; Spark's mapInArrow runs the very same function. Neighbours run on a batch that is opened once.
     KeyedRule  needs to see all rows, but only their keys: it says which small hashed columns it needs of each batch,
                and what is decided over them (primitives.py). An engine keeps the keys where they may spill to disk.
+    GrowRule   makes rows of rows, one at a time: for the rules of quantity, which see the rows of train alone.
 
 A rule never reads anything but its rows and its Spec, what it says of a row does not depend on the rows beside it, and it
 never drops a row without a reason. Whoever runs it checks rows in = rows out + removed, times it, and keeps examples.
@@ -76,4 +77,18 @@ class KeyedRule:
     private: bool = False
 
 
-Rule = RowRule | KeyedRule
+@dataclass(frozen=True)
+class GrowRule:
+    """`grow(rows, settings)` gives rows to add, none of them one that is there: each with an id of its own (opened.made_ids),
+    `made_from` the id of the row it was made of, and `made_by` this rule."""
+
+    name: str
+    version: int
+    spec: type[Spec]
+    about: str
+    grow: Callable[[Opened, Any], pa.RecordBatch]
+    source: str = "ours"
+    private: bool = False
+
+
+Rule = RowRule | KeyedRule | GrowRule
