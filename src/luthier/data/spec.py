@@ -201,6 +201,14 @@ class SplitSpec(Spec):
         return self
 
 
+class EngineSpec(PartSpec):
+    """Where rows are worked on; written `local` or `{spark: {master: "local[2]"}}`. The rows are the same wherever that is,
+    so it is no part of a dataset's identity."""
+
+    kind = "rows_engine"
+    example = "{spark: {master: 'local[2]'}}"
+
+
 class DataSpec(Spec):
     sources: list[SourceSpec] = Field(min_length=1)
     """Where rows come from."""
@@ -208,6 +216,8 @@ class DataSpec(Spec):
     """What rows must pass, in order: quality, relevance, quantity."""
     split: SplitSpec = SplitSpec()
     """How rows are divided into train, validation and test."""
+    engine: EngineSpec = Field(default_factory=lambda: EngineSpec.model_validate("local"), exclude=True)
+    """What carries the rules out, by name: `local` is this machine."""
 
 
 def rule_version(name: str) -> int:
