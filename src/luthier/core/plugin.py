@@ -19,6 +19,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "drop_empty": "luthier.data.rules.drop_empty:drop_empty",
         "length": "luthier.data.rules.length:length",
         "deduplicate": "luthier.data.rules.deduplicate:deduplicate",
+        "near_duplicates": "luthier.data.rules.near_duplicates:near_duplicates",
+        "decontaminate": "luthier.data.rules.decontaminate:decontaminate",
+        "repetition": "luthier.data.rules.repetition:repetition",
         "balance": "luthier.data.rules.balance:balance",
     },
     "task": {

@@ -18,7 +18,7 @@ from luthier.data import numbering, report, split
 from luthier.data.opened import Opened
 from luthier.data.plan import Group, Step
 from luthier.data.report import HIDDEN, Account
-from luthier.data.rules.rule import KeyedRule, RowRule
+from luthier.data.rules.rule import KeyedRule, PairRule, RowRule
 
 REMOVED = pa.schema([(name, pa.string()) for name in ("id", "origin", "rule", "reason", "preview")])
 PREVIEW = 200
@@ -48,7 +48,7 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
     columns: dict[str, pa.Array] = {}
     for n, step in enumerate(group.keyed):
         accounts.append(account := step.account())
-        assert isinstance(step.rule, KeyedRule)
+        assert isinstance(step.rule, KeyedRule | PairRule)
         with account.clock():
             found = step.rule.keys(opened, step.settings)
         columns |= {f"k{n}_{name}": found[name] for name in found.schema.names}

@@ -25,8 +25,9 @@ from luthier.data.plan import Group
 from luthier.data.records import RECORD, replace
 from luthier.data.report import Account
 from luthier.data.rules.primitives import Ask
-from luthier.data.rules.rule import KeyedRule
+from luthier.data.rules.rule import KeyedRule, PairRule
 
+from . import pairs
 from .group import Grouped, remove, run_group
 
 Batches = Iterator[pa.RecordBatch]
@@ -82,7 +83,7 @@ class Keys:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self.folder = folder
         self.database = duckdb.connect(
             str(folder / "keys.duckdb"),
             config={
@@ -124,9 +125,23 @@ class Keys:
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
         return self.database.execute(sql).fetchall()
 
+    def make(self, name: str, sql: str) -> None:
+        self.database.execute(f"CREATE OR REPLACE TABLE {name} AS {sql}")
+
+    def insert(self, name: str, sql: str) -> None:
+        self.database.execute(f"INSERT INTO {name} {sql}")
+
+    def keep(self, name: str, table: pa.Table) -> None:
+        self.database.register("kept", table)
+        self.make(name, "SELECT * FROM kept")
+        self.database.unregister("kept")
+
+    def told(self, sql: str) -> pa.Table:
+        return self.database.sql(sql).to_arrow_table()
+
     def decisions(self, sql: str) -> Decisions:
         """`sql` gives (row, ...) with exactly one line per row, in any order."""
-        path = self._folder / "decisions.parquet"
+        path = self.folder / "decisions.parquet"
         quoted = str(path).replace("'", "''")
         self.database.execute(f"COPY (SELECT * FROM ({sql}) ORDER BY row) TO '{quoted}' (FORMAT parquet)")  # noqa: S608
         self.database.close()
@@ -176,13 +191,21 @@ class LocalEngine:
             table.add(found.keys)
             spool.write(found.batch)
         if table.ready():
-            decisions = table.decisions(_decide(group, table, accounts, look))
+            decisions = table.decisions(_decide(group, table, accounts, look, self._read_again(spool)))
             for batch in spool.read():
                 self._check()
                 decided = decisions.take(batch.num_rows)
                 yield from self._apply(group, batch, decided, accounts)
         spool.remove()
         shutil.rmtree(folder)
+
+    def _read_again(self, spool: Spool) -> Callable[[], Batches]:
+        def read() -> Batches:
+            for batch in spool.read():
+                self._check()
+                yield batch
+
+        return read
 
     def _passed(
         self,
@@ -228,18 +251,27 @@ class LocalEngine:
             yield batch, side.cast(pa.string()) if group.sides is not None else None
 
 
-def _decide(group: Group, table: Keys, accounts: Sequence[Account], look: Look) -> str:
-    """SQL that gives (row, id, step, reason, side) for every row; the sides' own step comes last."""
+def _decide(
+    group: Group, table: Keys, accounts: Sequence[Account], look: Look, rows: Callable[[], Batches]
+) -> str:
+    """SQL that gives (row, id, step, reason, side) for every row; the sides' own step comes last. `rows` reads them again."""
     run = table.database.execute
     ids = "SELECT row, id FROM keys" if group.numbers is None else numbering.decide(table.ask)
     run(f"CREATE TABLE named AS {ids}")
     run("CREATE TABLE gone (row BIGINT, step INTEGER, reason VARCHAR)")
     for n, step in enumerate(group.keyed):
         account = accounts[len(group.rows) + n]
-        assert isinstance(step.rule, KeyedRule)
         with account.clock():
             _view(table, f"k{n}_", f"rows_{n}")
-            sql = step.rule.primitive(step.settings).decide(f"rows_{n}", table.ask, account.notes.append)
+            if isinstance(step.rule, PairRule):
+                told = pairs.decide(
+                    step.rule, step.settings, f"rows_{n}", table, rows, table.folder / f"pairs-{n}", account.notes.append
+                )
+                table.keep("found", told)
+                sql = "SELECT row, reason FROM found"
+            else:
+                assert isinstance(step.rule, KeyedRule)
+                sql = step.rule.primitive(step.settings).decide(f"rows_{n}", table.ask, account.notes.append)
             run(f"INSERT INTO gone SELECT row, {n}, reason FROM ({sql}) AS told")  # noqa: S608  ours and the rules'
     side = "SELECT row, NULL::VARCHAR AS side, NULL::VARCHAR AS reason FROM keys WHERE false"
     if group.sides is not None:

@@ -1,9 +1,11 @@
-"""What a rule is. Two kinds, because they scale differently:
+"""What a rule is. Three kinds, because they scale differently:
 
     RowRule    looks at one row at a time: Opened -> Said. Stateless, so any engine may call it on any batch in any
                order; Spark's mapInArrow runs the very same function. Neighbours run on a batch that is opened once.
     KeyedRule  needs to see all rows, but only their keys: it says which small hashed columns it needs of each batch,
                and what is decided over them (primitives.py). An engine keeps the keys where they may spill to disk.
+    PairRule   compares rows with each other: keys say which pairs are worth a look, and only the rows of those are
+               looked at again, by features of theirs.
 
 A rule never reads anything but its rows and its Spec, what it says of a row does not depend on the rows beside it, and it
 never drops a row without a reason. Whoever runs it checks rows in = rows out + removed, times it, and keeps examples.
@@ -13,7 +15,7 @@ Raise `version` when the same rows and Spec would give another result; it is par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from luthier.data.opened import Opened
 
-    from .primitives import Primitive
+    from .primitives import Candidates, Primitive
 
 
 @dataclass(frozen=True)
@@ -76,4 +78,25 @@ class KeyedRule:
     private: bool = False
 
 
-Rule = RowRule | KeyedRule
+@dataclass(frozen=True)
+class PairRule:
+    """`keys(rows, settings)` gives the columns that `candidates(settings)` names, one line per row. Of rows in any candidate
+    pair, `features(rows, settings)` gives one line per row, in columns of the rule's own choice; the engine keeps them, with
+    the row's number `row` and its `id`, where they may spill to disk. `solve(features, pairs, settings, note)` gives a table
+    (row, reason) of the rows to remove. `pairs` has columns a and b, row numbers, each pair once: a comes before b in the
+    order of who stays, and the pairs come in the order of b, then of a. An engine may call it again with more pairs, and the
+    last answer counts; `note` tells people something."""
+
+    name: str
+    version: int
+    spec: type[Spec]
+    about: str
+    keys: Callable[[Opened, Any], pa.RecordBatch]
+    candidates: Callable[[Any], Candidates]
+    features: Callable[[Opened, Any], pa.RecordBatch]
+    solve: Callable[[Iterator[pa.RecordBatch], pa.Table, Any, Callable[[str], None]], pa.Table]
+    source: str = "ours"
+    private: bool = False
+
+
+Rule = RowRule | KeyedRule | PairRule
