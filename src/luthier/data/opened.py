@@ -86,7 +86,7 @@ class Opened:
         if text is not None:
             self._text = text
             self._inputs.clear()
-            for name in ("bytes", "marks"):
+            for name in ("bytes", "marks", "words"):
                 self.__dict__.pop(name, None)
         if label is not None:
             self._label = label

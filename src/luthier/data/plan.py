@@ -19,7 +19,7 @@ from typing import Any
 from luthier.core import plugin
 
 from .report import Account
-from .rules.rule import GrowRule, KeyedRule, RowRule, Rule
+from .rules.rule import GrowRule, KeyedRule, PairRule, RowRule, Rule
 from .spec import RulesSpec
 from .split import Sides
 
@@ -86,7 +86,7 @@ def _grouped(steps: Iterable[Step]) -> list[Group]:
     rows: list[Step] = []
     keyed: list[Step] = []
     for step in steps:
-        if keyed and not isinstance(step.rule, KeyedRule):
+        if keyed and not isinstance(step.rule, KeyedRule | PairRule):
             found.append(Group(tuple(rows), keyed=tuple(keyed)))
             rows, keyed = [], []
         if isinstance(step.rule, RowRule):

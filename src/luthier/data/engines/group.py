@@ -22,7 +22,7 @@ from luthier.data.plan import Group, Step
 from luthier.data.reading import REMOVED
 from luthier.data.records import replace
 from luthier.data.report import HIDDEN, Account
-from luthier.data.rules.rule import GrowRule, KeyedRule, RowRule
+from luthier.data.rules.rule import GrowRule, KeyedRule, PairRule, RowRule
 
 PREVIEW = 200
 
@@ -52,7 +52,7 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
     columns: dict[str, pa.Array] = {}
     for n, step in enumerate(group.keyed):
         accounts.append(account := step.account())
-        assert isinstance(step.rule, KeyedRule)
+        assert isinstance(step.rule, KeyedRule | PairRule)
         with account.clock():
             found = step.rule.keys(opened, step.settings)
         columns |= {f"k{n}_{name}": found[name] for name in found.schema.names}

@@ -22,13 +22,14 @@ import pyarrow.parquet as pq
 
 from luthier.data import split
 from luthier.data.connectors.protocol import Part
-from luthier.data.plan import Group
+from luthier.data.plan import Group, Step
 from luthier.data.reading import Job, read_part
 from luthier.data.records import RECORD
 from luthier.data.report import Account
 
 from .decide import decide
 from .group import Grouped, carry_out, run_group
+from .pairs import features_of
 from .protocol import At, LocalEngineSpec, Look
 
 Batches = Iterator[pa.RecordBatch]
@@ -119,7 +120,18 @@ class Keys:
         self._database.execute(f"CREATE VIEW {name} AS {sql}")
 
     def keep(self, name: str, sql: str) -> None:
-        self._database.execute(f"CREATE TABLE {name} AS {sql}")
+        self._database.execute(f"CREATE OR REPLACE TABLE {name} AS {sql}")
+
+    def insert(self, name: str, sql: str) -> None:
+        self._database.execute(f"INSERT INTO {name} {sql}")
+
+    def put(self, name: str, table: pa.Table) -> None:
+        self._database.register("brought", table)
+        self.keep(name, "SELECT * FROM brought")
+        self._database.unregister("brought")
+
+    def arrow(self, sql: str) -> pa.Table:
+        return self._database.sql(sql).to_arrow_table()
 
     def decisions(self, sql: str) -> Decisions:
         """`sql` gives (row, ...) with exactly one line per row, in any order."""
@@ -187,7 +199,11 @@ class LocalEngine:
             table.add(found.keys)
             spool.write(found.batch)
         if table.ready():
-            decisions = table.decisions(decide(group, table, accounts, look))
+
+            def again(step: Step, wanted: pa.Table) -> Batches:
+                return features_of(step, wanted, self._stoppable(spool.read()))
+
+            decisions = table.decisions(decide(group, table, accounts, look, again, folder))
             for batch in spool.read():
                 self._at.check()
                 decided = carry_out(group, batch, decisions.take(batch.num_rows))
@@ -199,6 +215,11 @@ class LocalEngine:
                     yield decided.sides[train]
         spool.remove()
         shutil.rmtree(folder)
+
+    def _stoppable(self, batches: Batches) -> Batches:
+        for batch in batches:
+            self._at.check()
+            yield batch
 
     def rows(self, frame: Batches) -> Batches:
         return frame
