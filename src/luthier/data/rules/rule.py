@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.spec import Spec
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
     import pyarrow as pa
 
@@ -40,7 +41,7 @@ class Said:
     columns  other columns of the rows by name (weight, group), as they now are [B]
     changed  why a row was edited, null where it was not                        [B]
     removed  why a row must go, null where it stays                             [B]
-    counts   what was found, by kind, added up into the report
+    counts   how often what was found in a row, by kind                         [B]
     """
 
     text: pl.Series | None = None
@@ -48,7 +49,7 @@ class Said:
     columns: Mapping[str, pa.Array] = field(default_factory=dict)
     changed: pa.Array | None = None
     removed: pa.Array | None = None
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
