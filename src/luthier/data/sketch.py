@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .words import STEP, Words, grams, mix
+from .words import STEP, Words, grams, mix, short_texts
 
 BITS = 48  # of a shingle's hash: above them stands the row while a batch is sorted
 MOST_ROWS = 1 << 16
@@ -70,18 +70,10 @@ def shingles(words: Words, row: np.ndarray, wanted: np.ndarray, rows: int, k: in
 
 def _of_texts(words: Words, k: int) -> tuple[np.ndarray, np.ndarray]:
     """(hashes of shingles, the text of each), in no order."""
-    counts = words.counts()
     hashes, _ = grams(words, k)
-    found = [hashes]
-    texts = [np.repeat(np.arange(len(counts)), np.maximum(counts - k + 1, 0))]
-    for n in range(1, k):
-        short = np.flatnonzero(counts == n)
-        told = words.hashes[words.first[short]]
-        for j in range(1, n):
-            told = told * STEP + words.hashes[words.first[short] + j]
-        found.append(mix(told))
-        texts.append(short)
-    return np.concatenate(found), np.concatenate(texts)
+    text = np.repeat(np.arange(len(words.first) - 1), np.maximum(words.counts() - k + 1, 0))
+    short, which = short_texts(words, k)
+    return (np.concatenate([hashes, short]), np.concatenate([text, which])) if len(short) else (hashes, text)
 
 
 def layout(similarity: float) -> tuple[int, int]:

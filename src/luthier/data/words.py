@@ -128,6 +128,21 @@ def grams(words: Words, n: int) -> tuple[np.ndarray, np.ndarray]:
     return mix(hashes[place]), place
 
 
+def short_texts(words: Words, below: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texts of at least one word and fewer than `below`, each as one: (their hashes uint64 [S], which texts int64 [S])."""
+    counts = words.counts()
+    found, texts = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+    short = np.flatnonzero((counts > 0) & (counts < below))
+    for n in np.unique(counts[short]).tolist():
+        text = short[counts[short] == n]
+        hashes = words.hashes[words.first[text]]
+        for k in range(1, n):
+            hashes = hashes * STEP + words.hashes[words.first[text] + k]
+        found.append(mix(hashes))
+        texts.append(text)
+    return np.concatenate(found), np.concatenate(texts)
+
+
 def mix(hashes: np.ndarray) -> np.ndarray:
     """Spreads what differs in a few bits over all 64 (the finaliser of SplitMix64: Steele, Lea and Flood, 2014)."""
     out = hashes >> np.uint64(30)
