@@ -20,7 +20,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "length": "luthier.data.rules.length:length",
         "deduplicate": "luthier.data.rules.deduplicate:deduplicate",
         "balance": "luthier.data.rules.balance:balance",
+        "redact": "luthier.data.rules.redact:redact",
+        "injection": "luthier.data.rules.injection:injection",
+        "toxicity": "luthier.data.rules.toxicity:toxicity",
+        "licence": "luthier.data.rules.licence:licence",
     },
+    "ner": {},
     "task": {
         "chat": "luthier.evaluation.tasks.chat:ChatTask",
         "classify": "luthier.evaluation.tasks.classify:ClassifyTask",
