@@ -1,6 +1,6 @@
 """Made-up chats with private data planted in a known number of places, and with ten times as many things that look like it.
 
-    rows, planted = chats(2000, seed=1)      rows: (role, content) lists; planted: (row, kind, text)
+rows, planted = chats(2000, seed=1)      rows: (role, content) lists; planted: (row, kind, text)
 """
 
 from __future__ import annotations
@@ -29,15 +29,23 @@ class Made:
 
     def email(self) -> str:
         name = "".join(self.random.choices(string.ascii_lowercase, k=self.random.randint(3, 9)))
-        return self.pick(f"{name}@example.com", f"{name.title()}.{name}@mail.firm.co.uk", f"{name}+x9@sub-domain.de")
+        return self.pick(
+            f"{name}@example.com", f"{name.title()}.{name}@mail.firm.co.uk", f"{name}+x9@sub-domain.de"
+        )
 
     def card(self) -> str:
-        prefix, length = self.random.choice([("4", 16), ("51", 16), ("2221", 16), ("37", 15), ("6011", 16), ("3528", 16), ("4", 19)])
+        prefix, length = self.random.choice(
+            [("4", 16), ("51", 16), ("2221", 16), ("37", 15), ("6011", 16), ("3528", 16), ("4", 19)]
+        )
         body = prefix + self.digits(length - len(prefix) - 1)
         full = next(body + d for d in string.digits if checks.luhn(body + d))
         if length == 15:
             return self.pick(full, f"{full[:4]} {full[4:10]} {full[10:]}")
-        return self.pick(full, " ".join(full[i : i + 4] for i in range(0, length, 4)), "-".join(full[i : i + 4] for i in range(0, length, 4)))
+        return self.pick(
+            full,
+            " ".join(full[i : i + 4] for i in range(0, length, 4)),
+            "-".join(full[i : i + 4] for i in range(0, length, 4)),
+        )
 
     def iban(self) -> str:
         country = self.pick("DE", "FR", "GB", "NL", "ES", "CH", "NO", "MT")
@@ -63,7 +71,12 @@ class Made:
     def key(self) -> str:
         letters = string.ascii_letters + string.digits
         some = "".join(self.random.choices(letters, k=40))
-        return self.pick("AKIA" + "".join(self.random.choices(string.ascii_uppercase, k=16)), "ghp_" + some[:36], "sk-proj-" + some, "glpat-" + some[:20])
+        return self.pick(
+            "AKIA" + "".join(self.random.choices(string.ascii_uppercase, k=16)),
+            "ghp_" + some[:36],
+            "sk-proj-" + some,
+            "glpat-" + some[:20],
+        )
 
     def national_id(self) -> str:
         kind = self.pick("us", "de", "es", "br", "se", "pl")
@@ -83,10 +96,14 @@ class Made:
             return next(f"{date}-{body[6:]}{d}" for d in string.digits if checks.luhn(body + d))
         if kind == "pl":
             body = date + self.digits(4)
-            return next(body + d for d in string.digits if checks.weighted(body + d, (1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1)) % 10 == 0)
+            return next(
+                body + d
+                for d in string.digits
+                if checks.weighted(body + d, (1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1)) % 10 == 0
+            )
         while True:  # ten digits of which one stands there twice, and a check digit
             some = self.random.sample(string.digits, 9)
-            body = some + [some[0]]
+            body = [*some, some[0]]
             self.random.shuffle(body)
             if body[0] != "0":
                 return next("".join(body) + d for d in string.digits if checks.mod_11_10("".join(body) + d))

@@ -55,8 +55,7 @@ def _es(d: str) -> bool:
 _ODD = dict(
     zip(
         "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ",
-        (1, 0, 5, 7, 9, 13, 15, 17, 19, 21) * 2
-        + (2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10, 22, 25, 24, 23),
+        (1, 0, 5, 7, 9, 13, 15, 17, 19, 21) * 2 + (2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10, 22, 25, 24, 23),
         strict=True,
     )
 )
@@ -76,7 +75,7 @@ def _be(d: str) -> bool:
     return (
         is_date(2000, month, int(d[4:6]))
         and int(d[2:4]) < 60
-        and int(d[9:]) in (97 - int(d[:9]) % 97, 97 - int("2" + d[:9]) % 97)
+        and int(d[9:]) in (97 - int(d[:9]) % 97, 97 - int("2" + d[:9]) % 97 if d[:2] < "50" else -1)
     )
 
 
@@ -92,7 +91,7 @@ def _fi(d: str) -> bool:
     number = d[:6] + d[-4:-1]
     return (
         is_date(2000, month, day)
-        and int(d[-4:-1]) >= 2
+        and 2 <= int(d[-4:-1]) <= 899
         and "0123456789ABCDEFHJKLMNPRSTUVWXY"[int(number) % 31] == d[-1]
     )
 
@@ -116,7 +115,7 @@ def _br(d: str) -> bool:
 
 
 _REGIONS = frozenset(
-    "11 12 13 14 15 21 22 23 31 32 33 34 35 36 37 41 42 43 44 45 46 50 51 52 53 54 61 62 63 64 65 71 81 82 83 91".split()
+    "11 12 13 14 15 21 22 23 31 32 33 34 35 36 37 41 42 43 44 45 46 50 51 52 53 54 61 62 63 64 65 71 81 82 83 91".split()  # noqa: SIM905
 )
 
 

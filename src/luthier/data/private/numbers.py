@@ -26,7 +26,17 @@ _CARDS = [str(n) for n in range(13, 20)] + ["8 8"]
 for _sign in " -.":
     _CARDS += [
         _sign.join(form.split())
-        for form in ("4 4 4 4", "4 6 5", "4 6 4", "4 4 4 4 1", "4 4 4 4 2", "4 4 4 4 3", "4 3 3 3", "4 4 4 1", "4 4 5")
+        for form in (
+            "4 4 4 4",
+            "4 6 5",
+            "4 6 4",
+            "4 4 4 4 1",
+            "4 4 4 4 2",
+            "4 4 4 4 3",
+            "4 3 3 3",
+            "4 4 4 1",
+            "4 4 5",
+        )
     ]
 _PHONES = ("3-3-4", "3.3.4", "3) 3-4", "3)3-4", "3) 3 4", "3)-3-4", "1-3-3-4", "1.3.3.4", "1 (3) 3-4", "1-3) 3-4", "3 3 4?", "10?", "1 3 3 4?", "3 3-4", "3-3 4?")  # fmt: skip
 _FRENCH = ("2 2 2 2 2", "2.2.2.2.2", "2-2-2-2-2")
@@ -138,7 +148,12 @@ def _fit(
             if checks.card(digits) and (last > first or not _is_other(text, start)):
                 yield Found(start, end, "card", digits, checked=True)
         elif row.kind == "phone":
-            if not inside and (value := _area(digits, row)) and not _is_other(text, start) and not _is_amount(text, start):
+            if (
+                not inside
+                and (value := _area(digits, row))
+                and not _is_other(text, start)
+                and not _is_amount(text, start)
+            ):
                 yield Found(_open(text, start), end, "phone", value, sure=not row.weak)
         elif row.national is not None and row.national.check(digits):
             one = row.national
@@ -229,9 +244,16 @@ def is_of_another_kind(text: str, start: int, end: int) -> bool:
 
 def _is_attached(text: str, start: int, end: int) -> bool:
     """Whether it is a piece of something longer: of a UUID, a part number, a path."""
-    if start > 1 and text[start - 1] in "-/\\" and text[start - 2].isalnum() and not _is_fraction(text, start - 1):
+    if (
+        start > 1
+        and text[start - 1] in "-/\\"
+        and text[start - 2].isalnum()
+        and not _is_fraction(text, start - 1)
+    ):
         return True
-    return end + 1 < len(text) and text[end] in "-/" and text[end + 1].isalnum() and not _is_fraction(text, end)
+    return (
+        end + 1 < len(text) and text[end] in "-/" and text[end + 1].isalnum() and not _is_fraction(text, end)
+    )
 
 
 def _is_fraction(text: str, at: int) -> bool:

@@ -21,22 +21,24 @@ _LENGTHS = {
     "385": (8, 9), "386": (8, 8), "420": (9, 9), "421": (9, 9), "852": (8, 8), "971": (8, 9), "972": (8, 9),
 }  # fmt: skip
 _DEFAULT = (7, 12)
-_TWO = frozenset("20 27 28 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52 53 54 55 56 57 58 60 61 62 63 64 65 66 81 82 84 86 90 91 92 93 94 95 98".split())  # fmt: skip
+_TWO = frozenset("20 27 28 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52 53 54 55 56 57 58 60 61 62 63 64 65 66 81 82 84 86 90 91 92 93 94 95 98".split())  # fmt: skip  # noqa: SIM905
 _THREE = ("21", "22", "23", "24", "25", "26", "29", "35", "37", "38", "42", "50", "59", "67", "68", "69", "80", "85", "87", "88", "96", "97", "99")  # fmt: skip
 
 _WORDS = frozenset(
-    # fmt: off
-    "phone phones telephone tel mobile cell cellphone call calling dial ring sms fax whatsapp signal reach landline"
-    " telefon telefonnummer tel handy handynummer mobil mobilnummer rufnummer anrufen anruf anrufe ruf"
-    " téléphone telephone tél portable appeler appelez appelle numéro"
-    " teléfono telefono móvil movil celular llama llamar llame llámame llámeme llamame"
-    " cellulare chiama chiamami telefoonnummer telefoon mobiel bel telefone telemóvel ligue телефон телефону".split()
-    # fmt: on
+    (
+        "phone phones telephone tel mobile cell cellphone call calling dial ring sms fax whatsapp reach landline "
+        "telefon telefonnummer handy handynummer mobil mobilnummer rufnummer anrufen anruf anrufe ruf "
+        "téléphone tél portable appeler appelez appelle teléfono telefono móvil movil celular llama llamar llame "
+        "llámame llámeme llamame cellulare chiama chiamami telefoonnummer telefoon mobiel bel telefone telemóvel ligue "
+        "телефон телефону"
+    ).split()
 )
 _UNSPACED = ("电话", "電話", "手机", "手機", "携帯", "전화")
 _WORD = re.compile(r"[^\W\d_]+")
 _CLOSE = 24
-_DATE = re.compile(r"(?:19|20)[0-9]{2}[-./][0-9]{1,2}[-./][0-9]{1,2}|[0-9]{1,2}[-./][0-9]{1,2}[-./](?:19|20)[0-9]{2}")
+_DATE = re.compile(
+    r"(?:19|20)[0-9]{2}[-./][0-9]{1,2}[-./][0-9]{1,2}|[0-9]{1,2}[-./][0-9]{1,2}[-./](?:19|20)[0-9]{2}"
+)
 
 
 def is_said(before: str) -> bool:

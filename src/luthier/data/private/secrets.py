@@ -93,7 +93,13 @@ _SAID = re.compile(r"[:=]|\sis\s|\sist\s", re.IGNORECASE)
 def sieve() -> str:
     """A regular expression that every text with a key matches, as Rust reads it."""
     # Short beginnings are common in words ("task-force"), so there the next letters are asked for too.
-    more = {"sk-": f"{_64}{{20}}", "hf_": "[A-Za-z0-9]{30}", "SG.": f"{_64}{{16}}", "SK": f"{_HEX}{{32}}", "AC": f"{_HEX}{{32}}"}
+    more = {
+        "sk-": f"{_64}{{20}}",
+        "hf_": "[A-Za-z0-9]{30}",
+        "SG.": f"{_64}{{16}}",
+        "SK": f"{_HEX}{{32}}",
+        "AC": f"{_HEX}{{32}}",
+    }
     hints = [re.escape(one.hint) + more.get(one.hint, "") for one in SECRETS]
     words = "|".join(re.escape(word) for word in NAMED)
     return "|".join(
@@ -112,7 +118,7 @@ def secrets(text: str) -> Iterator[tuple[int, int]]:
     for secret in SECRETS:
         if secret.hint in text:
             for match in secret.pattern.finditer(text):
-                if not secret.entropy or entropy(match[0]) >= secret.entropy:
+                if not secret.entropy or _is_dense(match[0][len(secret.hint) :], secret.entropy):
                     yield match.span()
     if "eyJ" in text:
         yield from (match.span() for match in _JWT.finditer(text) if _is_jwt(match[0]))
@@ -164,6 +170,10 @@ def _is_jwt(token: str) -> bool:
     return isinstance(told, dict) and ("alg" in told or "typ" in told)
 
 
+def _is_dense(value: str, bits: float) -> bool:
+    return entropy(value) >= bits and any(c.isdigit() or c.isupper() for c in value)
+
+
 def _is_random(value: str) -> bool:
     """Letters and digits mixed as no word or path mixes them."""
     value = value.rstrip("=.")
@@ -175,5 +185,6 @@ def _is_random(value: str) -> bool:
 def _is_password(value: str) -> bool:
     """Letters and digits, and a sign or both cases: what rules for passwords ask for."""
     value = value.rstrip(".,;!")
-    kinds = [any(c.isdigit() for c in value), any(c.islower() for c in value), any(c.isupper() for c in value)]
-    return len(value) >= 8 and kinds[0] and (kinds[1] and kinds[2] or any(not c.isalnum() for c in value)) and (kinds[1] or kinds[2])
+    digit, small, large = (any(test(c) for c in value) for test in (str.isdigit, str.islower, str.isupper))
+    sign = any(not c.isalnum() for c in value)
+    return len(value) >= 8 and digit and (small or large) and (sign or (small and large))

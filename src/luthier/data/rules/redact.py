@@ -37,17 +37,16 @@ if TYPE_CHECKING:
     from luthier.data.opened import Opened
     from luthier.data.private.found import Found
 
+Word = Literal[
+    "email", "phone", "card", "iban", "ip", "key", "national_id", "all", "personal", "pii", "secrets"
+]
 MOST_ROUNDS = 20
 
 
 class Redact(Spec):
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    what: list[
-        Literal[
-            "email", "phone", "card", "iban", "ip", "key", "national_id", "all", "personal", "pii", "secrets"
-        ]
-    ] = Field(default_factory=lambda: list(KINDS), min_length=1)
+    what: list[Word] = Field(default=["all"], min_length=1, validate_default=True)
     """Which kinds are looked for; `personal` (or `pii`) is all but keys and passwords, `secrets` is those."""
     do: Literal["redact", "pseudonymise", "drop"] = "redact"
     """`redact` puts numbered masks such as [EMAIL_1], `pseudonymise` names that are the same in every record, `drop` removes the row."""
@@ -77,7 +76,9 @@ class Redact(Spec):
                 "pseudonymise needs a key, so that nobody can try values out; write key: ${NAME} and set that variable"
             )
         if self.do != "pseudonymise" and self.key is not None:
-            raise ValueError(f"key is for pseudonyms, and do is {self.do}; write do: pseudonymise, or leave key out")
+            raise ValueError(
+                f"key is for pseudonyms, and do is {self.do}; write do: pseudonymise, or leave key out"
+            )
         if self.key is not None and pseudonyms.reference_name(self.key) is None:
             raise ValueError(
                 "key must refer to an environment variable, as in ${PSEUDONYM_KEY}; what is written in a recipe is recorded"
@@ -94,6 +95,7 @@ class _Record:
 
     texts: dict[int, str] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    counted: set[tuple[str, str]] = field(default_factory=set)
     known: set[tuple[str, str]] = field(default_factory=set)
     masks: pseudonyms.Masks | None = None
 
@@ -227,11 +229,12 @@ class _Search:
         if not found:
             return []
         self.records[row] = record
-        inside = {texts[place][0] for place in found if place < len(self.rows.text)}
         for place, told in found.items():
-            # A label is often the answer once more.
-            if place < len(self.rows.text) or texts[place][0] not in inside:
+            if place < len(self.rows.text):
                 record.counts.update(one.kind for one in told)
+                record.counted |= {(one.kind, one.value) for one in told}
+            else:  # a label is often the answer once more
+                record.counts.update(one.kind for one in told if (one.kind, one.value) not in record.counted)
         if self.settings.do == "drop":
             return []
         if record.masks is None:
