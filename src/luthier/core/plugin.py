@@ -37,7 +37,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "repetition": "luthier.data.rules.repetition:repetition",
         "balance": "luthier.data.rules.balance:balance",
         "augment": "luthier.data.rules.augment:augment",
+        "redact": "luthier.data.rules.redact:redact",
+        "injection": "luthier.data.rules.injection:injection",
+        "toxicity": "luthier.data.rules.toxicity:toxicity",
+        "licence": "luthier.data.rules.licence:licence",
     },
+    "ner": {},
     "task": {
         "chat": "luthier.evaluation.tasks.chat:ChatTask",
         "classify": "luthier.evaluation.tasks.classify:ClassifyTask",
