@@ -136,14 +136,18 @@ class Keys:
         self.make(name, "SELECT * FROM kept")
         self.database.unregister("kept")
 
-    def told(self, sql: str) -> pa.Table:
-        return self.database.sql(sql).to_arrow_table()
+    def stream(self, sql: str) -> Batches:
+        yield from pq.ParquetFile(self._answered("answer", sql)).iter_batches()
+
+    def _answered(self, name: str, sql: str) -> Path:
+        path = self.folder / f"{name}.parquet"
+        quoted = str(path).replace("'", "''")
+        self.database.execute(f"COPY ({sql}) TO '{quoted}' (FORMAT parquet)")
+        return path
 
     def decisions(self, sql: str) -> Decisions:
         """`sql` gives (row, ...) with exactly one line per row, in any order."""
-        path = self.folder / "decisions.parquet"
-        quoted = str(path).replace("'", "''")
-        self.database.execute(f"COPY (SELECT * FROM ({sql}) ORDER BY row) TO '{quoted}' (FORMAT parquet)")  # noqa: S608
+        path = self._answered("decisions", f"SELECT * FROM ({sql}) ORDER BY row")
         self.database.close()
         return Decisions(path)
 

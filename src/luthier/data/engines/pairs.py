@@ -2,7 +2,7 @@
 
     keys ─▶ pairs that agree on a band ─▶ features of their rows, into a file ─▶ the rule solves ─▶ rows to remove
                     ▲                                                                │
-                    └── large buckets again, without what has been found, a few times ┘
+                    └─ large buckets again, without what has been found, while it finds more ┘
 
 Bands are asked one after the other, so that memory holds one at a time. Features stand in a memory-mapped Arrow file: the
 system takes their memory back when it is short.
@@ -36,8 +36,11 @@ class Database(Protocol):
     def keep(self, name: str, table: pa.Table) -> None:
         """A table from Arrow; one of that name is replaced."""
 
-    def told(self, sql: str) -> pa.Table:
-        """An answer."""
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        """A small answer."""
+
+    def stream(self, sql: str) -> Batches:
+        """A large one, read to its end before the next is asked for."""
 
 
 def decide(
@@ -63,36 +66,35 @@ def decide(
         database.keep("pair_gone", gone.select(["row"]))
         for band in wish.bands:
             database.make("pair_buckets", wish.buckets("pair_rows", band, asked))
-            size = database.told("SELECT max(size) AS size FROM pair_buckets")["size"][0].as_py() or 0
+            size = database.ask("SELECT max(size) FROM pair_buckets")[0][0] or 0
             largest = max(largest, size)
             if size:
                 database.insert("pair_found", wish.pairs("pair_rows", band, "pair_buckets", "pair_gone", asked))
         database.make("pair_found", "SELECT DISTINCT a, b FROM pair_found")
-        found = database.told("SELECT count(*) AS n FROM pair_found")["n"][0].as_py()
+        ((found,),) = database.ask("SELECT count(*) FROM pair_found")
         if found == known:
             break
         known = found
-        features.look(
-            database.told(
-                f"SELECT r.row AS row, r.id AS id FROM {rows} AS r JOIN (SELECT a AS row FROM pair_found UNION "
-                "SELECT b FROM pair_found) AS p ON p.row = r.row ORDER BY r.row"
-            ),
-            batches,
+        database.make(
+            "pair_order",
+            f"SELECT r.row AS row, r.id AS id, row_number() OVER (ORDER BY r.rank, r.id) AS place FROM {rows} AS r "
+            "JOIN (SELECT a AS row FROM pair_found UNION SELECT b FROM pair_found) AS p ON p.row = r.row",
         )
-        pairs = database.told(
-            f"SELECT p.a AS a, p.b AS b FROM pair_found AS p JOIN {rows} AS x ON x.row = p.a JOIN {rows} AS y ON y.row = p.b "
-            "ORDER BY y.rank, y.id, x.rank, x.id"
+        features.look(database.stream("SELECT row, id FROM pair_order ORDER BY row"), batches)
+        pairs = database.stream(
+            "SELECT p.a AS a, p.b AS b FROM pair_found AS p JOIN pair_order AS x ON x.row = p.a "
+            "JOIN pair_order AS y ON y.row = p.b ORDER BY y.place, x.place"
         )
         said = []
-        gone = rule.solve(features.read(), pairs, settings, said.append)
-        if largest <= wish.most:
+        before, gone = gone.num_rows, rule.solve(features.read(), pairs, settings, said.append)
+        if largest <= wish.most or gone.num_rows == before:
             break
     for sentence in said:
         note(sentence)
     if largest > wish.most:
         note(
-            f"as many as {largest} rows looked alike at first sight: in such a crowd rows are compared with the first "
-            f"{wish.first * wish.rounds}, not each with each"
+            f"as many as {largest} rows looked alike at first sight: in such a crowd rows are compared with the first few "
+            f"that stay, at most {wish.first * wish.rounds}, not each with each"
         )
     return gone
 
@@ -106,14 +108,17 @@ class Features:
         self._files: list[Path] = []
         self._known = np.zeros(0, np.int64)
 
-    def look(self, wanted: pa.Table, batches: Callable[[], Batches]) -> None:
-        """`wanted` has row and id, by row."""
-        numbers = wanted["row"].to_numpy()
-        new = ~np.isin(numbers, self._known)
-        if not new.any():
-            return
-        self._known = np.union1d(self._known, numbers)
-        self._write(self._of(numbers[new], wanted["id"].combine_chunks().filter(pa.array(new)), batches()))
+    def look(self, wanted: Batches, batches: Callable[[], Batches]) -> None:
+        """`wanted` are row and id, by row."""
+        new = []
+        for batch in wanted:
+            fresh = ~np.isin(batch["row"].to_numpy(), self._known)
+            new.append(batch.filter(pa.array(fresh)))
+        rows = pa.concat_batches(new) if new else None
+        if rows is not None and rows.num_rows:
+            numbers = rows["row"].to_numpy()
+            self._known = np.union1d(self._known, numbers)
+            self._write(self._of(numbers, rows["id"], batches()))
 
     def _of(self, numbers: np.ndarray, ids: pa.Array, batches: Batches) -> Batches:
         start = 0

@@ -105,7 +105,7 @@ def _lines(rows: Opened, long: np.ndarray, settings: Repetition) -> dict[int, st
 
 def _grams(words: Words, long: np.ndarray, limits: dict[int, float | None]) -> dict[int, str]:
     """The share of the n words that cover most. No n-gram covers more than the most frequent one would with the longest
-    words."""
+    words, and none is more frequent than a shorter one."""
     import numpy as np
 
     from luthier.data.words import grams
@@ -119,14 +119,16 @@ def _grams(words: Words, long: np.ndarray, limits: dict[int, float | None]) -> d
     full = np.flatnonzero(counts)
     if len(full):
         longest[full] = np.maximum.reduceat(lengths, words.first[:-1][full])
+    most = np.where(long, counts, 0)
     for n, limit in limits.items():
         if limit is None:
             continue
         hashes, place = grams(words, n)
         text = text_of[place]
-        keep = long[text]
-        most = _most(hashes[keep], text[keep], len(counts))
-        for k in np.flatnonzero((most > 1) & (most * n * longest > limit * size)).tolist():
+        open_ = (most > 1) & (most * n * longest > limit * size)
+        keep = open_[text]
+        most = np.where(open_, _most(hashes[keep], text[keep], len(counts)), most)
+        for k in np.flatnonzero(open_ & (most > 1) & (most * n * longest > limit * size)).tolist():
             share, told = _top(words.spoken(int(words.first[k]), int(words.first[k + 1])), n)
             if share > limit and k not in found:
                 shown = b" ".join(told).decode()  # words have no braces
