@@ -35,7 +35,9 @@ Chat = tuple[str, str]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--similarity", type=float, default=0.85)
     parser.add_argument("--seed", type=int, default=0)
@@ -97,12 +99,17 @@ def records(chats: list[Chat]) -> Iterator[pa.RecordBatch]:
     for start in range(0, len(chats), BATCH):
         some = chats[start : start + BATCH]
         messages = pa.array(
-            [[{"role": "user", "content": ask}, {"role": "assistant", "content": answer}] for ask, answer in some],
+            [
+                [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]
+                for ask, answer in some
+            ],
             TURNS,
         )
         none = pa.nulls(len(some), pa.string())
         columns = {
-            "id": pa.array([f"{told}-{start + k}" for k, told in enumerate(content_ids(messages, none).to_pylist())]),
+            "id": pa.array(
+                [f"{told}-{start + k}" for k, told in enumerate(content_ids(messages, none).to_pylist())]
+            ),
             "messages": messages,
             "source": pa.repeat("made", len(some)).cast(pa.string()),
             "origin": pa.array([f"made:{start + k}" for k in range(len(some))]),
@@ -121,7 +128,9 @@ class Nothing:
     def settle(self, ask: object, rows: object) -> None: ...
 
 
-def run(batches: list[pa.RecordBatch], similarity: float) -> tuple[dict[int, str], list[str], dict[str, float]]:
+def run(
+    batches: list[pa.RecordBatch], similarity: float
+) -> tuple[dict[int, str], list[str], dict[str, float]]:
     """(row number to reason, notes of the report, seconds of the rule's own work)."""
     rule = plugin.load("rule", "near_duplicates")
     group = Group(keyed=(Step(rule, rule.spec(similarity=similarity)),))
@@ -148,7 +157,11 @@ def plain_shingles(chat: Chat) -> set[str]:
 
 
 def judge(
-    chats: list[Chat], planted: list[tuple[int, int]], batches: list[pa.RecordBatch], reasons: dict[int, str], least: float
+    chats: list[Chat],
+    planted: list[tuple[int, int]],
+    batches: list[pa.RecordBatch],
+    reasons: dict[int, str],
+    least: float,
 ) -> None:
     def index(a: int, b: int) -> float:
         one, other = plain_shingles(chats[a]), plain_shingles(chats[b])
@@ -161,7 +174,9 @@ def judge(
         print(f"{what}: {found} of {len(pairs)} planted pairs found, recall {found / max(len(pairs), 1):.4f}")
     false = [row for row, why in reasons.items() if index(row, row_of[why.split(" like ")[1]]) < least]
     chained = [row for row, why in reasons.items() if row_of[why.split(" like ")[1]] in reasons]
-    print(f"{len(reasons)} rows removed, {len(false)} of them falsely, {len(chained)} for a row that went too")
+    print(
+        f"{len(reasons)} rows removed, {len(false)} of them falsely, {len(chained)} for a row that went too"
+    )
 
 
 if __name__ == "__main__":

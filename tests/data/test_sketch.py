@@ -11,12 +11,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.data import sketch
-from luthier.data.sketch import BITS, DRAWINGS, DRAWN_BITS, FOUND, SAMPLES, Shingles, banded, layout, shared, shingles, whole
+from luthier.data.sketch import (
+    BITS,
+    DRAWINGS,
+    DRAWN_BITS,
+    FOUND,
+    SAMPLES,
+    Shingles,
+    banded,
+    layout,
+    shared,
+    shingles,
+    whole,
+)
 from luthier.data.words import words_in
 
 from .test_words import FULL, STEP, hostile, mix, plain_grams, plain_words, word_hash
 
-few_words = st.lists(st.sampled_from(["a", "b", "c", "Don't", "字", "longer-words"]), max_size=9).map(" ".join)
+few_words = st.lists(st.sampled_from(["a", "b", "c", "Don't", "字", "longer-words"]), max_size=9).map(
+    " ".join
+)
 
 
 def plain_shingles(texts: list[str], k: int) -> list[int]:
@@ -46,11 +60,14 @@ def plain_bands(values: list[int], bands: int, rows: int) -> list[int | None]:
 def sets_of(lists: list[list[int]]) -> Shingles:
     sizes = [len(one) for one in lists]
     return Shingles(
-        np.array([value for one in lists for value in one], np.uint64), np.concatenate([[0], np.cumsum(sizes)]).astype(int)
+        np.array([value for one in lists for value in one], np.uint64),
+        np.concatenate([[0], np.cumsum(sizes)]).astype(int),
     )
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), few_words | hostile, st.booleans()), max_size=9), st.integers(1, 4))
+@given(
+    st.lists(st.tuples(st.integers(0, 4), few_words | hostile, st.booleans()), max_size=9), st.integers(1, 4)
+)
 @settings(max_examples=200, deadline=None)
 def test_shingles_are_those_of_the_twin(texts: list[tuple[int, str, bool]], k: int) -> None:
     row = np.array([row for row, _, _ in texts], np.int64)
@@ -75,7 +92,9 @@ value_sets = st.lists(st.integers(0, (1 << BITS) - 1), max_size=60, unique=True)
 
 @given(st.lists(value_sets, max_size=6), st.sampled_from([(18, 7), (26, 4), (3, 1), (1, 20)]))
 @settings(max_examples=40, deadline=None)
-def test_bands_are_those_of_the_twin_whatever_stands_beside(rows: list[list[int]], shape: tuple[int, int]) -> None:
+def test_bands_are_those_of_the_twin_whatever_stands_beside(
+    rows: list[list[int]], shape: tuple[int, int]
+) -> None:
     told, there = banded(sets_of(rows), *shape)
     before, sketch.BLOCK = sketch.BLOCK, 20
     try:
@@ -105,7 +124,10 @@ def test_layout_finds_a_pair_of_just_that_index(similarity: float) -> None:
     assert sharper * (rows + 1) > SAMPLES
 
 
-@pytest.mark.parametrize(("similarity", "size"), [(0.85, 7), (0.85, 20), (0.85, 160), (0.7, 12), (0.7, 100), (0.5, 30), (0.95, 300)])
+@pytest.mark.parametrize(
+    ("similarity", "size"),
+    [(0.85, 7), (0.85, 20), (0.85, 160), (0.7, 12), (0.7, 100), (0.5, 30), (0.95, 300)],
+)
 def test_pairs_at_the_threshold_agree_on_a_band(similarity: float, size: int) -> None:
     draw = random.Random(f"{similarity} {size}")
     one, other = [], []

@@ -23,7 +23,9 @@ hostile = st.text(
     st.one_of(
         st.sampled_from(list("abcXYZ019 .,'_-\n\0\x7f")),
         st.sampled_from(list("äÖßéñœŁжЖσΣςİıǅﬁＡａ，　\u00a0")),
-        st.sampled_from(list("漢字かなカナ、。กำไทยພາ\u0301\u0338\u200d\ufe0f\u202e한글\u1112\u1161\u11ab👩💻½²①")),
+        st.sampled_from(
+            list("漢字かなカナ、。กำไทยພາ\u0301\u0338\u200d\ufe0f\u202e한글\u1112\u1161\u11ab👩💻½²①")
+        ),
         st.characters(exclude_categories=["Cs"]),
     ),
     max_size=60,
@@ -127,7 +129,11 @@ def test_blocks_make_no_difference(texts: list[str]) -> None:
 
 def test_every_character_folds_as_in_python_beside_letters_that_marks_join_to() -> None:
     everything = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
-    strange = [c for k, c in enumerate(everything) if words.fold(c) != c or words.kind_of(c) == words.ALONE or not k % 97]
+    strange = [
+        c
+        for k, c in enumerate(everything)
+        if words.fold(c) != c or words.kind_of(c) == words.ALONE or not k % 97
+    ]
     for before, after in (("a", "b"), ("ㅎ", "é")):
         texts = [before + character + after for character in strange]
         found = words_in(texts)

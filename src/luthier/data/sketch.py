@@ -63,7 +63,9 @@ def shingles(words: Words, row: np.ndarray, wanted: np.ndarray, rows: int, k: in
         np.bincount((tagged >> np.uint64(BITS)).astype(np.int64), minlength=n) for tagged, n in parts if n > 0
     ]
     values = np.concatenate([tagged for tagged, _ in parts]) & np.uint64((1 << BITS) - 1)
-    return Shingles(values, np.concatenate([[0], np.cumsum(np.concatenate(sizes) if sizes else [])]).astype(np.int64))
+    return Shingles(
+        values, np.concatenate([[0], np.cumsum(np.concatenate(sizes) if sizes else [])]).astype(np.int64)
+    )
 
 
 def _of_texts(words: Words, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +132,7 @@ def _draw(
         if len(begin):
             out[where] += np.add.reduceat(chosen, begin)
             taken[where] += np.minimum(lengths, room).astype(np.uint8)
-        lacking = (taken.reshape(-1, bands) < rows).any(axis=1)
+        lacking: np.ndarray = np.any(taken.reshape(-1, bands) < rows, axis=1)
         stay = lacking[owner.astype(np.int64)]
         values, owner = values[stay], owner[stay]
         if not len(values):

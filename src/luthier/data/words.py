@@ -35,7 +35,9 @@ ALONE_RANGES = (
     (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x312F), (0x31F0, 0x31FF), (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF),
 )  # fmt: skip
-ASCII = bytes(ord(chr(c).lower()) if c < 128 and chr(c).isalnum() else c if c >= 128 else 0 for c in range(256))
+ASCII = bytes(
+    ord(chr(c).lower()) if c < 128 and chr(c).isalnum() else c if c >= 128 else 0 for c in range(256)
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def cut(told: np.ndarray, edges: np.ndarray) -> Words:
         shift += len(piece.told)
     kinds = (np.uint8, np.uint64, np.int64, np.int64, np.int64)
     told, hashes, starts, ends, first = (
-        np.concatenate(column) if column else np.zeros(0, kind) for column, kind in zip(out, kinds, strict=True)
+        np.concatenate(column) if column else np.zeros(0, kind)
+        for column, kind in zip(out, kinds, strict=True)
     )
     return Words(told, hashes, first, starts, ends)
 
@@ -176,7 +179,9 @@ def _hash(told: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Eight bytes after the other: h = mix(h + bytes), from the length on."""
     padded = np.zeros(len(told) + 8, np.uint8)
     padded[: len(told)] = told
-    eight = np.ndarray((len(told) + 1,), "<u8", padded.data, 0, (1,))  # the eight bytes that begin at each byte
+    eight = np.ndarray(
+        (len(told) + 1,), "<u8", padded.data, 0, (1,)
+    )  # the eight bytes that begin at each byte
     length = end - start
     hashes = mix(length.astype(np.uint64) * STEP + (eight[start] & CHUNK[np.minimum(length, 8)]))
     rest = np.flatnonzero(length > 8)
@@ -235,7 +240,10 @@ class _Characters:
             and told < "\U00010000"
             and told != "Σ"
             and unicodedata.category(folded)[0] != "M"
-            and not any(a <= folded <= b for a, b in (("\u1100", "\u11ff"), ("\ua960", "\ua97f"), ("\ud7b0", "\ud7ff")))
+            and not any(
+                a <= folded <= b
+                for a, b in (("\u1100", "\u11ff"), ("\ua960", "\ua97f"), ("\ud7b0", "\ud7ff"))
+            )
         )
 
 
@@ -249,7 +257,9 @@ def kind_of(character: str) -> int:
     (1, 0, 2)
     """
     point = ord(character)
-    if unicodedata.category(character)[0] not in "LMN" or 0xFE00 <= point <= 0xFE0F:  # those choose a picture's looks
+    if (
+        unicodedata.category(character)[0] not in "LMN" or 0xFE00 <= point <= 0xFE0F
+    ):  # those choose a picture's looks
         return APART
     return ALONE if any(a <= point <= b for a, b in ALONE_RANGES) else LETTER
 

@@ -56,7 +56,8 @@ def of(rows: list[Row], folder: Path, **wish: Any) -> dict[int, str]:
     told, _ = near(folder, [batch] if rows else [], **wish)
     place = {name: n for n, name in enumerate(batch["id"].to_pylist())}
     return {
-        place[name]: f"{why.split(' like ')[0]} like {place[why.split(' like ')[1]]}" for name, why in told.items()
+        place[name]: f"{why.split(' like ')[0]} like {place[why.split(' like ')[1]]}"
+        for name, why in told.items()
     }
 
 
@@ -76,7 +77,9 @@ def plain(rows: list[Row], similarity: float = 0.85, k: int = 3) -> dict[int, se
         like = {
             m
             for m in range(n)
-            if m not in gone and own and len(own & sets[m]) * 1000 >= round(similarity * 1000) * len(own | sets[m])
+            if m not in gone
+            and own
+            and len(own & sets[m]) * 1000 >= round(similarity * 1000) * len(own | sets[m])
         }
         if like:
             gone[n] = like
@@ -110,7 +113,9 @@ def corpus(n: int, seed: int, family: float = 0.5, length: tuple[int, int] = (3,
 
 
 @pytest.mark.parametrize(("similarity", "k"), [(0.5, 3), (0.7, 1), (0.7, 3), (0.85, 3), (0.95, 2), (1, 3)])
-def test_what_goes_is_what_goes_by_comparing_each_with_each(tmp_path: Path, similarity: float, k: int) -> None:
+def test_what_goes_is_what_goes_by_comparing_each_with_each(
+    tmp_path: Path, similarity: float, k: int
+) -> None:
     rows = corpus(300, seed=k)
     gone, want = of(rows, tmp_path, similarity=similarity, shingle=k), plain(rows, similarity, k)
     sound(rows, gone, similarity, k)
@@ -118,14 +123,20 @@ def test_what_goes_is_what_goes_by_comparing_each_with_each(tmp_path: Path, simi
 
 
 @given(
-    st.lists(hostile | st.lists(st.tuples(st.sampled_from(["user", "assistant"]), hostile), min_size=1, max_size=3), max_size=8),
+    st.lists(
+        hostile
+        | st.lists(st.tuples(st.sampled_from(["user", "assistant"]), hostile), min_size=1, max_size=3),
+        max_size=8,
+    ),
     st.sampled_from([0.5, 0.85]),
 )
 @settings(max_examples=15, deadline=None)
 def test_nothing_goes_falsely_whatever_is_written(rows: list[Row], similarity: float) -> None:
     import tempfile
 
-    rows = rows + rows[:2] if all(isinstance(row, str) for row in rows) else rows  # labels would keep others apart
+    rows = (
+        rows + rows[:2] if all(isinstance(row, str) for row in rows) else rows
+    )  # labels would keep others apart
     with tempfile.TemporaryDirectory() as folder:
         gone = of(rows, Path(folder), similarity=similarity)
     sound(rows, gone, similarity)
@@ -163,7 +174,11 @@ def test_a_copy_of_a_row_that_went_goes_for_the_one_that_stays(tmp_path: Path) -
 def test_what_is_compared(tmp_path: Path) -> None:
     ask, other = "how do I reset the password of my account", "where is the invoice of last month please"
     answer = "open the settings and choose reset then follow the link in the mail"
-    rows = [[("user", ask), ("assistant", answer)], [("user", ask), ("assistant", other)], [("user", other), ("assistant", answer)]]
+    rows = [
+        [("user", ask), ("assistant", answer)],
+        [("user", ask), ("assistant", other)],
+        [("user", other), ("assistant", answer)],
+    ]
     assert of(rows, tmp_path / "1") == {}
     assert of(rows, tmp_path / "2", on="user") == {1: "1.00 like 0"}
     assert of(rows, tmp_path / "3", on="assistant") == {2: "1.00 like 0"}
@@ -180,7 +195,7 @@ def test_rows_of_different_labels_are_for_a_person(tmp_path: Path) -> None:
     said = " ".join(f"w{k}" for k in range(60))
     rows = [[("user", said), ("assistant", label)] for label in ("a", "b", "a", "b")]
     assert of(rows, tmp_path / "1") == {2: "1.00 like 0", 3: "1.00 like 1"}
-    assert of(rows, tmp_path / "2", on="user") == {n: "1.00 like 0" for n in (1, 2, 3)}
+    assert of(rows, tmp_path / "2", on="user") == dict.fromkeys((1, 2, 3), "1.00 like 0")
 
 
 def test_the_longest_stays(tmp_path: Path) -> None:
@@ -245,11 +260,22 @@ def test_a_crowd_of_one_boilerplate_takes_no_quadratic_time(tmp_path: Path) -> N
 
 
 def test_in_a_recipe_with_other_rules(prepare: Prepare, jsonl: Any) -> None:
-    rows = [{"prompt": text, "completion": f"answer {n % 7}"} for n, text in enumerate(corpus(120, seed=9, length=(30, 60)))]
+    rows = [
+        {"prompt": text, "completion": f"answer {n % 7}"}
+        for n, text in enumerate(corpus(120, seed=9, length=(30, 60)))
+    ]
     jsonl([*rows, *rows[:5]])
-    rules = ["normalize", "deduplicate", "near_duplicates", {"length": {"min": 3}}, {"near_duplicates": {"on": "user"}}]
+    rules = [
+        "normalize",
+        "deduplicate",
+        "near_duplicates",
+        {"length": {"min": 3}},
+        {"near_duplicates": {"on": "user"}},
+    ]
     done = prepare({"sources": [{"files": "rows.jsonl"}], "rules": {"quality": rules}})
-    assert done.rule("deduplicate")["removed"] == 125 - len({row["prompt"] + row["completion"] for row in rows})
+    assert done.rule("deduplicate")["removed"] == 125 - len(
+        {row["prompt"] + row["completion"] for row in rows}
+    )
     first = [entry for entry in done.rules if entry["rule"] == "near_duplicates"]
     assert first[0]["removed"] > 0 and first[0]["rows_in"] <= 120 and first[0]["notes"]
     kept = {row["id"] for row in done.rows()}
@@ -261,11 +287,19 @@ def test_in_a_recipe_with_other_rules(prepare: Prepare, jsonl: Any) -> None:
     alone = prepare({"sources": [{"files": "rows.jsonl"}], "rules": {"quality": ["near_duplicates"]}})
     removed = {row["id"]: row["reason"] for row in alone.removed()}
     numbered = [name for name in removed if name.endswith("-2")]  # equal rows have ids of their own
-    assert len(numbered) >= 5 and all(name.removesuffix("-2") not in removed or removed[name] for name in numbered)
+    assert len(numbered) >= 5 and all(
+        name.removesuffix("-2") not in removed or removed[name] for name in numbered
+    )
 
 
 def test_settings() -> None:
-    for wrong in ({"similarity": 0.3}, {"similarity": 1.1}, {"shingle": 0}, {"on": "system"}, {"keep": "newest"}):
+    for wrong in (
+        {"similarity": 0.3},
+        {"similarity": 1.1},
+        {"shingle": 0},
+        {"on": "system"},
+        {"keep": "newest"},
+    ):
         with pytest.raises(ValueError):
             NearDuplicates.model_validate(wrong)
 
@@ -279,7 +313,10 @@ def test_keys_of_no_rows_and_of_a_slice() -> None:
     together = rule.keys(Opened(whole), wish)
     for n in range(4):
         assert rule.keys(Opened(whole.slice(n, 1)), wish).equals(together.slice(n, 1))
-        assert rule.features(Opened(whole.slice(n, 1)), wish).to_pylist() == rule.features(Opened(whole), wish).slice(n, 1).to_pylist()
+        assert (
+            rule.features(Opened(whole.slice(n, 1)), wish).to_pylist()
+            == rule.features(Opened(whole), wish).slice(n, 1).to_pylist()
+        )
 
 
 # Candidates, against a twin
@@ -316,7 +353,10 @@ def plain_pairs(rows: Keys, wish: Candidates) -> tuple[set[tuple[int, int]], set
 @given(
     st.lists(
         st.tuples(
-            st.integers(-2, 0), st.integers(0, 5), st.integers(0, 30), st.lists(st.none() | st.integers(0, 2), min_size=2, max_size=2)
+            st.integers(-2, 0),
+            st.integers(0, 5),
+            st.integers(0, 30),
+            st.lists(st.none() | st.integers(0, 2), min_size=2, max_size=2),
         ),
         max_size=25,
     )
@@ -325,9 +365,13 @@ def plain_pairs(rows: Keys, wish: Candidates) -> tuple[set[tuple[int, int]], set
 def test_candidates_are_those_of_the_twin(rows: Keys) -> None:
     wish = Candidates(("p", "q"), least=500, most=4, first=2)
     with duckdb.connect() as database:
-        database.execute("CREATE TABLE rows_0 (row BIGINT, id VARCHAR, rank BIGINT, n INTEGER, whole BIGINT, p BIGINT, q BIGINT)")
+        database.execute(
+            "CREATE TABLE rows_0 (row BIGINT, id VARCHAR, rank BIGINT, n INTEGER, whole BIGINT, p BIGINT, q BIGINT)"
+        )
         for n, (rank, size, whole, bands) in enumerate(rows):
-            database.execute("INSERT INTO rows_0 VALUES (?, ?, ?, ?, ?, ?, ?)", [n, f"{n:03}", rank, size, whole, *bands])
+            database.execute(
+                "INSERT INTO rows_0 VALUES (?, ?, ?, ?, ?, ?, ?)", [n, f"{n:03}", rank, size, whole, *bands]
+            )
         twins = {*database.execute(wish.twins("rows_0")).fetchall()}
         database.execute(f"CREATE TABLE twins AS {wish.twins('rows_0')}")
         database.execute(f"CREATE TABLE compared AS {wish.compared('rows_0', 'twins')}")
@@ -364,11 +408,17 @@ def test_large_buckets_are_asked_again_without_what_went_and_with_more_first_row
     )  # fmt: skip
     keys = Keys(tmp_path / "keys")
     one = pa.array([1] * 200, pa.int64())
-    keys.add(pa.record_batch({"id": batch["id"], "rank": one, "n": one, "whole": pa.array(range(200)), "band": one}))
+    keys.add(
+        pa.record_batch(
+            {"id": batch["id"], "rank": one, "n": one, "whole": pa.array(range(200)), "band": one}
+        )
+    )
     assert keys.ready()
     notes: list[str] = []
     parts = [batch.slice(start, 30) for start in range(0, 200, 30)]
-    gone = pairs.decide(rule, NearDuplicates(), "keys", keys, lambda: iter(parts), tmp_path / "features", notes.append)
+    gone = pairs.decide(
+        rule, NearDuplicates(), "keys", keys, lambda: iter(parts), tmp_path / "features", notes.append
+    )
     # 8 rows with all after them, then 16 and 24 of those that stay
     assert sorted(gone["row"].to_pylist()) == sorted(n for n in range(50, 200) if n % 50 < 24)
     assert len(asked) == 3 and asked[0] == 8 * 200 - 36

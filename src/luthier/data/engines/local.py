@@ -269,7 +269,13 @@ def _decide(
             _view(table, f"k{n}_", f"rows_{n}")
             if isinstance(step.rule, PairRule):
                 told = pairs.decide(
-                    step.rule, step.settings, f"rows_{n}", table, rows, table.folder / f"pairs-{n}", account.notes.append
+                    step.rule,
+                    step.settings,
+                    f"rows_{n}",
+                    table,
+                    rows,
+                    table.folder / f"pairs-{n}",
+                    account.notes.append,
                 )
                 table.keep("found", told)
                 sql = "SELECT row, reason FROM found"

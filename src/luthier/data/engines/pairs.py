@@ -69,7 +69,9 @@ def decide(
             size = database.ask("SELECT max(size) FROM pair_buckets")[0][0] or 0
             largest = max(largest, size)
             if size:
-                database.insert("pair_found", wish.pairs("pair_rows", band, "pair_buckets", "pair_gone", asked))
+                database.insert(
+                    "pair_found", wish.pairs("pair_rows", band, "pair_buckets", "pair_gone", asked)
+                )
         database.make("pair_found", "SELECT DISTINCT a, b FROM pair_found")
         ((found,),) = database.ask("SELECT count(*) FROM pair_found")
         if found == known:

@@ -246,9 +246,9 @@ class _Held:
             lengths = self.sizes[places[mine]]
             shift = np.cumsum(lengths) - lengths
             nth = np.arange(int(lengths.sum())) - np.repeat(shift, lengths)
-            values[np.repeat(first[mine], lengths) + nth] = self._values[n][np.repeat(begin, lengths) + nth].view(
-                np.uint64
-            )
+            values[np.repeat(first[mine], lengths) + nth] = self._values[n][
+                np.repeat(begin, lengths) + nth
+            ].view(np.uint64)
         return Shingles(values, first)
 
     def name(self, place: int) -> str:

@@ -94,7 +94,9 @@ class PairRule:
     keys: Callable[[Opened, Any], pa.RecordBatch]
     candidates: Callable[[Any], Candidates]
     features: Callable[[Opened, Any], pa.RecordBatch]
-    solve: Callable[[Iterator[pa.RecordBatch], Iterator[pa.RecordBatch], Any, Callable[[str], None]], pa.Table]
+    solve: Callable[
+        [Iterator[pa.RecordBatch], Iterator[pa.RecordBatch], Any, Callable[[str], None]], pa.Table
+    ]
     source: str = "ours"
     private: bool = False
 
