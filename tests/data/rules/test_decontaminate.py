@@ -30,8 +30,15 @@ Row = Any
 def bench(tmp_path: Path) -> str:
     path = tmp_path / "bench.jsonl"
     rows = [
-        {"question": "What is the capital of the country that borders on Spain and on the Atlantic only?", "answer": "Lisbon"},
-        {"question": QUESTION, "choices": ["at ten past eleven", {"other": "it never arrives at all"}], "n": 4},
+        {
+            "question": "What is the capital of the country that borders on Spain and on the Atlantic only?",
+            "answer": "Lisbon",
+        },
+        {
+            "question": QUESTION,
+            "choices": ["at ten past eleven", {"other": "it never arrives at all"}],
+            "n": 4,
+        },
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
@@ -63,16 +70,26 @@ def test_what_leaks(bench: str) -> None:
 
 def test_mark_leaves_the_rows_and_counts_them_by_file(bench: str) -> None:
     rule = plugin.load("rule", "decontaminate")
-    said = rule.run(Opened(batch_of(QUESTION, "nothing", QUESTION + "!")), Decontaminate(against=bench, do="mark"))
+    said = rule.run(
+        Opened(batch_of(QUESTION, "nothing", QUESTION + "!")), Decontaminate(against=bench, do="mark")
+    )
     assert said.removed is None and said.text is None
     assert {name: told.tolist() for name, told in said.counts.items()} == {"leaks of bench.jsonl": [1, 0, 1]}
 
 
 def test_every_format_and_several_files(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f'id,question\n1,"{QUESTION}"\n')
-    (tmp_path / "b.txt").write_text("one two three four five six seven eight nine ten\n\nanother paragraph of this file\n")
+    (tmp_path / "b.txt").write_text(
+        "one two three four five six seven eight nine ten\n\nanother paragraph of this file\n"
+    )
     (tmp_path / "c.json").write_text(json.dumps([{"deep": {"er": ["alpha beta gamma delta epsilon zeta"]}}]))
-    table = pa.table({"q": ["red orange yellow green blue indigo violet"], "n": [1], "more": [["black and white and grey"]]})
+    table = pa.table(
+        {
+            "q": ["red orange yellow green blue indigo violet"],
+            "n": [1],
+            "more": [["black and white and grey"]],
+        }
+    )
     pq.write_table(table, tmp_path / "d.parquet")
     rows = [QUESTION, "one two three four five six seven eight nine ten eleven", "alpha beta gamma delta epsilon zeta",
             "red orange yellow green blue indigo violet", "black and white and grey", "red orange"]  # fmt: skip
@@ -98,7 +115,9 @@ def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(tmp_path: Path
 def test_a_hash_alone_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "b.txt").write_text("one two three four five")
     monkeypatch.setattr(words, "_hash", lambda told, start, end: (end - start).astype("uint64"))
-    removed = run("decontaminate", batch_of("six two eight nine zero"), against=str(tmp_path / "b.txt")).removed
+    removed = run(
+        "decontaminate", batch_of("six two eight nine zero"), against=str(tmp_path / "b.txt")
+    ).removed
     assert removed == [None]
 
 
@@ -120,16 +139,24 @@ def plain(row: Row, benchmark: list[str], n: int, shortest: int) -> bool:
         return {tuple(told[k : k + n]) for k in range(max(1, len(told) - n + 1))} - {()}
 
     wanted = {window for text in benchmark for window in windows(text) if len(window) >= shortest}
-    return any(window in wanted for text in ([row] if isinstance(row, str) else [t for _, t in row]) for window in windows(text))
+    return any(
+        window in wanted
+        for text in ([row] if isinstance(row, str) else [t for _, t in row])
+        for window in windows(text)
+    )
 
 
 said = st.lists(st.sampled_from(["a", "b", "C", "ä", "字", "d-e", "…"]), max_size=8).map(" ".join) | hostile
-row_of = said | st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), said), min_size=1, max_size=3)
+row_of = said | st.lists(
+    st.tuples(st.sampled_from(["system", "user", "assistant"]), said), min_size=1, max_size=3
+)
 
 
 @given(st.lists(row_of, max_size=6), st.lists(said, max_size=4), st.integers(2, 4), st.integers(1, 2))
 @settings(max_examples=60, deadline=None)
-def test_what_leaks_is_what_the_twin_finds_row_by_row(rows: list[Row], benchmark: list[str], n: int, shortest: int) -> None:
+def test_what_leaks_is_what_the_twin_finds_row_by_row(
+    rows: list[Row], benchmark: list[str], n: int, shortest: int
+) -> None:
     benchmark = [*benchmark, "something of many words in a row"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench.jsonl"
@@ -149,7 +176,12 @@ def test_no_rows_and_a_row_of_a_megabyte(bench: str) -> None:
 
 
 def test_in_a_recipe(prepare: Any, jsonl: Any, bench: str) -> None:
-    jsonl([{"prompt": f"question number {k}: {QUESTION if k % 10 == 0 else 'none'}", "completion": "x"} for k in range(60)])
+    jsonl(
+        [
+            {"prompt": f"question number {k}: {QUESTION if k % 10 == 0 else 'none'}", "completion": "x"}
+            for k in range(60)
+        ]
+    )
     rules = {"quality": [{"decontaminate": {"against": bench}}]}
     done = prepare({"sources": [{"files": "rows.jsonl"}], "rules": rules})
     assert done.rule("decontaminate")["removed"] == 6

@@ -20,6 +20,7 @@ from luthier.data.opened import Opened
 from luthier.data.plan import Group, Step
 from luthier.data.rules.near_duplicates import NearDuplicates
 from luthier.data.rules.primitives import Candidates
+from luthier.data.rules.rule import PairRule
 
 from ..test_rules import batch_of
 from ..test_words import hostile, plain_words
@@ -254,15 +255,11 @@ def test_a_large_family_loses_no_recall(tmp_path: Path) -> None:
 def test_a_crowd_of_one_boilerplate_takes_no_quadratic_time(tmp_path: Path) -> None:
     boilerplate = " ".join(f"the {k} terms apply" for k in range(12))
     rows = [f"{boilerplate} case {n} of {n * 7919 % 10_007}" for n in range(12_000)]
-    told, notes = near(
-        tmp_path,
-        [batch_of(*rows[start : start + 2000]) for start in range(0, 12_000, 2000)][:1],
-        similarity=0.95,
-    )
+    told, notes = near(tmp_path, [batch_of(*rows[:2000])], similarity=0.95)
     assert told == {}  # 2,000 rows of 46 shared shingles and 5 of their own: 46 / 56
     found, notes = near(tmp_path / "2", [batch_of(*rows)], similarity=0.8)
     assert len(found) == 11_999 and notes[0] == "1 families of near duplicates, the largest of 12000 rows"
-    assert "compared with the first 24" in notes[1]
+    assert "in such a crowd rows are compared with the first few that stay, at most 24" in notes[1]
 
 
 def test_in_a_recipe_with_other_rules(prepare: Prepare, jsonl: Any) -> None:
@@ -387,3 +384,45 @@ def test_candidates_are_those_of_the_twin(rows: Keys) -> None:
             database.execute(f"CREATE OR REPLACE TABLE buckets AS {wish.buckets('compared', band, 0)}")
             found |= {*database.execute(wish.pairs("compared", band, "buckets", "gone", 0)).fetchall()}
     assert (twins, found) == plain_pairs(rows, wish)
+
+
+def test_large_buckets_are_asked_again_without_what_went_and_with_more_first_rows(tmp_path: Path) -> None:
+    """200 rows in one bucket, of 50 families that stand one after the other: each of three rounds compares with 8 more."""
+    from luthier.data.engines import pairs
+    from luthier.data.engines.local import Keys
+
+    asked: list[int] = []
+
+    def solve(features: Any, found: Any, settings: Any, note: Any) -> pa.Table:
+        table = pa.concat_batches(list(features))
+        family = dict(zip(table["row"].to_pylist(), table["family"].to_pylist(), strict=True))
+        both = [(row["a"], row["b"]) for batch in found for row in batch.to_pylist()]
+        asked.append(len(both))
+        assert both == sorted(both, key=lambda pair: (pair[1], pair[0]))  # ids are in the order of rows
+        away = sorted({b for a, b in both if family[a] == family[b]})
+        return pa.table({"row": pa.array(away, pa.int64()), "reason": pa.array(["like"] * len(away))})
+
+    batch = batch_of(*(str(n) for n in range(200)))
+    rule = PairRule(
+        "families", 1, NearDuplicates, "", lambda rows, wish: None,  # type: ignore[arg-type,return-value]
+        candidates=lambda wish: Candidates(("band",), least=0),
+        features=lambda rows, wish: pa.record_batch({"family": pa.array([int(text) % 50 for text in rows.text])}),
+        solve=solve,
+    )  # fmt: skip
+    keys = Keys(tmp_path / "keys")
+    one = pa.array([1] * 200, pa.int64())
+    keys.add(
+        pa.record_batch(
+            {"id": batch["id"], "rank": one, "n": one, "whole": pa.array(range(200)), "band": one}
+        )
+    )
+    assert keys.ready()
+    notes: list[str] = []
+    parts = [batch.slice(start, 30) for start in range(0, 200, 30)]
+    gone = pairs.decide(
+        rule, NearDuplicates(), "keys", keys, lambda: iter(parts), tmp_path / "features", notes.append
+    )
+    # 8 rows with all after them, then 16 and 24 of those that stay
+    assert sorted(gone["row"].to_pylist()) == sorted(n for n in range(50, 200) if n % 50 < 24)
+    assert len(asked) == 3 and asked[0] == 8 * 200 - 36
+    assert notes and "as many as 200 rows" in notes[0]

@@ -28,7 +28,9 @@ def test_lines_that_stood_there_before() -> None:
     fine = "\n".join([*lines, *lines[:4]])  # 4 of 14 are 29 %
     # equally long lines, so 4 of 14 are also 29 % of the characters
     assert removed(fine, line_characters=None) == [None]
-    assert removed(fine) == ["56 of 196 characters of the text turn are in lines that stood there before, more than 20%"]
+    assert removed(fine) == [
+        "56 of 196 characters of the text turn are in lines that stood there before, more than 20%"
+    ]
     much = "\n\n  ".join([*lines, *lines[:5]])
     assert removed(much) == ["5 of 15 lines of the text turn stood there before, more than 30%"]
     assert removed([("user", "u"), ("assistant", much)], on="user") == [None]
@@ -89,7 +91,9 @@ def _plain_text(text: str, wish: Repetition) -> bool:
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     size = sum(len(line) for line in lines)
     again = len(lines) - len(set(lines))
-    if "\n" in text and (again > wish.lines * len(lines) or size - sum(map(len, set(lines))) > wish.line_characters * size):  # type: ignore[operator]
+    if "\n" in text and (
+        again > wish.lines * len(lines) or size - sum(map(len, set(lines))) > wish.line_characters * size
+    ):  # type: ignore[operator]
         return True
     for n, limit in ((2, wish.top_2), (3, wish.top_3), (4, wish.top_4)):
         counts = Counter(tuple(told[k : k + n]) for k in range(len(told) - n + 1))
@@ -100,9 +104,14 @@ def _plain_text(text: str, wish: Repetition) -> bool:
 
 
 looping = st.lists(
-    st.one_of(st.sampled_from(["a", "bb", "ccc", "字", "Ä", "\n", "\n\n", "line one\n", "xxxxxxxx", "…"]), hostile), max_size=14
+    st.one_of(
+        st.sampled_from(["a", "bb", "ccc", "字", "Ä", "\n", "\n\n", "line one\n", "xxxxxxxx", "…"]), hostile
+    ),
+    max_size=14,
 ).map(" ".join)
-row_of = looping | st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), looping), min_size=1, max_size=3)
+row_of = looping | st.lists(
+    st.tuples(st.sampled_from(["system", "user", "assistant"]), looping), min_size=1, max_size=3
+)
 
 
 @given(st.lists(row_of, max_size=5))

@@ -8,7 +8,7 @@ the same for every engine. An engine brings `Tables`, which answers SQL.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -46,8 +46,8 @@ class Tables(Protocol):
     def put(self, name: str, table: pa.Table) -> None:
         """A table that is brought; one of that name is replaced."""
 
-    def arrow(self, sql: str) -> pa.Table:
-        """An answer of numbers and ids, which may be long."""
+    def stream(self, sql: str) -> Iterator[pa.RecordBatch]:
+        """A long answer, read to its end before the next is asked for."""
 
 
 class Settles(Protocol):

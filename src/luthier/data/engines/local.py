@@ -130,14 +130,18 @@ class Keys:
         self.keep(name, "SELECT * FROM brought")
         self._database.unregister("brought")
 
-    def arrow(self, sql: str) -> pa.Table:
-        return self._database.sql(sql).to_arrow_table()
+    def stream(self, sql: str) -> Batches:
+        yield from pq.ParquetFile(self._answered("answer", sql)).iter_batches()
+
+    def _answered(self, name: str, sql: str) -> Path:
+        path = self._folder / f"{name}.parquet"
+        quoted = str(path).replace("'", "''")
+        self._database.execute(f"COPY ({sql}) TO '{quoted}' (FORMAT parquet)")
+        return path
 
     def decisions(self, sql: str) -> Decisions:
         """`sql` gives (row, ...) with exactly one line per row, in any order."""
-        path = self._folder / "decisions.parquet"
-        quoted = str(path).replace("'", "''")
-        self._database.execute(f"COPY (SELECT * FROM ({sql}) ORDER BY row) TO '{quoted}' (FORMAT parquet)")
+        path = self._answered("decisions", f"SELECT * FROM ({sql}) ORDER BY row")
         self._database.close()
         return Decisions(path)
 

@@ -2,7 +2,7 @@
 
     keys ─▶ pairs that agree on a band ─▶ features of their rows, into a file ─▶ the rule solves ─▶ rows to remove
                     ▲                                                                │
-                    └── large buckets again, without what has been found, a few times ┘
+                    └─ large buckets again, without what has been found, while it finds more ┘
 
 Bands are asked one after the other, so that memory holds one at a time. Features stand in a memory-mapped Arrow file: the
 system takes their memory back when it is short.
@@ -51,35 +51,35 @@ def decide(
         tables.put("pair_gone", gone.select(["row"]))
         for band in wish.bands:
             tables.keep("pair_buckets", wish.buckets("pair_rows", band, asked))
-            size = tables.arrow("SELECT max(size) AS size FROM pair_buckets")["size"][0].as_py() or 0
+            size = tables.ask("SELECT max(size) FROM pair_buckets")[0][0] or 0
             largest = max(largest, size)
             if size:
                 tables.insert("pair_found", wish.pairs("pair_rows", band, "pair_buckets", "pair_gone", asked))
         tables.keep("pair_found", "SELECT DISTINCT a, b FROM pair_found")
-        found = tables.arrow("SELECT count(*) AS n FROM pair_found")["n"][0].as_py()
+        ((found,),) = tables.ask("SELECT count(*) FROM pair_found")
         if found == known:
             break
         known = found
-        features.look(
-            tables.arrow(
-                f"SELECT r.row AS row, r.id AS id FROM {rows} AS r JOIN (SELECT a AS row FROM pair_found UNION "
-                "SELECT b FROM pair_found) AS p ON p.row = r.row ORDER BY r.row"
-            )
+        tables.keep(
+            "pair_order",
+            f"SELECT r.row AS row, r.id AS id, row_number() OVER (ORDER BY r.rank, r.id) AS place FROM {rows} AS r "
+            "JOIN (SELECT a AS row FROM pair_found UNION SELECT b FROM pair_found) AS p ON p.row = r.row",
         )
-        pairs = tables.arrow(
-            f"SELECT p.a AS a, p.b AS b FROM pair_found AS p JOIN {rows} AS x ON x.row = p.a JOIN {rows} AS y ON y.row = p.b "
-            "ORDER BY y.rank, y.id, x.rank, x.id"
+        features.look(tables.stream("SELECT row, id FROM pair_order ORDER BY row"))
+        pairs = tables.stream(
+            "SELECT p.a AS a, p.b AS b FROM pair_found AS p JOIN pair_order AS x ON x.row = p.a "
+            "JOIN pair_order AS y ON y.row = p.b ORDER BY y.place, x.place"
         )
         said = []
-        gone = rule.solve(features.read(), pairs, settings, said.append)
-        if largest <= wish.most:
+        before, gone = gone.num_rows, rule.solve(features.read(), pairs, settings, said.append)
+        if largest <= wish.most or gone.num_rows == before:
             break
     for sentence in said:
         note(sentence)
     if largest > wish.most:
         note(
-            f"as many as {largest} rows looked alike at first sight: in such a crowd rows are compared with the first "
-            f"{wish.first * wish.rounds}, not each with each"
+            f"as many as {largest} rows looked alike at first sight: in such a crowd rows are compared with the first few "
+            f"that stay, at most {wish.first * wish.rounds}, not each with each"
         )
     tables.put("pair_told", gone)
     return "SELECT row, reason FROM pair_told"
@@ -94,13 +94,13 @@ class Features:
         self._files: list[Path] = []
         self._known = np.zeros(0, np.int64)
 
-    def look(self, wanted: pa.Table) -> None:
-        """`wanted` has row and id, by row."""
-        numbers = wanted["row"].to_numpy()
-        new = ~np.isin(numbers, self._known)
-        if new.any():
-            self._known = np.union1d(self._known, numbers)
-            self._write(self._again(wanted.filter(pa.array(new))))
+    def look(self, wanted: Batches) -> None:
+        """`wanted` are row and id, by row."""
+        new = [batch.filter(pa.array(~np.isin(batch["row"].to_numpy(), self._known))) for batch in wanted]
+        rows = pa.Table.from_batches(new) if new else None
+        if rows is not None and rows.num_rows:
+            self._known = np.union1d(self._known, rows["row"].to_numpy())
+            self._write(self._again(rows))
 
     def _write(self, found: Iterable[pa.RecordBatch]) -> None:
         """In batches that are large enough to be few."""

@@ -113,9 +113,11 @@ def _run(rows: Opened, settings: Decontaminate) -> Said:
     owner = np.searchsorted(words.first, here, "right") - 1
     length = np.minimum(words.counts()[owner], settings.ngram)
     why: dict[int, str] = {}
-    leaks: dict[str, np.ndarray] = {}
+    leaks: dict[str, Any] = {}
     order = np.lexsort((here, rows.row[owner]))
-    for row, start, other, n in zip(*(told[order].tolist() for told in (rows.row[owner], here, there, length)), strict=True):
+    for row, start, other, n in zip(
+        *(told[order].tolist() for told in (rows.row[owner], here, there, length)), strict=True
+    ):
         if row in why or not _same(words, start, benchmark.words, other, n):
             continue
         file, number = benchmark.origin(other)
@@ -167,7 +169,9 @@ def _made(
     texts: list[str] = []
     origins: list[tuple[str, int]] = []
     for file in connect(list(patterns)).files:
-        for number, row in enumerate(connect([file.system.unstrip_protocol(file.path)]).head(sys.maxsize).rows, 1):
+        for number, row in enumerate(
+            connect([file.system.unstrip_protocol(file.path)]).head(sys.maxsize).rows, 1
+        ):
             told = list(_strings(row))
             texts += told
             origins += [(file.place, number)] * len(told)

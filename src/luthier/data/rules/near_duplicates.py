@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from luthier.data.opened import Opened
     from luthier.data.sketch import Shingles
 
-AT_ONCE = 2_000_000  # shingles of pairs whose indices are reckoned together
+AT_ONCE = 500_000  # shingles of pairs whose indices are reckoned together
 
 
 class NearDuplicates(Spec):
@@ -142,21 +142,18 @@ def _features(rows: Opened, settings: NearDuplicates) -> pa.RecordBatch:
 
 
 def _solve(
-    features: Iterator[pa.RecordBatch], pairs: pa.Table, settings: NearDuplicates, note: Callable[[str], None]
+    features: Iterator[pa.RecordBatch],
+    pairs: Iterator[pa.RecordBatch],
+    settings: NearDuplicates,
+    note: Callable[[str], None],
 ) -> pa.Table:
     """Greedy, in the order of who stays. The index by hashes says which pairs are worth the words; a row whose like has
     gone is compared with the one that that had to go for."""
-    import numpy as np
     import pyarrow as pa
 
     held = _Held(features, settings.shingle)
-    a, b = (held.places(pairs[name].to_numpy()) for name in ("a", "b"))
-    near = np.flatnonzero(_near(held, a, b, settings.least))
     gone: dict[int, tuple[int, int]] = {}  # place: (that of the row that stays, hundredths they share)
-    begins = np.flatnonzero(np.diff(b[near], prepend=-1))
-    for group in np.split(near, begins[1:]) if len(near) else []:
-        row = int(b[group[0]])
-        before = a[group].tolist()
+    for row, before in _near(held, pairs, settings.least):
         staying = [place for place in before if place not in gone]
         theirs = [gone[place][0] for place in before if place in gone]
         for place in dict.fromkeys([*staying, *theirs]):
@@ -173,7 +170,26 @@ def _solve(
     return pa.table({"row": pa.array(rows, pa.int64()), "reason": pa.array(why, pa.string())})
 
 
-def _near(held: _Held, a: np.ndarray, b: np.ndarray, least: int) -> np.ndarray:
+def _near(held: _Held, pairs: Iterator[pa.RecordBatch], least: int) -> Iterator[tuple[int, list[int]]]:
+    """(place of a row, places of rows before it whose index by hashes is at least `least` thousandths), in order."""
+    import numpy as np
+
+    at_hand = -1
+    before: list[int] = []
+    for batch in pairs:
+        a, b = (held.places(batch[name].to_numpy()) for name in ("a", "b"))
+        near = np.flatnonzero(_index(held, a, b, least))
+        for place, row in zip(a[near].tolist(), b[near].tolist(), strict=True):
+            if row != at_hand:
+                if before:
+                    yield at_hand, before
+                at_hand, before = row, []
+            before.append(place)
+    if before:
+        yield at_hand, before
+
+
+def _index(held: _Held, a: np.ndarray, b: np.ndarray, least: int) -> np.ndarray:
     """Pairs whose index by hashes is at least `least` thousandths, bool [P]."""
     import numpy as np
 

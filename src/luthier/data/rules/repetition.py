@@ -94,7 +94,9 @@ def _lines(rows: Opened, long: np.ndarray, settings: Repetition) -> dict[int, st
         size = sum(map(len, lines))
         more = size - sum(map(len, seen))
         if settings.lines is not None and again > settings.lines * len(lines):
-            found[int(text)] = f"{again} of {len(lines)} lines of {{turn}} stood there before, more than {settings.lines:.0%}"
+            found[int(text)] = (
+                f"{again} of {len(lines)} lines of {{turn}} stood there before, more than {settings.lines:.0%}"
+            )
         elif settings.line_characters is not None and more > settings.line_characters * size:
             found[int(text)] = (
                 f"{more} of {size} characters of {{turn}} are in lines that stood there before, "
@@ -105,7 +107,7 @@ def _lines(rows: Opened, long: np.ndarray, settings: Repetition) -> dict[int, st
 
 def _grams(words: Words, long: np.ndarray, limits: dict[int, float | None]) -> dict[int, str]:
     """The share of the n words that cover most. No n-gram covers more than the most frequent one would with the longest
-    words."""
+    words, and none is more frequent than a shorter one."""
     import numpy as np
 
     from luthier.data.words import grams
@@ -119,14 +121,16 @@ def _grams(words: Words, long: np.ndarray, limits: dict[int, float | None]) -> d
     full = np.flatnonzero(counts)
     if len(full):
         longest[full] = np.maximum.reduceat(lengths, words.first[:-1][full])
+    most = np.where(long, counts, 0)
     for n, limit in limits.items():
         if limit is None:
             continue
         hashes, place = grams(words, n)
         text = text_of[place]
-        keep = long[text]
-        most = _most(hashes[keep], text[keep], len(counts))
-        for k in np.flatnonzero((most > 1) & (most * n * longest > limit * size)).tolist():
+        open_ = (most > 1) & (most * n * longest > limit * size)
+        keep = open_[text]
+        most = np.where(open_, _most(hashes[keep], text[keep], len(counts)), most)
+        for k in np.flatnonzero(open_ & (most > 1) & (most * n * longest > limit * size)).tolist():
             share, told = _top(words.spoken(int(words.first[k]), int(words.first[k + 1])), n)
             if share > limit and k not in found:
                 shown = b" ".join(told).decode()  # words have no braces
@@ -153,7 +157,9 @@ def _top(told: list[bytes], n: int) -> tuple[float, tuple[bytes, ...]]:
     """The largest share that n words in a row make up, and the first that do."""
     occur = Counter(zip(*(told[k:] for k in range(n)), strict=False))
     size = sum(map(len, told))
-    shares = ((min(1.0, times * sum(map(len, gram)) / size), gram) for gram, times in occur.items() if times > 1)
+    shares = (
+        (min(1.0, times * sum(map(len, gram)) / size), gram) for gram, times in occur.items() if times > 1
+    )
     return max(shares, key=lambda one: one[0], default=(0.0, ()))
 
 
@@ -173,7 +179,9 @@ def _word_runs(words: Words, judged: np.ndarray, limit: int | None) -> dict[int,
         said = words.spoken(start, start + n)
         if judged[text] and len(set(said)) == 1:
             shown = said[0].decode()
-            found.setdefault(text, f"the word {shown[:40]!r} stands {n} times in a row in {{turn}}, more than {limit}")
+            found.setdefault(
+                text, f"the word {shown[:40]!r} stands {n} times in a row in {{turn}}, more than {limit}"
+            )
     return found
 
 
@@ -190,7 +198,9 @@ def _letter_runs(words: Words, judged: np.ndarray, limit: int | None) -> dict[in
         text = int(np.searchsorted(words.first, k, "right")) - 1
         if judged[text] and (hit := run.search(words.spoken(k, k + 1)[0].decode())):
             n = len(hit[0])
-            found.setdefault(text, f"the letter {hit[1]!r} stands {n} times in a row in {{turn}}, more than {limit}")
+            found.setdefault(
+                text, f"the letter {hit[1]!r} stands {n} times in a row in {{turn}}, more than {limit}"
+            )
     return found
 
 

@@ -85,7 +85,7 @@ class PairRule:
     """`keys(rows, settings)` gives the columns that `candidates(settings)` names, one line per row. Of rows in any candidate
     pair, `features(rows, settings)` gives one line per row, in columns of the rule's own choice; the engine keeps them, with
     the row's number `row` and its `id`, where they may spill to disk. `solve(features, pairs, settings, note)` gives a table
-    (row, reason) of the rows to remove. `pairs` has columns a and b, row numbers, each pair once: a comes before b in the
+    (row, reason) of the rows to remove. `pairs` are batches of a and b, row numbers, each pair once: a comes before b in the
     order of who stays, and the pairs come in the order of b, then of a. An engine may call it again with more pairs, and the
     last answer counts; `note` tells people something."""
 
@@ -96,7 +96,9 @@ class PairRule:
     keys: Callable[[Opened, Any], pa.RecordBatch]
     candidates: Callable[[Any], Candidates]
     features: Callable[[Opened, Any], pa.RecordBatch]
-    solve: Callable[[Iterator[pa.RecordBatch], pa.Table, Any, Callable[[str], None]], pa.Table]
+    solve: Callable[
+        [Iterator[pa.RecordBatch], Iterator[pa.RecordBatch], Any, Callable[[str], None]], pa.Table
+    ]
     source: str = "ours"
     private: bool = False
 
