@@ -25,64 +25,13 @@ _TWO = frozenset("20 27 28 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52
 _THREE = ("21", "22", "23", "24", "25", "26", "29", "35", "37", "38", "42", "50", "59", "67", "68", "69", "80", "85", "87", "88", "96", "97", "99")  # fmt: skip
 
 _WORDS = frozenset(
-    [
-        "phone",
-        "phones",
-        "telephone",
-        "tel",
-        "mobile",
-        "cell",
-        "cellphone",
-        "call",
-        "calling",
-        "dial",
-        "ring",
-        "sms",
-        "fax",
-        "whatsapp",
-        "reach",
-        "landline",
-        "telefon",
-        "telefonnummer",
-        "handy",
-        "handynummer",
-        "mobil",
-        "mobilnummer",
-        "rufnummer",
-        "anrufen",
-        "anruf",
-        "anrufe",
-        "ruf",
-        "téléphone",
-        "tél",
-        "portable",
-        "appeler",
-        "appelez",
-        "appelle",
-        "teléfono",
-        "telefono",
-        "móvil",
-        "movil",
-        "celular",
-        "llama",
-        "llamar",
-        "llame",
-        "llámame",
-        "llámeme",
-        "llamame",
-        "cellulare",
-        "chiama",
-        "chiamami",
-        "telefoonnummer",
-        "telefoon",
-        "mobiel",
-        "bel",
-        "telefone",
-        "telemóvel",
-        "ligue",
-        "телефон",
-        "телефону",
-    ]
+    (  # noqa: SIM905
+        "phone phones telephone tel mobile cell cellphone call calling dial ring sms fax whatsapp reach landline "
+        "telefon telefonnummer handy handynummer mobil mobilnummer rufnummer anrufen anruf anrufe ruf "
+        "téléphone tél portable appeler appelez appelle teléfono telefono móvil movil celular llama llamar llame "
+        "llámame llámeme llamame cellulare chiama chiamami telefoonnummer telefoon mobiel bel telefone telemóvel ligue "
+        "телефон телефону"
+    ).split()
 )
 _UNSPACED = ("电话", "電話", "手机", "手機", "携帯", "전화")
 _WORD = re.compile(r"[^\W\d_]+")
