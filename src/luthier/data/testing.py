@@ -92,7 +92,9 @@ def run(name: str, batch: pa.RecordBatch, **wish: Any) -> Ran:
     said = rule.run(rows, rule.spec.model_validate(wish))
     rows.edit(said.text, said.label, dict(said.columns))
     none: list[str | None] = [None] * batch.num_rows
-    changed, removed = (none if why is None else list(why.to_pylist()) for why in (said.changed, said.removed))
+    changed, removed = (
+        none if why is None else list(why.to_pylist()) for why in (said.changed, said.removed)
+    )
     each = {kind: np.asarray(of_rows).tolist() for kind, of_rows in said.counts.items()}
     texts = [rows.of_row(row) for row in range(batch.num_rows)]
     return Ran(

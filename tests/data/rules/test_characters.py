@@ -23,19 +23,31 @@ GOOD = "A sentence of plain words, long enough to be judged; it ends here."
     [
         ({"letters": 0.5}, "aa 11", None),  # 2 of 4
         ({"letters": 0.5}, "a 11 é?", "the text turn has a share of letters of 0.4, less than 0.5"),
-        ({"alphanumeric": 0.25}, "==== a?", "the text turn has a share of letters and digits of 0.1667, less than 0.25"),
+        (
+            {"alphanumeric": 0.25},
+            "==== a?",
+            "the text turn has a share of letters and digits of 0.1667, less than 0.25",
+        ),
         ({"digits": 0.5}, "123 a", "the text turn has a share of digits of 0.75, more than 0.5"),
         ({"upper": 0.5}, "LOUD är", "the text turn has a share of capitals of 0.6667, more than 0.5"),
         ({"upper": 0.5}, "漢字 12", None),  # letters, but none of them capital
         ({"upper": 0.5}, "12 !!", None),  # nothing to divide
-        ({"broken": 0.1}, "ab\x00\ufffd\t\n", "the text turn has a share of broken characters of 0.3333, more than 0.1"),
+        (
+            {"broken": 0.1},
+            "ab\x00\ufffd\t\n",
+            "the text turn has a share of broken characters of 0.3333, more than 0.1",
+        ),
         ({"run": 4}, "abcd efg", None),
         ({"run": 4}, "a äbcde", "the text turn has a longest stretch without a blank of 5, more than 4"),
         ({"run": 4}, "漢字漢字漢字漢字。abc漢", None),
         ({"shortest_word": 3}, "a bc", "the text turn has words with a mean length of 1.5, less than 3"),
         ({"longest_word": 4}, "abcde fghij", "the text turn has words with a mean length of 5, more than 4"),
         ({"longest_word": 4}, "漢字漢字漢字 a", None),
-        ({"lettered_words": 0.8}, "a1 2 3", "the text turn has a share of words with a letter of 0.3333, less than 0.8"),
+        (
+            {"lettered_words": 0.8},
+            "a1 2 3",
+            "the text turn has a share of words with a letter of 0.3333, less than 0.8",
+        ),
         ({"lettered_words": 0.8}, "", None),
         ({"letters": 1}, "हिन्दी में", None),  # vowel signs are marks
     ],
@@ -80,7 +92,9 @@ def test_on_says_which_texts_are_judged() -> None:
 
 
 def test_settings_that_cannot_be() -> None:
-    with pytest.raises(ValidationError, match="shortest_word 5 is larger than longest_word 4; no text could stay"):
+    with pytest.raises(
+        ValidationError, match="shortest_word 5 is larger than longest_word 4; no text could stay"
+    ):
         Characters(shortest_word=5, longest_word=4)
     with pytest.raises(ValidationError, match="2 is not between 0 and 1; write 0.1 or '10%'"):
         Characters(letters=2)
@@ -103,7 +117,9 @@ def plain(text: str) -> dict[str, float]:
 
 
 # Characters that Rust's and Python's tables of Unicode agree on whatever their versions.
-agreed = st.text(st.characters(max_codepoint=0x2FF) | st.sampled_from("漢かกไहि‘”€\ufffd\u2003"), min_size=1, max_size=30)
+agreed = st.text(
+    st.characters(max_codepoint=0x2FF) | st.sampled_from("漢かกไहि‘”€\ufffd\u2003"), min_size=1, max_size=30
+)
 
 
 @given(st.lists(agreed, min_size=1, max_size=5))
@@ -112,7 +128,7 @@ def test_counts_are_those_of_the_plain_twin(texts: list[str]) -> None:
     counts = _Counts(opened(*texts), Characters(from_chars=1))
     found = {
         "letters": counts.share("letters"),
-        "alphanumeric": counts.share("letters", "digits"),
+        "alphanumeric": counts.share("alphanumeric"),
         "upper": counts.share("upper", of="letters"),
         "broken": counts.share("broken", of="chars"),
     }
@@ -124,7 +140,14 @@ def test_counts_are_those_of_the_plain_twin(texts: list[str]) -> None:
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=5), st.sampled_from(["user", "all"]))
 @settings(max_examples=80, deadline=None)
 def test_laws(texts: list[str], on: str) -> None:
-    wish = {"from_chars": 5, "run": 6, "letters": 0.5, "digits": 0.3, "longest_word": 6, "lettered_words": 0.5}
+    wish = {
+        "from_chars": 5,
+        "run": 6,
+        "letters": 0.5,
+        "digits": 0.3,
+        "longest_word": 6,
+        "lettered_words": 0.5,
+    }
     obeys("characters", [*texts, [("user", texts[0]), ("assistant", texts[-1])]], on=on, **wish)
 
 

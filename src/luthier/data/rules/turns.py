@@ -121,7 +121,9 @@ def _order(rows: Opened, why: dict[int, str]) -> None:
     for k in np.flatnonzero(~allowed[before, codes])[::-1].tolist():
         role = rows.role[int(turns[k])]
         if before[k]:
-            why[int(row[k])] = f"{role} speaks after {names[before[k]] if before[k] > 0 else 'an unknown role'}"
+            why[int(row[k])] = (
+                f"{role} speaks after {names[before[k]] if before[k] > 0 else 'an unknown role'}"
+            )
         else:
             why[int(row[k])] = f"{role} speaks first"
     last = np.ones(len(turns), bool)
@@ -147,8 +149,15 @@ def _refusing(rows: Opened) -> np.ndarray:
 
     found = rows.says("assistant")
     places = np.flatnonzero(found)
-    start = rows.text.gather(places).str.slice(0, BEGINNING).str.to_lowercase().str.replace_all("’", "'", literal=True)
-    found[places] = start.to_frame("t").select(pl.col("t").str.contains_any(list(REFUSALS))).to_series().to_numpy()
+    start = (
+        rows.text.gather(places)
+        .str.slice(0, BEGINNING)
+        .str.to_lowercase()
+        .str.replace_all("’", "'", literal=True)
+    )
+    found[places] = (
+        start.to_frame("t").select(pl.col("t").str.contains_any(list(REFUSALS))).to_series().to_numpy()
+    )
     return found
 
 
