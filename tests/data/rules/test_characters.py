@@ -128,7 +128,7 @@ def test_counts_are_those_of_the_plain_twin(texts: list[str]) -> None:
     counts = _Counts(opened(*texts), Characters(from_chars=1))
     found = {
         "letters": counts.share("letters"),
-        "alphanumeric": counts.share("letters", "digits"),
+        "alphanumeric": counts.share("alphanumeric"),
         "upper": counts.share("upper", of="letters"),
         "broken": counts.share("broken", of="chars"),
     }

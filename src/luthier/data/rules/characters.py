@@ -49,6 +49,7 @@ NO_BLANKS = (
 PATTERNS = {
     "letters": r"[\p{L}\p{M}]",
     "digits": r"\p{Nd}",
+    "alphanumeric": r"[\p{L}\p{M}\p{Nd}]",
     "upper": r"\p{Lu}",
     "broken": r"[\p{Cc}\x{fffd}--\t\n\r]",
     "blank": r"\s",
@@ -115,7 +116,7 @@ def _measures(counts: _Counts, wish: Characters) -> Iterator[tuple[str, np.ndarr
     shares = counts.share
     for name, values, limit, least in (
         ("a share of letters of", partial(shares, "letters"), wish.letters, True),
-        ("a share of letters and digits of", partial(shares, "letters", "digits"), wish.alphanumeric, True),
+        ("a share of letters and digits of", partial(shares, "alphanumeric"), wish.alphanumeric, True),
         ("a share of digits of", partial(shares, "digits"), wish.digits, False),
         ("a share of capitals of", partial(shares, "upper", of="letters"), wish.upper, False),
         ("a share of broken characters of", partial(shares, "broken", of="chars"), wish.broken, False),
@@ -136,6 +137,7 @@ class _Counts:
 
         from luthier.data.opened import NOT_ASCII
 
+        self._blanks: np.ndarray | None = None
         self._rows, self._longest = rows, settings.run or 0
         long_enough = np.diff(rows.bytes[1]) >= settings.from_chars  # a character has one byte or more
         self.places = np.flatnonzero(rows.says(*ROLES[settings.on]) & long_enough)
@@ -153,52 +155,73 @@ class _Counts:
     def _count(self, kind: str) -> np.ndarray:
         import numpy as np
 
+        others = self._texts.str
         if kind == "filled":
             return self["chars"] - self["blank"]
-        told, edges = self._rows.bytes
-        counts = np.diff(edges)
-        full = np.flatnonzero(counts)
-        if kind != "chars" and len(full):
-            counts[full] = np.add.reduceat(np.take(_table(kind), told), edges[:-1][full], dtype=np.int64)
-        counts = counts[self.places]
-        others = self._texts.str
-        exact = others.len_chars() if kind == "chars" else others.count_matches(PATTERNS[kind])
-        counts[self._other] = exact.to_numpy()
+        if kind == "chars":
+            counts = np.diff(self._rows.bytes[1])[self.places]
+            counts[self._other] = others.len_chars().to_numpy()
+        elif kind in ("words", "lettered"):
+            texts = self._rows.text.gather(self.places)
+            counts = texts.str.count_matches(PATTERNS[kind]).to_numpy().astype(np.int64)
+        else:
+            counts = self._in_bytes(kind)[self.places]
+            counts[self._other] = others.count_matches(PATTERNS[kind]).to_numpy()
         return counts
 
-    def share(self, *kinds: str, of: str = "filled") -> np.ndarray:
-        """The share of these kinds; not a number where there is nothing to divide."""
-        return _divided(sum(self[kind] for kind in kinds), self[of])
+    def _in_bytes(self, kind: str) -> np.ndarray:
+        """How many bytes of a kind each text has, [T]."""
+        import numpy as np
+
+        from luthier.data.opened import CONTROL
+
+        edges = self._rows.bytes[1]
+        counts = np.zeros(len(edges) - 1, np.int64)
+        full = np.flatnonzero(np.diff(edges))  # reduceat takes an empty stretch for its neighbour
+        if len(full) and (kind != "broken" or self._rows.have(CONTROL).any()):
+            counts[full] = np.add.reduceat(self._are(kind), edges[:-1][full], dtype=np.int64)
+        return counts
+
+    def _are(self, kind: str) -> np.ndarray:
+        """Which bytes are of a kind, uint8 [N]."""
+        import numpy as np
+
+        if kind == "blank" and self._blanks is not None:
+            return self._blanks  # asked for twice
+        are = np.take(_table(kind), self._rows.bytes[0])
+        if kind == "blank":
+            self._blanks = are
+        return are
+
+    def share(self, kind: str, of: str = "filled") -> np.ndarray:
+        """Not a number where there is nothing to divide."""
+        return _divided(self[kind], self[of])
 
     def mean_word(self) -> np.ndarray:
         """Not a number for a text that is mostly of a script without blanks."""
         import numpy as np
 
-        words = self._matches("words")
+        words = self["words"]
         unspaced = np.zeros_like(words)
         unspaced[self._other] = self._texts.str.count_matches(PATTERNS["no blanks"]).to_numpy()
         return _divided(self["filled"], np.where(2 * unspaced > self["filled"], 0, words))
 
     def lettered(self) -> np.ndarray:
-        return _divided(self._matches("lettered"), self._matches("words"))
-
-    def _matches(self, kind: str) -> np.ndarray:
-        if kind not in self._made:
-            texts = self._rows.text.gather(self.places)
-            self._made[kind] = texts.str.count_matches(PATTERNS[kind]).to_numpy().astype("int64")
-        return self._made[kind]
+        return _divided(self["lettered"], self["words"])
 
     def stretch(self) -> np.ndarray:
         """The longest, where it is longer than allowed; else 0. It has as many bytes or more without a blank."""
         import numpy as np
 
-        told, edges = self._rows.bytes
+        edges = self._rows.bytes[1]
         longest = np.zeros(len(self.places), np.int64)
-        if not len(told) or np.diff(edges).max() <= self._longest:
+        if np.diff(edges).max(initial=0) <= self._longest:
             return longest
-        ends = np.union1d(np.flatnonzero(np.take(_table("blank"), told)), edges)
+        ends = np.append(self._are("blank"), 1)
+        ends[edges] = 1
+        ends = np.flatnonzero(ends)
         begins = ends[:-1][np.diff(ends) > self._longest]
-        suspects = np.unique(np.searchsorted(edges, begins, side="right") - 1)
+        suspects = np.searchsorted(edges, begins, side="right") - 1
         for k in np.flatnonzero(np.isin(self.places, suspects)).tolist():
             runs = self._rows.text.gather([self.places[k]]).str.extract_all(STRETCH).explode()
             longest[k] = runs.str.len_chars().max() or 0
@@ -215,6 +238,7 @@ def _table(kind: str) -> np.ndarray:
     members = {
         "letters": string.ascii_letters,
         "digits": string.digits,
+        "alphanumeric": string.ascii_letters + string.digits,
         "upper": string.ascii_uppercase,
         "blank": string.whitespace,
         "broken": re.sub(r"[\t\n\r]", "", "".join(map(chr, [*range(32), 127]))),
