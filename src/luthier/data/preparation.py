@@ -106,10 +106,9 @@ class Preparation:
     # sources -> records
 
     def _sources(self) -> list[Source]:
-        connect = plugin.load("connector", "files")
         wishes = self.spec.data.sources
         return [
-            Source(spec, name, connect(spec, self.at.root, self.at.secret))
+            Source(spec, name, spec.connect(self.at.root, self.at.secret))
             for spec, name in zip(wishes, source_names(wishes), strict=True)
         ]
 

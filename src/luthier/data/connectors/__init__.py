@@ -10,7 +10,6 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from luthier.core import plugin
 from luthier.core.stage import Context
 from luthier.data.spec import DataSpec
 
@@ -22,6 +21,5 @@ def fingerprints(
 
     Raises DataError when a source is missing or cannot be read.
     """
-    connect = plugin.load("connector", "files")
     for source in data.sources:
-        yield source.plain(), connect(source, base, at.secret).fingerprint(cache)
+        yield source.plain(), source.connect(base, at.secret).fingerprint(cache)
