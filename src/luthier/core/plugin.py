@@ -14,6 +14,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "connector": {
         "files": "luthier.data.connectors.files:FilesConnector",
     },
+    "rows_engine": {
+        "local": "luthier.data.engines.protocol:local",
+    },
     "rule": {
         "normalize": "luthier.data.rules.normalize:normalize",
         "drop_empty": "luthier.data.rules.drop_empty:drop_empty",

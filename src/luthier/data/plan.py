@@ -60,6 +60,7 @@ class Group:
 def plan_of(rules: RulesSpec, sides: Sides, named: tuple[str, ...] = ()) -> list[Group]:
     """In order; those after the one that divides are for train alone.
 
+    >>> from luthier.data.spec import SplitSpec
     >>> rules = RulesSpec.model_validate({"quality": ["normalize", "deduplicate", "drop_empty"]})
     >>> told = plan_of(rules, Sides(SplitSpec(), stratify=False))
     >>> [([s.rule.name for s in g.rows], [s.rule.name for s in g.keyed], g.numbers) for g in told]

@@ -59,12 +59,10 @@ def prepare(
     )  # what an interrupted run left; reading is quick, so it starts afresh
     work.mkdir(parents=True)
     preparation = Preparation(spec, out, work, at)
+    full_disk: tuple[type[Exception], ...] = (OSError, *preparation.write_errors)
     try:
         facts = preparation.run()
-    except (
-        OSError,
-        *preparation.write_errors,
-    ) as error:  # what fails while reading a source is a DataError already
+    except full_disk as error:  # what fails while reading a source is a DataError already
         reason = str(error).splitlines()[0]
         raise StoreError(
             f"the dataset cannot be written: {reason}.",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .connectors import connect
 from .connectors.cells import text_of
 from .connectors.protocol import Estimate, Secret
 from .shapes import Shape, detect
@@ -59,7 +60,7 @@ class Proposal:
 def propose(files: str, base: Path, secret: Secret = lambda text: text) -> Proposal:
     """Look at the first rows of `files` (as a recipe would write it). Raises DataError when nothing can be made of it."""
     source = SourceSpec.model_validate({"files": files})
-    connector = source.connect(base, secret)
+    connector = connect(source, base, secret)
     estimate = connector.estimate()
     head = connector.head(SAMPLE_ROWS)
     shape = detect(head.columns, head.rows, source.default_name)

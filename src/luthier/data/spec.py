@@ -7,9 +7,8 @@ own Spec, so a new one needs no line in this file.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -28,9 +27,6 @@ from luthier.core.spec import Spec
 from luthier.core.units import Share
 
 from .task import SourceTaskSpec
-
-if TYPE_CHECKING:
-    from .connectors.protocol import Connector
 
 Part = str | Annotated[list[str], Field(min_length=1)]
 
@@ -208,11 +204,6 @@ class SourceSpec(Spec):
         """What the connector calls this source."""
         return getattr(self.settings, "default_name", self.connector)
 
-    def connect(self, base: Path, secret: Callable[[str], str]) -> Connector:
-        """The connector, ready to read; relative paths start at `base`, and `secret` puts values in place of ${VAR}."""
-        found: Connector = plugin.load("connector", self.connector)(self, base, secret)
-        return found
-
 
 class RuleSpec(PartSpec):
     """One rule by name with its settings; written `normalize` or `{length: {min: 3}}`."""
@@ -255,6 +246,14 @@ class SplitSpec(Spec):
         return self
 
 
+class EngineSpec(PartSpec):
+    """Where rows are worked on; written `local` or `{spark: {master: "local[2]"}}`. The rows are the same wherever that is,
+    so it is no part of a dataset's identity."""
+
+    kind = "rows_engine"
+    example = "{spark: {master: 'local[2]'}}"
+
+
 class DataSpec(Spec):
     sources: list[SourceSpec] = Field(min_length=1)
     """Where rows come from."""
@@ -262,6 +261,8 @@ class DataSpec(Spec):
     """What rows must pass, in order: quality, relevance, quantity."""
     split: SplitSpec = SplitSpec()
     """How rows are divided into train, validation and test."""
+    engine: EngineSpec = Field(default_factory=lambda: EngineSpec.model_validate("local"), exclude=True)
+    """What carries the rules out, by name: `local` is this machine."""
 
 
 def rule_version(name: str) -> int:

@@ -14,7 +14,7 @@ from luthier.core.errors import SpecError
 from luthier.core.spec import Spec, parse, read_yaml
 from luthier.core.testing import FakeContext
 from luthier.data.connectors import fingerprints
-from luthier.data.connectors.protocol import Block, Estimate, Head
+from luthier.data.connectors.protocol import Block, Estimate, Head, Part
 from luthier.data.prepare import source_names
 from luthier.data.spec import DataSpec, SourceSpec
 
@@ -38,6 +38,12 @@ class Count:
         return Head(
             ["text"], [{"text": f"{self.wish.word} {i}"} for i in range(min(n, self.wish.upto))], "count"
         )
+
+    def parts(self) -> list[Part]:
+        return [Part({}, self.wish.upto)]
+
+    def read(self, part: Part, columns: Sequence[str]) -> Iterator[Block]:
+        return self.blocks(columns)
 
     def blocks(self, columns: Sequence[str]) -> Iterator[Block]:
         numbers = range(self.wish.upto)

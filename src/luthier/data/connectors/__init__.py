@@ -10,8 +10,17 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
+from luthier.core import plugin
 from luthier.core.stage import Context
-from luthier.data.spec import DataSpec
+from luthier.data.spec import DataSpec, SourceSpec
+
+from .protocol import Connector, Secret
+
+
+def connect(source: SourceSpec, base: Path, secret: Secret) -> Connector:
+    """The connector of a source. Touches nothing yet."""
+    connector: Connector = plugin.load("connector", source.connector)(source, base, secret)
+    return connector
 
 
 def fingerprints(
@@ -22,4 +31,4 @@ def fingerprints(
     Raises DataError when a source is missing or cannot be read.
     """
     for source in data.sources:
-        yield source.plain(), source.connect(base, at.secret).fingerprint(cache)
+        yield source.plain(), connect(source, base, at.secret).fingerprint(cache)
