@@ -13,6 +13,7 @@ from .errors import SpecError, did_you_mean
 BUILT_IN: dict[str, dict[str, str]] = {
     "connector": {
         "files": "luthier.data.connectors.files:FilesConnector",
+        "sql": "luthier.data.connectors.sql:SqlConnector",
     },
     "rows_engine": {
         "local": "luthier.data.engines.protocol:local",

@@ -123,7 +123,9 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
     )
     rows = sorted(problems)
     return batch, Bad(
-        [origins[i] for i in rows], [problems[i] for i in rows], [_preview(block, i) for i in rows]
+        [*(origins[i] for i in rows), *block.bad_origins()],
+        [*(problems[i] for i in rows), *(bad.reason for bad in block.bad)],
+        [*(_preview(block, i) for i in rows), *(bad.preview for bad in block.bad)],
     )
 
 

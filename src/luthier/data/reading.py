@@ -102,7 +102,7 @@ def read_part(job: Job, part: Part) -> Iterator[Read]:
         records, bad = to_records(block, job.layout)
         account = reading()
         removed = _set_aside(bad, job, account) if bad.origins else None
-        account.count(len(block), records.num_rows)
+        account.count(len(block) + len(block.bad), records.num_rows)
         yield Read(records, removed, account, connector.done_bytes())
 
 

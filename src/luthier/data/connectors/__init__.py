@@ -19,7 +19,7 @@ from .protocol import Connector, Secret
 
 def connect(source: SourceSpec, base: Path, secret: Secret) -> Connector:
     """The connector of a source. Touches nothing yet."""
-    connector: Connector = plugin.load("connector", "files")(source, base, secret)
+    connector: Connector = plugin.load("connector", source.connector)(source, base, secret)
     return connector
 
 

@@ -13,17 +13,20 @@ import zlib
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NoReturn, cast
+
+from pydantic import Field
 
 from luthier.core.artifact import digest_of
 from luthier.core.errors import SCHEME_EXTRAS, DataError, LuthierError, did_you_mean, missing_part
-from luthier.core.spec import references
-from luthier.data.spec import SourceSpec
+from luthier.core.spec import Spec, references
 
 from .protocol import Block, Estimate, Head, Part, Secret
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+    from luthier.data.spec import SourceSpec
 
 SUFFIXES = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
@@ -31,6 +34,7 @@ SUFFIXES = {
 }  # fmt: skip
 COMPRESSION = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 SAMPLE_BYTES = 1_000_000
+Format = Literal["auto", "jsonl", "csv", "tsv", "parquet", "text"]
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,37 @@ class File:
     pattern: str
 
 
+class FilesSpec(Spec):
+    files: str | Annotated[list[str], Field(min_length=1)]
+    """A path, glob or URL, or a list of them; relative to the recipe's folder. ${VAR} is filled in when it is read."""
+    format: Format = "auto"
+    """How the bytes are laid out; `auto` goes by the file's name. A trailing .gz or .zst is decompressed."""
+
+    @property
+    def patterns(self) -> list[str]:
+        return [self.files] if isinstance(self.files, str) else self.files
+
+    @property
+    def default_name(self) -> str:
+        """What records are called when the recipe does not say.
+
+        >>> FilesSpec(files="s3://bucket/tickets/*.parquet").default_name
+        '*.parquet'
+        """
+        name = self.patterns[0].rstrip("/").rpartition("/")[2]
+        if not name:
+            raise DataError(f"{self.patterns[0]!r} names no file.", remedy="Write a path, a glob or a URL.")
+        return name
+
+
 class FilesConnector:
-    """protocol.Connector over the files of one source."""
+    """Rows of files: JSON Lines, JSON arrays, CSV, TSV, Parquet or plain text, wherever fsspec reaches."""
+
+    spec = FilesSpec
 
     def __init__(self, source: SourceSpec, base: Path, secret: Secret) -> None:
-        self._source, self._base, self._secret = source, base, secret
+        assert isinstance(source.settings, FilesSpec)
+        self._source, self._wish, self._base, self._secret = source, source.settings, base, secret
         self._known: list[File] | None = None
         self._raw: BinaryIO | None = None
         self._passed_bytes = 0
@@ -59,7 +89,7 @@ class FilesConnector:
     def files(self) -> list[File]:
         """Every file, in reading order. Raises DataError when a pattern finds none."""
         if self._known is None:
-            self._known = [file for pattern in self._source.patterns for file in self._find(pattern)]
+            self._known = [file for pattern in self._wish.patterns for file in self._find(pattern)]
         return self._known
 
     def head(self, n: int) -> Head:
@@ -179,7 +209,7 @@ class FilesConnector:
         compression = COMPRESSION.get(suffixes[-1]) if suffixes else None
         if compression:
             suffixes.pop()
-        form = self._source.format
+        form = self._wish.format
         if form == "auto":
             suffix = suffixes[-1] if suffixes else ""
             if suffix not in SUFFIXES:

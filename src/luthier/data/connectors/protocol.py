@@ -25,21 +25,40 @@ Secret = Callable[[str], str]
 
 
 @dataclass(frozen=True)
+class BadRow:
+    """A row that could not be read: where it starts, why not, and what it begins with. `name` as in Block.names."""
+
+    line: int
+    reason: str
+    preview: str
+    name: str | None = None
+
+
+@dataclass(frozen=True)
 class Block:
     """Some rows. A column is an Arrow array, or a list of plain values where a format has no types of its own.
 
-    `place` is the file as people know it, `lines` the 1-based line (or row, in formats without lines) of each row.
+    `place` is the file as people know it, `lines` the 1-based line (or row, in formats without lines) of each row. Where rows
+    have names and no lines, `names` holds them. `bad` are rows that stood among these and could not be read, where the source
+    keeps such rows out (`map.on_bad_row: set_aside`).
     """
 
     columns: dict[str, list[Any] | pa.Array]
     place: str
     lines: Sequence[int]
+    names: Sequence[str] | None = None
+    bad: Sequence[BadRow] = ()
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def origins(self) -> list[str]:
+        if self.names is not None:
+            return [f"{self.place}?{name}" for name in self.names]
         return [f"{self.place}:{line}" for line in self.lines]
+
+    def bad_origins(self) -> list[str]:
+        return [f"{self.place}:{b.line}" if b.name is None else f"{self.place}?{b.name}" for b in self.bad]
 
 
 @dataclass(frozen=True)
