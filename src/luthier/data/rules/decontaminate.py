@@ -164,7 +164,7 @@ def _made(
     from luthier.data.spec import SourceSpec
 
     def connect(files: list[str]) -> FilesConnector:
-        return FilesConnector(SourceSpec(files=files), Path(), lambda written: written)
+        return FilesConnector(SourceSpec.model_validate({"files": files}), Path(), lambda written: written)
 
     texts: list[str] = []
     origins: list[tuple[str, int]] = []
