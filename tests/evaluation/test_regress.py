@@ -60,6 +60,15 @@ def test_a_figure_that_most_resamples_do_not_have_gets_no_interval():
     assert any(one.startswith("mae, rmse, r2 of base: too few") for one in told["cautions"])
 
 
+def test_what_rounding_leaves_of_equal_numbers_is_no_spread():
+    """Nine of ten truths are 0.3, whose mean is not 0.3 exactly."""
+    pairs = [("0.3", "0.31")] * 9 + [("0.7", "0.6")]
+    statistics = RegressTask().statistics(answers(*pairs))
+    assert np.isnan(statistics(np.zeros((1, 10), np.int64))["r2"][0])
+    found = RegressTask().summarise(answers(*pairs[:9]))["metrics"]
+    assert found["r2"] is None and found["mae"] == pytest.approx(0.01)
+
+
 def test_word_counts_find_what_a_word_is_worth():
     def chat(text, value=None):
         turns = [{"role": "user", "content": text}]

@@ -182,14 +182,26 @@ def test_a_model_that_cannot_be_called_is_left_as_it_is(folders):
     assert quick.parts == ("head",)
 
 
-def test_a_norm_with_large_weights_counts_from_where_it_counts(folders):
-    """Zero and one as the beginning differ by a hundredth here, which is within bf16's tolerance."""
-    model = weights.load(folders("llama"), dtype="bf16")
+def test_norms_with_large_weights_count_from_where_they_count(folders):
+    """Weights of gemma count from one. At 60 to 100 the other beginning is a hundredth off, which bf16's tolerance allows."""
+    model = weights.load(folders("gemma3_text"), dtype="bf16")
+    attention_ = model.model.layers[0].self_attn
     with torch.no_grad():
         model.model.norm.weight.fill_(100.0)
+        attention_.q_norm.weight.fill_(60.0)
+        attention_.k_norm.weight.fill_(60.0)
     quick = quicken(model)
-    part = next(part for part in quick._parts if part.module is model.model.norm)
-    assert part.offset == 0.0
+    parts = {id(part.module): part for part in quick._parts}
+    assert parts[id(model.model.norm)].offset == 1.0
+    assert [norm.offset for norm in parts[id(attention_)].norms] == [1.0, 1.0]
+
+
+def test_what_a_part_no_longer_calls_must_not_be_watched(folders):
+    model = weights.load(folders("qwen3"))
+    model.model.layers[0].self_attn.q_norm.register_forward_hook(lambda *_: None)
+    model.model.layers[0].mlp.act_fn.register_forward_hook(lambda *_: None)
+    left = quicken(model).left
+    assert "hooked a norm" in left["model.layers.*.self_attn"] and "hooked" in left["model.layers.*.mlp"]
 
 
 def test_dora_is_left_to_peft(folders):

@@ -265,11 +265,30 @@ def test_plainly_counts_in_its_own_thread(_compiled):
     assert seen == [True] and kernels.compiled()
 
 
-def test_what_was_given_up_stays_so(monkeypatch):
-    for name in ("_library", "_given_up"):
-        monkeypatch.setattr(kernels, name, getattr(kernels, name))
-    kernels.give_up("it was wrong")
-    assert kernels.use() == "it was wrong" and not kernels.compiled()
+def test_shapes_that_do_not_fit_never_reach_the_compiled_code(form):
+    """What plain torch makes of them, or its error; memory beyond the tensors in no case."""
+    x = draw(4, 8)
+    one = kernels.rotate(x.view(4, 1, 8), draw(1, 8, seed=1), draw(1, 8, seed=2), torch.empty(4, 1, 8))
+    with kernels.plainly():
+        other = kernels.rotate(x.view(4, 1, 8), draw(1, 8, seed=1), draw(1, 8, seed=2), torch.empty(4, 1, 8))
+    assert torch.equal(one, other)
+    _, r = kernels.norm(x, torch.ones(8), 1e-6, torch.float32)
+    for wrong in (
+        lambda: kernels.norm(x, torch.ones(5), 1e-6, torch.float32),
+        lambda: kernels.norm_back(x[:, :5], x, r, torch.ones(8)),
+        lambda: kernels.gate(x, x[:, :5].contiguous(), "silu"),
+        lambda: kernels.cross_entropy_(x.clone(), torch.zeros(4, dtype=torch.int64), torch.ones(3)),
+    ):
+        with pytest.raises((RuntimeError, IndexError)):
+            wrong()
+    scores = draw(1, 2, 4)
+    told = kernels.causal_softmax_(
+        scores.clone(), 2, 9, 1.0
+    )  # more keys asked for than there are: all are seen
+    torch.testing.assert_close(told, torch.softmax(scores, -1))
+    shares = told.bfloat16()
+    back = kernels.causal_softmax_back_(draw(1, 2, 4, seed=1), shares, 2, 9, 1.0)
+    assert back.isfinite().all()
 
 
 def test_the_number_of_threads_changes_no_bit():

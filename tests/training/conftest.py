@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,14 +96,6 @@ class Work:
 
     def told(self, kind: str) -> list[dict[str, Any]]:
         return [dict(event.data) for event in self.events if event.kind == kind]
-
-
-@pytest.fixture(autouse=True)
-def _kernels_afterwards():
-    """A run that gives the compiled kernels up does so for the rest of a process, and not for the rest of the tests."""
-    yield
-    if kernels := sys.modules.get("luthier.models.fast.kernels"):
-        kernels._given_up = ""
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from luthier.core.testing import FakeContext
 from luthier.models.weights import ModelFacts
 from luthier.training.flops import Flops, Peak, measure_peak, of_sequences
 from luthier.training.profile import BUSY, Bottleneck, Profile, name_bottleneck, together
@@ -327,7 +328,7 @@ def test_two_real_processes_exchange(work, kind):
     assert sum(sizes) == model.num_parameters() and len(sizes) == (
         len(made.parameters) if kind == "ddp" else 3
     )
-    few, many = (exchange.seconds_of(wish, [n], 1) for n in (10, 30_000_000))
+    few, many = (exchange.seconds_of(wish, [n], 1, FakeContext(work.folder)) for n in (10, 30_000_000))
     assert 0 < few < many  # 10 numbers against 120 MB
 
 
@@ -338,4 +339,6 @@ def test_processes_that_cannot_speak_are_told(work, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "no-such-interface")
     monkeypatch.setattr(exchange, "PATIENCE_S", 60)
     with pytest.raises(ModelError, match="2 processes could not exchange gradients on this machine"):
-        exchange.seconds_of(spec(parallel={"kind": "ddp", "processes": 2}, device="cpu"), [10], 1)
+        exchange.seconds_of(
+            spec(parallel={"kind": "ddp", "processes": 2}, device="cpu"), [10], 1, FakeContext(work.folder)
+        )

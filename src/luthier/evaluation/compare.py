@@ -67,7 +67,12 @@ def of_mean(metric: str, value_N: NDArray[np.float64]) -> Statistics:
     """The mean of one value per row, over the rows that have one (NaN: has none)."""
     has_N = np.isfinite(value_N)
     filled_N = np.where(has_N, value_N, 0.0)
-    return lambda index_RN: {metric: filled_N[index_RN].sum(1) / np.maximum(has_N[index_RN].sum(1), 1)}
+
+    def statistics(index_RN: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        with np.errstate(invalid="ignore"):  # no row drawn has one: that is no number
+            return {metric: filled_N[index_RN].sum(1) / has_N[index_RN].sum(1)}
+
+    return statistics
 
 
 def of_perplexity(loss_sum_N: NDArray[np.float64], loss_tokens_N: NDArray[np.int64]) -> Statistics:

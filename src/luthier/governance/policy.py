@@ -114,7 +114,12 @@ def _better(metric: str, rule: GateRule, report: Mapping[str, Any]) -> Verdict:
         None,
     )
     if found is None:
-        return Verdict(metric, said, False, f"the report does not compare {metric} with {rule.better_than}")
+        return Verdict(
+            metric,
+            said,
+            False,
+            f"the report does not compare {metric} with {rule.better_than}; its cautions say why",
+        )
     if rule.confidence is not None and rule.confidence != found["confidence"]:
         return Verdict(
             metric,

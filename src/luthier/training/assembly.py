@@ -85,7 +85,7 @@ def assemble(
     # While weights are sharded there is nothing to fuse: each lies in pieces.
     quick = None if spec.parallel.kind == "fsdp" else quicken(model)
     if quick is not None:
-        machine = replace(machine, kernels="plain" if "kernels" in quick.left else "compiled")
+        machine = replace(machine, kernels="plain" if "kernels" in quick.left else "compiled", fused=True)
     with turn():
         method.prepare(model, splits, work)
     if spec.activation_checkpointing is True:

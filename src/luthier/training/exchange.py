@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
+from luthier.core.stage import Context
 
 from .launch import environment_of, processes_of
 from .spec import TrainSpec
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 TRIES = 5
 PATIENCE_S = 300
+POLL_S = 0.1
 
 
 def sizes_of(made: Assembly) -> list[int]:
@@ -45,30 +47,42 @@ def sizes_of(made: Assembly) -> list[int]:
     return [*blocks, sum(p.numel() for p in made.model.parameters()) - sum(blocks)]
 
 
-def seconds_of(spec: TrainSpec, sizes: Sequence[int], rounds: int) -> float:
+def seconds_of(spec: TrainSpec, sizes: Sequence[int], rounds: int, at: Context) -> float:
     """A step's, the median of a few. `rounds` of micro-batches count for fsdp alone. Raises ModelError when the processes
-    cannot speak to each other."""
+    cannot speak to each other, and Interrupted when the user asks to stop."""
     job = {"kind": spec.parallel.kind, "sizes": list(sizes), "rounds": rounds, "device": spec.device}
     processes = processes_of(spec)
     with tempfile.TemporaryDirectory(prefix="luthier-exchange-") as folder:
         path = Path(folder) / "job.json"
         path.write_text(json.dumps(job), encoding="utf-8")
         command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        try:
-            done = subprocess.run(  # noqa: S603
+        with open(path.with_name("said"), "wb") as said:
+            torchrun = subprocess.Popen(  # noqa: S603
                 [sys.executable, *command, "-m", "luthier.training.exchange", str(path)],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=PATIENCE_S,
-                check=False,
+                stdout=said,
+                stderr=said,
                 env=environment_of(processes),
+                start_new_session=True,  # Ctrl-C is this process's to pass on
             )
-        except subprocess.TimeoutExpired:
-            raise _failed(processes, f"they took longer than {PATIENCE_S} s") from None
-        if done.returncode or not (path.parent / "told.json").is_file():
-            raise _failed(processes, "\n".join(done.stderr.splitlines()[-10:]))
-        return float(json.loads((path.parent / "told.json").read_text(encoding="utf-8")))
+            try:
+                _wait(torchrun, processes, at)
+            finally:
+                if torchrun.poll() is None:  # asked, torchrun ends its workers; killed, it would leave them
+                    torchrun.terminate()
+                    torchrun.wait()
+        if torchrun.returncode or not path.with_name("told.json").is_file():
+            told = path.with_name("said").read_text(encoding="utf-8", errors="replace")
+            raise _failed(processes, "\n".join(told.splitlines()[-10:]))
+        return float(json.loads(path.with_name("told.json").read_text(encoding="utf-8")))
+
+
+def _wait(torchrun: subprocess.Popen[bytes], processes: int, at: Context) -> None:
+    begun = time.monotonic()
+    while torchrun.poll() is None:
+        at.check()
+        if time.monotonic() - begun > PATIENCE_S:
+            raise _failed(processes, f"they took longer than {PATIENCE_S} s")
+        time.sleep(POLL_S)
 
 
 def _failed(processes: int, why: str) -> ModelError:
@@ -123,7 +137,8 @@ def _things(job: dict[str, Any], size: int, device: Any) -> list[Any]:
             found.append((str(k), p))
         return found
     shards = [torch.ones(-(-n // size), device=device) for n in job["sizes"]]
-    return [(shard, torch.empty(shard.numel() * size, device=device)) for shard in shards]
+    room = torch.empty(max(map(len, shards)) * size, device=device)  # one block is whole at a time
+    return [(shard, room[: len(shard) * size]) for shard in shards]
 
 
 def _exchange(kind: str, world: Any, things: list[Any]) -> None:

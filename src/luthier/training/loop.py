@@ -25,6 +25,7 @@ from luthier.core.stage import Context
 from luthier.core.testing import fault
 
 from . import keeping, optim
+from .ahead import Ahead
 from .batches import cut, total_steps
 from .checkpoint import Checkpoint, Checkpoints, Damaged
 from .figures import NAMED, Figures
@@ -65,6 +66,7 @@ class Loop:
         spec, n = self.spec, len(self.train)
         self.order = order_of(spec, self.train)
         self.total = total_steps(n, spec.batch.rows, spec.epochs, spec.max_steps)
+        self.ahead = Ahead(self.train, self.order, self.total)
         self.validate_every = validate_every(spec, n)
         self.watch = watch_of(spec.early_stopping, self.method.watch)
         self.optimizer = optim.build(self.parameters, spec)
@@ -83,6 +85,8 @@ class Loop:
             self.state.kept = self._keep()
         except Interrupted as stop:
             raise self._interrupted(stop) from stop
+        finally:
+            self.ahead.close()
         self.at.emit("kept", **{**vars(self.state.kept), "steps": list(self.state.kept.steps)})
         return self.state
 
@@ -125,7 +129,7 @@ class Loop:
     def _step(self) -> None:
         started = time.monotonic()
         step = self.state.step + 1
-        rows = [self.train[i] for i in self.order.step(step)]
+        rows = self.ahead.take(step)
         rows = list(self.method.unfold(self.model, rows, seed_of(self.spec.seed, step)))
         rate = optim.learning_rate(self.spec, step, self.total)
         for group in self.optimizer.param_groups:

@@ -35,6 +35,7 @@ class Machine:
     processor: str
     processes: int = 1
     kernels: Literal["compiled", "plain"] = "plain"
+    fused: bool = False
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)

@@ -28,7 +28,7 @@ from .assembly import Assembly, settled
 from .flops import Flops, Peak, measure_peak, of_sequences
 from .launch import processes_of
 from .machine import find
-from .memory import forget_peak, machine_bytes, peak_bytes_so_far
+from .memory import forget_peak, let_go, machine_bytes, peak_bytes_so_far
 from .method import Method
 from .mixing import order_of
 from .rows import Row, Rows
@@ -131,8 +131,9 @@ def profile(
     at.progress("profile: exchange between processes", 0, 1)
     processes, sizes = processes_of(spec), exchange.sizes_of(trial.made)
     del trial  # the processes need its memory
+    let_go(machine.device)
     rounds = math.ceil(found.micro_batches_per_step / processes)
-    return together(found, processes, exchange.seconds_of(spec, sizes, rounds), spec)
+    return together(found, processes, exchange.seconds_of(spec, sizes, rounds, at), spec)
 
 
 def together(alone: Profile, processes: int, exchange_s: float, spec: TrainSpec) -> Profile:
@@ -142,13 +143,14 @@ def together(alone: Profile, processes: int, exchange_s: float, spec: TrainSpec)
     step_s = own_s + exchange_s
     shares = {kind: share * own_s / step_s for kind, share in alone.shares.items()}
     shares["communication"] = exchange_s / step_s
+    held_bytes = alone.peak_bytes * (1 if alone.device == "cuda" else processes)
     held = name_bottleneck(
         spec,
         shares,
         alone.peak,
         alone.dtype,
         alone.tokens_per_step / alone.micro_batches_per_step,
-        alone.peak_bytes / alone.machine_bytes,
+        held_bytes / alone.machine_bytes,
     )
     return replace(
         alone,
@@ -157,6 +159,10 @@ def together(alone: Profile, processes: int, exchange_s: float, spec: TrainSpec)
         step_s=step_s,
         tokens_per_s=alone.tokens_per_step / step_s,
         shares=shares,
+        phases={name: share * own_s / step_s for name, share in alone.phases.items()},
+        operations=[(name, share * own_s / step_s) for name, share in alone.operations],
+        achieved=alone.achieved * own_s / step_s,
+        peak_bytes=held_bytes,
         bottleneck=held,
     )
 

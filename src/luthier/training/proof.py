@@ -19,6 +19,7 @@ import math
 import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ import torch
 
 from luthier.core.errors import ModelError
 from luthier.core.stage import Context
+from luthier.models.fast import kernels
 
 from . import agreement
 from .assembly import Assembly
@@ -74,14 +76,20 @@ def prove(
             told["fused"], together = agreement.fused(spec, made, quick, sample, at)
         else:
             together = agreement.together(spec, made, sample)
-        told["packing"] = agreement.packing(spec, made, sample, together)
-        at.progress("prove", 3, 4)
-        fits = memory(spec, made, splits["train"], planned_bytes, machine_bytes)
+        with kernels.plainly() if dropped(told) else nullcontext():
+            told["packing"] = agreement.packing(spec, made, sample, together, at)
+            at.progress("prove", 3, 4)
+            fits = memory(spec, made, splits["train"], planned_bytes, machine_bytes)
     finally:
         for _, p in made.parameters:
             p.grad = None
     at.emit("proof", **told, memory=fits, seconds=time.monotonic() - started)
     return told
+
+
+def dropped(proven: Mapping[str, Any]) -> bool:
+    """Whether the fused parts were taken out, so that the compiled kernels must be left too."""
+    return not proven.get("fused", {}).get("used", True)
 
 
 # -- text ---------------------------------------------------------------------------------------------------------------

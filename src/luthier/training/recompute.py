@@ -24,7 +24,9 @@ def recompute_blocks(model: Any, precision: Callable[[Any], AbstractContextManag
     blocks = whole.get_decoder().layers
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), precision(model)
+        # Asked in the forward pass, which may for once be in fp32 (agreement).
+        narrow = torch.is_autocast_enabled(next(whole.parameters()).device.type)
+        return nullcontext(), precision(model) if narrow else nullcontext()
 
     for block in blocks:
         block.forward = _recomputed(block, block.forward, contexts)

@@ -66,13 +66,14 @@ def _train(
     at: Context,
     world: World,
 ) -> Output:
+    from luthier.models.fast import kernels
     from luthier.models.weights import describe
 
     from .assembly import assemble
     from .checkpoint import Checkpoints
     from .loop import Loop
     from .parallel import Sharded, first_goes_ahead
-    from .proof import prove
+    from .proof import dropped, prove
     from .rows import warn_of_unread
 
     base, dataset = at.folder(inputs["base"]), at.folder(inputs["dataset"])
@@ -125,9 +126,12 @@ def _train(
     proven = prove(
         spec, made, splits, template, dataset, planned, machine_bytes(machine.device), at, made.quick
     )
-    if not proven.get("fused", {}).get("used", True):
-        loop.machine = replace(machine, kernels="plain")
-    state = loop.run()
+    if dropped(proven):
+        loop.machine = replace(machine, kernels="plain", fused=False)
+        with kernels.plainly():
+            state = loop.run()
+    else:
+        state = loop.run()
 
     history = {**state.history(loop.watch), "unit": method.unit, "proof": proven}
     if isinstance(world, Sharded):

@@ -21,6 +21,9 @@ from ..predictions import Answers
 from ..questions import Asked, Question
 from . import Answer
 
+NOTHING = 1e-9
+"""Of the mean: a spread of numbers that rounding explains."""
+
 
 @dataclass(frozen=True)
 class RegressTask:
@@ -88,6 +91,8 @@ def _statistics(truth_N: NDArray[np.float64], said_N: NDArray[np.float64]) -> co
             squares_R = (error_RN**2).sum(1)
             mean_R = np.where(has_RN, truth_RN, 0.0).sum(1) / count_R
             spread_R = np.where(has_RN, (truth_RN - mean_R[:, None]) ** 2, 0.0).sum(1)
+            # What rounding leaves of equal numbers is no spread.
+            spread_R[spread_R <= (NOTHING * np.maximum(1, np.abs(mean_R))) ** 2 * count_R] = np.nan
             return {
                 "mae": np.abs(error_RN).sum(1) / count_R,
                 "rmse": np.sqrt(squares_R / count_R),

@@ -2,7 +2,6 @@
 
     use(folder)      from now on compiled ones for tensors on the CPU; says why not, if not
     plainly()        within it, and in this thread, the plain twins: for tests and comparisons
-    give_up(why)     the plain twins for the rest of the process
 
 Legend: T tokens, H heads, D head or hidden size, R rotary size, F intermediate size, V vocabulary, S rows of logits.
 Formulas are in fp32 whatever the storage; the plain twins may round in between where that saves a pass.
@@ -29,25 +28,18 @@ Activation = Literal["silu", "gelu_tanh"]
 _FORMATS = (torch.float32, torch.bfloat16)
 _LONGEST_HEAD = 2048  # kernels.c holds one head at a time
 _library: ctypes.CDLL | None = None
-_given_up = ""
 _PLAIN: ContextVar[bool] = ContextVar("plain kernels", default=False)
 
 
 def use(folder: Path | None = None) -> str:
     """Compile or load the kernels for this process. Returns why not; empty if they are in use."""
     global _library
-    if _library is None and not _given_up:
+    if _library is None:
         found = native.load(folder)
         if found.library is None:
             return found.reason
         _library = found.library
-    return _given_up
-
-
-def give_up(why: str) -> None:
-    """Never again in this process: what they gave was wrong."""
-    global _library, _given_up
-    _library, _given_up = None, why
+    return ""
 
 
 def compiled() -> bool:
@@ -119,7 +111,8 @@ def _side_by_side(x: Tensor) -> bool:
 def norm(x: Tensor, scale_D: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(x / sqrt(mean(x²) + eps) · scale in `dtype`, 1 / sqrt(..) in fp32), over the last dimension of [T, D] or
     [T, H, D]; scale is fp32. The result is contiguous."""
-    if not (_fits(x) and _wide(scale_D) and _side_by_side(x) and dtype in _FORMATS):
+    fits = _fits(x) and _wide(scale_D) and scale_D.shape == x.shape[-1:]
+    if not (fits and _side_by_side(x) and dtype in _FORMATS):
         return norm_plainly(x, scale_D, eps, dtype)
     y, r = torch.empty(x.shape, dtype=dtype), torch.empty(x.shape[:-1], dtype=torch.float32)
     rows, inner, outer = _rows(x)
@@ -136,7 +129,8 @@ def norm_plainly(x: Tensor, scale_D: Tensor, eps: float, dtype: torch.dtype) -> 
 def norm_back(grad: Tensor, x: Tensor, r: Tensor, scale_D: Tensor) -> Tensor:
     """The gradient of x, in its format: r·(g·w) - x·r³·mean(g·w·x)."""
     grad = grad.contiguous()
-    if not (_fits(x, grad) and _wide(r, scale_D) and _side_by_side(x)):
+    alike = grad.shape == x.shape and r.shape == x.shape[:-1] and scale_D.shape == x.shape[-1:]
+    if not (alike and _fits(x, grad) and _wide(r, scale_D) and _side_by_side(x)):
         return norm_back_plainly(grad, x, r, scale_D)
     dx = torch.empty(x.shape, dtype=x.dtype)
     rows, inner, outer = _rows(x)
@@ -157,8 +151,9 @@ def rotate(x_THD: Tensor, cos_TR: Tensor, sin_TR: Tensor, out: Tensor, *, transp
     """x·cos + (-x₂, x₁)·sin on the first R numbers of each head, written to `out` [T, H, D] (it may be x); the rest
     is copied. `transposed` gives the gradient. cos and sin are fp32. R = 0 copies."""
     T, H, D = x_THD.shape
-    fits = _fits(x_THD, out) and x_THD.dtype == out.dtype and D <= _LONGEST_HEAD
-    if not (fits and _wide(cos_TR, sin_TR)):
+    fits = _fits(x_THD, out) and x_THD.dtype == out.dtype and x_THD.shape == out.shape and D <= _LONGEST_HEAD
+    alike = cos_TR.shape == sin_TR.shape and cos_TR.shape[0] == T and cos_TR.shape[1] <= D
+    if not (fits and alike and _wide(cos_TR, sin_TR)):
         return rotate_plainly(x_THD, cos_TR, sin_TR, out, transposed=transposed)
     R = cos_TR.shape[1]
     half, back = _half(x_THD), bool(transposed)
@@ -191,7 +186,7 @@ def rotate_plainly(
 
 def gate(gate_TF: Tensor, up_TF: Tensor, act: Activation) -> Tensor:
     """act(gate)·up, contiguous."""
-    if not (_fits(gate_TF, up_TF) and gate_TF.dtype == up_TF.dtype):
+    if not (_fits(gate_TF, up_TF) and gate_TF.dtype == up_TF.dtype and gate_TF.shape == up_TF.shape):
         return gate_plainly(gate_TF, up_TF, act)
     T, F = gate_TF.shape
     h = torch.empty(T, F, dtype=gate_TF.dtype)
@@ -210,7 +205,8 @@ def gate_back(
 ) -> tuple[Tensor, Tensor | None]:
     """(gradients of gate and up side by side [T, 2F], act(gate)·up once more if `again`)."""
     grad_TF = grad_TF.contiguous()
-    if not (_fits(grad_TF, gate_TF, up_TF) and grad_TF.dtype == gate_TF.dtype == up_TF.dtype):
+    alike = grad_TF.dtype == gate_TF.dtype == up_TF.dtype and grad_TF.shape == gate_TF.shape == up_TF.shape
+    if not (alike and _fits(grad_TF, gate_TF, up_TF)):
         return gate_back_plainly(grad_TF, gate_TF, up_TF, act, again=again)
     T, F = gate_TF.shape
     both, h = torch.empty(T, 2 * F, dtype=grad_TF.dtype), torch.empty_like(grad_TF) if again else None
@@ -249,6 +245,10 @@ def cross_entropy_(
         _check_targets(targets_S, logits_SV)
         losses_S = torch.empty(logits_SV.shape[0], dtype=torch.float32)
         weights = None if weights_S is None else weights_S.float().contiguous()
+        if weights is not None and weights.shape != targets_S.shape:
+            raise IndexError(
+                f"{len(weights)} weights for {len(targets_S)} rows of logits: give each row its own"
+            )
         targets = targets_S.contiguous()
         if _call(
             "cross_entropy",
@@ -269,13 +269,14 @@ def _check_targets(targets_S: Tensor, logits_SV: Tensor) -> None:
     """kernels.c goes where a target points."""
     if targets_S.dtype != torch.int64 or targets_S.shape != logits_SV.shape[:1]:
         raise IndexError(
-            f"targets are {targets_S.dtype} {tuple(targets_S.shape)}, not one int64 a row of logits"
+            f"targets are {targets_S.dtype} {tuple(targets_S.shape)}, not one int64 a row of logits: convert them"
         )
     if len(targets_S):
         least, most = (int(x) for x in torch.aminmax(targets_S))
         if least < 0 or most >= logits_SV.shape[1]:
             raise IndexError(
-                f"targets from {least} to {most}, and the vocabulary has {logits_SV.shape[1]} tokens"
+                f"targets from {least} to {most}, and the vocabulary has {logits_SV.shape[1]} tokens: the "
+                "tokenizer is not the one of these weights"
             )
 
 
@@ -297,7 +298,7 @@ def cross_entropy_plainly_(
 
 def causal_softmax_(scores_BRL: Tensor, queries: int, first: int, scale: float) -> Tensor:
     """softmax(scale·scores) in place; row i sees keys up to `first` + i % `queries` (R a multiple of it)."""
-    if _fits(scores_BRL) and scores_BRL.is_contiguous():
+    if _fits(scores_BRL) and scores_BRL.is_contiguous() and _reaches(scores_BRL, queries, first):
         B, R, L = scores_BRL.shape
         _call("causal_softmax", scores_BRL, _half(scores_BRL), B * R, L, queries, first, float(scale))
         return scores_BRL
@@ -307,11 +308,23 @@ def causal_softmax_(scores_BRL: Tensor, queries: int, first: int, scale: float) 
     return scores_BRL.copy_(torch.softmax(masked, -1))
 
 
+def _reaches(scores_BRL: Tensor, queries: int, first: int) -> bool:
+    """Whether no row sees keys that are not there."""
+    return (
+        queries > 0
+        and first >= 0
+        and first + queries <= scores_BRL.shape[2]
+        and scores_BRL.shape[1] % queries == 0
+    )
+
+
 def causal_softmax_back_(
     grads_BRL: Tensor, shares_BRL: Tensor, queries: int, first: int, scale: float
 ) -> Tensor:
     """P·(dP - Σ P·dP)·scale in place of dP (Dao et al. 2022, appendix B)."""
-    if _fits(grads_BRL, shares_BRL) and grads_BRL.is_contiguous() and shares_BRL.is_contiguous():
+    alike = grads_BRL.shape == shares_BRL.shape and grads_BRL.dtype == shares_BRL.dtype
+    lies = grads_BRL.is_contiguous() and shares_BRL.is_contiguous() and _reaches(grads_BRL, queries, first)
+    if alike and lies and _fits(grads_BRL, shares_BRL):
         B, R, L = grads_BRL.shape
         half = _half(grads_BRL)
         _call("causal_softmax_back", grads_BRL, shares_BRL, half, B * R, L, queries, first, float(scale))

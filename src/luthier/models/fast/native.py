@@ -63,8 +63,11 @@ def load(folder: Path | None = None) -> Native:
             return Native(None, why)
         name = _name(openmp)
         for path in sorted(folder.glob(f"{name}-*.so")):
-            if why := _distrust(path, stat.S_ISREG):
-                return Native(None, why)
+            try:
+                if why := _distrust(path, stat.S_ISREG):
+                    return Native(None, why)
+            except FileNotFoundError:  # another process has found it damaged
+                continue
             if path.name == f"{name}-{_digest(path.read_bytes())}.so":
                 return Native(ctypes.CDLL(str(path)))
             path.unlink(missing_ok=True)
@@ -135,4 +138,6 @@ def _compile(compiler: str, openmp: Path, folder: Path, name: str) -> Native:
             os.fsync(there.fileno())
         path = folder / f"{name}-{_digest(made.read_bytes())}.so"
         os.replace(made, path)
+    if why := _distrust(folder, stat.S_ISDIR) or _distrust(path, stat.S_ISREG):
+        return Native(None, why)
     return Native(ctypes.CDLL(str(path)))
