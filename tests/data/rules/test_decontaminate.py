@@ -56,13 +56,13 @@ def test_what_leaks(bench: str) -> None:
     ]
     removed = run("decontaminate", batch_of(*rows), against=bench).removed
     assert removed == [
-        "10 words in a row stand in row 2 of bench.jsonl: if a train leaves ulm at 9 40 and travels",
-        "10 words in a row stand in row 2 of bench.jsonl: a train leaves ulm at 9 40 and travels 120",
+        "10 words in a row of the user turn stand in row 2 of bench.jsonl",
+        "10 words in a row of the assistant turn stand in row 2 of bench.jsonl",
         None,
         None,
-        "a whole text stands in row 2 of bench.jsonl: it never arrives at all",
+        "the text turn stands whole in row 2 of bench.jsonl",
         None,
-        "10 words in a row stand in row 2 of bench.jsonl: if a train leaves ulm at 9 40 and travels",
+        "10 words in a row of the system turn stand in row 2 of bench.jsonl",
     ]
     shorter = run("decontaminate", batch_of(*rows), against=[bench], ngram=8, shortest=4).removed
     assert [why is not None for why in shorter] == [True, True, True, True, True, False, True]
@@ -94,7 +94,7 @@ def test_every_format_and_several_files(tmp_path: Path) -> None:
     rows = [QUESTION, "one two three four five six seven eight nine ten eleven", "alpha beta gamma delta epsilon zeta",
             "red orange yellow green blue indigo violet", "black and white and grey", "red orange"]  # fmt: skip
     removed = run("decontaminate", batch_of(*rows), against=[str(tmp_path / "*.*")]).removed
-    assert [why and why.split(" row ")[-1].split(":")[0] for why in removed] == [
+    assert [why and why.split(" row ")[-1] for why in removed] == [
         "1 of a.csv", "1 of b.txt", "1 of c.json", "1 of d.parquet", "1 of d.parquet", None,
     ]  # fmt: skip
 

@@ -26,10 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from luthier.data.opened import Opened
-    from luthier.data.words import Words
 
 SIEVE_BITS = 22
-SHOWN = 80
 
 
 class Decontaminate(Spec):
@@ -69,25 +67,27 @@ class Benchmark:
         self._origins = origins
         hashes, place = grams(self.words, ngram)
         short, text = short_texts(self.words, ngram)
-        long = self.words.counts()[text] >= shortest
-        hashes = np.concatenate([hashes, short[long]])
-        place = np.concatenate([place, self.words.first[text[long]]])
+        counts = self.words.counts()[text]
+        keep = counts >= shortest
+        hashes = np.concatenate([hashes, short[keep]])
+        long = np.concatenate([np.full(len(place), ngram), counts[keep]])
+        place = np.concatenate([place, self.words.first[text[keep]]])
         self._hashes, first = np.unique(hashes, return_index=True)
-        self._place = place[first]
+        self._place, self._long = place[first], long[first]
         self._sieve = np.zeros(1 << SIEVE_BITS, bool)
         self._sieve[(self._hashes >> np.uint64(64 - SIEVE_BITS)).astype(np.int64)] = True
 
     def __len__(self) -> int:
         return len(self._hashes)
 
-    def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(which of the hashes stand here, the first word of each there)."""
+    def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(which of the hashes stand here, the first word of each here, and how many words it is of)."""
         import numpy as np
 
         maybe = np.flatnonzero(self._sieve[(hashes >> np.uint64(64 - SIEVE_BITS)).astype(np.int64)])
         at = np.minimum(np.searchsorted(self._hashes, hashes[maybe]), len(self._hashes) - 1)
         hit = self._hashes[at] == hashes[maybe]
-        return maybe[hit], self._place[at[hit]]
+        return maybe[hit], self._place[at[hit]], self._long[at[hit]]
 
     def origin(self, word: int) -> tuple[str, int]:
         """The file and the row, counted from 1, that a word is of."""
@@ -108,28 +108,25 @@ def _run(rows: Opened, settings: Decontaminate) -> Said:
     if len(text):
         hashes = np.concatenate([hashes, short])
         place = np.concatenate([place, words.first[text]])
-    hits, there = benchmark.find(hashes)
+    hits, there, long = benchmark.find(hashes)
     here = place[hits]
-    owner = np.searchsorted(words.first, here, "right") - 1
-    length = np.minimum(words.counts()[owner], settings.ngram)
+    text = np.searchsorted(words.first, here, "right") - 1
+    alike = np.minimum(words.counts()[text], settings.ngram) == long
     why: dict[int, str] = {}
     leaks: dict[str, Any] = {}
-    order = np.lexsort((here, rows.row[owner]))
-    for row, start, other, n in zip(
-        *(told[order].tolist() for told in (rows.row[owner], here, there, length)), strict=True
+    order = np.flatnonzero(alike)[np.lexsort((here[alike], rows.row[text[alike]]))]
+    for start, other, n, of in zip(
+        *(told[order].tolist() for told in (here, there, long, text)), strict=True
     ):
-        if row in why or not _same(words, start, benchmark.words, other, n):
+        row = int(rows.row[of])
+        if row in why or words.spoken(start, start + n) != benchmark.words.spoken(other, other + n):
             continue
         file, number = benchmark.origin(other)
-        said = b" ".join(words.spoken(start, start + n)).decode()
-        what = f"{n} words in a row stand in" if n == settings.ngram else "a whole text stands in"
-        why[row] = f"{what} row {number} of {file}: {said if len(said) <= SHOWN else said[: SHOWN - 1] + '…'}"
+        turn = f"the {rows.role[of]} turn"
+        what = f"{n} words in a row of {turn} stand" if n == settings.ngram else f"{turn} stands whole"
+        why[row] = f"{what} in row {number} of {file}"
         leaks.setdefault(f"leaks of {file}", np.zeros(len(rows), np.int64))[row] = 1
     return Said(counts=leaks) if settings.do == "mark" else Said(removed=rows.reasons(why))
-
-
-def _same(words: Words, start: int, others: Words, other: int, n: int) -> bool:
-    return words.spoken(start, start + n) == others.spoken(other, other + n)
 
 
 def _benchmark(settings: Decontaminate) -> Benchmark:

@@ -7,6 +7,8 @@ Gopher" (2021), table A1; like there, only texts of some length are judged by th
 words is counted in bytes of the folded words (data/words), an n-gram counts from its second occurrence on, and of several
 the one that covers most is judged.
 
+Reasons say how much, not what: the words may be private.
+
 Not here: repeated paragraphs and longer n-grams of that table, and repetition across rows.
 """
 
@@ -131,10 +133,11 @@ def _grams(words: Words, long: np.ndarray, limits: dict[int, float | None]) -> d
         keep = open_[text]
         most = np.where(open_, _most(hashes[keep], text[keep], len(counts)), most)
         for k in np.flatnonzero(open_ & (most > 1) & (most * n * longest > limit * size)).tolist():
-            share, told = _top(words.spoken(int(words.first[k]), int(words.first[k + 1])), n)
+            share = _top(words.spoken(int(words.first[k]), int(words.first[k + 1])), n)
             if share > limit and k not in found:
-                shown = b" ".join(told).decode()  # words have no braces
-                found[k] = f"the words {shown[:80]!r} make up {share:.1%} of {{turn}}, more than {limit:.0%}"
+                found[k] = (
+                    f"the same {n} words in a row make up {share:.1%} of {{turn}}, more than {limit:.0%}"
+                )
     return found
 
 
@@ -153,14 +156,11 @@ def _most(hashes: np.ndarray, text: np.ndarray, texts: int) -> np.ndarray:
     return most
 
 
-def _top(told: list[bytes], n: int) -> tuple[float, tuple[bytes, ...]]:
-    """The largest share that n words in a row make up, and the first that do."""
+def _top(told: list[bytes], n: int) -> float:
+    """The largest share that n words in a row make up."""
     occur = Counter(zip(*(told[k:] for k in range(n)), strict=False))
-    size = sum(map(len, told))
-    shares = (
-        (min(1.0, times * sum(map(len, gram)) / size), gram) for gram, times in occur.items() if times > 1
-    )
-    return max(shares, key=lambda one: one[0], default=(0.0, ()))
+    most = max((times * sum(map(len, gram)) for gram, times in occur.items() if times > 1), default=0)
+    return min(1.0, most / sum(map(len, told)))
 
 
 def _word_runs(words: Words, judged: np.ndarray, limit: int | None) -> dict[int, str]:
@@ -176,12 +176,8 @@ def _word_runs(words: Words, judged: np.ndarray, limit: int | None) -> dict[int,
     for k in np.flatnonzero(lengths > limit).tolist():
         start, n = int(begin[k]), int(lengths[k])
         text = int(np.searchsorted(words.first, start, "right")) - 1
-        said = words.spoken(start, start + n)
-        if judged[text] and len(set(said)) == 1:
-            shown = said[0].decode()
-            found.setdefault(
-                text, f"the word {shown[:40]!r} stands {n} times in a row in {{turn}}, more than {limit}"
-            )
+        if judged[text] and len(set(words.spoken(start, start + n))) == 1:
+            found.setdefault(text, f"one word stands {n} times in a row in {{turn}}, more than {limit}")
     return found
 
 
@@ -197,9 +193,8 @@ def _letter_runs(words: Words, judged: np.ndarray, limit: int | None) -> dict[in
     for k in np.flatnonzero(words.end - words.start > limit).tolist():
         text = int(np.searchsorted(words.first, k, "right")) - 1
         if judged[text] and (hit := run.search(words.spoken(k, k + 1)[0].decode())):
-            n = len(hit[0])
             found.setdefault(
-                text, f"the letter {hit[1]!r} stands {n} times in a row in {{turn}}, more than {limit}"
+                text, f"one letter stands {len(hit[0])} times in a row in {{turn}}, more than {limit}"
             )
     return found
 
