@@ -24,6 +24,7 @@ from luthier.core.spec import Spec
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy as np
     import polars as pl
     import pyarrow as pa
 
