@@ -12,7 +12,7 @@ Identical rows get ids of their own before the first keyed rule, or before the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,18 +20,23 @@ from luthier.core import plugin
 
 from .report import Account
 from .rules.rule import GrowRule, KeyedRule, PairRule, RowRule, Rule
-from .spec import RulesSpec
+from .spec import RuleSpec, RulesSpec
 from .split import Sides
 
 
 @dataclass(frozen=True)
 class Step:
-    """A rule with its settings. `hidden`: a rule of the recipe takes private data out, and has not seen the rows before
+    """A rule with its settings; `given` are the same with files as they are reached. `hidden`: a rule of the recipe takes private data out, and has not seen the rows before
     this step: nothing of them is shown."""
 
     rule: Rule
     settings: Any
     hidden: bool = False
+    bound: Any = None
+
+    @property
+    def given(self) -> Any:
+        return self.settings if self.bound is None else self.bound
 
     def account(self) -> Account:
         return Account(self.rule.name, self.settings.plain(), self.rule.version)
@@ -58,8 +63,18 @@ class Group:
         return bool(self.keyed) or self.sides is not None
 
 
-def plan_of(rules: RulesSpec, sides: Sides, named: tuple[str, ...] = ()) -> list[Group]:
-    """In order; those after the one that divides are for train alone.
+def reads(wish: RuleSpec) -> dict[str, list[str]]:
+    """The files that a rule's settings name, by setting."""
+    rule = plugin.load("rule", wish.name)
+    found = {name: getattr(wish.settings, name) for name in getattr(rule, "reads", ())}
+    return {name: [told] if isinstance(told, str) else list(told) for name, told in found.items() if told}
+
+
+def plan_of(
+    rules: RulesSpec, sides: Sides, named: tuple[str, ...] = (), reached: Callable[[str], str] = str
+) -> list[Group]:
+    """In order; those after the one that divides are for train alone. `reached` gives a file that a rule names as it is found
+    from anywhere.
 
     >>> from luthier.data.spec import SplitSpec
     >>> rules = RulesSpec.model_validate({"quality": ["normalize", "deduplicate", "drop_empty"]})
@@ -68,7 +83,7 @@ def plan_of(rules: RulesSpec, sides: Sides, named: tuple[str, ...] = ()) -> list
     [(['normalize'], ['deduplicate'], ()), (['drop_empty'], [], None)]
     """
     wishes = rules.ordered
-    steps = [Step(plugin.load("rule", wish.name), wish.settings) for wish in wishes]
+    steps = [_step(wish, reached) for wish in wishes]
     last_private = max((n for n, step in enumerate(steps) if step.rule.private), default=-1)
     steps = [replace(step, hidden=n <= last_private) for n, step in enumerate(steps)]
     divide = len(wishes) - len(rules.quantity)
@@ -79,6 +94,12 @@ def plan_of(rules: RulesSpec, sides: Sides, named: tuple[str, ...] = ()) -> list
     first = next(n for n, group in enumerate(before) if group.needs_keys)
     before[first] = replace(before[first], numbers=named)
     return before + _grouped(steps[divide:])
+
+
+def _step(wish: RuleSpec, reached: Callable[[str], str]) -> Step:
+    files = {name: [reached(one) for one in told] for name, told in reads(wish).items()}
+    bound = wish.settings.model_copy(update=files) if files else None
+    return Step(plugin.load("rule", wish.name), wish.settings, bound=bound)
 
 
 def _grouped(steps: Iterable[Step]) -> list[Group]:

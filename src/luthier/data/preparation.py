@@ -83,7 +83,7 @@ class Preparation:
         self._total_bytes = sum(part.size_bytes for _, part in work)
         try:
             frame = self._engine.read(work, self._read_account, self)
-            for group in plan_of(self.spec.data.rules, sides, named):
+            for group in plan_of(self.spec.data.rules, sides, named, self._reached):
                 frame = self._run(group, frame)
             for batch in self._engine.rows(frame):
                 self._write(batch, "train")
@@ -100,6 +100,11 @@ class Preparation:
         if group.sides is not None:
             accounts.append(self._sides_account)
         return self._engine.run(group, frame, accounts, self)
+
+    def _reached(self, pattern: str) -> str:
+        """A file that a rule names, from wherever a process stands."""
+        written = self.at.secret(pattern)
+        return written if "://" in written else str(self.at.root / Path(written).expanduser())
 
     # sources -> records
 

@@ -189,3 +189,38 @@ def test_in_a_recipe(prepare: Any, jsonl: Any, bench: str) -> None:
     done = prepare({"sources": [{"files": "rows.jsonl"}], "rules": marked})
     assert done.rule("decontaminate")["removed"] == 0
     assert done.rule("decontaminate")["counts"] == {"leaks of bench.jsonl": 6}
+
+
+def test_files_are_found_beside_the_recipe_and_are_part_of_the_datasets_identity(
+    prepare: Any, jsonl: Any, tmp_path: Path
+) -> None:
+    from luthier.core.testing import FakeContext
+    from luthier.data.connectors import fingerprints
+    from luthier.data.spec import DataSpec
+
+    leaked = "one two three four five six seven eight nine ten eleven"
+    jsonl(
+        [
+            {"prompt": f"{leaked if i == 3 else 'a question of its own'} {i}", "completion": "c"}
+            for i in range(20)
+        ]
+    )
+    jsonl([{"question": leaked}], "benchmark.jsonl")
+    data = {
+        "sources": [{"files": "rows.jsonl"}],
+        "rules": {"quality": [{"decontaminate": {"against": "benchmark.jsonl"}}]},
+    }
+    done = prepare(data)
+    assert done.rule("decontaminate")["removed"] == 1
+    assert (
+        done.rule("decontaminate")["spec"]["against"] == "benchmark.jsonl"
+    )  # as written, not where it was found
+
+    def marks() -> list[tuple[Any, str]]:
+        return list(fingerprints(DataSpec.model_validate(data), tmp_path, FakeContext(tmp_path)))
+
+    before = marks()
+    assert before[1][0] == {"rule": "decontaminate", "reads": {"against": ["benchmark.jsonl"]}}
+    jsonl([{"question": leaked + " twelve"}], "benchmark.jsonl")
+    after = marks()
+    assert after[0] == before[0] and after[1][1] != before[1][1]

@@ -26,9 +26,17 @@ def connect(source: SourceSpec, base: Path, secret: Secret) -> Connector:
 def fingerprints(
     data: DataSpec, base: Path, at: Context, cache: MutableMapping[str, str] | None = None
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """Each source as written and a digest of what is there. `cache` remembers hashes of local files between runs.
+    """Each source, and each file that a rule reads, as written and a digest of what is there. `cache` remembers hashes of local
+    files between runs.
 
-    Raises DataError when a source is missing or cannot be read.
+    Raises DataError when one is missing or cannot be read.
     """
+    from luthier.data.plan import reads
+
     for source in data.sources:
         yield source.plain(), connect(source, base, at.secret).fingerprint(cache)
+    for wish in data.rules.ordered:
+        for name, files in reads(wish).items():
+            read = SourceSpec.model_validate({"files": files})
+            mark = connect(read, base, at.secret).fingerprint(cache)
+            yield {"rule": wish.name, "reads": {name: files}}, mark

@@ -71,7 +71,7 @@ def decide(
         with account.clock():
             _left(tables, n, f"k{n}_", rows)
             if isinstance(step.rule, KeyedRule):
-                sql = step.rule.primitive(step.settings).decide(rows, tables.ask, note)
+                sql = step.rule.primitive(step.given).decide(rows, tables.ask, note)
             else:
                 sql = pairs.decide(step, rows, tables, again, folder / f"pairs-{n}", note)
             more = f"SELECT row, {n} AS step, reason FROM ({sql}) AS told"

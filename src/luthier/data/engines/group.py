@@ -54,7 +54,7 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
         accounts.append(account := step.account())
         assert isinstance(step.rule, KeyedRule | PairRule)
         with account.clock():
-            found = step.rule.keys(opened, step.settings)
+            found = step.rule.keys(opened, step.given)
         columns |= {f"k{n}_{name}": found[name] for name in found.schema.names}
     if group.numbers is not None:
         columns |= {f"u_{name}": told for name, told in numbering.keys(batch, group.numbers).items()}
@@ -81,7 +81,7 @@ def _grown(step: Step, batch: pa.RecordBatch, account: Account) -> pa.RecordBatc
     rule = step.rule
     assert isinstance(rule, GrowRule)
     opened = Opened(batch)
-    made = rule.grow(opened, step.settings)
+    made = rule.grow(opened, step.given)
     account.count(batch.num_rows, batch.num_rows + made.num_rows)
     account.added += made.num_rows
     names, told = made["id"].to_pylist(), []
@@ -135,7 +135,7 @@ def _row_step(
     rule = step.rule
     assert isinstance(rule, RowRule)
     rows_in = int(alive.sum())
-    said = rule.run(opened, step.settings)
+    said = rule.run(opened, step.given)
     before = opened.text
     edits = said.text is not None or said.label is not None or bool(said.columns)
     opened.edit(said.text, said.label, dict(said.columns))

@@ -37,7 +37,7 @@ def decide(
 ) -> str:
     """SQL that gives (row, reason) of the rows to remove. `rows` is the table of keys with row, id and the rule's own columns;
     `folder` is for features, and `note` tells people something."""
-    rule, settings = step.rule, step.settings
+    rule, settings = step.rule, step.given
     assert isinstance(rule, PairRule)
     wish = rule.candidates(settings)
     features = Features(folder, lambda wanted: again(step, wanted))
@@ -140,6 +140,6 @@ def features_of(step: Step, wanted: pa.Table, batches: Batches) -> Batches:
         low, high = np.searchsorted(numbers, [start, start + batch.num_rows])
         if high > low:
             own = Opened(batch.take(pa.array(numbers[low:high] - start)))
-            found = step.rule.features(own, step.settings)
+            found = step.rule.features(own, step.given)
             yield found.append_column("row", pa.array(numbers[low:high])).append_column("id", ids[low:high])
         start += batch.num_rows

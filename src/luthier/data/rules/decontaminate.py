@@ -196,5 +196,5 @@ def _strings(cell: Any) -> Iterator[str]:
 
 decontaminate = RowRule(
     "decontaminate", 1, Decontaminate, "Removes rows that say what a benchmark says.", _run,
-    source="n-gram overlap after Brown et al. (2020), with comparison of the words",
+    source="n-gram overlap after Brown et al. (2020), with comparison of the words", reads=("against",),
 )  # fmt: skip

@@ -8,7 +8,7 @@
                looked at again, by features of theirs.
     GrowRule   makes rows of rows, one at a time: for the rules of quantity, which see the rows of train alone.
 
-A rule never reads anything but its rows and its Spec, what it says of a row does not depend on the rows beside it, and it
+A rule never reads anything but its rows, its Spec and the files that are named there; what it says of a row does not depend on the rows beside it, and it
 never drops a row without a reason. Whoever runs it checks rows in = rows out + removed, times it, and keeps examples.
 
 Raise `version` when the same rows and Spec would give another result; it is part of every dataset's identity.
@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.spec import Spec
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy as np
     import polars as pl
     import pyarrow as pa
@@ -56,7 +55,8 @@ class Said:
 @dataclass(frozen=True)
 class RowRule:
     """`run(rows, settings) -> Said`. `source` says where the rule is from: a paper, a tool, or "ours". `private`: what it
-    finds must not be shown, so rows are not previewed before it has seen them."""
+    finds must not be shown, so rows are not previewed before it has seen them. `reads` names settings that hold files: `run`
+    is given them as they are reached from anywhere, and other bytes in them make another dataset."""
 
     name: str
     version: int
@@ -65,6 +65,7 @@ class RowRule:
     run: Callable[[Opened, Any], Said]
     source: str = "ours"
     private: bool = False
+    reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
