@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ def test_order_is_that_of_the_plain_twin(rows: list[str]) -> None:
     done = run("turns", batch_of(*map(said, rows)))
     for letters, reason in zip(rows, done.removed, strict=True):
         roles = ["", *(role for role, _ in said(letters))]
-        pairs = zip(roles, roles[1:], strict=False)
+        pairs = itertools.pairwise(roles)
         fine = all(after in NEXT.get(before, ()) for before, after in pairs) and roles[-1] == "assistant"
         assert (reason is None) == fine
 

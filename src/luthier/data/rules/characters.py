@@ -224,7 +224,7 @@ class _Counts:
         suspects = np.searchsorted(edges, begins, side="right") - 1
         for k in np.flatnonzero(np.isin(self.places, suspects)).tolist():
             runs = self._rows.text.gather([self.places[k]]).str.extract_all(STRETCH).explode()
-            longest[k] = int(runs.str.len_chars().fill_null(0).to_numpy().max(initial=0))
+            longest[k] = max((len(run) for run in runs.drop_nulls()), default=0)
         return longest
 
 
