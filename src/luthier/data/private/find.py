@@ -11,20 +11,23 @@ matched from each place on is bounded.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from . import checks, national, numbers
 from .found import Found
+from .pseudonyms import MASK
 from .readable import Readable
 from .secrets import secrets
 from .secrets import sieve as secrets_sieve
 
-_LETTERS = "A-Za-z\u00c0-\u024f\u0370-\u052f"
-_EMAIL = re.compile(
-    rf"(?<![{_LETTERS}0-9_+%])[{_LETTERS}0-9_+%][{_LETTERS}0-9._%+'-]{{0,63}}+@"
-    rf"(?:[{_LETTERS}0-9][{_LETTERS}0-9-]{{0,62}}+\.){{1,8}}([{_LETTERS}][{_LETTERS}0-9-]{{1,62}}+)"
+_LETTERS = "A-Za-z\u00c0-\u024f\u0300-\u036f\u0370-\u052f"
+_DOMAIN = rf"(?:[{_LETTERS}0-9][{_LETTERS}0-9-]{{0,62}}+\.){{1,8}}([{_LETTERS}][{_LETTERS}0-9-]{{1,62}}+)"
+_EMAIL = re.compile(rf"(?<![{_LETTERS}0-9_+%])[{_LETTERS}0-9_+%][{_LETTERS}0-9._%+'-]{{0,63}}+@{_DOMAIN}")
+_EMAIL_IN_URL = re.compile(
+    rf"(?<![{_LETTERS}0-9_+])[{_LETTERS}0-9_+][{_LETTERS}0-9._+'-]{{0,63}}+%40{_DOMAIN}"
 )
 _FILES = frozenset("png jpg jpeg gif webp svg ico css js ts py md html json yaml yml txt csv".split())  # noqa: SIM905
 _USER_OF_URL = re.compile(r"://[^\s/]*\Z")
@@ -35,8 +38,9 @@ _IP6 = re.compile(
     r"(?<![0-9A-Za-z_])(?:[0-9A-Fa-f]{0,4}:){2,8}+(?:(?:[0-9]{1,3}\.){3}[0-9]{1,3}|[0-9A-Fa-f]{0,4})(?![0-9A-Za-z_])"
 )
 _VERSION = re.compile(
-    r"(?:\bv|version|release|\brev|revision|firmware|build|driver|update|upgrade|patch|package|\bpip|==|>=|<=|~=|[~^@]|[A-Za-z]-"
-    r"|section|clause|chapter|paragraph|\u00a7|\bitem|\bstep|\bata|figure|table|abschnitt|kapitel|\bnr|\bno)[^0-9A-Za-z\n]{0,4}\Z",
+    r"(?:(?:\bv|version|release|\brev|revision|firmware|build|driver|update|upgrade|patch|package|\bpip"
+    r"|section|clause|chapter|paragraph|\u00a7|\bitem|\bstep|\bata|figure|table|abschnitt|kapitel|\bnr|\bno)[^0-9A-Za-z\n]{0,4}"
+    r"|[=<>~]= ?|[~^]|[A-Za-z]-)\Z",
     re.IGNORECASE,
 )
 _SOFTWARE = re.compile(
@@ -84,6 +88,8 @@ def candidates(text: str, kinds: Set[str], ways: Iterable[str] | None = None) ->
     found = [
         one for name in (sieves(kinds) if ways is None else ways) for one in WAYS[name].look(plain, kinds)
     ]
+    if found and "[" in plain:
+        found = _outside(found, [match.span() for match in MASK.finditer(plain)])
     if len(plain) == len(text):
         return found
     return [
@@ -93,8 +99,22 @@ def candidates(text: str, kinds: Set[str], ways: Iterable[str] | None = None) ->
     ]
 
 
+def _outside(found: list[Found], masks: list[tuple[int, int]]) -> list[Found]:
+    """Those that touch no mask, whose digits are no one's."""
+    ends = [end for _, end in masks]
+
+    def touches(one: Found) -> bool:
+        n = bisect_right(ends, one.start)
+        return n < len(masks) and masks[n][0] < one.end
+
+    return [one for one in found if not touches(one)]
+
+
 def _emails(text: str) -> Iterator[Found]:
-    for match in _EMAIL.finditer(text):
+    if "%40" in text:
+        for match in _EMAIL_IN_URL.finditer(text):
+            yield Found(*match.span(), "email", match[0].replace("%40", "@").lower())
+    for match in _EMAIL.finditer(text) if "@" in text else ():
         start, end = match.span()
         if match[1].lower() in _FILES:
             continue
@@ -183,7 +203,7 @@ def _of(*kinds: str) -> frozenset[str]:
 
 
 WAYS = {
-    "email": Way(_of("email"), lambda: "@", lambda text, _: _emails(text), digits=False),
+    "email": Way(_of("email"), lambda: "@|%40", lambda text, _: _emails(text), digits=False),
     "numbers": Way(_of("phone", "card", "national_id"), lambda: numbers.SIEVE, numbers.numbers),
     "lettered": Way(
         _of("national_id"),

@@ -21,7 +21,9 @@ from luthier.core.spec import references
 DIGITS = 8
 SHORTEST_KEY = 16
 
-_NUMBERED = re.compile(r"\[([A-Z][A-Z_]*)_([0-9]{1,9})\]")
+MASK = re.compile(rf"\[[A-Z][A-Z_]{{0,30}}(?:_[0-9]{{1,6}}|:[0-9a-f]{{{DIGITS}}})\]")
+"""One that stands in a text."""
+_NUMBERED = re.compile(r"\[([A-Z][A-Z_]*)_([0-9]{1,6})\]")
 
 
 class Key:

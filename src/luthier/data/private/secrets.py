@@ -77,9 +77,11 @@ LONGEST_BLOCK = 20_000
 _URL = re.compile(r"://([^\s:/@\"'<>]{0,128}+):([^\s/@\"'<>]{1,256}+)@")
 _PLACEHOLDER = re.compile(r"[$%<{\[].*|\*+|[xX]+|\.+", re.DOTALL)
 
+_PATH = re.compile(r"[~.]{0,2}(?:/[A-Za-z0-9_.-]{1,255}+){2,}+/?")
+
 PASSWORDS = ("password", "passwd", "passwort", "passphrase", "mot de passe", "pwd")
 NAMED = (*PASSWORDS, "secret", "token", "apikey", "api_key", "api-key", "api key", "accesskey", "access_key", "access-key",
-         "access key", "accountkey", "account_key", "private_key", "auth_key", "credential", "bearer", "sig=")  # fmt: skip
+         "access key", "accountkey", "account_key", "private_key", "auth_key", "credential", "bearer", "authorization", "sig=")  # fmt: skip
 """Words after which a secret may stand."""
 _VALUE = re.compile(
     r"[a-z_]{0,16}+[\"']?\s{0,4}+(?:=>|:=|[:=]|is\s)?\s{0,4}+(?:bearer\s|basic\s)?[\"'`]?"
@@ -177,14 +179,17 @@ def _is_dense(value: str, bits: float) -> bool:
 def _is_random(value: str) -> bool:
     """Letters and digits mixed as no word or path mixes them."""
     value = value.rstrip("=.")
-    if len(value) < 16 or not any(c.isdigit() for c in value) or not any(c.isalpha() for c in value):
+    if len(value) < 16 or _PATH.fullmatch(value) or not any(c.isdigit() for c in value) or not any(c.isalpha() for c in value):
         return False
     return entropy(value) >= (3.0 if len(value) < 20 or re.fullmatch("[0-9a-f]+", value) else 3.5)
 
 
 def _is_password(value: str) -> bool:
-    """Letters and digits, and a sign or both cases: what rules for passwords ask for."""
+    """Letters and digits, and no path ("PWD=/home/user1")."""
     value = value.rstrip(".,;!")
-    digit, small, large = (any(test(c) for c in value) for test in (str.isdigit, str.islower, str.isupper))
-    sign = any(not c.isalnum() for c in value)
-    return len(value) >= 8 and digit and (small or large) and (sign or (small and large))
+    return (
+        len(value) >= 8
+        and any(map(str.isdigit, value))
+        and any(map(str.isalpha, value))
+        and value[0] not in "/.~"
+    )
