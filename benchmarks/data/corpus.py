@@ -13,10 +13,12 @@ made by making its original again. Originals of copies are always earlier rows w
 
     kind          share   what the truth says
     exact          8 %    `of`: the line it copies; `detail`: verbatim, or folded (other case or blanks)
-    near           8 %    `of`, and `jaccard`: the exact one of both rows' word 3-shingles
+    near           8 %    `of`, and `jaccard`: the exact one of both rows' word 3-shingles, system
+                          messages left out
     personal       6 %    `spans`: turn, start and end in characters, kind and class of each value (values.py)
     decoy         10 %    `spans` of what only looks like it: there are about ten of these to one real value
-    junk           4 %    the kind is mojibake, html, control, repetition, language, empty or order (damage.py)
+    junk           4 %    the kind is mojibake, html, control, repetition, symbols, language, empty or
+                          order (damage.py)
     leak           1 %    `detail`: the item, and how many consecutive words (ten or more) of it
     disagreement   1 %    `of`: a row that is asked the same and has another answer and topic; `jaccard`
 """
@@ -207,7 +209,7 @@ class Corpus:
         if kind == "leak":
             item = dice.below(len(self.pool.items))
             words = consecutive(dice.choice(self.pool.items[item]), LEAKED, dice)
-            role, texts = turns[-1 - dice.below(2)]
+            _, texts = turns[-1 - dice.below(2)]
             place(texts, words, dice)
             detail = f"item {item + 1}, {len(words.split())} words"
             return Row(line, kind, topic, plain(turns), detail)

@@ -26,12 +26,13 @@ def plain(turns: Sequence[Turn]) -> Messages:
 
 
 def shingles(messages: Messages) -> set[tuple[str, ...]]:
-    """Three words in a row, in no case across two turns; all its words where a row has fewer."""
+    """Three words in a row of what user and assistant say, in no case across two turns; all of a row's words where it has
+    fewer. System messages are left out: many rows share them."""
+    told = [words(text) for role, text in messages if role != "system"]
     found: set[tuple[str, ...]] = set()
-    for _, text in messages:
-        told = words(text)
-        found.update(zip(told, told[1:], told[2:], strict=False))
-    return found or {tuple(word for _, text in messages for word in words(text))}
+    for one in told:
+        found.update(zip(one, one[1:], one[2:], strict=False))
+    return found or {tuple(word for one in told for word in one)}
 
 
 def jaccard(one: Messages, other: Messages) -> float:
@@ -45,6 +46,9 @@ def jaccard(one: Messages, other: Messages) -> float:
 
 
 def edited(messages: Messages, vocabulary: Sequence[str], dice: Dice) -> Messages:
+    """The system message stays as it is."""
+    first = [one for one in messages if one[0] == "system"]
+    messages = messages[len(first) :]
     told = [text.split(" ") for _, text in messages]
     n = sum(map(len, told))
     share = LEAST_EDITED + (MOST_EDITED - LEAST_EDITED) * dice.share()
@@ -57,7 +61,10 @@ def edited(messages: Messages, vocabulary: Sequence[str], dice: Dice) -> Message
             some[place] = _edit(some[place], vocabulary, dice)
             wanted -= 1
         run = min(run, wanted)
-    return [(role, " ".join(filter(None, some))) for (role, _), some in zip(messages, told, strict=True)]
+    return [
+        *first,
+        *((role, " ".join(filter(None, some))) for (role, _), some in zip(messages, told, strict=True)),
+    ]
 
 
 def _edit(word: str, vocabulary: Sequence[str], dice: Dice) -> str:
@@ -92,7 +99,7 @@ def _upper(text: str) -> str:
     return text.upper() if text.isascii() else text.lower()
 
 
-def mojibake(turns: Sequence[Turn], pool: Sentences, dice: Dice) -> Messages:
+def mojibake(turns: Sequence[Turn], _pool: Sentences, _dice: Dice) -> Messages:
     """UTF-8 that somebody read as Windows-1252. Typographic signs are put in first, so that there is something to break."""
     return [(role, read_wrongly(text)) for role, text in spelled(plain(turns))]
 
@@ -128,7 +135,7 @@ def _byte(value: int) -> str:
         return one.decode("latin-1")
 
 
-def html(turns: Sequence[Turn], pool: Sentences, dice: Dice) -> Messages:
+def html(turns: Sequence[Turn], _pool: Sentences, dice: Dice) -> Messages:
     """Pieces of a page, with its tags and entities."""
     forms = (
         lambda texts: "<p>" + "</p>\n<p>".join(texts) + "</p>",
@@ -143,7 +150,7 @@ def html(turns: Sequence[Turn], pool: Sentences, dice: Dice) -> Messages:
     return [(role, form(texts) if role != "system" else texts[0]) for role, texts in turns]
 
 
-def control(turns: Sequence[Turn], pool: Sentences, dice: Dice) -> Messages:
+def control(turns: Sequence[Turn], _pool: Sentences, dice: Dice) -> Messages:
     """Characters that nobody sees or wants, in the middle of words."""
     signs = ("\x00", "\x07", "\x1b[31m", "\u200b", "\ufeff", "\u202e", "\x08", "\u00ad")
 
@@ -156,7 +163,7 @@ def control(turns: Sequence[Turn], pool: Sentences, dice: Dice) -> Messages:
     return [(role, spoilt(text)) for role, text in plain(turns)]
 
 
-def repetition(turns: Sequence[Turn], pool: Sentences, dice: Dice) -> Messages:
+def repetition(turns: Sequence[Turn], _pool: Sentences, dice: Dice) -> Messages:
     """An answer that goes round in circles: a sentence, a line, a few words or one word, again and again."""
     role, texts = turns[-1]
     sentence = texts[0]
@@ -171,13 +178,25 @@ def repetition(turns: Sequence[Turn], pool: Sentences, dice: Dice) -> Messages:
     return [*plain(turns[:-1]), (role, dice.choice(forms))]
 
 
+def symbols(turns: Sequence[Turn], _pool: Sentences, dice: Dice) -> Messages:
+    """An answer that is no text: signs, numbers of a table, or what was meant for a machine."""
+    role, _ = turns[-1]
+    forms: tuple[Callable[[], str], ...] = (
+        lambda: dice.text("~^#|_{}[]<>=+*/%$\\\\;:", dice.between(120, 400)),
+        lambda: "\n".join(" | ".join(dice.digits(4) for _ in range(8)) for _ in range(dice.between(6, 20))),
+        lambda: "\n".join("0x" + " 0x".join(dice.text("0123456789abcdef", 2) for _ in range(16)) for _ in range(dice.between(4, 12))),
+        lambda: "".join(dice.choice("▓▒░█■□◆●") for _ in range(dice.between(80, 300))),
+    )  # fmt: skip
+    return [*plain(turns[:-1]), (role, dice.choice(forms)())]
+
+
 def language(turns: Sequence[Turn], pool: Sentences, dice: Dice) -> Messages:
     """All of it in French or in Spanish."""
     theirs = dice.choice((pool.french, pool.spanish))
     return [(role, " ".join(dice.choice(theirs) for _ in texts)) for role, texts in turns if role != "system"]
 
 
-def empty(turns: Sequence[Turn], pool: Sentences, dice: Dice) -> Messages:
+def empty(turns: Sequence[Turn], _pool: Sentences, dice: Dice) -> Messages:
     told = plain(turns)
     places = [place for place, (role, _) in enumerate(told) if role != "system"]
     place = dice.choice(places)
@@ -200,7 +219,7 @@ def order(turns: Sequence[Turn], pool: Sentences, dice: Dice) -> Messages:
 
 
 JUNK: dict[str, Callable[[Sequence[Turn], Sentences, Dice], Messages]] = {
-    one.__name__: one for one in (mojibake, html, control, repetition, language, empty, order)
+    one.__name__: one for one in (mojibake, html, control, repetition, symbols, language, empty, order)
 }
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 MASK = (1 << 64) - 1
@@ -80,16 +81,19 @@ def weighted(digits: str, weights: Sequence[int], modulus: int) -> int:
     return sum(int(a) * w for a, w in zip(digits, weights, strict=True)) % modulus
 
 
-FIRST = (
-    "Maria James Aylin Piotr Chiara Duc Fatima Lars Ingrid Carlos Mei Oliver Sanne Rafael Amara Yusuf Elena Tom Noor Jakub "
-    "Hannah Luca Priya Mateo Sofia Ahmed Claire Bjorn Keiko Zanele"
-).split()
-LAST = (
-    "Schmidt Okafor Nguyen Rossi Kowalski Yilmaz Andersson Dubois Garcia Tanaka Murphy deVries Novak Silva Haddad Larsen "
-    "Fischer Moreau Jansen Petrov Bianchi Walker Ibrahim Costa Lindqvist Weber Quinn Romero Sato Botha"
-).split()
-HOUSES = "bright stone river north alpen blue iron maple silver harbor cedar delta green polar orchid".split()
-TRADES = "freight tools energy books clinic bikes foods optics travel glass motors textiles data labs supply".split()
+FIRST_NAMES = """
+Maria James Aylin Piotr Chiara Duc Fatima Lars Ingrid Carlos Mei Oliver Sanne Rafael Amara Yusuf Elena Tom Noor Jakub
+Hannah Luca Priya Mateo Sofia Ahmed Claire Bjorn Keiko Zanele
+"""
+LAST_NAMES = """
+Schmidt Okafor Nguyen Rossi Kowalski Yilmaz Andersson Dubois Garcia Tanaka Murphy deVries Novak Silva Haddad Larsen
+Fischer Moreau Jansen Petrov Bianchi Walker Ibrahim Costa Lindqvist Weber Quinn Romero Sato Botha
+"""
+HOUSE_NAMES = "bright stone river north alpen blue iron maple silver harbor cedar delta green polar orchid"
+TRADE_NAMES = (
+    "freight tools energy books clinic bikes foods optics travel glass motors textiles data labs supply"
+)
+FIRST, LAST, HOUSES, TRADES = (told.split() for told in (FIRST_NAMES, LAST_NAMES, HOUSE_NAMES, TRADE_NAMES))
 ENDS = ("com", "org", "net", "de", "co.uk", "fr", "io", "eu")
 
 
@@ -128,7 +132,7 @@ def card(dice: Dice) -> str:
     digits += luhn(digits)
     between = dice.choice((" ", "-", ""))
     cuts = (0, 4, 10, 15) if n == 15 else (0, 4, 8, 12, 16)
-    return between.join(digits[a:b] for a, b in zip(cuts, cuts[1:], strict=False))
+    return between.join(digits[a:b] for a, b in pairwise(cuts))
 
 
 def iban(dice: Dice) -> str:
@@ -163,7 +167,7 @@ def ipv6(dice: Dice) -> str:
 
 
 def us_ssn(dice: Dice) -> str:
-    area = dice.choice([n for n in (*range(1, 666), *range(667, 900))])
+    area = dice.choice([*range(1, 666), *range(667, 900)])
     return f"{area:03d}-{dice.between(1, 99):02d}-{dice.between(1, 9999):04d}"
 
 
@@ -256,10 +260,6 @@ def password(dice: Dice) -> str:
     )
 
 
-def database_url(dice: Dice) -> str:
-    return f"postgresql://{dice.choice(LAST).lower()}:{dice.text(BASE62, 14)}@db{dice.below(9)}.{dice.choice(HOUSES)}.internal:5432/{dice.choice(TRADES)}"
-
-
 Maker = Callable[[Dice], str]
 VALUES: dict[str, tuple[str, Maker, tuple[str, ...]]] = {
     "email": ("pattern", email, ("You can write to me at {} if that is easier.", "Please copy {} on the answer, thanks.")),
@@ -285,7 +285,7 @@ VALUES: dict[str, tuple[str, Maker, tuple[str, ...]]] = {
     "private_key": ("prefix", private_key, ("This is the key that we use:\n{}\nIt worked yesterday.",)),
     "web_token": ("prefix", web_token, ("The header has Bearer {} in it.",)),
     "password": ("context", password, ("My password: {} does not work.", "I set password={} in the file.")),
-    "database_url": ("context", database_url, ("It connects to {} and hangs.",)),
+    "url_password": ("context", lambda dice: dice.text(BASE62, 14), ("It connects to postgresql://reports:{}@db4.north.internal:5432/sales and hangs.",)),
     "person": ("name", person, ("My name is {} and I ordered twice.", "Ask for {} at the desk.")),
 }  # fmt: skip
 
@@ -322,7 +322,7 @@ DECOYS: dict[str, tuple[Maker, tuple[str, ...]]] = {
     "chapter": (lambda dice: f"ATA {dice.between(20, 80)}-{dice.between(10, 99)}-{dice.between(10, 99)}", ("See {} for the procedure.",)),
     "moment": (moment, ("The log stops at {} each time.",)),
     "order": (lambda dice: f"20{dice.between(10, 29)}{dice.between(1, 12):02d}{dice.between(1, 28):02d}-{dice.digits(5)}", ("Order {} has not arrived.",)),
-    "local": (lambda dice: dice.choice(("127.0.0.1", "0.0.0.0", "::1", "localhost:8080")), ("It listens on {} only.",)),
+    "local": (lambda dice: dice.choice(("127.0.0.1", "0.0.0.0", "::1", "localhost:8080")), ("It listens on {} only.",)),  # noqa: S104
     "commit": (lambda dice: dice.text("0123456789abcdef", 40), ("It broke with commit {}.",)),
     "place": (lambda dice: f"{dice.below(80)}.{dice.digits(5)}, {dice.below(170)}.{dice.digits(5)}", ("The sensor stands at {}.",)),
     "money": (lambda dice: f"{dice.between(1, 9)},{dice.digits(3)},{dice.digits(3)}.{dice.digits(2)}", ("The total was {} euros.",)),
