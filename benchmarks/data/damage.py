@@ -179,15 +179,10 @@ def repetition(turns: Sequence[Turn], _pool: Sentences, dice: Dice) -> Messages:
 
 
 def symbols(turns: Sequence[Turn], _pool: Sentences, dice: Dice) -> Messages:
-    """An answer that is no text: signs, numbers of a table, or what was meant for a machine."""
+    """An answer that is no text but signs."""
     role, _ = turns[-1]
-    forms: tuple[Callable[[], str], ...] = (
-        lambda: dice.text("~^#|_{}[]<>=+*/%$\\\\;:", dice.between(120, 400)),
-        lambda: "\n".join(" | ".join(dice.digits(4) for _ in range(8)) for _ in range(dice.between(6, 20))),
-        lambda: "\n".join("0x" + " 0x".join(dice.text("0123456789abcdef", 2) for _ in range(16)) for _ in range(dice.between(4, 12))),
-        lambda: "".join(dice.choice("▓▒░█■□◆●") for _ in range(dice.between(80, 300))),
-    )  # fmt: skip
-    return [*plain(turns[:-1]), (role, dice.choice(forms)())]
+    signs = dice.choice(("~^#|_{}[]<>=+*/%$\\;:", "▓▒░█■□◆●"))
+    return [*plain(turns[:-1]), (role, dice.text(signs, dice.between(120, 400)))]
 
 
 def language(turns: Sequence[Turn], pool: Sentences, dice: Dice) -> Messages:

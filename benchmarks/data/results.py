@@ -42,9 +42,9 @@ def markdown(runs: Sequence[Run], scores: Sequence[Run], about: Mapping[str, Any
             parts.append(f"{_found([one for one in scores if one['rows'] == rows])}\n")
     failed = [one for one in runs if one["failed"]]
     parts += [f"{one['what']}, {one['mode']}, {one['rows']:,} rows: {one['failed']}\n" for one in failed]
-    parts += [
-        f"{name} was not measured in full: no rule {', '.join(n)}\n" for name, n in about["lacking"].items()
-    ]
+    for name, rules in about["lacking"].items():
+        how = "measured without" if name in about["about"] else "not measured: there is no rule"
+        parts.append(f"{name} was {how} {', '.join(rules)}\n")
     parts += [f"{name}: {told}\n" for name, told in about["about"].items() if told]
     return "\n".join(parts)
 
