@@ -71,7 +71,7 @@ PEERS = {
     "data-juicer": Peer(
         "run_data_juicer.py",
         WORKS,
-        ("py-data-juicer==1.6.1", "aiohttp", "selectolax", "pyarrow"),
+        ("py-data-juicer==1.6.1", "aiohttp", "selectolax", "ray", "pyarrow"),
         alone="torch==2.13.0",
         shown="py-data-juicer",
         most=20_000,
@@ -180,9 +180,8 @@ def _run(command: list[str]) -> None:
 
 def version_of(python: Path, package: str) -> str:
     code = "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))"
-    return subprocess.run(
-        [str(python), "-c", code, package], capture_output=True, text=True, check=True
-    ).stdout.strip()  # noqa: S603
+    asked = subprocess.run([str(python), "-c", code, package], capture_output=True, text=True, check=True)  # noqa: S603
+    return asked.stdout.strip()
 
 
 def raced(name: str, python: Path, work: str, texts: Path, folder: Path) -> dict[str, Any]:
@@ -217,7 +216,7 @@ def offline(home: Path) -> dict[str, str]:
         "TRANSFORMERS_OFFLINE": "1",
         "DO_NOT_TRACK": "1",
         "DAFT_ANALYTICS_ENABLED": "0",
-        **{name: nowhere for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")},
+        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), nowhere),
     }
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 WORKS = {
     "clean": [
         {"clean_html_mapper": {}},
-        {"fix_unicode_mapper": {}},
         {"whitespace_normalization_mapper": {}},
         {"text_length_filter": {"min_len": 50, "max_len": 20_000}},
     ],
-    "exact": [{"document_deduplicator": {"lowercase": True}}],
+    "exact": [{"document_deduplicator": {"lowercase": True, "ignore_non_character": True}}],
     "near": [
         {
             "document_minhash_deduplicator": {
