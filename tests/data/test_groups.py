@@ -17,7 +17,7 @@ from luthier.core.spec import Spec
 from luthier.data.engines.group import Grouped, run_group
 from luthier.data.opened import Opened
 from luthier.data.plan import Group, Step, plan_of
-from luthier.data.records import RECORD
+from luthier.data.records import RECORD, fold, folded
 from luthier.data.report import EXAMPLES, HIDDEN, Account, Example
 from luthier.data.rules.primitives import AtMost, Distinct
 from luthier.data.rules.rule import RowRule, Said
@@ -130,6 +130,19 @@ def test_an_opened_batch_closes_as_it_was_and_knows_its_bytes(rows: list[Any]) -
     assert opened.per_row(lengths, "sum").tolist() == [sum(map(len, row)) for row in mine]
     assert opened.per_row(lengths, "max").tolist() == [max(map(len, row), default=0) for row in mine]
     assert opened.per_row(lengths > 2, "any").tolist() == [any(len(t) > 2 for t in row) for row in mine]
+
+
+@given(
+    st.lists(
+        st.text(
+            st.characters(max_codepoint=0x17F) | st.sampled_from("\x1c\x1d\x1e\x1f\x0b ßẞΣς\u3000"),
+            max_size=12,
+        )
+    )
+)
+@LAWS
+def test_texts_fold_together_as_they_fold_alone(texts: list[str]) -> None:
+    assert folded(texts) == [fold(text) for text in texts]
 
 
 # -- primitives ---------------------------------------------------------------------------------------------------------

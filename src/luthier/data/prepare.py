@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import computed_field
 
-from luthier.core.errors import DataError, StoreError
+from luthier.core.errors import StoreError
 from luthier.core.spec import Spec
 from luthier.core.stage import Context, Output, Stage
 
@@ -59,12 +59,10 @@ def prepare(
     )  # what an interrupted run left; reading is quick, so it starts afresh
     work.mkdir(parents=True)
     preparation = Preparation(spec, out, work, at)
+    full_disk: tuple[type[Exception], ...] = (OSError, *preparation.write_errors)
     try:
         facts = preparation.run()
-    except (
-        OSError,
-        *preparation.write_errors,
-    ) as error:  # what fails while reading a source is a DataError already
+    except full_disk as error:  # what fails while reading a source is a DataError already
         reason = str(error).splitlines()[0]
         raise StoreError(
             f"the dataset cannot be written: {reason}.",
@@ -84,30 +82,16 @@ def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def default_source_name(patterns: list[str]) -> str:
-    """What records of a source are called when the recipe does not say.
-
-    >>> default_source_name(["s3://bucket/tickets/*.parquet"])
-    '*.parquet'
-    >>> default_source_name(["data/tickets.jsonl"])
-    'tickets.jsonl'
-    """
-    name = patterns[0].rstrip("/").rpartition("/")[2]
-    if not name:
-        raise DataError(f"{patterns[0]!r} names no file.", remedy="Write a path, a glob or a URL.")
-    return name
-
-
 def source_names(sources: Sequence[SourceSpec]) -> list[str]:
-    """What records of each source are called: its name, or the file pattern's last part; a name that stands there
-    already gets a number.
+    """What records of each source are called: its name, or what its connector calls it; a name that stands there already
+    gets a number.
 
     >>> source_names([SourceSpec(files="a.jsonl"), SourceSpec(files="b.jsonl", name="b"), SourceSpec(files="x/a.jsonl")])
     ['a.jsonl', 'b', 'a.jsonl#2']
     """
     names: list[str] = []
     for source in sources:
-        wanted = name = source.name or default_source_name(source.patterns)
+        wanted = name = source.name or source.default_name
         number = 1
         while name in names:
             number += 1
@@ -116,4 +100,4 @@ def source_names(sources: Sequence[SourceSpec]) -> list[str]:
     return names
 
 
-STAGE = Stage("dataset", 2, prepare)
+STAGE = Stage("dataset", 3, prepare)

@@ -1,7 +1,8 @@
 """The one form of a row, as an Arrow schema, and its stable id.
 
 A record is a conversation (`messages`) or a plain `text`, never both. A conversation may bring a second, worse last
-answer (`rejected`), and any record a judgement of its answer (`rating`: 1 and 0 for thumbs up and down).
+answer (`rejected`), and any record a judgement of its answer (`rating`: 1 and 0 for thumbs up and down). A record that a
+rule made of another says of which (`made_from`, an id) and which rule it was (`made_by`).
 Shapes, per batch of B rows:
     turns     T rows: every message of every row in order, then every plain text, then every rejected answer, each
               with the row it belongs to
@@ -14,7 +15,7 @@ content, not the place: rows may be reordered, files renamed, rules changed, and
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -37,6 +38,8 @@ RECORD = pa.schema(
         ("weight", pa.float32()),
         ("rejected", pa.string()),
         ("rating", pa.float64()),
+        ("made_from", pa.string()),
+        ("made_by", pa.string()),
     ]
 )
 
@@ -97,13 +100,27 @@ def fold(text: str) -> str:
 
 def hashed(texts: Iterable[str] | pa.Array, *, fold: bool = False, salt: str = "") -> pa.Array:
     """128-bit hashes as hexadecimal digits [B]."""
-    strings = texts.to_pylist() if isinstance(texts, pa.Array) else texts
+    strings = texts.to_pylist() if isinstance(texts, pa.Array) else list(texts)
     if fold:
-        strings = (_fold(text) for text in strings)
+        strings = folded(strings)
     return pa.array([_hash(salt + text) for text in strings], pa.string())
 
 
-_fold = fold  # `hashed` has a keyword of that name
+def folded(texts: Sequence[str]) -> list[str]:
+    """`fold` of each, those of ASCII alone all at once.
+
+    >>> folded([" A\t\x1fb ", "Ａ"])
+    ['a b', 'a']
+    """
+    series = pl.Series(texts, dtype=pl.String)
+    ascii_ = series.str.len_bytes() == series.str.len_chars()
+    plain = (
+        series.filter(ascii_)
+        .str.to_lowercase()
+        .str.replace_all(r"[\s\x1c-\x1f]{2,}|[\s\x1c-\x1f--\x20]", " ")
+    )
+    quick = iter(plain.str.strip_chars(" ").to_list())
+    return [next(quick) if one else fold(text) for text, one in zip(texts, ascii_, strict=True)]
 
 
 def _hash(text: str) -> str:
@@ -136,6 +153,12 @@ def _with_piece(form: pa.Array, name: str, content: pa.Array) -> pa.Array:
     """A piece before the form: no form without it begins so, and its length says where it ends."""
     length = pc.binary_length(content).cast(pa.string())
     return pc.coalesce(pc.binary_join_element_wise(name, length, content, form, "\0"), form)
+
+
+def made_ids(parents: pa.Array, rule: str, numbers: Sequence[int]) -> pa.Array:
+    """Ids of rows that a rule made, from the id of the row each was made of and its number among those."""
+    told = [f"made:{rule}:{n}:{parent}" for parent, n in zip(parents.to_pylist(), numbers, strict=True)]
+    return hashed(told)
 
 
 def named_ids(source: str, values: pa.Array) -> pa.Array:

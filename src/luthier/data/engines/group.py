@@ -1,6 +1,7 @@
-"""One batch through a group of rules: the function that every engine calls, wherever it runs. Pure.
+"""One batch through a group of rules: the functions that every engine calls, wherever it runs. Pure.
 
-    batch ─▶ opened once ─▶ row rule ─▶ row rule ─▶ keys of the keyed rules ─▶ closed: the rows that stay
+    run_group   batch ─▶ opened once ─▶ row rule ─▶ row rule ─▶ keys of the keyed rules ─▶ closed: the rows that stay
+    carry_out   batch, and what was decided over the keys of all rows ─▶ the rows of each side
 
 A row that a rule removes stays in the opened batch until that is closed, but is no longer counted, shown or kept.
 """
@@ -13,14 +14,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from luthier.data import numbering, report, split
+from luthier.data import answers, numbering, report, split
 from luthier.data.opened import Opened
 from luthier.data.plan import Group, Step
+from luthier.data.reading import REMOVED
+from luthier.data.records import replace
 from luthier.data.report import HIDDEN, Account
-from luthier.data.rules.rule import KeyedRule, RowRule
+from luthier.data.rules.rule import GrowRule, KeyedRule, PairRule, RowRule
 
-REMOVED = pa.schema([(name, pa.string()) for name in ("id", "origin", "rule", "reason", "preview")])
 PREVIEW = 200
 
 
@@ -36,7 +39,7 @@ class Grouped:
 
 
 def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
-    """Raises what a rule raises: DataError."""
+    """Raises DataError: what a rule raises, and for a row that cannot be given a side."""
     opened = Opened(batch)
     alive = np.ones(batch.num_rows, bool)
     accounts: list[Account] = []
@@ -49,7 +52,7 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
     columns: dict[str, pa.Array] = {}
     for n, step in enumerate(group.keyed):
         accounts.append(account := step.account())
-        assert isinstance(step.rule, KeyedRule)
+        assert isinstance(step.rule, KeyedRule | PairRule)
         with account.clock():
             found = step.rule.keys(opened, step.settings)
         columns |= {f"k{n}_{name}": found[name] for name in found.schema.names}
@@ -58,11 +61,71 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
     if group.sides is not None:
         columns |= {f"s_{name}": told for name, told in split.keys(opened, group.sides.spec).items()}
     closed = opened.close() if edited else batch
+    if group.grows is not None:
+        closed = closed.filter(pa.array(alive))
+        accounts.append(account := group.grows.account())
+        with account.clock():
+            closed = _grown(group.grows, closed, account)
+        return Grouped(closed, accounts, removed, pa.record_batch({"id": closed["id"]}))
     keys = pa.record_batch({"id": closed["id"], **columns})
     if not alive.all():
         keep = pa.array(alive)
         closed, keys = closed.filter(keep), keys.filter(keep)
+    if group.sides is not None:
+        answers.check(closed, group.sides.task)
     return Grouped(closed, accounts, removed, keys)
+
+
+def _grown(step: Step, batch: pa.RecordBatch, account: Account) -> pa.RecordBatch:
+    """The rows, and after them those that were made of them."""
+    rule = step.rule
+    assert isinstance(rule, GrowRule)
+    opened = Opened(batch)
+    made = rule.grow(opened, step.settings)
+    account.count(batch.num_rows, batch.num_rows + made.num_rows)
+    account.added += made.num_rows
+    names, told = made["id"].to_pylist(), []
+    places = {name: row for row, name in enumerate(batch["id"].to_pylist())}
+    shown = Opened(made)
+    for k in report.lowest(names):
+        origin = places[made["made_from"][k].as_py()]
+        one = report.changed(names[k], opened.of_row(origin), shown.of_row(k), "made of another row")
+        told.append(report.Example(one.id, HIDDEN, HIDDEN, one.reason) if step.hidden else one)
+    account.show(told)
+    return pa.concat_batches([batch, made]) if made.num_rows else batch
+
+
+@dataclass
+class Decided:
+    """`accounts` are of the group's keyed steps, then of the sides; `sides` has all rows under "train" where the group does
+    not divide."""
+
+    sides: dict[str, pa.RecordBatch]
+    accounts: list[Account]
+    removed: list[pa.RecordBatch]
+
+
+def carry_out(group: Group, batch: pa.RecordBatch, decided: pa.RecordBatch) -> Decided:
+    """`decided` has a line for each row of the batch: id, step, reason, side (decide.py)."""
+    step, reasons, side, ids = (decided[name] for name in ("step", "reason", "side", "id"))
+    reasons = reasons.cast(pa.string())
+    if group.numbers is not None:
+        batch = replace(batch, id=ids.cast(pa.string()))
+    ends = [(one.account(), one.hidden) for one in group.keyed]
+    if group.sides is not None:
+        ends.append((group.sides.account(), group.hidden))
+    removed: list[pa.RecordBatch] = []
+    for n, (account, hidden) in enumerate(ends):
+        why = pc.if_else(pc.equal(step, n), reasons, pa.scalar(None, pa.string()))
+        batch, lines = _remove(batch, why, account, hidden=hidden)
+        if lines is not None:
+            removed.append(lines)
+            stays = why.is_null()
+            step, reasons, side = (column.filter(stays) for column in (step, reasons, side))
+    accounts = [account for account, _ in ends]
+    if group.sides is None:
+        return Decided({split.SIDES[0]: batch}, accounts, removed)
+    return Decided({name: batch.filter(pc.equal(side, name)) for name in split.SIDES}, accounts, removed)
 
 
 def _row_step(
@@ -101,7 +164,7 @@ def _see_changes(
     told = []
     for k in report.lowest(names):
         row, reason = int(rows[k]), why[int(rows[k])].as_py()
-        places = np.flatnonzero(opened.row == row)
+        places = opened.places(row)
         old, new = before.gather(places).to_list(), opened.text.gather(places).to_list()
         one = report.changed(names[k], old, new, reason)
         told.append(report.Example(one.id, HIDDEN, HIDDEN, reason) if hidden else one)
@@ -133,7 +196,7 @@ def _see_removals(
     return pa.record_batch(columns, schema=REMOVED)
 
 
-def remove(
+def _remove(
     batch: pa.RecordBatch, reasons: pa.Array, account: Account, *, hidden: bool
 ) -> tuple[pa.RecordBatch, pa.RecordBatch | None]:
     """(rows without a reason, lines of removed.parquet for the others); counts both."""
