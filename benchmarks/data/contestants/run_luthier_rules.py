@@ -1,0 +1,61 @@
+"""luthier's rules in the race, without its stage: Parquet in, record batches through the engine, Parquet out. This is what
+the peers' programs do, too."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from run_luthier import rules_of
+
+
+class Nobody:
+    """Looks at nothing on the way."""
+
+    def at_group(self, group: Any, batch: Any) -> None: ...
+
+    def settle(self, ask: Any, rows: str) -> None: ...
+
+    def held(self, batch: Any, side: str) -> None: ...
+
+
+def main() -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from luthier.data.engines.local import LocalEngine
+    from luthier.data.plan import plan_of
+    from luthier.data.records import RECORD
+    from luthier.data.spec import RulesSpec, SplitSpec
+    from luthier.data.split import Sides
+
+    job = json.loads(Path(sys.argv[1]).read_text())
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(job["texts"]) as file:
+            for batch in file.iter_batches(2_000):
+                told = {"id": batch["id"], "text": batch["text"], "origin": batch["id"]}
+                told["weight"] = pa.repeat(pa.scalar(1.0, pa.float32()), len(batch))
+                columns = [told.get(f.name, pa.nulls(len(batch), f.type)) for f in RECORD]
+                yield pa.record_batch(columns, schema=RECORD)
+
+    wish = RulesSpec.model_validate({"quality": rules_of(job["work"])})
+    work = Path(job["scratch"])
+    work.mkdir(parents=True)
+    engine = LocalEngine(work, lambda lines: None, lambda: None)
+    rows: Any = batches()
+    for group in plan_of(wish, Sides(SplitSpec(), False)):
+        group = replace(group, sides=None, numbers=None)
+        rows = engine.run(group, rows, [step.account() for step in group.steps], Nobody())
+    schema = pa.schema([("id", pa.string()), ("text", pa.string())])
+    with pq.ParquetWriter(Path(job["out"]) / "kept.parquet", schema) as writer:
+        for batch in rows:
+            writer.write_batch(batch.select(["id", "text"]))
+
+
+if __name__ == "__main__":
+    main()
