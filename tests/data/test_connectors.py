@@ -145,7 +145,7 @@ BAD_FILES = {
     "an empty file": ("e.jsonl", b"", "the file is empty", "Point"),
     "an empty array": ("e.json", b"[]", "there are no rows", "Point"),
     "only a header": ("e.csv", b"a,b\n", "there are no rows", "Point"),
-    "an unknown suffix": ("e.xlsx", b"x", "the suffix '.xlsx' says nothing", "Set `format:`"),
+    "an unknown suffix": ("e.xyz", b"x", "the suffix '.xyz' says nothing", "Set `format:`"),
     "no suffix": ("data", b"x", "the suffix '(none)'", "Set `format:`"),
     "a row too long": (
         "r.csv",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
-from luthier.data.connectors import json_rows
+from luthier.data.connectors import faults, json_rows
 
 values = st.recursive(
     st.none()
@@ -115,6 +115,7 @@ def test_a_broken_array_is_refused_with_its_line(tail: bytes, told: str) -> None
 
 def test_a_line_without_end_is_refused_before_it_fills_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_rows, "LONGEST_ROW_BYTES", 1000)
+    monkeypatch.setattr(faults, "LONGEST_ROW_BYTES", 1000)
     monkeypatch.setattr(json_rows, "BLOCK_BYTES", 300)
     with pytest.raises(DataError, match="longer than 1,000 bytes"):
         read(b'{"a": "' + b"x" * 5000)

@@ -1,27 +1,31 @@
-"""Files: JSON Lines, JSON arrays, CSV, TSV, Parquet, plain text; gzip or Zstandard; a path, a glob or any URL fsspec
-knows. Files are read one after the other in the order of their names, in blocks of a few megabytes.
+"""Files: JSON Lines, JSON arrays, CSV, TSV, Parquet, Arrow, workbooks, plain text and documents; packed by gzip, bzip2, xz or
+Zstandard; a path, a glob or any URL fsspec knows. Files are read one after the other in the order of their names, in
+blocks of a few megabytes.
 
-What opens and identifies files is here; what is inside them is the business of `*_rows.py`.
+What identifies files is here; which there are is in `found`, how their bytes come out in `opened`, what is inside them the
+business of `*_rows.py`.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import zlib
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NoReturn, cast
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from luthier.core.artifact import digest_of
 from luthier.core.errors import SCHEME_EXTRAS, DataError, LuthierError, did_you_mean, missing_part
 from luthier.core.spec import Spec, references
 
-from .protocol import Block, Estimate, Head, Part, Secret
+from .found import globbed, shown
+from .opened import as_text, opened
+from .protocol import BadRow, Block, Estimate, Head, Part, Secret
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -31,10 +35,22 @@ if TYPE_CHECKING:
 SUFFIXES = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
     ".parquet": "parquet", ".pq": "parquet", ".txt": "text", ".text": "text", ".md": "text",
+    ".arrow": "arrow", ".arrows": "arrow", ".feather": "arrow", ".ipc": "arrow",
+    ".xlsx": "excel", ".xlsm": "excel", ".xlsb": "excel", ".xls": "excel", ".ods": "excel",
+    ".html": "document", ".htm": "document", ".xhtml": "document", ".pdf": "document",
 }  # fmt: skip
-COMPRESSION = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+COMPRESSION = {
+    ".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2", ".xz": "xz",
+}  # fmt: skip
 SAMPLE_BYTES = 1_000_000
-Format = Literal["auto", "jsonl", "csv", "tsv", "parquet", "text"]
+Format = Literal["auto", "jsonl", "csv", "tsv", "parquet", "text", "arrow", "excel", "document"]
+WHOLE = {"parquet": "a Parquet file", "arrow": "an Arrow file", "excel": "a workbook"}
+"""Formats that are compressed inside and read at any place."""
+ROWS = {
+    "jsonl": "json_rows", "csv": "csv_rows", "tsv": "csv_rows", "text": "text_rows", "document": "document_rows",
+    "parquet": "parquet_rows", "arrow": "arrow_rows", "excel": "excel_rows",
+}  # fmt: skip
+"""The module that reads a format's rows."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,15 @@ class FilesSpec(Spec):
     files: str | Annotated[list[str], Field(min_length=1)]
     """A path, glob or URL, or a list of them; relative to the recipe's folder. ${VAR} is filled in when it is read."""
     format: Format = "auto"
-    """How the bytes are laid out; `auto` goes by the file's name. A trailing .gz or .zst is decompressed."""
+    """How the bytes are laid out; `auto` goes by the file's name. A trailing .gz, .bz2, .xz or .zst is decompressed. `document` makes a whole file one row (of a PDF, each page): text, Markdown, HTML or PDF."""
+    sheet: str | None = None
+    """The sheet of a workbook to read; without it, every sheet that holds anything, and all must have the same columns."""
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a sheet that is not named: sources that were written before there were sheets keep their identity."""
+        told: dict[str, Any] = standard(self)
+        return {key: value for key, value in told.items() if key != "sheet" or value is not None}
 
     @property
     def patterns(self) -> list[str]:
@@ -74,13 +98,14 @@ class FilesSpec(Spec):
 
 
 class FilesConnector:
-    """Rows of files: JSON Lines, JSON arrays, CSV, TSV, Parquet or plain text, wherever fsspec reaches."""
+    """Rows of files: JSON Lines, JSON arrays, CSV, TSV, Parquet, Arrow, workbooks, plain text or documents, wherever fsspec reaches."""
 
     spec = FilesSpec
 
     def __init__(self, source: SourceSpec, base: Path, secret: Secret) -> None:
         assert isinstance(source.settings, FilesSpec)
         self._source, self._wish, self._base, self._secret = source, source.settings, base, secret
+        self._aside = source.map is not None and source.map.on_bad_row == "set_aside"
         self._known: list[File] | None = None
         self._raw: BinaryIO | None = None
         self._passed_bytes = 0
@@ -93,10 +118,12 @@ class FilesConnector:
         return self._known
 
     def head(self, n: int) -> Head:
+        bad: tuple[str, BadRow] | None = None
         for file in self.files:
             rows: list[dict[str, Any]] = []
             names: dict[str, None] = {}
             for block in self._read(file, None):
+                bad = bad or next(zip(block.bad_origins(), block.bad, strict=True), None)
                 columns = {
                     name: column if isinstance(column, list) else column.to_pylist()
                     for name, column in block.columns.items()
@@ -110,6 +137,11 @@ class FilesConnector:
                     break
             if rows:
                 return Head(list(names), rows, file.format)
+        if bad is not None:
+            raise DataError(
+                f"{bad[0]}: no row can be read; of this one, {bad[1].reason}.",
+                remedy="Is it the right format?",
+            )
         raise self._empty()
 
     def parts(self) -> list[Part]:
@@ -123,9 +155,11 @@ class FilesConnector:
         self._passed_bytes = 0
         system, _ = self._system(part.at["pattern"])
         file = self._file(system, part.at["path"], part.at["place"], part.size_bytes, part.at["pattern"])
-        for number, block in enumerate(self._read(file, list(columns))):
-            if number == 0:
+        checked = False
+        for block in self._read(file, list(columns)):
+            if not checked and len(block):
                 self._need(file, block, columns)
+                checked = True
             yield block
         self._passed_bytes = file.size_bytes
 
@@ -134,7 +168,7 @@ class FilesConnector:
         any_rows = False
         for part in self.parts():
             for block in self.read(part, columns):
-                any_rows |= len(block) > 0
+                any_rows |= len(block) + len(block.bad) > 0
                 self._passed_bytes = passed_bytes
                 yield block
             passed_bytes += part.size_bytes
@@ -167,12 +201,18 @@ class FilesConnector:
         system, path = self._system(pattern)
         try:
             magic = any(sign in path for sign in "*?[")
-            infos = system.glob(path, detail=True) if magic else {path: system.info(path)}
+            infos = globbed(system, path) if magic else {path: system.info(path)}
         except FileNotFoundError:
             raise self._missing(system, path, pattern) from None
         except Exception as error:
             self._fail(error, pattern, pattern)
         found = {p: info for p, info in sorted(infos.items()) if info["type"] != "directory"}
+        for p, info in found.items():
+            if info["type"] != "file" and "file" in _protocols(system):
+                raise DataError(
+                    f"{shown(p)} is no file: a socket, a pipe, a device or a link that leads nowhere.",
+                    remedy="Name files, or a pattern that finds files alone.",
+                )
         if not found and magic:
             raise self._missing(system, path, pattern)
         if not found:
@@ -181,7 +221,9 @@ class FilesConnector:
             )
         root = _fixed_folder(path)
         return [
-            self._file(system, p, self._told(p[len(root) :].lstrip("/"), pattern), info["size"] or 0, pattern)
+            self._file(
+                system, p, shown(self._told(p[len(root) :].lstrip("/"), pattern)), info["size"] or 0, pattern
+            )
             for p, info in found.items()
         ]
 
@@ -215,12 +257,12 @@ class FilesConnector:
             if suffix not in SUFFIXES:
                 raise DataError(
                     f"{place}: the suffix {suffix or '(none)'!r} says nothing about the format.",
-                    remedy="Set `format:` to jsonl, csv, tsv, parquet or text.",
+                    remedy="Set `format:` to jsonl, csv, tsv, parquet, arrow, excel, text or document.",
                 )
             form = cast("Any", SUFFIXES[suffix])
-        if form == "parquet" and compression:
+        if form in WHOLE and compression:
             raise DataError(
-                f"{place}: a Parquet file is compressed inside, not outside.",
+                f"{place}: {WHOLE[form]} is compressed inside, not outside.",
                 remedy="Decompress the file once.",
             )
         return File(system, path, place, size_bytes, form, compression, pattern)
@@ -254,39 +296,27 @@ class FilesConnector:
     # reading
 
     def _read(self, file: File, columns: list[str] | None) -> Iterator[Block]:
+        how: dict[str, Any] = {} if file.format in WHOLE else {"aside": self._aside}
+        if file.format == "excel":
+            how["sheet"] = self._wish.sheet
+        elif file.format in ("csv", "tsv"):
+            how["tabs"] = file.format == "tsv"
         try:
             stream = self._open(file)
             try:
-                yield from _rows(stream, file, columns)
+                rows = import_module(f".{ROWS[file.format]}", __package__)
+                yield from rows.read(stream, file.place, columns, **how)
             finally:
                 stream.close()
                 if self._raw:
                     self._raw.close()
-        except UnicodeDecodeError:
-            raise self._locate_not_utf8(file) from None
         except (OSError, EOFError, zlib.error, ValueError) as error:
-            self._fail(error, file.place, file.pattern)
+            self._fail(error, file.place, file.pattern, file.compression)
 
     def _open(self, file: File) -> BinaryIO:
-        raw = cast("BinaryIO", file.system.open(file.path, "rb"))
-        self._raw = raw
-        if file.compression == "gzip":
-            return cast("BinaryIO", io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=raw))))
-        if file.compression == "zstd":
-            import pyarrow as pa
-
-            return cast("BinaryIO", io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw), "zstd")))
-        return raw
-
-    def _locate_not_utf8(self, file: File) -> DataError:
-        from .json_rows import not_utf8
-
-        for number, line in enumerate(self._open(file), 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                return not_utf8(line, f"{file.place}:{number}", error)
-        raise AssertionError("a decoding error that no line shows")
+        self._raw = cast("BinaryIO", file.system.open(file.path, "rb"))
+        stream = opened(self._raw, file.compression, file.place)
+        return as_text(stream, file.place) if file.format in ("jsonl", "csv", "tsv", "text") else stream
 
     def _need(self, file: File, block: Block, columns: Sequence[str]) -> None:
         """Refuse a wanted column that the file's first block does not have."""
@@ -306,15 +336,17 @@ class FilesConnector:
             )
 
     def _first(self, file: File) -> list[Block]:
-        return [next(iter(FilesConnector(self._source, self._base, self._secret)._read(file, None)))]
+        every = FilesConnector(self._source, self._base, self._secret)._read(file, None)
+        return [next(block for block in every if len(block))]
 
-    def _fail(self, error: Exception, place: str, pattern: str) -> NoReturn:
+    def _fail(self, error: Exception, place: str, pattern: str, compression: str | None = None) -> NoReturn:
         """Give a library's error a place and a remedy, without secrets."""
         if isinstance(error, LuthierError):
             raise error
         reason = f"{type(error).__name__}: {self._told(error, pattern)}"
         remedy = "Check the path, the rights to read it, and the credentials."
-        if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile) or "decompress" in str(error).lower():
+        damaged = isinstance(error, EOFError | zlib.error | gzip.BadGzipFile)
+        if damaged or (compression and isinstance(error, OSError) and error.errno is None):
             reason, remedy = (
                 f"the compressed data is damaged or cut off ({error})",
                 "Fetch or compress the file again.",
@@ -331,15 +363,17 @@ class FilesConnector:
     # measuring
 
     def _estimate(self, file: File) -> tuple[float | None, bool]:
-        if file.format == "parquet":
-            from .parquet_rows import count
+        if file.format in ("parquet", "excel", "document", "arrow"):
+            if file.format == "parquet":
+                from .parquet_rows import count
 
-            with self._open(file) as stream:
-                return count(stream), True
+                with self._open(file) as stream:
+                    return count(stream, file.place), True
+            return sum(len(block) for block in self._read(file, [])), True
         with self._open(file) as stream:
             sample = stream.read(SAMPLE_BYTES)
             if not stream.read(1):
-                return sum(len(block) for block in self._read(file, None)), True
+                return sum(len(block) for block in self._read(file, [])), True
             if sample.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"[") and file.format == "jsonl":
                 return None, False
             stored = self._raw.tell() if self._raw and file.compression else len(sample)
@@ -358,24 +392,6 @@ class FilesConnector:
             with open(file.path, "rb") as stream:
                 cache[key] = hashlib.file_digest(stream, "sha256").hexdigest()
         return cache[key]
-
-
-def _rows(stream: BinaryIO, file: File, columns: list[str] | None) -> Iterator[Block]:
-    if file.format == "parquet":
-        from . import parquet_rows
-
-        return parquet_rows.read(stream, file.place, columns)
-    if file.format == "text":
-        from . import text_rows
-
-        return text_rows.read(stream, file.place, columns)
-    if file.format == "jsonl":
-        from . import json_rows
-
-        return json_rows.read(stream, file.place, columns)
-    from . import csv_rows
-
-    return csv_rows.read(stream, file.place, columns, tabs=file.format == "tsv")
 
 
 def _fixed_folder(path: str) -> str:

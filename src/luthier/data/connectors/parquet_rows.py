@@ -1,18 +1,27 @@
-"""Parquet, by row groups, only the wanted columns. A row's place is its number, counted from 1."""
+"""Parquet, by row groups, only the wanted columns. A row's place is its number, counted from 1.
+
+Blocks are bounded by bytes, not only by rows: what the file says of its row groups gives a first size, and texts that a
+dictionary repeats are unfolded a few rows at a time. A file whose own figures promise more than RATIO times what is stored
+is refused; a file whose figures lie can make Arrow ask for 2 GB at most, the largest page there can be.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from luthier.core.errors import DataError
 
+from .faults import LONGEST_ROW_BYTES, too_long
+from .opened import refuse_bomb
 from .protocol import Block
 
 ROWS = 2_000
+BLOCK_BYTES = 4_000_000
 
 
 def read(stream: BinaryIO, place: str, columns: list[str] | None) -> Iterator[Block]:
@@ -20,21 +29,75 @@ def read(stream: BinaryIO, place: str, columns: list[str] | None) -> Iterator[Bl
     try:
         file = pq.ParquetFile(stream)
         present = file.schema_arrow.names
-        wanted = present if columns is None else [name for name in columns if name in present]
+        wanted = [name for name in present if columns is None or name in columns]
+        folded = [f.name for f in file.schema_arrow if f.name in wanted and _is_text(f.type)]
+        file = pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=folded)
         start = 1
-        for batch in file.iter_batches(batch_size=ROWS, columns=wanted):
-            yield Block(
-                dict(zip(batch.schema.names, batch.columns, strict=True)),
-                place,
-                range(start, start + batch.num_rows),
-            )
-            start += batch.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
+        for group in range(file.metadata.num_row_groups):
+            rows = _rows_at_once(file.metadata.row_group(group), wanted, place)
+            for batch in file.iter_batches(batch_size=rows, columns=wanted, row_groups=[group]):
+                for piece in pieces(batch, f"{place}:{start}"):
+                    yield block_of(piece, place, start)
+                    start += piece.num_rows
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{place}: this is not a readable Parquet file: {error}.",
+            f"{place}: this is not a readable Parquet file: {str(error).splitlines()[0][:300]}.",
             remedy="Write it again, or set `format:`.",
         ) from None
 
 
-def count(stream: BinaryIO) -> int:
-    return int(pq.ParquetFile(stream).metadata.num_rows)
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_binary(kind))
+
+
+def _rows_at_once(group: Any, wanted: list[str], place: str) -> int:
+    stored = unpacked = 0
+    for i in range(group.num_columns):
+        column = group.column(i)
+        if column.path_in_schema.partition(".")[0] in wanted:
+            stored += column.total_compressed_size
+            unpacked += column.total_uncompressed_size
+    refuse_bomb(unpacked, stored, place)
+    return max(1, min(ROWS, BLOCK_BYTES * max(group.num_rows, 1) // max(unpacked, 1)))
+
+
+def pieces(batch: pa.RecordBatch, place: str) -> Iterator[pa.RecordBatch]:
+    """The batch in slices that stay bounded when repeated texts are unfolded."""
+    size = _unfolded_bytes(batch)
+    if size <= 2 * BLOCK_BYTES or batch.num_rows == 1:
+        if size > LONGEST_ROW_BYTES and batch.num_rows == 1:
+            raise too_long(place)
+        yield batch
+        return
+    half = batch.num_rows // 2
+    yield from pieces(batch.slice(0, half), place)
+    yield from pieces(batch.slice(half), place)
+
+
+def _unfolded_bytes(batch: pa.RecordBatch) -> int:
+    total = 0
+    for column in batch.columns:
+        if pa.types.is_dictionary(column.type):
+            lengths = pc.binary_length(column.dictionary).take(column.indices)
+            total += pc.sum(lengths).as_py() or 0
+        else:
+            total += column.get_total_buffer_size() if batch.num_rows == 1 else column.nbytes
+    return total
+
+
+def block_of(batch: pa.RecordBatch, place: str, start: int) -> Block:
+    columns = {
+        name: column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    }
+    return Block(columns, place, range(start, start + batch.num_rows))
+
+
+def count(stream: BinaryIO, place: str) -> int:
+    try:
+        return int(pq.ParquetFile(stream).metadata.num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{place}: this is not a readable Parquet file: {str(error).splitlines()[0][:300]}.",
+            remedy="Write it again, or set `format:`.",
+        ) from None

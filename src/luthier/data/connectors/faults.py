@@ -1,0 +1,49 @@
+"""Why a row cannot be read, once, for both that can follow from it: an error that stops, or a row that is set aside."""
+
+from __future__ import annotations
+
+from luthier.core.errors import DataError
+
+from .protocol import BadRow
+
+LONGEST_ROW_BYTES = 64_000_000
+"""No row, line or cell is longer: what is, is no row but a file read in the wrong format, or an attack on memory."""
+LONGEST_PREVIEW = 200
+ASIDE = "or set map: {on_bad_row: set_aside} to keep such rows out, with the reason on record."
+
+
+class Fault(Exception):
+    """`reason` stands after the place, without a full stop; `excerpt` under it; `remedy` says how to mend it."""
+
+    def __init__(self, reason: str, excerpt: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason, self.excerpt, self.remedy = reason, excerpt, remedy
+
+    def stop(self, where: str) -> DataError:
+        shown = f"\n  {self.excerpt}" if self.excerpt else ""
+        return DataError(f"{where}: {self.reason}.{shown}", remedy=f"{self.remedy.rstrip('.')}; {ASIDE}")
+
+    def aside(self, line: int, preview: str) -> BadRow:
+        """`preview` may hold anything: what is no character is shown as �."""
+        shown = preview.encode("utf-8", "replace").decode("utf-8", "replace")
+        if len(shown) > LONGEST_PREVIEW:
+            shown = shown[: LONGEST_PREVIEW - 1] + "…"
+        return BadRow(line, self.reason, shown)
+
+
+def not_utf8(raw: bytes, error: UnicodeDecodeError) -> Fault:
+    byte = raw[error.start]
+    around = raw[max(0, error.start - 20) : error.start + 20].decode("latin-1")
+    return Fault(
+        f"not UTF-8: byte 0x{byte:02x} at position {error.start + 1} of the line, in {around!r}",
+        "",
+        "Convert the file, for example: iconv -f WINDOWS-1252 -t UTF-8 IN > OUT",
+    )
+
+
+def too_long(where: str, what: str = "a row") -> DataError:
+    """Stops whatever the source says of bad rows: reading on would cost what the limit saves."""
+    return DataError(
+        f"{where}: {what} is longer than {LONGEST_ROW_BYTES:,} bytes.",
+        remedy="Is it the right file? If so, set `format:`.",
+    )
