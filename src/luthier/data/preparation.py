@@ -21,8 +21,9 @@ from luthier.core.stage import Context
 
 from . import mapping, report, split
 from .connectors.protocol import Connector
-from .engines.group import REMOVED
+from .engines.group import REMOVED, TRAIL
 from .engines.local import Batches, LocalEngine, SortedParquet
+from .forgotten import Forgotten, Hit, StillThere
 from .mapping import Bad, Layout
 from .plan import Group, plan_of
 from .prepare import PrepareSpec, source_names
@@ -49,13 +50,18 @@ class Preparation:
 
     write_errors = (duckdb.IOException, duckdb.OutOfMemoryException)
 
-    def __init__(self, spec: PrepareSpec, out: Path, work: Path, at: Context) -> None:
+    def __init__(
+        self, spec: PrepareSpec, out: Path, work: Path, at: Context, forgotten: Forgotten | None = None
+    ) -> None:
         self.spec, self.out, self.work, self.at = spec, out, work, at
+        self._forgotten, self._watched = forgotten or Forgotten(), Forgotten(spec.watched)
+        self._still_there: list[Hit] = []
         self.classify = spec.task.kind == "classify"
         self.labels: list[str] | None = None
         self.reports: list[dict[str, Any]] = []
         self._removed = SortedParquet(out / "removed.parquet", REMOVED, work / "removed")
-        self._engine = LocalEngine(work, self._removed.write, at.check)
+        self._trail = SortedParquet(out / "trail.parquet", TRAIL, work / "trail", then=("step", "why"))
+        self._engine = LocalEngine(work, self._removed.write, self._trail.write, at.check)
         names = source_names(spec.data.sources)
         self._own_tasks = {
             name: source.task for name, source in zip(names, spec.data.sources, strict=True) if source.task
@@ -87,6 +93,7 @@ class Preparation:
             self._write(batch, "train")
         facts = self._facts()
         self._removed.close()
+        self._trail.close()
         self._account()
         return facts
 
@@ -123,15 +130,34 @@ class Preparation:
             for block in source.connector.blocks(layout.columns):
                 self.at.check()
                 records, bad = mapping.to_records(block, layout)
+                records, bad, forgotten = self._forget(records, bad, source.name)
                 if bad.origins:
                     self._set_aside(bad, layout, account)
-                account.count(len(block), records.num_rows)
+                account.count(len(block) - forgotten, records.num_rows)
                 self.at.progress("read", done + source.connector.done_bytes(), total, rows=account.rows_in)
                 account.seconds += time.perf_counter() - start
                 if records.num_rows:
                     yield records
                 start = time.perf_counter()
             done += source.connector.done_bytes()
+        if self._still_there:
+            raise StillThere(self._still_there)
+
+    def _forget(self, records: pa.RecordBatch, bad: Bad, source: str) -> tuple[pa.RecordBatch, Bad, int]:
+        """Both without what is forgotten, and how many rows that was. Where something else turns up that was to be forgotten
+        nothing goes on: the rest is read only to find all of it."""
+        n = records.num_rows + len(bad.origins)
+        if self._forgotten:
+            records = records.filter(pc.invert(self._forgotten.holds(records, source)))
+            bad = bad.without(self._forgotten.places(bad.origins, source))
+        gone = n - records.num_rows - len(bad.origins)
+        if gone:
+            self._read_account.counts["forgotten"] += gone
+        if self._watched:
+            self._still_there += self._watched.hits(records, source)
+            if self._still_there:
+                return records.slice(0, 0), Bad([], [], []), n
+        return records, bad, gone
 
     def _layout(self, source: Source) -> Layout:
         head = source.connector.head(SAMPLE_ROWS)
@@ -351,6 +377,13 @@ class Preparation:
 
     def _warn(self, about: str, message: str) -> None:
         self.at.emit("warning", about=about, message=message)
+
+
+def records(spec: PrepareSpec, work: Path, at: Context) -> Batches:
+    """What the sources hold, mapped, before any rule. `work` is a folder of its own. Raises DataError."""
+    work.mkdir(parents=True)
+    preparation = Preparation(spec, work, work / "work", at)
+    yield from preparation._read(preparation._sources())
 
 
 def _is_number(text: str) -> bool:

@@ -7,7 +7,7 @@ A row that a rule removes stays in the opened batch until that is closed, but is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,18 +21,21 @@ from luthier.data.report import HIDDEN, Account
 from luthier.data.rules.rule import KeyedRule, RowRule
 
 REMOVED = pa.schema([(name, pa.string()) for name in ("id", "origin", "rule", "reason", "preview")])
+TRAIL = pa.schema([("id", pa.string()), ("step", pa.int32()), ("what", pa.string()), ("why", pa.string())])
 PREVIEW = 200
 
 
 @dataclass
 class Grouped:
     """`accounts` are of the group's steps, the keyed ones' with the seconds of their keys alone; `keys` has a line for each
-    row of `batch`: its id, columns named by the keyed step's number (k0_key), and those of numbering (u_) and sides (s_)."""
+    row of `batch`: its id, columns named by the keyed step's number (k0_key), and those of numbering (u_) and sides (s_).
+    `trail` has a line for each change of a row, of those that a later rule removes too: a reason, never a text."""
 
     batch: pa.RecordBatch
     accounts: list[Account]
     removed: list[pa.RecordBatch]
     keys: pa.RecordBatch
+    trail: list[pa.RecordBatch] = field(default_factory=list)
 
 
 def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
@@ -41,11 +44,12 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
     alive = np.ones(batch.num_rows, bool)
     accounts: list[Account] = []
     removed: list[pa.RecordBatch] = []
+    trail: list[pa.RecordBatch] = []
     edited = False
     for step in group.rows:
         accounts.append(account := step.account())
         with account.clock():
-            edited |= _row_step(step, opened, alive, account, removed)
+            edited |= _row_step(step, opened, alive, account, removed, trail)
     columns: dict[str, pa.Array] = {}
     for n, step in enumerate(group.keyed):
         accounts.append(account := step.account())
@@ -62,11 +66,16 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
     if not alive.all():
         keep = pa.array(alive)
         closed, keys = closed.filter(keep), keys.filter(keep)
-    return Grouped(closed, accounts, removed, keys)
+    return Grouped(closed, accounts, removed, keys, trail)
 
 
 def _row_step(
-    step: Step, opened: Opened, alive: np.ndarray, account: Account, removed: list[pa.RecordBatch]
+    step: Step,
+    opened: Opened,
+    alive: np.ndarray,
+    account: Account,
+    removed: list[pa.RecordBatch],
+    trail: list[pa.RecordBatch],
 ) -> bool:
     """Whether it has edited anything. Marks in `alive` what it removes."""
     rule = step.rule
@@ -77,7 +86,8 @@ def _row_step(
     edits = said.text is not None or said.label is not None or bool(said.columns)
     opened.edit(said.text, said.label, dict(said.columns))
     if said.changed is not None:
-        _see_changes(said.changed, before, opened, alive, account, step.hidden)
+        what = "changed" if said.text is not None or said.label is not None else "weighed"
+        trail += _see_changes(said.changed, before, opened, alive, account, step, what)
     for name, of_rows in said.counts.items():
         if n := int(np.asarray(of_rows)[alive].sum()):
             account.counts[name] += n
@@ -93,19 +103,37 @@ def _row_step(
 
 
 def _see_changes(
-    why: pa.Array, before: pl.Series, opened: Opened, alive: np.ndarray, account: Account, hidden: bool
-) -> None:
+    why: pa.Array,
+    before: pl.Series,
+    opened: Opened,
+    alive: np.ndarray,
+    account: Account,
+    step: Step,
+    what: str,
+) -> list[pa.RecordBatch]:
+    """The lines of trail.parquet, as one batch or none."""
     rows = np.flatnonzero(why.is_valid().to_numpy(zero_copy_only=False) & alive)
+    if not len(rows):
+        return []
     account.changed += len(rows)
-    names = opened.batch["id"].take(pa.array(rows)).to_pylist()
+    taken = pa.array(rows)
+    ids = opened.batch["id"].take(taken)
+    names = ids.to_pylist()
     told = []
     for k in report.lowest(names):
         row, reason = int(rows[k]), why[int(rows[k])].as_py()
         places = np.flatnonzero(opened.row == row)
         old, new = before.gather(places).to_list(), opened.text.gather(places).to_list()
         one = report.changed(names[k], old, new, reason)
-        told.append(report.Example(one.id, HIDDEN, HIDDEN, reason) if hidden else one)
+        told.append(report.Example(one.id, HIDDEN, HIDDEN, reason) if step.hidden else one)
     account.show(told)
+    columns: list[Any] = [
+        ids,
+        pa.repeat(pa.scalar(step.number, pa.int32()), len(rows)),
+        pa.repeat(what, len(rows)),
+        why.take(taken).cast(pa.string()),
+    ]
+    return [pa.record_batch(columns, schema=TRAIL)]
 
 
 def _see_removals(

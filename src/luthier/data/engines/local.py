@@ -31,7 +31,7 @@ from .group import Grouped, remove, run_group
 
 Batches = Iterator[pa.RecordBatch]
 Discard = Callable[[pa.RecordBatch], None]
-"""Keeps the lines of what was removed."""
+"""Keeps the lines of what was removed, or changed."""
 
 MEMORY = "1GB"
 KEYS_AT_ONCE = 100_000
@@ -160,10 +160,11 @@ class Decisions:
 
 
 class LocalEngine:
-    """`work` is a folder of its own, `discard` keeps what is removed, `check` looks whether to stop."""
+    """`work` is a folder of its own, `discard` keeps what is removed, `trail` what was changed, `check` looks whether to
+    stop."""
 
-    def __init__(self, work: Path, discard: Discard, check: Callable[[], None]) -> None:
-        self._work, self._discard, self._check = work, discard, check
+    def __init__(self, work: Path, discard: Discard, trail: Discard, check: Callable[[], None]) -> None:
+        self._work, self._discard, self._trail, self._check = work, discard, trail, check
         self._groups = 0
 
     def run(
@@ -212,6 +213,8 @@ class LocalEngine:
                 whole.add(one)
             for lines in found.removed:
                 self._discard(lines)
+            for lines in found.trail:
+                self._trail(lines)
             if found.batch.num_rows:
                 look.at_group(group, found.batch)
                 yield found
@@ -255,8 +258,10 @@ class SortedParquet:
     Ids are hashes, so their first digits divide rows evenly: what is too much to sort at once is sorted by parts.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, folder: Path) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, folder: Path, then: Sequence[str] = ()) -> None:
+        """`then`: what rows of the same id are sorted by."""
         self._path, self._schema, self._folder = path, schema, folder
+        self._by = [(name, "ascending") for name in ("id", *then)]
         self._spool = Spool(folder / "all.arrow", schema)
         self.rows = 0
 
@@ -268,7 +273,7 @@ class SortedParquet:
     def close(self) -> None:
         with pq.ParquetWriter(self._path, self._schema, compression="zstd") as writer:
             for part in self._parts():
-                table = pa.Table.from_batches(part, self._schema).sort_by("id").combine_chunks()
+                table = pa.Table.from_batches(part, self._schema).sort_by(self._by).combine_chunks()
                 writer.write_table(table, row_group_size=ROW_GROUP)
         self._spool.remove()
 
