@@ -173,12 +173,12 @@ def _recorded(at: RunContext, spec: Mapping[str, Any], summary: Mapping[str, Any
 def materials(wish: Wish, at: RunContext, make: Strategy) -> Results:
     """The first part of the line, which costs little: the dataset, the base, and other models that the method needs."""
     recipe = wish.recipe
-    dataset = _dataset(wish, at, make)
+    dataset = prepared(wish, at, make)
     others = {role: _base(name, at, make) for role, name in recipe.train.other_models.items()}
     return Results(dataset, _base(recipe.base, at, make), others=others)
 
 
-def _dataset(wish: Wish, at: RunContext, make: Strategy) -> Artifact | None:
+def prepared(wish: Wish, at: RunContext, make: Strategy) -> Artifact | None:
     """Without the rows that are to be forgotten. Where such rows turn up in bytes that no tombstone knows yet, it is told that
     they stand there too, and the dataset is made anew."""
     from luthier.data.forgotten import StillThere

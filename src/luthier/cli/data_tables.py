@@ -91,7 +91,7 @@ def print_profile(found: Mapping[str, Any]) -> None:
         [
             ("equal rows", f"{twice['exact']:,}; {twice['folded']:,} but for case and blanks"),
             ("repeated inputs", f"{twice['repeated_inputs']:,}"),
-            ("several answers", f"{several['inputs']:,} inputs in {several['rows']:,} rows"),
+            ("several answers", f"{_n(several['inputs'], 'input')} in {_n(several['rows'], 'row')}"),
         ]
     )
     for one in several["examples"][:3]:
@@ -142,7 +142,7 @@ def print_diff(found: Mapping[str, Any]) -> None:
     for letter in ("a", "b"):
         one = found[f"only_{letter}"]
         other = "b" if letter == "a" else "a"
-        click.echo(f"only in {letter}: {one['rows']:,} rows" + _by(one["by_side"]))
+        click.echo(f"only in {letter}: {_n(one['rows'], 'row')}" + _by(one["by_side"]))
         click.echo(
             columns(
                 [(f"{n:,}", _seen(why, 90)) for why, n in one["reasons"].items()], f"  why not in {other}: "
@@ -151,7 +151,7 @@ def print_diff(found: Mapping[str, Any]) -> None:
         for row in one["examples"]:
             click.echo(f"    {row['id']}  {row['origin']}  {_seen(row['says'], 60)}")
     changed = found["changed"]
-    click.echo(f"in both, but not the same: {changed['rows']:,} rows" + _by(changed["by"]))
+    click.echo(f"in both, but not the same: {_n(changed['rows'], 'row')}" + _by(changed["by"]))
     for move, n in changed["moves"].items():
         click.echo(f"  {n:,} moved {move}")
     for row in changed["examples"]:
@@ -160,7 +160,7 @@ def print_diff(found: Mapping[str, Any]) -> None:
             if name in row:
                 click.echo(f"      {name}: {_seen(str(row[name][0]), 40)} → {_seen(str(row[name][1]), 40)}")
         if "before" in row:
-            click.echo(f"      a: {_seen(row['before'], 90)}\n      b: {_seen(row['after'], 90)}")
+            click.echo(f"      a: {_marked(row['before'])}\n      b: {_marked(row['after'])}")
     if found["asked"]:
         click.echo("asked for")
         click.echo(
@@ -212,7 +212,7 @@ def print_explained(found: Mapping[str, Any]) -> None:
             _facts([(f"{step['step']}. {step['rule']}", f"{step['what']}: {_seen(step['why'], 100)}")])
             if "before" in step:
                 click.echo(
-                    f"       before: {_seen(step['before'], 90)}\n       after:  {_seen(step['after'], 90)}"
+                    f"       before: {_marked(step['before'])}\n       after:  {_marked(step['after'])}"
                 )
         if one["removed"]:
             _facts([("removed by", f"{one['removed']['rule']}: {_seen(one['removed']['reason'], 100)}")])
@@ -243,7 +243,7 @@ def _column(column: Any) -> str:
 
 
 def print_matches(found: Mapping[str, Any]) -> None:
-    click.echo(f"{found['matches']:,} rows" + _by({side: n for side, n in found["by_side"].items() if n}))
+    click.echo(_n(found["matches"], "row") + _by({side: n for side, n in found["by_side"].items() if n}))
     for row in found["rows"]:
         label = f"  [{_seen(row['label'], 30)}]" if row.get("label") else ""
         why = f"  {row['rule']}: {_seen(row['reason'], 60)}" if row.get("rule") else ""
@@ -258,7 +258,7 @@ def print_forget(found: Mapping[str, Any], brief: bool = False) -> None:
     verb = "forgotten" if found["done"] else "to forget"
     group = " in that group" if found["within_a_group"] else ""
     click.echo(
-        f"{verb}: {records:,} record{'s' if records != 1 else ''}{group}, {rows:,} rows in {len(found['datasets'])} datasets"
+        f"{verb}: {_n(records, 'record')}{group}, {_n(rows, 'row')} in {_n(len(found['datasets']), 'dataset')}"
     )
     if brief:
         return
@@ -315,6 +315,21 @@ def _facts(pairs: Sequence[tuple[str, str]]) -> None:
 
 def _when(unix_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_s))
+
+
+def _n(n: int, what: str) -> str:
+    """
+    >>> _n(1, "row"), _n(2_000, "row")
+    ('1 row', '2,000 rows')
+    """
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
+def _marked(text: str) -> str:
+    """One line that keeps the blanks: they may be all that differs."""
+    from luthier.app.report.wording import shorten, visible
+
+    return shorten(visible(text.replace("\n", "⏎").replace("\t", "⇥")), 110)
 
 
 def _seen(text: str, longest: int = 80) -> str:

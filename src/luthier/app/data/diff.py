@@ -106,8 +106,12 @@ def _only(store: Store, here: Artifact, there: Artifact, rows: pl.DataFrame) -> 
     told = (
         rows.join(gone, on="id", how="left")
         if gone is not None
-        else rows.with_columns(rule=pl.lit(None), reason=pl.lit(None))
+        else rows.with_columns(rule=pl.lit(None, pl.String), reason=pl.lit(None, pl.String))
     )
+    unread = (
+        pl.col("id").str.replace("-[0-9]+$", "").is_in(_forgotten(store, there)) & pl.col("rule").is_null()
+    )
+    told = told.with_columns(rule=pl.when(unread).then(pl.lit("forgotten")).otherwise(pl.col("rule")))
     reasons: Counter[str] = Counter()
     for rule, reason, n in told.group_by("rule", "reason").len().iter_rows():
         reasons[_why(rule, reason)] += n
@@ -130,8 +134,17 @@ def _only(store: Store, here: Artifact, there: Artifact, rows: pl.DataFrame) -> 
     }
 
 
+def _forgotten(store: Store, dataset: Artifact) -> list[str]:
+    """The records that it was made without."""
+    if "forgotten" not in dataset.parents:
+        return []
+    return list(store.catalog.get(dataset.parents["forgotten"]).spec["forgotten"]["records"])
+
+
 def _why(rule: str | None, reason: str | None) -> str:
-    return "not among the sources" if rule is None else f"{rule}: {reason}"
+    if rule is None:
+        return "not among the sources"
+    return rule if reason is None else f"{rule}: {reason}"
 
 
 def _changed(store: Store, a: Artifact, b: Artifact, rows: pl.DataFrame) -> dict[str, Any]:
@@ -180,9 +193,7 @@ def _wish(store: Store, dataset: Artifact) -> dict[str, Any]:
     found: dict[str, Any] = {**dataset.spec, "preparation": dataset.version}
     for role, parent in dataset.parents.items():
         spec = store.catalog.get(parent).spec
-        found[role] = (
-            spec.get("fingerprint") or f"{len(spec.get('forgotten', {}).get('records', ()))} records"
-        )
+        found[role] = spec.get("fingerprint") or f"{len(_forgotten(store, dataset))} records"
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +19,20 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 ROWS_AT_ONCE = 10_000
+PATIENCE_S = 2.0
 
 
 class Looking:
-    """Progress for whoever looks on, and their wish to stop."""
+    """Progress for whoever looks on, once it takes long enough to be worth a word, and their wish to stop."""
 
     def __init__(self, watch: Watch | None = None, stop: threading.Event | None = None) -> None:
-        self._watch, self._stop = watch, stop
+        self._watch, self._stop, self._began = watch, stop, time.monotonic()
 
     def progress(self, what: str, done: float, total: float | None, **facts: Any) -> None:
         """Raises Interrupted when the user asked to stop."""
         if self._stop is not None and self._stop.is_set():
             raise Interrupted("stopped; nothing was changed.", remedy="Run the same command again.")
-        if self._watch is not None:
+        if self._watch is not None and time.monotonic() - self._began > PATIENCE_S:
             self._watch.progress(what, done, total, facts)
 
 
