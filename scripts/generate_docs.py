@@ -23,11 +23,14 @@ from luthier.core.part import PartSpec
 from luthier.core.units import Money
 
 PARTS = {
+    "connector": "Named by a key of its own in an entry of `data.sources`. Settings stand under the name (`sql: {url: ..., table: ...}`); those of `files` stand beside it.",
     "rule": "Written under `data.rules.quality`, `.relevance` or `.quantity`, bare (`normalize`) or with settings (`{length: {min: 3}}`).",
     "method": "Written under `train.method`, bare (`sft`) or with settings.",
     "reward": "Written in the list `rewards` of the method `grpo`, bare (`exact_match`) or with settings (`{regex: {pattern: '^yes'}}`). Each gives 0 to 1; an answer's rewards are added up, each times its weight.",
 }
 """Kinds of the plugin table that a recipe names, each part with a Spec of its own."""
+WRITTEN = {("SourceSpec", "connector"): "a connector's name", ("SourceSpec", "settings"): None}
+"""Fields that are not written under their own names: what stands for them; None: nothing does."""
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -49,7 +52,9 @@ def recipe_page() -> str:
             title = f"{title}\n\n{sentence}"
         parts += [f"## {title}", "\n| key | what it takes | default | meaning |\n|---|---|---|---|"]
         for name, field in spec.model_fields.items():
-            key = field.alias or name
+            key = WRITTEN.get((spec.__name__, name), field.alias or name)
+            if key is None:
+                continue
             inner = _specs(field.annotation)
             parts.append(
                 f"| `{key}` | {_kind(field.annotation)} | {_default(field)} | {' '.join((field.description or '').split())} |"

@@ -29,7 +29,9 @@ ROWS = [
 
 
 def connect(base: Path, files: Any, environ: dict[str, str] | None = None, **more: Any) -> FilesConnector:
-    return FilesConnector(SourceSpec(files=files, **more), base, lambda text: resolve(text, environ or {}))
+    return FilesConnector(
+        SourceSpec.model_validate({"files": files, **more}), base, lambda text: resolve(text, environ or {})
+    )
 
 
 def rows_of(connector: FilesConnector, *columns: str) -> list[dict[str, Any]]:

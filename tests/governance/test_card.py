@@ -75,7 +75,7 @@ def test_the_body_says_what_is_known():
     for line in (
         "| Licence of this model | unknown: nobody has stated one, so none is granted here |",
         "| tickets.jsonl | not recorded |",
-        "| deduplicate | 140 | 130 | 10 | 0 |",
+        "| deduplicate | 140 | 130 | 10 | 0 | 0 |",
         "| Label | train | test |",
         "| a | 40 | 20 |",
         "| Weights that were kept | the best validated weights, of step 12, with a validation loss of 0.31 |",

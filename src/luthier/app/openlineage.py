@@ -51,6 +51,7 @@ MOST_WAITING = 1_000
 TRIES = 3  # in a row without success: then the rest of the run sends nothing
 
 Event = dict[str, Any]
+OWN = ("map", "task", "contract")  # of a source, whatever its connector
 
 
 class Sender:
@@ -224,10 +225,14 @@ def _name(recipe: str, artifact: Artifact) -> str:
 
 def _places(written: Mapping[str, Any]) -> list[str]:
     """Where a source is, as far as its wish says so in an address; otherwise what it is called."""
-    for name in ("files", "base", "table"):
+    for name in ("files", "base"):
         if value := written.get(name):
             return [value] if isinstance(value, str) else list(value)
-    return [str(written.get("name") or "source")]
+    kind, settings = next(
+        ((k, v) for k, v in written.items() if isinstance(v, dict) and k not in OWN), ("", {})
+    )
+    named = written.get("name") or settings.get("table") or settings.get("topic") or "rows"
+    return [f"{kind}/{named}" if kind else str(named)]
 
 
 def _address(place: str) -> tuple[str, str]:

@@ -93,6 +93,8 @@ SCHEME_EXTRAS = {
     "abfs": "azure",
     "abfss": "azure",
     "az": "azure",
+    "gs": "gcs",
+    "gcs": "gcs",
     "hdfs": "hdfs",
     "webhdfs": "hdfs",
 }

@@ -46,7 +46,7 @@ class PartSpec(Spec):
         try:
             return {"name": name, "settings": plugin.load(cls.kind, name).spec.model_validate(settings or {})}
         except ValidationError as error:
-            raise _under(name, error) from None
+            raise under((name,), error) from None
 
     @model_serializer
     def _as_written(self) -> dict[str, Any]:
@@ -57,14 +57,14 @@ class PartSpec(Spec):
         return plugin.load(self.kind, self.name)
 
 
-def _under(name: str, error: ValidationError) -> ValidationError:
-    """The same faults one level down, so that a recipe's line numbers are found for a part's own keys."""
+def under(path: tuple[str, ...], error: ValidationError) -> ValidationError:
+    """The same faults below `path`, so that a recipe's line numbers are found for a part's own keys."""
     faults = [
         InitErrorDetails(
             type=PydanticCustomError(fault["type"], "{told}", {**fault.get("ctx", {}), "told": fault["msg"]}),
-            loc=(name, *fault["loc"]),
+            loc=(*path, *fault["loc"]),
             input=fault["input"],
         )
         for fault in error.errors(include_url=False)
     ]
-    return ValidationError.from_exception_data(name, faults)
+    return ValidationError.from_exception_data(".".join(path), faults)

@@ -23,6 +23,7 @@ from luthier.core.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+STILL_THERE = "still there"
 _NUMBERED = re.compile(r"-[0-9]+$")
 
 

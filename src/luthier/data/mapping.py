@@ -121,12 +121,16 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
             pa.repeat(pa.scalar(layout.weight, pa.float32()), len(ids)),
             rejected,
             rating,
+            pa.nulls(len(ids), pa.string()),
+            pa.nulls(len(ids), pa.string()),
         ],
         schema=RECORD,
     )
     rows = sorted(problems)
     return batch, Bad(
-        [origins[i] for i in rows], [problems[i] for i in rows], [_preview(block, i) for i in rows]
+        [*(origins[i] for i in rows), *block.bad_origins()],
+        [*(problems[i] for i in rows), *(bad.reason for bad in block.bad)],
+        [*(_preview(block, i) for i in rows), *(bad.preview for bad in block.bad)],
     )
 
 

@@ -86,7 +86,7 @@ class Opened:
         if text is not None:
             self._text = text
             self._inputs.clear()
-            for name in ("bytes", "marks"):
+            for name in ("bytes", "marks", "words"):
                 self.__dict__.pop(name, None)
         if label is not None:
             self._label = label
@@ -161,9 +161,20 @@ class Opened:
                 told[row] = f"{told[row]}, {name}" if row in told else name
         return self.reasons(told)
 
+    @cached_property
+    def _by_row(self) -> tuple[np.ndarray, np.ndarray]:
+        """(places of texts, row after row; where each row's begin, and the end)."""
+        ends = np.cumsum(np.bincount(self.row, minlength=len(self)))
+        return np.argsort(self.row, kind="stable"), np.concatenate([[0], ends])
+
+    def places(self, row: int) -> np.ndarray:
+        """Where the texts of a row stand, in order; the rejected answer is the last."""
+        order, begins = self._by_row
+        return order[begins[row] : begins[row + 1]]
+
     def of_row(self, row: int) -> list[str]:
-        """The texts of one row as they now are; the rejected answer is the last."""
-        return self._text.gather(np.flatnonzero(self.row == row)).to_list()
+        """The texts of one row as they now are."""
+        return self._text.gather(self.places(row)).to_list()
 
     def joined(self, *roles: str) -> list[str]:
         """The texts of these roles in each row [B], joined by a line break; empty where there is none."""

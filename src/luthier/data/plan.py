@@ -1,7 +1,7 @@
 """In which order rules run, and what is decided between them: a function of the recipe alone.
 
     group 1    row rules, one after the other on a batch that is opened once
-               then keyed rules, over the keys of all rows
+               then keyed rules, over the keys of all rows; or a rule that makes rows
     group 2    the row rules after those, ...
     sides      after the last rule of quality and relevance the rows are divided into train, validation and test
     group n    rules of quantity, on the rows of train alone: what is measured is never cut, copied or made up
@@ -19,7 +19,7 @@ from typing import Any
 from luthier.core import plugin
 
 from .report import Account
-from .rules.rule import RowRule, Rule
+from .rules.rule import GrowRule, KeyedRule, PairRule, RowRule, Rule
 from .spec import RulesSpec
 from .split import Sides
 
@@ -45,13 +45,14 @@ class Group:
 
     rows: tuple[Step, ...] = ()
     keyed: tuple[Step, ...] = ()
+    grows: Step | None = None
     numbers: tuple[str, ...] | None = None
     sides: Sides | None = None
     hidden: bool = False
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        return self.rows + self.keyed
+        return (*self.rows, *([self.grows] if self.grows else []), *self.keyed)
 
     @property
     def needs_keys(self) -> bool:
@@ -61,6 +62,7 @@ class Group:
 def plan_of(rules: RulesSpec, sides: Sides, named: tuple[str, ...] = ()) -> list[Group]:
     """In order; those after the one that divides are for train alone.
 
+    >>> from luthier.data.spec import SplitSpec
     >>> rules = RulesSpec.model_validate({"quality": ["normalize", "deduplicate", "drop_empty"]})
     >>> told = plan_of(rules, Sides(SplitSpec(), stratify=False))
     >>> [([s.rule.name for s in g.rows], [s.rule.name for s in g.keyed], g.numbers) for g in told]
@@ -85,13 +87,16 @@ def _grouped(steps: Iterable[Step]) -> list[Group]:
     rows: list[Step] = []
     keyed: list[Step] = []
     for step in steps:
+        if keyed and not isinstance(step.rule, KeyedRule | PairRule):
+            found.append(Group(tuple(rows), keyed=tuple(keyed)))
+            rows, keyed = [], []
         if isinstance(step.rule, RowRule):
-            if keyed:
-                found.append(Group(tuple(rows), tuple(keyed)))
-                rows, keyed = [], []
             rows.append(step)
+        elif isinstance(step.rule, GrowRule):
+            found.append(Group(tuple(rows), grows=step))
+            rows = []
         else:
             keyed.append(step)
     if rows or keyed:
-        found.append(Group(tuple(rows), tuple(keyed)))
+        found.append(Group(tuple(rows), keyed=tuple(keyed)))
     return found

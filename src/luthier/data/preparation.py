@@ -1,34 +1,34 @@
-"""What `prepare` runs: a chain of generators from source to files, drawn in `run`.
+"""What `prepare` runs: sources -> an engine that carries out the plan -> files.
 
 Everything heavy (Arrow, Polars, DuckDB) is imported from here down, so `prepare` itself stays light to import.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from luthier.core import plugin
-from luthier.core.errors import DataError, did_you_mean
+from luthier.core.errors import DataError
 from luthier.core.stage import Context
 
-from . import mapping, report, split
-from .connectors.protocol import Connector
-from .engines.group import REMOVED, TRAIL
-from .engines.local import Batches, LocalEngine, SortedParquet
-from .forgotten import Forgotten, Hit, StillThere
-from .mapping import Bad, Layout
+from . import split
+from .connectors import connect
+from .connectors.protocol import Connector, Part
+from .engines.local import SortedParquet
+from .engines.protocol import At, Engine, Frame
+from .forgotten import STILL_THERE, Forgotten, Hit, StillThere
+from .mapping import Layout
 from .plan import Group, plan_of
 from .prepare import PrepareSpec, source_names
-from .records import RECORD, contents, hashed, with_instruction
-from .report import HIDDEN, Account
+from .reading import REMOVED, TRAIL, Job, read_part, reading
+from .records import RECORD, contents, with_instruction
+from .report import Account
 from .rules.primitives import Ask
 from .shapes import Shape, detect, message_keys
 from .spec import SourceSpec
@@ -38,17 +38,8 @@ MOST_LABELS = 200
 SAMPLE_ROWS = 1_000
 
 
-@dataclass(frozen=True)
-class Source:
-    spec: SourceSpec
-    name: str
-    connector: Connector
-
-
 class Preparation:
-    """One run of the chain. `reports` says what each step did; `write_errors` are what a full disk may raise."""
-
-    write_errors = (duckdb.IOException, duckdb.OutOfMemoryException)
+    """One run of the chain. `reports` says what each step did."""
 
     def __init__(
         self, spec: PrepareSpec, out: Path, work: Path, at: Context, forgotten: Forgotten | None = None
@@ -59,16 +50,20 @@ class Preparation:
         self.classify = spec.task.kind == "classify"
         self.labels: list[str] | None = None
         self.reports: list[dict[str, Any]] = []
-        self._removed = SortedParquet(out / "removed.parquet", REMOVED, work / "removed")
-        self._trail = SortedParquet(out / "trail.parquet", TRAIL, work / "trail", then=("step", "why"))
-        self._engine = LocalEngine(work, self._removed.write, self._trail.write, at.check)
+        self._removed = SortedParquet(
+            out / "removed.parquet", REMOVED, work / "removed", ("origin", "rule", "reason", "preview")
+        )
+        self._trail = SortedParquet(out / "trail.parquet", TRAIL, work / "trail", ("step", "what", "why"))
+        engine = spec.data.engine
+        self._engine: Engine = engine.load().make(engine.settings, At(work, self._keep, at.check, at.secret))
         names = source_names(spec.data.sources)
         self._own_tasks = {
             name: source.task for name, source in zip(names, spec.data.sources, strict=True) if source.task
         }
         self._private = any(plugin.load("rule", wish.name).private for wish in spec.data.rules.ordered)
-        self._read_account = Account("read", {}, 1)
+        self._read_account = reading()
         self._sides_account = Account("split", spec.data.split.plain(), 1)
+        self._total_bytes = 0
         self._accounts: list[Account] = []
         self._files = {
             name: SortedParquet(out / f"{name}.parquet", RECORD, work / name) for name in split.SIDES
@@ -78,161 +73,92 @@ class Preparation:
         self._characters = 0
 
     @property
+    def write_errors(self) -> tuple[type[Exception], ...]:
+        """What a full disk may raise."""
+        return self._engine.write_errors
+
+    @property
     def removed_rows(self) -> int:
         return self._removed.rows
 
     def run(self) -> dict[str, Any]:
         """Do everything; returns what goes into dataset.json."""
-        sources = self._sources()
-        named = tuple(source.name for source in sources if source.spec.map and source.spec.map.id)
-        sides = split.Sides(self.spec.data.split, self._stratify())
-        rows = self._read(sources)
-        for group in plan_of(self.spec.data.rules, sides, named):
-            rows = self._run(group, rows)
-        for batch in rows:
-            self._write(batch, "train")
+        work = self._work()
+        named = tuple({job.layout.source: None for job, _ in work if job.layout.map.id})
+        sides = split.Sides(self.spec.data.split, self._stratify(), self.spec.task)
+        self._total_bytes = sum(part.size_bytes for _, part in work)
+        try:
+            frame = self._engine.read(work, self._read_account, self)
+            for group in plan_of(self.spec.data.rules, sides, named):
+                frame = self._run(group, frame)
+            for batch in self._engine.rows(frame):
+                self._write(batch, "train")
+        except DataError:
+            if (
+                not self._still_there
+            ):  # with rows left out that are still to be told of, anything may be wrong
+                raise
+        finally:
+            self._engine.close()
+        if self._still_there:
+            raise StillThere(self._still_there)
         facts = self._facts()
         self._removed.close()
         self._trail.close()
         self._account()
         return facts
 
-    def _run(self, group: Group, rows: Batches) -> Batches:
+    def _run(self, group: Group, frame: Frame) -> Frame:
         accounts = [step.account() for step in group.steps]
         self._accounts += accounts
         if group.sides is not None:
             accounts.append(self._sides_account)
-        return self._engine.run(group, rows, accounts, self)
-
-    def at_group(self, group: Group, batch: pa.RecordBatch) -> None:
-        """What the engine shows after a group's row rules: rows that are about to be divided must be what the task is of."""
-        check = {"classify": self._labelled, "regress": self._numbered}.get(self.spec.task.kind)
-        if group.sides is not None and check is not None:
-            check(batch)
+        return self._engine.run(group, frame, accounts, self)
 
     # sources -> records
 
-    def _sources(self) -> list[Source]:
-        connect = plugin.load("connector", "files")
+    def _work(self) -> list[tuple[Job, Part]]:
+        """Every part of every source, in order. A source that is not there is told before any is read."""
         wishes = self.spec.data.sources
+        found = [connect(source, self.at.root, self.at.secret) for source in wishes]
+        parts = [connector.parts() for connector in found]
+        names = source_names(wishes)
         return [
-            Source(spec, name, connect(spec, self.at.root, self.at.secret))
-            for spec, name in zip(wishes, source_names(wishes), strict=True)
+            (job, part)
+            for name, source, connector, of_source in zip(names, wishes, found, parts, strict=True)
+            for job in [self._job(source, self._layout(source, name, connector))]
+            for part in of_source
         ]
 
-    def _read(self, sources: list[Source]) -> Batches:
-        account = self._read_account
-        total = sum(source.connector.estimate().size_bytes for source in sources)
-        done = 0
-        for source in sources:
-            layout = self._layout(source)
-            start = time.perf_counter()
-            for block in source.connector.blocks(layout.columns):
-                self.at.check()
-                records, bad = mapping.to_records(block, layout)
-                records, bad, forgotten = self._forget(records, bad, source.name)
-                if bad.origins:
-                    self._set_aside(bad, layout, account)
-                account.count(len(block) - forgotten, records.num_rows)
-                self.at.progress("read", done + source.connector.done_bytes(), total, rows=account.rows_in)
-                account.seconds += time.perf_counter() - start
-                if records.num_rows:
-                    yield records
-                start = time.perf_counter()
-            done += source.connector.done_bytes()
-        if self._still_there:
-            raise StillThere(self._still_there)
+    def _job(self, source: SourceSpec, layout: Layout) -> Job:
+        job = Job.of(source, self.at.root, layout, self.at.secret, hidden=self._private)
+        return replace(job, forgotten=self._forgotten, watched=self._watched)
 
-    def _forget(self, records: pa.RecordBatch, bad: Bad, source: str) -> tuple[pa.RecordBatch, Bad, int]:
-        """Both without what is forgotten, and how many rows that was. Where something else turns up that was to be forgotten
-        nothing goes on: the rest is read only to find all of it."""
-        n = records.num_rows + len(bad.origins)
-        if self._forgotten:
-            records = records.filter(pc.invert(self._forgotten.holds(records, source)))
-            bad = bad.without(self._forgotten.places(bad.origins, source))
-        gone = n - records.num_rows - len(bad.origins)
-        if gone:
-            self._read_account.counts["forgotten"] += gone
-        if self._watched:
-            self._still_there += self._watched.hits(records, source)
-            if self._still_there:
-                return records.slice(0, 0), Bad([], [], []), n
-        return records, bad, gone
+    def seen(self, done_bytes: int, rows: int) -> None:
+        """What the engine tells while it reads."""
+        self.at.progress("read", done_bytes, self._total_bytes, rows=rows)
 
-    def _layout(self, source: Source) -> Layout:
-        head = source.connector.head(SAMPLE_ROWS)
-        written = source.spec.map
+    def _layout(self, source: SourceSpec, name: str, connector: Connector) -> Layout:
+        head = connector.head(SAMPLE_ROWS)
+        written = source.map
         if written is None or not written.has_layout:
-            shape = detect(head.columns, head.rows, source.name)
-            self.at.emit(
-                "layout", source=source.name, layout=shape.name, map=shape.map.plain(), reason=shape.reason
-            )
+            shape = detect(head.columns, head.rows, name)
+            self.at.emit("layout", source=name, layout=shape.name, map=shape.map.plain(), reason=shape.reason)
         else:
             keys = message_keys(written.messages, head.rows) if written.messages is not None else None
             shape = Shape("map", written, 1.0, "the recipe says so", keys or ("role", "content"))
         group_by = self.spec.data.split.group_by
         layout = Layout.of(
-            shape, written, group_by, classify=self.classify, source=source.name, weight=source.spec.weight
+            shape, written, group_by, classify=self.classify, source=name, weight=source.weight
         )
         if self.classify and layout.map.text is not None:
             raise DataError(
-                f"{source.name}: a classifier needs a label for every row, and this source is mapped as plain text.",
+                f"{name}: a classifier needs a label for every row, and this source is mapped as plain text.",
                 remedy="Name the label's column: map: {user: TEXT, label: LABEL}",
             )
         return layout
 
-    def _set_aside(self, bad: Bad, layout: Layout, account: Account) -> None:
-        if layout.map.on_bad_row == "refuse":
-            more = f" (and {len(bad.origins) - 1} more rows nearby)" if len(bad.origins) > 1 else ""
-            raise DataError(
-                f"{bad.origins[0]}: {bad.reasons[0]}{more}.\n  {bad.previews[0]}",
-                remedy="Correct the row, or set map: {on_bad_row: set_aside} to keep such rows out, with the reason on record.",
-            )
-        account.removed += len(bad.origins)
-        shown = [HIDDEN] * len(bad.origins) if self._private else bad.previews
-        account.show(
-            [report.removed(*one) for one in zip(bad.origins, ([s] for s in shown), bad.reasons, strict=True)]
-        )
-        ids = hashed([f"unread:{layout.source}\0{origin}" for origin in bad.origins])
-        rows = [
-            ids,
-            pa.array(bad.origins),
-            pa.repeat("read", len(ids)),
-            pa.array(bad.reasons),
-            pa.array(shown),
-        ]
-        self._removed.write(pa.record_batch(rows, schema=REMOVED))
-
     # labels
-
-    def _labelled(self, batch: pa.RecordBatch) -> None:
-        """Refuse a row with a blank label, or with one that the recipe does not list."""
-        blank = pc.invert(pc.match_substring_regex(batch["label"], r"\S"))
-        for row in pc.indices_nonzero(blank)[:1].to_pylist():
-            raise DataError(
-                f"{batch['origin'][row]}: the label is empty.",
-                remedy="Correct the row, or add the rule drop_empty.",
-            )
-        if self.spec.task.labels == "auto":
-            return
-        listed = pa.array(self.spec.task.labels, pa.string())
-        strange = pc.invert(pc.is_in(batch["label"], value_set=listed))
-        for row in pc.indices_nonzero(strange)[:1].to_pylist():
-            label = batch["label"][row].as_py()
-            raise DataError(
-                f"{batch['origin'][row]}: the label {label[:60]!r} is not in task.labels.",
-                remedy=f"{did_you_mean(label, listed.to_pylist())} Correct the row, or add the label to task.labels.",
-            )
-
-    def _numbered(self, batch: pa.RecordBatch) -> None:
-        """Refuse a row whose answer is not a number."""
-        for row, messages in enumerate(batch["messages"].to_pylist()):
-            answer = messages[-1]["content"] if messages else ""
-            if not _is_number(answer):
-                raise DataError(
-                    f"{batch['origin'][row]}: the answer {answer[:60]!r} is not a number, and the task is regress.",
-                    remedy="Correct the row, map the column with the number as `assistant`, or choose another task.",
-                )
 
     def settle(self, ask: Ask, rows: str) -> None:
         """The labels that there are, before the rows are divided."""
@@ -368,10 +294,13 @@ class Preparation:
         for account in steps:
             self.reports.append(account.plain())
             figures = {
-                name: getattr(account, name) for name in ("rule", "rows_in", "rows_out", "removed", "changed")
+                name: getattr(account, name)
+                for name in ("rule", "rows_in", "rows_out", "removed", "changed", "added")
             }
             self.at.emit("rule", **figures, seconds=account.seconds)
-            idle = account.rows_in and not (account.removed or account.changed or account.counts)
+            idle = account.rows_in and not (
+                account.removed or account.changed or account.added or account.counts
+            )
             if account is not self._read_account and idle:
                 self.at.emit("note", about=account.rule, message=f"{account.rule} matched no row")
 
@@ -379,15 +308,10 @@ class Preparation:
         self.at.emit("warning", about=about, message=message)
 
 
-def records(spec: PrepareSpec, work: Path, at: Context) -> Batches:
+def records(spec: PrepareSpec, work: Path, at: Context) -> Iterator[pa.RecordBatch]:
     """What the sources hold, mapped, before any rule. `work` is a folder of its own. Raises DataError."""
     work.mkdir(parents=True)
-    preparation = Preparation(spec, work, work / "work", at)
-    yield from preparation._read(preparation._sources())
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+    for job, part in Preparation(spec, work, work / "work", at)._work():
+        for found in read_part(job, part):
+            at.progress("read", 0, None)
+            yield found.records

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, computed_field
 
-from luthier.core.errors import DataError, StoreError
+from luthier.core.errors import StoreError
 from luthier.core.spec import Spec
 from luthier.core.stage import Context, Output, Stage
 
@@ -64,14 +64,12 @@ def prepare(
     )  # what an interrupted run left; reading is quick, so it starts afresh
     work.mkdir(parents=True)
     listed = inputs.get("forgotten")
-    forgotten = Forgotten.of(listed.spec["forgotten"]) if listed else None
+    forgotten = Forgotten.of(listed.spec["forgotten"]) if listed else Forgotten()
     preparation = Preparation(spec, out, work, at, forgotten)
+    full_disk: tuple[type[Exception], ...] = (OSError, *preparation.write_errors)
     try:
         facts = preparation.run()
-    except (
-        OSError,
-        *preparation.write_errors,
-    ) as error:  # what fails while reading a source is a DataError already
+    except full_disk as error:  # what fails while reading a source is a DataError already
         reason = str(error).splitlines()[0]
         raise StoreError(
             f"the dataset cannot be written: {reason}.",
@@ -91,30 +89,16 @@ def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def default_source_name(patterns: list[str]) -> str:
-    """What records of a source are called when the recipe does not say.
-
-    >>> default_source_name(["s3://bucket/tickets/*.parquet"])
-    '*.parquet'
-    >>> default_source_name(["data/tickets.jsonl"])
-    'tickets.jsonl'
-    """
-    name = patterns[0].rstrip("/").rpartition("/")[2]
-    if not name:
-        raise DataError(f"{patterns[0]!r} names no file.", remedy="Write a path, a glob or a URL.")
-    return name
-
-
 def source_names(sources: Sequence[SourceSpec]) -> list[str]:
-    """What records of each source are called: its name, or the file pattern's last part; a name that stands there
-    already gets a number.
+    """What records of each source are called: its name, or what its connector calls it; a name that stands there already
+    gets a number.
 
     >>> source_names([SourceSpec(files="a.jsonl"), SourceSpec(files="b.jsonl", name="b"), SourceSpec(files="x/a.jsonl")])
     ['a.jsonl', 'b', 'a.jsonl#2']
     """
     names: list[str] = []
     for source in sources:
-        wanted = name = source.name or default_source_name(source.patterns)
+        wanted = name = source.name or source.default_name
         number = 1
         while name in names:
             number += 1

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .connectors import connect
 from .connectors.cells import text_of
-from .connectors.files import FilesConnector
 from .connectors.protocol import Estimate, Secret
 from .shapes import Shape, detect
 from .spec import MapSpec, Part, SourceSpec, columns_of
@@ -59,10 +59,11 @@ class Proposal:
 
 def propose(files: str, base: Path, secret: Secret = lambda text: text) -> Proposal:
     """Look at the first rows of `files` (as a recipe would write it). Raises DataError when nothing can be made of it."""
-    connector = FilesConnector(SourceSpec(files=files), base, secret)
+    source = SourceSpec.model_validate({"files": files})
+    connector = connect(source, base, secret)
     estimate = connector.estimate()
     head = connector.head(SAMPLE_ROWS)
-    shape = detect(head.columns, head.rows, connector.files[0].place)
+    shape = detect(head.columns, head.rows, source.default_name)
     answers = _answers(shape, head.rows)
     task, labels = _task(shape, answers)
     if labels is not None and shape.map.label is None and isinstance(shape.map.assistant, str):

@@ -1,7 +1,8 @@
 """The one form of a row, as an Arrow schema, and its stable id.
 
 A record is a conversation (`messages`) or a plain `text`, never both. A conversation may bring a second, worse last
-answer (`rejected`), and any record a judgement of its answer (`rating`: 1 and 0 for thumbs up and down).
+answer (`rejected`), and any record a judgement of its answer (`rating`: 1 and 0 for thumbs up and down). A record that a
+rule made of another says of which (`made_from`, an id) and which rule it was (`made_by`).
 Shapes, per batch of B rows:
     turns     T rows: every message of every row in order, then every plain text, then every rejected answer, each
               with the row it belongs to
@@ -37,6 +38,8 @@ RECORD = pa.schema(
         ("weight", pa.float32()),
         ("rejected", pa.string()),
         ("rating", pa.float64()),
+        ("made_from", pa.string()),
+        ("made_by", pa.string()),
     ]
 )
 
@@ -150,6 +153,12 @@ def _with_piece(form: pa.Array, name: str, content: pa.Array) -> pa.Array:
     """A piece before the form: no form without it begins so, and its length says where it ends."""
     length = pc.binary_length(content).cast(pa.string())
     return pc.coalesce(pc.binary_join_element_wise(name, length, content, form, "\0"), form)
+
+
+def made_ids(parents: pa.Array, rule: str, numbers: Sequence[int]) -> pa.Array:
+    """Ids of rows that a rule made, from the id of the row each was made of and its number among those."""
+    told = [f"made:{rule}:{n}:{parent}" for parent, n in zip(parents.to_pylist(), numbers, strict=True)]
+    return hashed(told)
 
 
 def named_ids(source: str, values: pa.Array) -> pa.Array:

@@ -33,7 +33,7 @@ class Example:
 
 @dataclass
 class Account:
-    """Of one step. `plain` checks rows in = rows out + removed."""
+    """Of one step. `plain` checks rows in + added = rows out + removed."""
 
     rule: str
     settings: dict[str, Any]
@@ -42,6 +42,7 @@ class Account:
     rows_out: int = 0
     removed: int = 0
     changed: int = 0
+    added: int = 0
     seconds: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
@@ -64,7 +65,7 @@ class Account:
 
     def add(self, other: Account) -> None:
         """What another part of the rows adds."""
-        for name in ("rows_in", "rows_out", "removed", "changed", "seconds"):
+        for name in ("rows_in", "rows_out", "removed", "changed", "added", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.counts.update(other.counts)
         self.notes += [note for note in other.notes if note not in self.notes]
@@ -72,9 +73,9 @@ class Account:
 
     def plain(self) -> dict[str, Any]:
         """As it is stored in rules.json."""
-        if self.rows_in != self.rows_out + self.removed:
+        if self.rows_in + self.added != self.rows_out + self.removed:
             raise AssertionError(
-                f"{self.rule}: {self.rows_in} rows in, {self.rows_out} out, {self.removed} removed"
+                f"{self.rule}: {self.rows_in} rows in, {self.rows_out} out, {self.removed} removed, {self.added} added"
             )
         return {
             "rule": self.rule,
@@ -84,6 +85,7 @@ class Account:
             "rows_out": self.rows_out,
             "removed": self.removed,
             "changed": self.changed,
+            "added": self.added,
             "counts": dict(sorted(self.counts.items())),
             "notes": self.notes,
             "examples": [one.plain() for one in self.examples],

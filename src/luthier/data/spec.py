@@ -1,26 +1,35 @@
 """The `data` section of a recipe: where rows come from, what they mean, which rules they pass, how they are split.
 
-Everything here is a wish in plain values. Rules are found by name in the plugin table and bring their own Spec,
-so a new rule needs no line in this file.
+Everything here is a wish in plain values. Rules and connectors are found by name in the plugin table and bring their
+own Spec, so a new one needs no line in this file.
 """
 
 from __future__ import annotations
 
 import string
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from luthier.core import plugin
-from luthier.core.errors import SpecError
-from luthier.core.part import PartSpec
+from luthier.core.errors import SpecError, did_you_mean
+from luthier.core.part import PartSpec, under
 from luthier.core.spec import Spec
 from luthier.core.units import Share
 
+from .rules.rule import GrowRule
 from .task import SourceTaskSpec
 
 Part = str | Annotated[list[str], Field(min_length=1)]
-Format = Literal["auto", "jsonl", "csv", "tsv", "parquet", "text"]
 
 
 def columns_of(part: Part) -> list[str]:
@@ -132,22 +141,69 @@ class MapSpec(Spec):
 
 
 class SourceSpec(Spec):
-    files: str | Annotated[list[str], Field(min_length=1)]
-    """A path, glob or URL, or a list of them; relative to the recipe's folder. ${VAR} is filled in when it is read."""
-    format: Format = "auto"
-    """How the bytes are laid out; `auto` goes by the file's name. A trailing .gz or .zst is decompressed."""
+    """Where rows come from is one key that names a connector of the plug-in table, with that connector's settings under it
+    (`sql: {url: ..., table: ...}`) or, for `files`, beside it (`files: a.jsonl`, `format: csv`)."""
+
+    connector: str
+    """Where the rows are: the name of a connector with its settings (see Connectors below), as in `files: tickets.jsonl`."""
+    settings: SerializeAsAny[Spec]
+    """The connector's own settings, every default spelled out."""
     map: MapSpec | None = None
     """Which column means what; without it the layout is recognised from names and values."""
     name: str | None = None
-    """What records of this source are called; by default the file pattern's last part."""
+    """What records of this source are called; by default what the connector calls it, such as the file's name."""
     weight: float = Field(default=1.0, gt=0, le=1000)
     """How much each row of this source counts in training, against 1."""
     task: SourceTaskSpec | None = None
     """What rows of this source are told in place of the recipe's task, where several tasks are learnt together."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, value: Any) -> Any:
+        """From the written form: the key that names a connector takes what is the connector's."""
+        if not isinstance(value, Mapping):
+            return value
+        own = [name for name in cls.model_fields if name not in ("connector", "settings")]
+        named = [name for name in plugin.names("connector") if name in value]
+        if len(named) > 1:
+            raise ValueError(
+                f"{named[0]} and {named[1]} both say where rows come from; keep one, or write two sources"
+            )
+        spec: type[Spec] | None = plugin.load("connector", named[0]).spec if named else None
+        beside = spec is not None and not isinstance(value[named[0]], Mapping)
+        theirs = list(spec.model_fields) if spec is not None and beside else []
+        known = [*(named or plugin.names("connector")), *own, *theirs]
+        for key in value:
+            if key not in known:
+                told = {"key": str(key), "hint": did_you_mean(str(key), known)}
+                raise PydanticCustomError("unknown_key", "there is no key '{key}' here; {hint}", told)
+        if spec is None:
+            raise ValueError(
+                f"nothing says where the rows come from; write one of {', '.join(plugin.names('connector'))}, as in files: rows.jsonl"
+            )
+        [name] = named
+        if beside:
+            written = {key: value[key] for key in theirs if key in value}
+            written[name if name in theirs else theirs[0]] = value[name]
+        else:
+            written = value[name]
+        try:
+            settings = spec.model_validate(written)
+        except ValidationError as error:
+            raise under(() if beside else (name,), error) from None
+        return {"connector": name, "settings": settings, **{key: value[key] for key in own if key in value}}
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told = standard(self)
+        del told["connector"]
+        settings = told.pop("settings")
+        return {**(settings if self.connector in settings else {self.connector: settings}), **told}
+
     @property
-    def patterns(self) -> list[str]:
-        return [self.files] if isinstance(self.files, str) else self.files
+    def default_name(self) -> str:
+        """What the connector calls this source."""
+        return getattr(self.settings, "default_name", self.connector)
 
 
 class RuleSpec(PartSpec):
@@ -164,6 +220,15 @@ class RulesSpec(Spec):
     """Rules that keep what matters for the goal; they run second."""
     quantity: list[RuleSpec] = Field(default_factory=list)
     """Rules that decide how many rows there are; they run last."""
+
+    @model_validator(mode="after")
+    def _rows_are_made_in_train_alone(self) -> RulesSpec:
+        for wish in [*self.quality, *self.relevance]:
+            if isinstance(plugin.load("rule", wish.name), GrowRule):
+                raise ValueError(
+                    f"{wish.name} makes rows, which train alone may have; write it under quantity"
+                )
+        return self
 
     @property
     def ordered(self) -> list[RuleSpec]:
@@ -191,6 +256,14 @@ class SplitSpec(Spec):
         return self
 
 
+class EngineSpec(PartSpec):
+    """Where rows are worked on; written `local` or `{spark: {master: "local[2]"}}`. The rows are the same wherever that is,
+    so it is no part of a dataset's identity."""
+
+    kind = "rows_engine"
+    example = "{spark: {master: 'local[2]'}}"
+
+
 class AboutSpec(Spec):
     """What people say of a dataset. No part of what it is: another owner makes no other dataset."""
 
@@ -210,9 +283,8 @@ class AboutSpec(Spec):
         for name, value in self.plain().items():
             for text in value if isinstance(value, list) else [value]:
                 if text is not None and (not text.strip() or len(text) > 1000):
-                    raise ValueError(
-                        f"{name} is {'blank' if not text.strip() else 'longer than 1,000 characters'}; write a line or leave it out"
-                    )
+                    wrong = "blank" if not text.strip() else "longer than 1,000 characters"
+                    raise ValueError(f"{name} is {wrong}; write a line or leave it out")
         return self
 
 
@@ -223,6 +295,8 @@ class DataSpec(Spec):
     """What rows must pass, in order: quality, relevance, quantity."""
     split: SplitSpec = SplitSpec()
     """How rows are divided into train, validation and test."""
+    engine: EngineSpec = Field(default_factory=lambda: EngineSpec.model_validate("local"), exclude=True)
+    """What carries the rules out, by name: `local` is this machine."""
     about: AboutSpec | None = Field(default=None, exclude=True)
     """Who answers for the dataset, under which terms and what for; shown with it, and no part of its identity."""
 

@@ -20,14 +20,16 @@ With groups, one input can occur in two groups on different sides. Then it stays
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import pyarrow as pa
 
 from .opened import Opened
 from .records import hashed
+from .report import Account
 from .spec import SplitSpec
+from .task import TaskSpec
 
 SIDES = ("train", "validation", "test")
 FEWEST_KEYS = 5
@@ -54,10 +56,14 @@ def side(u: float, spec: SplitSpec) -> str:
 
 @dataclass(frozen=True)
 class Sides:
-    """`stratify` is decided by the task."""
+    """`stratify` is decided by the task, which also says what a row must be before it is given a side."""
 
     spec: SplitSpec
     stratify: bool
+    task: TaskSpec = field(default_factory=TaskSpec)
+
+    def account(self) -> Account:
+        return Account("split", self.spec.plain(), 1)
 
 
 def keys(rows: Opened, spec: SplitSpec) -> dict[str, pa.Array]:

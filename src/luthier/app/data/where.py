@@ -91,7 +91,7 @@ def frame(batch: pa.RecordBatch, side: str) -> pl.DataFrame:
     may ask for."""
     import polars as pl
 
-    from luthier.data.engines.group import REMOVED
+    from luthier.data.reading import REMOVED
     from luthier.data.records import RECORD
 
     told = pl.DataFrame(pl.from_arrow(batch))

@@ -36,7 +36,7 @@ def render(facts: RunFacts) -> str:
             figures=sections.figures(facts),
             gate=_gate(facts),
             before_after=sections.before_after(measured) if measured else None,
-            rules=sections.rules(facts.rules) if facts.rules else None,
+            rules=sections.rules(facts.rules, _kept(facts)) if facts.rules else None,
             learning=learning.learning(facts.history, facts.train) if facts.history else None,
             labels=sections.labels(measured, facts.dataset) if measured else None,
             answers=sections.answers(measured) if measured else [],
@@ -60,6 +60,10 @@ def _gate(facts: RunFacts) -> dict[str, Any] | None:
         return None
     passed = sum(bool(v["passed"]) for v in facts.verdicts)
     return {"passed": passed == len(facts.verdicts), "n_passed": passed, "n": len(facts.verdicts)}
+
+
+def _kept(facts: RunFacts) -> int | None:
+    return sum(facts.dataset["counts"].values()) if facts.dataset else None
 
 
 def text_of(name: str) -> str:

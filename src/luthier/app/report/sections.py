@@ -134,17 +134,19 @@ def _difference(one: Json, rival: str) -> dict[str, Any]:
 # -- rules --------------------------------------------------------------------------------------------------------------
 
 
-def rules(facts: Sequence[Json]) -> dict[str, Any]:
-    """What each rule did, with its examples, and the funnel."""
+def rules(facts: Sequence[Json], kept: int | None = None) -> dict[str, Any]:
+    """What each rule did, with its examples, and the funnel. `kept` rows are in the dataset: rules of quantity see only
+    those of train, so what the last of them let through is not all."""
     stages = [charts.Bar(r["rule"], r["rows_out"], r["removed"]) for r in facts]
     first, last = (facts[0]["rows_in"], facts[-1]["rows_out"]) if facts else (0, 0)
+    last = last if kept is None else kept
     label = f"Rows after each rule: {first:,} came in, {last:,} remain."
     return {
         "first": first,
         "last": last,
         "funnel": both(lambda width: charts.bars(label, stages, width)),
         "rules": [
-            {**{k: r[k] for k in ("rule", "rows_in", "rows_out", "removed", "changed")},
+            {**{k: r.get(k, 0) for k in ("rule", "rows_in", "rows_out", "removed", "changed", "added")},
              "settings": wording.settings(r.get("spec")), "notes": r.get("notes") or [],
              "examples": [_example(e) for e in r["examples"]]}
             for r in facts

@@ -12,7 +12,15 @@ from typing import Any
 
 from luthier.core import plugin
 from luthier.core.stage import Context
-from luthier.data.spec import DataSpec
+from luthier.data.spec import DataSpec, SourceSpec
+
+from .protocol import Connector, Secret
+
+
+def connect(source: SourceSpec, base: Path, secret: Secret) -> Connector:
+    """The connector of a source. Touches nothing yet."""
+    connector: Connector = plugin.load("connector", source.connector)(source, base, secret)
+    return connector
 
 
 def fingerprints(
@@ -22,6 +30,5 @@ def fingerprints(
 
     Raises DataError when a source is missing or cannot be read.
     """
-    connect = plugin.load("connector", "files")
     for source in data.sources:
         yield source.plain(), connect(source, base, at.secret).fingerprint(cache)

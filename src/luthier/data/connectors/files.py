@@ -13,17 +13,20 @@ import zlib
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NoReturn, cast
+
+from pydantic import Field
 
 from luthier.core.artifact import digest_of
 from luthier.core.errors import SCHEME_EXTRAS, DataError, LuthierError, did_you_mean, missing_part
-from luthier.core.spec import references
-from luthier.data.spec import SourceSpec
+from luthier.core.spec import Spec, references
 
-from .protocol import Block, Estimate, Head, Secret
+from .protocol import Block, Estimate, Head, Part, Secret
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+    from luthier.data.spec import SourceSpec
 
 SUFFIXES = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
@@ -31,11 +34,12 @@ SUFFIXES = {
 }  # fmt: skip
 COMPRESSION = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 SAMPLE_BYTES = 1_000_000
+Format = Literal["auto", "jsonl", "csv", "tsv", "parquet", "text"]
 
 
 @dataclass(frozen=True)
 class File:
-    """One file: where it is, what people call it, how its bytes are to be read."""
+    """One file: where it is, what people call it, how its bytes are to be read, which pattern found it."""
 
     system: AbstractFileSystem
     path: str
@@ -43,13 +47,40 @@ class File:
     size_bytes: int
     format: str
     compression: str | None
+    pattern: str
+
+
+class FilesSpec(Spec):
+    files: str | Annotated[list[str], Field(min_length=1)]
+    """A path, glob or URL, or a list of them; relative to the recipe's folder. ${VAR} is filled in when it is read."""
+    format: Format = "auto"
+    """How the bytes are laid out; `auto` goes by the file's name. A trailing .gz or .zst is decompressed."""
+
+    @property
+    def patterns(self) -> list[str]:
+        return [self.files] if isinstance(self.files, str) else self.files
+
+    @property
+    def default_name(self) -> str:
+        """What records are called when the recipe does not say.
+
+        >>> FilesSpec(files="s3://bucket/tickets/*.parquet").default_name
+        '*.parquet'
+        """
+        name = self.patterns[0].rstrip("/").rpartition("/")[2]
+        if not name:
+            raise DataError(f"{self.patterns[0]!r} names no file.", remedy="Write a path, a glob or a URL.")
+        return name
 
 
 class FilesConnector:
-    """protocol.Connector over the files of one source."""
+    """Rows of files: JSON Lines, JSON arrays, CSV, TSV, Parquet or plain text, wherever fsspec reaches."""
+
+    spec = FilesSpec
 
     def __init__(self, source: SourceSpec, base: Path, secret: Secret) -> None:
-        self._source, self._base, self._secret = source, base, secret
+        assert isinstance(source.settings, FilesSpec)
+        self._source, self._wish, self._base, self._secret = source, source.settings, base, secret
         self._known: list[File] | None = None
         self._raw: BinaryIO | None = None
         self._passed_bytes = 0
@@ -58,7 +89,7 @@ class FilesConnector:
     def files(self) -> list[File]:
         """Every file, in reading order. Raises DataError when a pattern finds none."""
         if self._known is None:
-            self._known = [file for pattern in self._source.patterns for file in self._find(pattern)]
+            self._known = [file for pattern in self._wish.patterns for file in self._find(pattern)]
         return self._known
 
     def head(self, n: int) -> Head:
@@ -81,20 +112,33 @@ class FilesConnector:
                 return Head(list(names), rows, file.format)
         raise self._empty()
 
-    def blocks(self, columns: Sequence[str]) -> Iterator[Block]:
+    def parts(self) -> list[Part]:
+        """One for each file."""
+        return [
+            Part({"path": file.path, "pattern": file.pattern, "place": file.place}, file.size_bytes)
+            for file in self.files
+        ]
+
+    def read(self, part: Part, columns: Sequence[str]) -> Iterator[Block]:
         self._passed_bytes = 0
+        system, _ = self._system(part.at["pattern"])
+        file = self._file(system, part.at["path"], part.at["place"], part.size_bytes, part.at["pattern"])
+        for number, block in enumerate(self._read(file, list(columns))):
+            if number == 0:
+                self._need(file, block, columns)
+            yield block
+        self._passed_bytes = file.size_bytes
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[Block]:
+        passed_bytes = 0
         any_rows = False
-        for file in self.files:
-            rows = 0
-            for block in self._read(file, list(columns)):
-                if rows == 0:
-                    self._need(file, block, columns)
-                rows += len(block)
+        for part in self.parts():
+            for block in self.read(part, columns):
+                any_rows |= len(block) > 0
+                self._passed_bytes = passed_bytes
                 yield block
-            self._passed_bytes += file.size_bytes
-            if rows == 0 and len(self.files) == 1:
-                raise self._empty()
-            any_rows |= rows > 0
+            passed_bytes += part.size_bytes
+            self._passed_bytes = passed_bytes
         if not any_rows:
             raise self._empty()
 
@@ -120,21 +164,7 @@ class FilesConnector:
     # finding
 
     def _find(self, pattern: str) -> list[File]:
-        from fsspec.core import url_to_fs
-
-        written = self._secret(pattern)
-        is_url = "://" in written
-        try:
-            system, path = url_to_fs(written if is_url else str(self._base / Path(written).expanduser()))
-        except (ImportError, ValueError) as error:
-            scheme = written.partition("://")[0]
-            if scheme in SCHEME_EXTRAS:
-                raise missing_part(
-                    f"fsspec driver for {scheme}", SCHEME_EXTRAS[scheme], f"reading {pattern}"
-                ) from None
-            raise DataError(
-                f"{pattern}: {self._told(error, pattern)}", remedy="Check the URL's scheme."
-            ) from None
+        system, path = self._system(pattern)
         try:
             magic = any(sign in path for sign in "*?[")
             infos = system.glob(path, detail=True) if magic else {path: system.info(path)}
@@ -151,16 +181,35 @@ class FilesConnector:
             )
         root = _fixed_folder(path)
         return [
-            self._file(system, p, self._told(p[len(root) :].lstrip("/"), pattern), info["size"] or 0)
+            self._file(system, p, self._told(p[len(root) :].lstrip("/"), pattern), info["size"] or 0, pattern)
             for p, info in found.items()
         ]
 
-    def _file(self, system: AbstractFileSystem, path: str, place: str, size_bytes: int) -> File:
+    def _system(self, pattern: str) -> tuple[AbstractFileSystem, str]:
+        """The file system that a pattern is on, and the pattern as that knows it."""
+        from fsspec.core import url_to_fs
+
+        written = self._secret(pattern)
+        is_url = "://" in written
+        try:
+            system, path = url_to_fs(written if is_url else str(self._base / Path(written).expanduser()))
+        except (ImportError, ValueError) as error:
+            scheme = written.partition("://")[0]
+            if scheme in SCHEME_EXTRAS:
+                raise missing_part(
+                    f"fsspec driver for {scheme}", SCHEME_EXTRAS[scheme], f"reading {pattern}"
+                ) from None
+            raise DataError(
+                f"{pattern}: {self._told(error, pattern)}", remedy="Check the URL's scheme."
+            ) from None
+        return system, path
+
+    def _file(self, system: AbstractFileSystem, path: str, place: str, size_bytes: int, pattern: str) -> File:
         suffixes = [suffix.lower() for suffix in PurePosixPath(path).suffixes]
         compression = COMPRESSION.get(suffixes[-1]) if suffixes else None
         if compression:
             suffixes.pop()
-        form = self._source.format
+        form = self._wish.format
         if form == "auto":
             suffix = suffixes[-1] if suffixes else ""
             if suffix not in SUFFIXES:
@@ -174,7 +223,7 @@ class FilesConnector:
                 f"{place}: a Parquet file is compressed inside, not outside.",
                 remedy="Decompress the file once.",
             )
-        return File(system, path, place, size_bytes, form, compression)
+        return File(system, path, place, size_bytes, form, compression, pattern)
 
     def _missing(self, system: AbstractFileSystem, path: str, pattern: str) -> DataError:
         folder, _, name = path.rpartition("/")
@@ -216,7 +265,7 @@ class FilesConnector:
         except UnicodeDecodeError:
             raise self._locate_not_utf8(file) from None
         except (OSError, EOFError, zlib.error, ValueError) as error:
-            self._fail(error, file.place, self._source.patterns[0])
+            self._fail(error, file.place, file.pattern)
 
     def _open(self, file: File) -> BinaryIO:
         raw = cast("BinaryIO", file.system.open(file.path, "rb"))

@@ -2,7 +2,9 @@
 columns mean.
 
     head       a few rows as plain values, to recognise their layout
-    blocks     all rows, only the wanted columns
+    parts      what any process can read alone, in reading order
+    read       the rows of one part, only the wanted columns
+    blocks     all rows
     estimate   how much there is, without reading it all
     fingerprint  the identity of the content, so that unchanged data is not prepared twice
 
@@ -11,7 +13,7 @@ Errors are DataError, and name the place ("tickets.jsonl:12"), the rule and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,21 +25,40 @@ Secret = Callable[[str], str]
 
 
 @dataclass(frozen=True)
+class BadRow:
+    """A row that could not be read: where it starts, why not, and what it begins with. `name` as in Block.names."""
+
+    line: int
+    reason: str
+    preview: str
+    name: str | None = None
+
+
+@dataclass(frozen=True)
 class Block:
     """Some rows. A column is an Arrow array, or a list of plain values where a format has no types of its own.
 
-    `place` is the file as people know it, `lines` the 1-based line (or row, in formats without lines) of each row.
+    `place` is the file as people know it, `lines` the 1-based line (or row, in formats without lines) of each row. Where rows
+    have names and no lines, `names` holds them. `bad` are rows that stood among these and could not be read, where the source
+    keeps such rows out (`map.on_bad_row: set_aside`).
     """
 
     columns: dict[str, list[Any] | pa.Array]
     place: str
     lines: Sequence[int]
+    names: Sequence[str] | None = None
+    bad: Sequence[BadRow] = ()
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def origins(self) -> list[str]:
+        if self.names is not None:
+            return [f"{self.place}?{name}" for name in self.names]
         return [f"{self.place}:{line}" for line in self.lines]
+
+    def bad_origins(self) -> list[str]:
+        return [f"{self.place}:{b.line}" if b.name is None else f"{self.place}?{b.name}" for b in self.bad]
 
 
 @dataclass(frozen=True)
@@ -59,17 +80,34 @@ class Head:
     format: str
 
 
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a source: plain values without a secret, for another process that has the same source before it.
+
+    `at` is for the connector that made it; `size_bytes` what is stored.
+    """
+
+    at: Mapping[str, Any]
+    size_bytes: int
+
+
 class Connector(Protocol):
-    """Made from (source, base folder, secret). One reader at a time; `blocks` may be called again for another pass."""
+    """Made from (source, base folder, secret). One reader at a time; `read` may be called again for another pass."""
 
     def head(self, n: int) -> Head:
         """At most `n` rows. Raises DataError when there are none."""
 
+    def parts(self) -> Sequence[Part]:
+        """All there is, in a fixed order. Raises DataError for a source that is not there."""
+
+    def read(self, part: Part, columns: Sequence[str]) -> Iterator[Block]:
+        """The rows of one part in order, as blocks of at most a few megabytes. Raises DataError for a missing column."""
+
     def blocks(self, columns: Sequence[str]) -> Iterator[Block]:
-        """All rows in a fixed order, as blocks of at most a few megabytes. Raises DataError for a missing column."""
+        """All parts, one after the other. Raises DataError when there is no row."""
 
     def done_bytes(self) -> int:
-        """How many stored bytes the present pass has read, for progress."""
+        """How many stored bytes of the part (or of all, by `blocks`) are read, for progress."""
 
     def estimate(self) -> Estimate:
         """How much there is. Cheap: reads at most a megabyte of each kind of file."""

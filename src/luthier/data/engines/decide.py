@@ -8,14 +8,20 @@ the same for every engine. An engine brings `Tables`, which answers SQL.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.data import numbering, split
 from luthier.data.plan import Group
 from luthier.data.report import Account
 from luthier.data.rules.primitives import Ask
 from luthier.data.rules.rule import KeyedRule
+
+from . import pairs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Tables(Protocol):
@@ -32,7 +38,16 @@ class Tables(Protocol):
         """A name for a question."""
 
     def keep(self, name: str, sql: str) -> None:
-        """A table with the answer."""
+        """A table with the answer; one of that name is replaced."""
+
+    def insert(self, name: str, sql: str) -> None:
+        """More rows for a table that is kept."""
+
+    def put(self, name: str, table: pa.Table) -> None:
+        """A table that is brought; one of that name is replaced."""
+
+    def stream(self, sql: str) -> Iterator[pa.RecordBatch]:
+        """A long answer, read to its end before the next is asked for."""
 
 
 class Settles(Protocol):
@@ -41,18 +56,24 @@ class Settles(Protocol):
     def settle(self, ask: Ask, rows: str) -> None: ...
 
 
-def decide(group: Group, tables: Tables, accounts: Sequence[Account], look: Settles) -> str:
+def decide(
+    group: Group, tables: Tables, accounts: Sequence[Account], look: Settles, again: pairs.Again, folder: Path
+) -> str:
     """SQL that gives (row, id, step, reason, side) for every row. `step` is the keyed rule that removes it, their number
-    where the sides set it aside, -1 where it stays. Raises DataError."""
+    where the sides set it aside, -1 where it stays. `again` gives features of rows, which may lie in `folder` for a while.
+    Raises DataError."""
     ids = "SELECT row, id FROM keys" if group.numbers is None else numbering.decide(tables.ask)
     tables.keep("named", ids)
     tables.keep("gone_0", "SELECT row, 0 AS step, id AS reason FROM named WHERE row < 0")
     for n, step in enumerate(group.keyed):
         account = accounts[len(group.rows) + n]
-        assert isinstance(step.rule, KeyedRule)
+        rows, note = f"rows_{n}", account.notes.append
         with account.clock():
-            _left(tables, n, f"k{n}_", f"rows_{n}")
-            sql = step.rule.primitive(step.settings).decide(f"rows_{n}", tables.ask, account.notes.append)
+            _left(tables, n, f"k{n}_", rows)
+            if isinstance(step.rule, KeyedRule):
+                sql = step.rule.primitive(step.settings).decide(rows, tables.ask, note)
+            else:
+                sql = pairs.decide(step, rows, tables, again, folder / f"pairs-{n}", note)
             more = f"SELECT row, {n} AS step, reason FROM ({sql}) AS told"
             tables.keep(f"gone_{n + 1}", f"SELECT row, step, reason FROM gone_{n} UNION ALL {more}")
     last = len(group.keyed)

@@ -1,27 +1,29 @@
-"""One batch through a group of rules: the function that every engine calls, wherever it runs. Pure.
+"""One batch through a group of rules: the functions that every engine calls, wherever it runs. Pure.
 
-    batch ─▶ opened once ─▶ row rule ─▶ row rule ─▶ keys of the keyed rules ─▶ closed: the rows that stay
+    run_group   batch ─▶ opened once ─▶ row rule ─▶ row rule ─▶ keys of the keyed rules ─▶ closed: the rows that stay
+    carry_out   batch, and what was decided over the keys of all rows ─▶ the rows of each side
 
 A row that a rule removes stays in the opened batch until that is closed, but is no longer counted, shown or kept.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from luthier.data import numbering, report, split
+from luthier.data import answers, numbering, report, split
 from luthier.data.opened import Opened
 from luthier.data.plan import Group, Step
+from luthier.data.reading import removed_lines, trail_lines
+from luthier.data.records import replace
 from luthier.data.report import HIDDEN, Account
-from luthier.data.rules.rule import KeyedRule, RowRule
+from luthier.data.rules.rule import GrowRule, KeyedRule, PairRule, RowRule
 
-REMOVED = pa.schema([(name, pa.string()) for name in ("id", "origin", "rule", "reason", "preview")])
-TRAIL = pa.schema([("id", pa.string()), ("step", pa.int32()), ("what", pa.string()), ("why", pa.string())])
 PREVIEW = 200
 
 
@@ -29,31 +31,29 @@ PREVIEW = 200
 class Grouped:
     """`accounts` are of the group's steps, the keyed ones' with the seconds of their keys alone; `keys` has a line for each
     row of `batch`: its id, columns named by the keyed step's number (k0_key), and those of numbering (u_) and sides (s_).
-    `trail` has a line for each change of a row, of those that a later rule removes too: a reason, never a text."""
+    `removed` holds the lines (reading.LINES) of what was removed, and of every change, of rows that are removed later too."""
 
     batch: pa.RecordBatch
     accounts: list[Account]
     removed: list[pa.RecordBatch]
     keys: pa.RecordBatch
-    trail: list[pa.RecordBatch] = field(default_factory=list)
 
 
 def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
-    """Raises what a rule raises: DataError."""
+    """Raises DataError: what a rule raises, and for a row that cannot be given a side."""
     opened = Opened(batch)
     alive = np.ones(batch.num_rows, bool)
     accounts: list[Account] = []
     removed: list[pa.RecordBatch] = []
-    trail: list[pa.RecordBatch] = []
     edited = False
     for step in group.rows:
         accounts.append(account := step.account())
         with account.clock():
-            edited |= _row_step(step, opened, alive, account, removed, trail)
+            edited |= _row_step(step, opened, alive, account, removed)
     columns: dict[str, pa.Array] = {}
     for n, step in enumerate(group.keyed):
         accounts.append(account := step.account())
-        assert isinstance(step.rule, KeyedRule)
+        assert isinstance(step.rule, KeyedRule | PairRule)
         with account.clock():
             found = step.rule.keys(opened, step.settings)
         columns |= {f"k{n}_{name}": found[name] for name in found.schema.names}
@@ -62,20 +62,75 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
     if group.sides is not None:
         columns |= {f"s_{name}": told for name, told in split.keys(opened, group.sides.spec).items()}
     closed = opened.close() if edited else batch
+    if group.grows is not None:
+        closed = closed.filter(pa.array(alive))
+        accounts.append(account := group.grows.account())
+        with account.clock():
+            closed = _grown(group.grows, closed, account)
+        return Grouped(closed, accounts, removed, pa.record_batch({"id": closed["id"]}))
     keys = pa.record_batch({"id": closed["id"], **columns})
     if not alive.all():
         keep = pa.array(alive)
         closed, keys = closed.filter(keep), keys.filter(keep)
-    return Grouped(closed, accounts, removed, keys, trail)
+    if group.sides is not None:
+        answers.check(closed, group.sides.task)
+    return Grouped(closed, accounts, removed, keys)
+
+
+def _grown(step: Step, batch: pa.RecordBatch, account: Account) -> pa.RecordBatch:
+    """The rows, and after them those that were made of them."""
+    rule = step.rule
+    assert isinstance(rule, GrowRule)
+    opened = Opened(batch)
+    made = rule.grow(opened, step.settings)
+    account.count(batch.num_rows, batch.num_rows + made.num_rows)
+    account.added += made.num_rows
+    names, told = made["id"].to_pylist(), []
+    places = {name: row for row, name in enumerate(batch["id"].to_pylist())}
+    shown = Opened(made)
+    for k in report.lowest(names):
+        origin = places[made["made_from"][k].as_py()]
+        one = report.changed(names[k], opened.of_row(origin), shown.of_row(k), "made of another row")
+        told.append(report.Example(one.id, HIDDEN, HIDDEN, one.reason) if step.hidden else one)
+    account.show(told)
+    return pa.concat_batches([batch, made]) if made.num_rows else batch
+
+
+@dataclass
+class Decided:
+    """`accounts` are of the group's keyed steps, then of the sides; `sides` has all rows under "train" where the group does
+    not divide."""
+
+    sides: dict[str, pa.RecordBatch]
+    accounts: list[Account]
+    removed: list[pa.RecordBatch]
+
+
+def carry_out(group: Group, batch: pa.RecordBatch, decided: pa.RecordBatch) -> Decided:
+    """`decided` has a line for each row of the batch: id, step, reason, side (decide.py)."""
+    step, reasons, side, ids = (decided[name] for name in ("step", "reason", "side", "id"))
+    reasons = reasons.cast(pa.string())
+    if group.numbers is not None:
+        batch = replace(batch, id=ids.cast(pa.string()))
+    ends = [(one.account(), one.hidden, one.number) for one in group.keyed]
+    if group.sides is not None:
+        ends.append((group.sides.account(), group.hidden, 0))
+    removed: list[pa.RecordBatch] = []
+    for n, (account, hidden, number) in enumerate(ends):
+        why = pc.if_else(pc.equal(step, n), reasons, pa.scalar(None, pa.string()))
+        batch, lines = _remove(batch, why, account, hidden=hidden, number=number)
+        if lines is not None:
+            removed.append(lines)
+            stays = why.is_null()
+            step, reasons, side = (column.filter(stays) for column in (step, reasons, side))
+    accounts = [account for account, _, _ in ends]
+    if group.sides is None:
+        return Decided({split.SIDES[0]: batch}, accounts, removed)
+    return Decided({name: batch.filter(pc.equal(side, name)) for name in split.SIDES}, accounts, removed)
 
 
 def _row_step(
-    step: Step,
-    opened: Opened,
-    alive: np.ndarray,
-    account: Account,
-    removed: list[pa.RecordBatch],
-    trail: list[pa.RecordBatch],
+    step: Step, opened: Opened, alive: np.ndarray, account: Account, removed: list[pa.RecordBatch]
 ) -> bool:
     """Whether it has edited anything. Marks in `alive` what it removes."""
     rule = step.rule
@@ -87,7 +142,7 @@ def _row_step(
     opened.edit(said.text, said.label, dict(said.columns))
     if said.changed is not None:
         what = "changed" if said.text is not None or said.label is not None else "weighed"
-        trail += _see_changes(said.changed, before, opened, alive, account, step, what)
+        removed += _see_changes(said.changed, before, opened, alive, account, step, what)
     for name, of_rows in said.counts.items():
         if n := int(np.asarray(of_rows)[alive].sum()):
             account.counts[name] += n
@@ -96,7 +151,7 @@ def _row_step(
         if gone.any():
             rows = np.flatnonzero(gone)
             reasons = said.removed.take(pa.array(rows))
-            removed.append(_see_removals(opened, rows, reasons, account, step.hidden))
+            removed.append(_see_removals(opened, rows, reasons, account, step.hidden, step.number))
             alive &= ~gone
     account.count(rows_in, int(alive.sum()))
     return edits
@@ -111,7 +166,7 @@ def _see_changes(
     step: Step,
     what: str,
 ) -> list[pa.RecordBatch]:
-    """The lines of trail.parquet, as one batch or none."""
+    """The lines of trail.parquet."""
     rows = np.flatnonzero(why.is_valid().to_numpy(zero_copy_only=False) & alive)
     if not len(rows):
         return []
@@ -122,22 +177,16 @@ def _see_changes(
     told = []
     for k in report.lowest(names):
         row, reason = int(rows[k]), why[int(rows[k])].as_py()
-        places = np.flatnonzero(opened.row == row)
+        places = opened.places(row)
         old, new = before.gather(places).to_list(), opened.text.gather(places).to_list()
         one = report.changed(names[k], old, new, reason)
         told.append(report.Example(one.id, HIDDEN, HIDDEN, reason) if step.hidden else one)
     account.show(told)
-    columns: list[Any] = [
-        ids,
-        pa.repeat(pa.scalar(step.number, pa.int32()), len(rows)),
-        pa.repeat(what, len(rows)),
-        why.take(taken).cast(pa.string()),
-    ]
-    return [pa.record_batch(columns, schema=TRAIL)]
+    return [trail_lines(ids, step.number, what, why.take(taken))]
 
 
 def _see_removals(
-    opened: Opened, rows: np.ndarray, reasons: pa.Array, account: Account, hidden: bool
+    opened: Opened, rows: np.ndarray, reasons: pa.Array, account: Account, hidden: bool, number: int
 ) -> pa.RecordBatch:
     """The lines of removed.parquet."""
     account.removed += len(rows)
@@ -158,11 +207,11 @@ def _see_removals(
         reasons.cast(pa.string()),
         pa.array(shown, pa.string()),
     ]
-    return pa.record_batch(columns, schema=REMOVED)
+    return removed_lines(columns, number)
 
 
-def remove(
-    batch: pa.RecordBatch, reasons: pa.Array, account: Account, *, hidden: bool
+def _remove(
+    batch: pa.RecordBatch, reasons: pa.Array, account: Account, *, hidden: bool, number: int
 ) -> tuple[pa.RecordBatch, pa.RecordBatch | None]:
     """(rows without a reason, lines of removed.parquet for the others); counts both."""
     if reasons.null_count == len(reasons):
@@ -170,7 +219,9 @@ def remove(
         return batch, None
     gone = reasons.is_valid()
     away = batch.filter(gone)
-    lines = _see_removals(Opened(away), np.arange(away.num_rows), reasons.filter(gone), account, hidden)
+    lines = _see_removals(
+        Opened(away), np.arange(away.num_rows), reasons.filter(gone), account, hidden, number
+    )
     kept = batch.filter(reasons.is_null())
     account.count(batch.num_rows, kept.num_rows)
     return kept, lines

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import duckdb
 import pyarrow as pa
@@ -21,35 +21,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from luthier.data import split
-from luthier.data.plan import Group
-from luthier.data.records import RECORD, replace
+from luthier.data.connectors.protocol import Part
+from luthier.data.plan import Group, Step
+from luthier.data.reading import Job, read_part
+from luthier.data.records import RECORD
 from luthier.data.report import Account
-from luthier.data.rules.primitives import Ask
 
 from .decide import decide
-from .group import Grouped, remove, run_group
+from .group import Grouped, carry_out, run_group
+from .pairs import features_of
+from .protocol import At, LocalEngineSpec, Look
 
 Batches = Iterator[pa.RecordBatch]
-Discard = Callable[[pa.RecordBatch], None]
-"""Keeps the lines of what was removed, or changed."""
 
-MEMORY = "1GB"
 KEYS_AT_ONCE = 100_000
 ROW_GROUP = 10_000
 IN_MEMORY_BYTES = 64_000_000  # on disk, compressed; sorting takes several times that
-
-
-class Look(Protocol):
-    """What the caller wants to see on the way, and may refuse."""
-
-    def at_group(self, group: Group, batch: pa.RecordBatch) -> None:
-        """A batch, after the group's row rules."""
-
-    def settle(self, ask: Ask, rows: str) -> None:
-        """The table of rows that are about to be divided; it has a column `label`."""
-
-    def held(self, batch: pa.RecordBatch, side: str) -> None:
-        """Rows of a side that is held out: they go no further."""
 
 
 class Spool:
@@ -81,13 +68,13 @@ class Spool:
 class Keys:
     """A DuckDB table `keys` of the key columns and `row`, the number of the row in its stream."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, memory_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._database = duckdb.connect(
             str(folder / "keys.duckdb"),
             config={
-                "memory_limit": MEMORY,
+                "memory_limit": f"{memory_bytes}B",
                 "temp_directory": str(folder / "spill"),
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
@@ -133,13 +120,28 @@ class Keys:
         self._database.execute(f"CREATE VIEW {name} AS {sql}")
 
     def keep(self, name: str, sql: str) -> None:
-        self._database.execute(f"CREATE TABLE {name} AS {sql}")
+        self._database.execute(f"CREATE OR REPLACE TABLE {name} AS {sql}")
+
+    def insert(self, name: str, sql: str) -> None:
+        self._database.execute(f"INSERT INTO {name} {sql}")
+
+    def put(self, name: str, table: pa.Table) -> None:
+        self._database.register("brought", table)
+        self.keep(name, "SELECT * FROM brought")
+        self._database.unregister("brought")
+
+    def stream(self, sql: str) -> Batches:
+        yield from pq.ParquetFile(self._answered("answer", sql)).iter_batches()
+
+    def _answered(self, name: str, sql: str) -> Path:
+        path = self._folder / f"{name}.parquet"
+        quoted = str(path).replace("'", "''")
+        self._database.execute(f"COPY ({sql}) TO '{quoted}' (FORMAT parquet)")
+        return path
 
     def decisions(self, sql: str) -> Decisions:
         """`sql` gives (row, ...) with exactly one line per row, in any order."""
-        path = self._folder / "decisions.parquet"
-        quoted = str(path).replace("'", "''")
-        self._database.execute(f"COPY (SELECT * FROM ({sql}) ORDER BY row) TO '{quoted}' (FORMAT parquet)")
+        path = self._answered("decisions", f"SELECT * FROM ({sql}) ORDER BY row")
         self._database.close()
         return Decisions(path)
 
@@ -151,117 +153,112 @@ class Decisions:
         self._batches = pq.ParquetFile(path).iter_batches()
         self._held: pa.Table | None = None
 
-    def take(self, n: int) -> pa.Table:
+    def take(self, n: int) -> pa.RecordBatch:
         while self._held is None or self._held.num_rows < n:
             more = pa.Table.from_batches([next(self._batches)])
             self._held = more if self._held is None else pa.concat_tables([self._held, more])
         taken, self._held = self._held.slice(0, n), self._held.slice(n)
-        return taken.combine_chunks()
+        columns = [column.combine_chunks() for column in taken.columns]
+        return pa.record_batch(columns, schema=taken.schema)
 
 
 class LocalEngine:
-    """`work` is a folder of its own, `discard` keeps what is removed, `trail` what was changed, `check` looks whether to
-    stop."""
+    """protocol.Engine. Its frames are generators: nothing runs before the rows are drawn."""
 
-    def __init__(self, work: Path, discard: Discard, trail: Discard, check: Callable[[], None]) -> None:
-        self._work, self._discard, self._trail, self._check = work, discard, trail, check
+    write_errors: ClassVar[tuple[type[Exception], ...]] = (duckdb.IOException, duckdb.OutOfMemoryException)
+
+    def __init__(self, settings: LocalEngineSpec, at: At) -> None:
+        self._settings, self._at = settings, at
         self._groups = 0
 
-    def run(
-        self,
-        group: Group,
-        batches: Batches,
-        accounts: Sequence[Account],
-        look: Look,
-    ) -> Batches:
-        """The rows after a group, where it divides them those of train; batches without any vanish. `accounts` are of the
-        group's steps, and of the sides if it has any, and are added to."""
+    def read(self, work: Sequence[tuple[Job, Part]], account: Account, look: Look) -> Batches:
+        passed_bytes = 0
+        for job, part in work:
+            parts = read_part(job, part)
+            while True:
+                with account.clock():
+                    found = next(parts, None)
+                if found is None:
+                    break
+                self._at.check()
+                account.add(found.account)
+                if found.removed is not None:
+                    self._at.discard(found.removed)
+                look.seen(passed_bytes + found.done_bytes, account.rows_in)
+                if found.records.num_rows:
+                    yield found.records
+            passed_bytes += part.size_bytes
+
+    def run(self, group: Group, frame: Batches, accounts: Sequence[Account], look: Look) -> Batches:
+        """Batches without a row vanish."""
         self._groups += 1
-        passed = self._passed(group, batches, accounts, look)
+        passed = self._passed(group, frame, accounts)
         if not group.needs_keys:
             for found in passed:
                 yield found.batch
             return
-        folder = self._work / f"group-{self._groups}"
-        spool, table = Spool(folder / "rows.arrow", RECORD), Keys(folder)
+        folder = self._at.work / f"group-{self._groups}"
+        spool, table = Spool(folder / "rows.arrow", RECORD), Keys(folder, self._settings.memory)
         for found in passed:
             table.add(found.keys)
             spool.write(found.batch)
         if table.ready():
-            decisions = table.decisions(decide(group, table, accounts, look))
+
+            def again(step: Step, wanted: pa.Table) -> Batches:
+                return features_of(step, wanted, self._stoppable(spool.read()))
+
+            decisions = table.decisions(decide(group, table, accounts, look, again, folder))
             for batch in spool.read():
-                self._check()
-                decided = decisions.take(batch.num_rows)
-                kept = self._apply(group, batch, decided, accounts, look)
-                if kept.num_rows:
-                    yield kept
+                self._at.check()
+                decided = carry_out(group, batch, decisions.take(batch.num_rows))
+                self._account(decided.accounts, accounts[len(group.rows) :], decided.removed)
+                train, *held = split.SIDES
+                for name in held if group.sides is not None else ():
+                    look.held(decided.sides[name], name)
+                if decided.sides[train].num_rows:
+                    yield decided.sides[train]
         spool.remove()
         shutil.rmtree(folder)
 
-    def _passed(
-        self,
-        group: Group,
-        batches: Batches,
-        accounts: Sequence[Account],
-        look: Look,
-    ) -> Iterator[Grouped]:
+    def _stoppable(self, batches: Batches) -> Batches:
+        for batch in batches:
+            self._at.check()
+            yield batch
+
+    def rows(self, frame: Batches) -> Batches:
+        return frame
+
+    def close(self) -> None:
+        """Everything is in the folder that the caller removes."""
+
+    def _passed(self, group: Group, batches: Batches, accounts: Sequence[Account]) -> Iterator[Grouped]:
         """Through the group's row rules."""
         for batch in batches:
-            self._check()
+            self._at.check()
             found = run_group(group, batch)
-            for one, whole in zip(found.accounts, accounts, strict=False):  # that of the sides comes last
-                whole.add(one)
-            for lines in found.removed:
-                self._discard(lines)
-            for lines in found.trail:
-                self._trail(lines)
+            self._account(found.accounts, accounts, found.removed)  # that of the sides comes last
             if found.batch.num_rows:
-                look.at_group(group, found.batch)
                 yield found
 
-    def _apply(
-        self,
-        group: Group,
-        batch: pa.RecordBatch,
-        decided: pa.Table,
-        accounts: Sequence[Account],
-        look: Look,
-    ) -> pa.RecordBatch:
-        step, reasons, side, ids = (
-            decided[name].combine_chunks() for name in ("step", "reason", "side", "id")
-        )
-        if group.numbers is not None:
-            batch = replace(batch, id=ids.cast(pa.string()))
-        ends: list[tuple[Account, bool]] = [
-            (accounts[len(group.rows) + n], one.hidden) for n, one in enumerate(group.keyed)
-        ]
-        if group.sides is not None:
-            ends.append((accounts[-1], group.hidden))
-        for n, (account, hidden) in enumerate(ends):
-            mine = pc.equal(step, n)
-            why = pc.if_else(mine, reasons.cast(pa.string()), pa.scalar(None, pa.string()))
-            batch, lines = remove(batch, why, account, hidden=hidden)
-            if lines is not None:
-                self._discard(lines)
-                stays = why.is_null()
-                step, reasons, side = (column.filter(stays) for column in (step, reasons, side))
-        if group.sides is None:
-            return batch
-        for name in split.SIDES[1:]:
-            look.held(batch.filter(pc.equal(side, name)), name)
-        return batch.filter(pc.equal(side, split.SIDES[0]))
+    def _account(
+        self, found: Sequence[Account], whole: Sequence[Account], removed: Sequence[pa.RecordBatch]
+    ) -> None:
+        for one, all_ in zip(found, whole, strict=False):
+            all_.add(one)
+        for lines in removed:
+            self._at.discard(lines)
 
 
 class SortedParquet:
-    """A Parquet file whose rows are sorted by id, whatever the order they came in, in bounded memory.
+    """A Parquet file whose rows are sorted by id (and then by `more`), in bounded memory. Its bytes follow from the rows,
+    whatever the order and the batches they came in.
 
     Ids are hashes, so their first digits divide rows evenly: what is too much to sort at once is sorted by parts.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, folder: Path, then: Sequence[str] = ()) -> None:
-        """`then`: what rows of the same id are sorted by."""
+    def __init__(self, path: Path, schema: pa.Schema, folder: Path, more: Sequence[str] = ()) -> None:
         self._path, self._schema, self._folder = path, schema, folder
-        self._by = [(name, "ascending") for name in ("id", *then)]
+        self._order = [(name, "ascending") for name in ("id", *more)]
         self._spool = Spool(folder / "all.arrow", schema)
         self.rows = 0
 
@@ -271,10 +268,17 @@ class SortedParquet:
             self.rows += batch.num_rows
 
     def close(self) -> None:
+        rest = self._schema.empty_table()
         with pq.ParquetWriter(self._path, self._schema, compression="zstd") as writer:
             for part in self._parts():
-                table = pa.Table.from_batches(part, self._schema).sort_by(self._by).combine_chunks()
-                writer.write_table(table, row_group_size=ROW_GROUP)
+                told = pa.Table.from_batches(part, self._schema).sort_by(self._order)
+                told = pa.concat_tables([rest, told]).combine_chunks()
+                whole = len(told) // ROW_GROUP * ROW_GROUP
+                rest = told.slice(whole)  # a row group may take rows of two parts
+                if whole:
+                    writer.write_table(told.slice(0, whole), row_group_size=ROW_GROUP)
+            if len(rest) or not self.rows:
+                writer.write_table(rest, row_group_size=ROW_GROUP)
         self._spool.remove()
 
     def _parts(self) -> Iterator[Iterable[pa.RecordBatch]]:

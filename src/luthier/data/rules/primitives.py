@@ -1,10 +1,14 @@
 """What keyed rules decide with. Each is a question in SQL over a table of keys, in words that DuckDB and Spark both know,
 so that both give the same answer:
 
-    Distinct   of rows with one key, the one with the lowest id stays
-    AtMost     of rows of one part, the lowest few by rank stay
+    Distinct    of rows with one key, the one with the lowest id stays
+    AtMost      of rows of one part, the lowest few by rank stay
 
-    SELECT row, reason     one line for every row that must go, in any order
+    SELECT row, reason      one line for every row that must go, in any order
+
+    Candidates  rows that agree on a band are a pair worth comparing, for rules of pairs
+
+    SELECT a, b             row numbers, a before b in the order of who stays
 
 Columns of the table `rows`: row (its number in the stream), id, and those that the primitive names. Sums are of whole
 numbers only, statistics are made here of a small table of counts, and ties go by id: nothing depends on order.
@@ -60,6 +64,51 @@ class AtMost:
         return (
             f"SELECT row, part || ' has more than {limit} rows' AS reason FROM (SELECT row, part, "
             f"row_number() OVER (PARTITION BY part ORDER BY rank, id) AS place FROM {rows}) AS told WHERE place > {limit}"
+        )
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Columns: rank (rows stay in the order of rank, then id), n (how many features a row has), whole (a hash of all its
+    features), and the bands, null where a row has none. A pair must be equal in a band, and its smaller n at least `least`
+    thousandths of the larger one.
+
+    Rows of one `whole` are `twins` of the first of them, which alone is compared with others. A bucket, the rows of one value
+    of a band, gives all its pairs up to 32 rows; in a larger one each row is paired with the first 8. What then stays of
+    large buckets is asked again, each time with 8 more first rows: the first that stay are the same ones."""
+
+    bands: tuple[str, ...]
+    least: int
+    most: int = 32
+    first: int = 8
+    rounds: int = 3
+
+    def twins(self, rows: str) -> str:
+        return (
+            "SELECT head AS a, row AS b FROM (SELECT row, first_value(row) OVER (PARTITION BY whole ORDER BY rank, id) AS head "
+            f"FROM {rows} WHERE n > 0 AND whole IN (SELECT whole FROM {rows} GROUP BY whole HAVING count(*) > 1)) AS told "
+            "WHERE head <> row"
+        )
+
+    def compared(self, rows: str, twins: str) -> str:
+        """The rows that stand for themselves."""
+        columns = ", ".join(("row", "id", "rank", "n", *self.bands))
+        return f"SELECT {columns} FROM {rows} AS r WHERE n > 0 AND NOT EXISTS (SELECT 1 FROM {twins} AS t WHERE t.b = r.row)"
+
+    def buckets(self, compared: str, band: str, asked: int) -> str:
+        """SELECT band, size of the buckets that matter in a round, counted from 0."""
+        fewest = self.most if asked else 1
+        return f"SELECT {band} AS band, count(*) AS size FROM {compared} WHERE {band} IS NOT NULL GROUP BY {band} HAVING count(*) > {fewest}"
+
+    def pairs(self, compared: str, band: str, buckets: str, gone: str, asked: int) -> str:
+        """`gone` has the column row: what has been found so far."""
+        return (
+            f"WITH placed AS (SELECT r.row, r.n, r.{band} AS band, row_number() OVER (PARTITION BY r.{band} ORDER BY rank, id) AS place, "
+            f"count(*) OVER (PARTITION BY r.{band}) AS size FROM {compared} AS r JOIN {buckets} AS k ON k.band = r.{band} "
+            f"WHERE NOT EXISTS (SELECT 1 FROM {gone} AS g WHERE g.row = r.row)) "
+            f"SELECT a.row AS a, b.row AS b FROM (SELECT * FROM placed WHERE size <= {self.most} OR place <= {self.first * (asked + 1)}) AS a "
+            "JOIN placed AS b ON a.band = b.band WHERE a.place < b.place "
+            f"AND least(a.n, b.n) * 1000 >= {self.least} * greatest(a.n, b.n)"
         )
 
 

@@ -1,9 +1,12 @@
-"""What a rule is. Two kinds, because they scale differently:
+"""What a rule is. Four kinds, because they scale differently:
 
     RowRule    looks at one row at a time: Opened -> Said. Stateless, so any engine may call it on any batch in any
                order; Spark's mapInArrow runs the very same function. Neighbours run on a batch that is opened once.
     KeyedRule  needs to see all rows, but only their keys: it says which small hashed columns it needs of each batch,
                and what is decided over them (primitives.py). An engine keeps the keys where they may spill to disk.
+    PairRule   compares rows with each other: keys say which pairs are worth a look, and only the rows of those are
+               looked at again, by features of theirs.
+    GrowRule   makes rows of rows, one at a time: for the rules of quantity, which see the rows of train alone.
 
 A rule never reads anything but its rows and its Spec, what it says of a row does not depend on the rows beside it, and it
 never drops a row without a reason. Whoever runs it checks rows in = rows out + removed, times it, and keeps examples.
@@ -13,19 +16,20 @@ Raise `version` when the same rows and Spec would give another result; it is par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.spec import Spec
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
     import pyarrow as pa
 
     from luthier.data.opened import Opened
 
-    from .primitives import Primitive
+    from .primitives import Candidates, Primitive
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Said:
     columns  other columns of the rows by name (weight, group), as they now are [B]
     changed  why a row was edited, null where it was not                        [B]
     removed  why a row must go, null where it stays                             [B]
-    counts   what was found, by kind, added up into the report
+    counts   how often what was found in a row, by kind                         [B]
     """
 
     text: pl.Series | None = None
@@ -45,7 +49,7 @@ class Said:
     columns: Mapping[str, pa.Array] = field(default_factory=dict)
     changed: pa.Array | None = None
     removed: pa.Array | None = None
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,4 +80,41 @@ class KeyedRule:
     private: bool = False
 
 
-Rule = RowRule | KeyedRule
+@dataclass(frozen=True)
+class PairRule:
+    """`keys(rows, settings)` gives the columns that `candidates(settings)` names, one line per row. Of rows in any candidate
+    pair, `features(rows, settings)` gives one line per row, in columns of the rule's own choice; the engine keeps them, with
+    the row's number `row` and its `id`, where they may spill to disk. `solve(features, pairs, settings, note)` gives a table
+    (row, reason) of the rows to remove. `pairs` are batches of a and b, row numbers, each pair once: a comes before b in the
+    order of who stays, and the pairs come in the order of b, then of a. An engine may call it again with more pairs, and the
+    last answer counts; `note` tells people something."""
+
+    name: str
+    version: int
+    spec: type[Spec]
+    about: str
+    keys: Callable[[Opened, Any], pa.RecordBatch]
+    candidates: Callable[[Any], Candidates]
+    features: Callable[[Opened, Any], pa.RecordBatch]
+    solve: Callable[
+        [Iterator[pa.RecordBatch], Iterator[pa.RecordBatch], Any, Callable[[str], None]], pa.Table
+    ]
+    source: str = "ours"
+    private: bool = False
+
+
+@dataclass(frozen=True)
+class GrowRule:
+    """`grow(rows, settings)` gives rows to add, none of them one that is there: each with an id of its own (opened.made_ids),
+    `made_from` the id of the row it was made of, and `made_by` this rule."""
+
+    name: str
+    version: int
+    spec: type[Spec]
+    about: str
+    grow: Callable[[Opened, Any], pa.RecordBatch]
+    source: str = "ours"
+    private: bool = False
+
+
+Rule = RowRule | KeyedRule | PairRule | GrowRule

@@ -1,0 +1,98 @@
+"""What an engine is: it carries out a plan over rows that it may keep where it likes, in any order and any batches.
+
+    read ─▶ frame ─▶ run(group) ─▶ frame ─▶ ... ─▶ rows
+
+What is the same for every engine is no engine's business: `reading.read_part` makes records of a part, `group.run_group`
+runs row rules, `decide.decide` asks the questions over keys, `group.carry_out` applies the answers. So every engine leaves
+the same rows, the same accounts and the same reasons. Files are written by who calls (preparation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from luthier.core.spec import Spec
+from luthier.core.units import Bytes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from luthier.data.connectors.protocol import Part, Secret
+    from luthier.data.plan import Group
+    from luthier.data.reading import Job
+    from luthier.data.report import Account
+    from luthier.data.rules.primitives import Ask
+
+Frame = Any
+"""Rows somewhere: opaque, and to be used once."""
+
+
+class Look(Protocol):
+    """What the caller wants to see on the way, and may refuse."""
+
+    def seen(self, done_bytes: int, rows: int) -> None:
+        """How far the reading is."""
+
+    def settle(self, ask: Ask, rows: str) -> None:
+        """The table of rows that are about to be divided; it has a column `label`."""
+
+    def held(self, batch: pa.RecordBatch, side: str) -> None:
+        """Rows of a side that is held out: they go no further."""
+
+
+class Engine(Protocol):
+    """Made for one preparation. Raises DataError for what a row is not supposed to be; `write_errors` are what a full disk
+    raises."""
+
+    write_errors: ClassVar[tuple[type[Exception], ...]]
+
+    def read(self, work: Sequence[tuple[Job, Part]], account: Account, look: Look) -> Frame:
+        """The records of all parts."""
+
+    def run(self, group: Group, frame: Frame, accounts: Sequence[Account], look: Look) -> Frame:
+        """The rows after a group, where it divides them those of train. `accounts` are of the group's steps, and of the
+        sides if it has any, and are added to at the latest when the rows are drawn."""
+
+    def rows(self, frame: Frame) -> Iterator[pa.RecordBatch]:
+        """The rows, in bounded memory."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+@dataclass(frozen=True)
+class At:
+    """Where an engine works: `work` is a folder of its own, `discard` keeps the lines (reading.LINES) of what is removed or changed, `check` looks
+    whether to stop, `secret` puts values in the place of ${VAR}."""
+
+    work: Path
+    discard: Callable[[pa.RecordBatch], None]
+    check: Callable[[], None]
+    secret: Secret
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """A line of the plugin table: `spec` is what a recipe may say of it, `make` loads it."""
+
+    name: str
+    about: str
+    spec: type[Spec]
+    make: Callable[[Any, At], Engine]
+
+
+class LocalEngineSpec(Spec):
+    memory: Bytes = 1_000_000_000
+    """How much memory the keys of all rows may take before they go to disk."""
+
+
+def _local(settings: Any, at: At) -> Engine:
+    from .local import LocalEngine
+
+    return LocalEngine(settings, at)
+
+
+local = EngineKind("local", "One process on this machine, in bounded memory.", LocalEngineSpec, _local)

@@ -1,0 +1,203 @@
+"""decontaminate: what a model is measured by must not be what it has learnt. A row leaks if `ngram` words in a row of one of
+its texts stand in a benchmark, or if a text of it is a whole text of a benchmark that has fewer words than that.
+
+    files of benchmarks ─▶ every string in them ─▶ hashes of n words in a row, once per process
+    rows                ─▶ hashes of n words in a row ─▶ sieve of bits ─▶ looked up ─▶ the words themselves compared
+
+Case, punctuation, whitespace and Unicode variants do not count. Nothing is removed by a hash alone. The window of ten words
+is between the 8 and 13 of Brown et al., "Language Models are Few-Shot Learners" (2020), appendix C.
+
+Not here: leaks in other words or another language, and the rows that this dataset itself holds out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.core.spec import Spec
+
+from .rule import RowRule, Said
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from luthier.data.opened import Opened
+    from luthier.data.words import Words
+
+SIEVE_BITS = 22
+SHOWN = 80
+
+
+class Decontaminate(Spec):
+    against: str | Annotated[list[str], Field(min_length=1)]
+    """Files of benchmarks: a path, glob or URL, or a list of them, in any format that sources have; every string in them
+    counts."""
+    ngram: int = Field(default=10, ge=2, le=100)
+    """How many words in a row make a leak; fewer find more, also sayings that stand everywhere."""
+    shortest: int = Field(default=5, ge=1)
+    """A benchmark's text of fewer words is left out, because answers such as "yes" stand everywhere."""
+    do: Literal["drop", "mark"] = "drop"
+    """`drop` removes the rows that leak; `mark` leaves them, and the report counts them by file."""
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Decontaminate:
+        if self.shortest > self.ngram:
+            raise ValueError(
+                f"shortest {self.shortest} is more than ngram {self.ngram}: texts between them would be left out and found; "
+                f"write shortest: {self.ngram} or less"
+            )
+        return self
+
+    @property
+    def patterns(self) -> list[str]:
+        return [self.against] if isinstance(self.against, str) else self.against
+
+
+class Benchmark:
+    """What rows must not say: windows of n words and whole short texts by their hashes, sorted, and where each stands."""
+
+    def __init__(self, texts: list[str], origins: list[tuple[str, int]], ngram: int, shortest: int) -> None:
+        import numpy as np
+
+        from luthier.data.words import grams, short_texts, words_in
+
+        self.words = words_in(texts)
+        self._origins = origins
+        hashes, place = grams(self.words, ngram)
+        short, text = short_texts(self.words, ngram)
+        long = self.words.counts()[text] >= shortest
+        hashes = np.concatenate([hashes, short[long]])
+        place = np.concatenate([place, self.words.first[text[long]]])
+        self._hashes, first = np.unique(hashes, return_index=True)
+        self._place = place[first]
+        self._sieve = np.zeros(1 << SIEVE_BITS, bool)
+        self._sieve[(self._hashes >> np.uint64(64 - SIEVE_BITS)).astype(np.int64)] = True
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(which of the hashes stand here, the first word of each there)."""
+        import numpy as np
+
+        maybe = np.flatnonzero(self._sieve[(hashes >> np.uint64(64 - SIEVE_BITS)).astype(np.int64)])
+        at = np.minimum(np.searchsorted(self._hashes, hashes[maybe]), len(self._hashes) - 1)
+        hit = self._hashes[at] == hashes[maybe]
+        return maybe[hit], self._place[at[hit]]
+
+    def origin(self, word: int) -> tuple[str, int]:
+        """The file and the row, counted from 1, that a word is of."""
+        import numpy as np
+
+        return self._origins[int(np.searchsorted(self.words.first, word, "right")) - 1]
+
+
+def _run(rows: Opened, settings: Decontaminate) -> Said:
+    import numpy as np
+
+    from luthier.data.words import grams, short_texts, words_of
+
+    benchmark = _benchmark(settings)
+    words = words_of(rows)
+    hashes, place = grams(words, settings.ngram)
+    short, text = short_texts(words, settings.ngram)
+    if len(text):
+        hashes = np.concatenate([hashes, short])
+        place = np.concatenate([place, words.first[text]])
+    hits, there = benchmark.find(hashes)
+    here = place[hits]
+    owner = np.searchsorted(words.first, here, "right") - 1
+    length = np.minimum(words.counts()[owner], settings.ngram)
+    why: dict[int, str] = {}
+    leaks: dict[str, Any] = {}
+    order = np.lexsort((here, rows.row[owner]))
+    for row, start, other, n in zip(
+        *(told[order].tolist() for told in (rows.row[owner], here, there, length)), strict=True
+    ):
+        if row in why or not _same(words, start, benchmark.words, other, n):
+            continue
+        file, number = benchmark.origin(other)
+        said = b" ".join(words.spoken(start, start + n)).decode()
+        what = f"{n} words in a row stand in" if n == settings.ngram else "a whole text stands in"
+        why[row] = f"{what} row {number} of {file}: {said if len(said) <= SHOWN else said[: SHOWN - 1] + '…'}"
+        leaks.setdefault(f"leaks of {file}", np.zeros(len(rows), np.int64))[row] = 1
+    return Said(counts=leaks) if settings.do == "mark" else Said(removed=rows.reasons(why))
+
+
+def _same(words: Words, start: int, others: Words, other: int, n: int) -> bool:
+    return words.spoken(start, start + n) == others.spoken(other, other + n)
+
+
+def _benchmark(settings: Decontaminate) -> Benchmark:
+    """Made once per process, and again when a file has changed."""
+    stamps = tuple(stamp for pattern in settings.patterns for stamp in _stamps(pattern))
+    return _made(tuple(settings.patterns), settings.ngram, settings.shortest, stamps)
+
+
+def _stamps(pattern: str) -> list[tuple[str, int, int]]:
+    """Path, size and time of every local file; of others the pattern alone says what they are."""
+    from glob import glob
+    from pathlib import Path
+
+    if "://" in pattern:
+        return []
+    found = [(path, Path(path).stat()) for path in sorted(glob(str(Path(pattern).expanduser())))]
+    return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in found]
+
+
+@lru_cache(maxsize=8)
+def _made(
+    patterns: tuple[str, ...],
+    ngram: int,
+    shortest: int,
+    stamps: tuple[tuple[str, int, int], ...],  # noqa: ARG001  a changed file is another benchmark
+) -> Benchmark:
+    import sys
+    from pathlib import Path
+
+    from luthier.core.errors import DataError
+    from luthier.data.connectors.files import FilesConnector
+    from luthier.data.spec import SourceSpec
+
+    def connect(files: list[str]) -> FilesConnector:
+        return FilesConnector(SourceSpec.model_validate({"files": files}), Path(), lambda written: written)
+
+    texts: list[str] = []
+    origins: list[tuple[str, int]] = []
+    for file in connect(list(patterns)).files:
+        for number, row in enumerate(
+            connect([file.system.unstrip_protocol(file.path)]).head(sys.maxsize).rows, 1
+        ):
+            told = list(_strings(row))
+            texts += told
+            origins += [(file.place, number)] * len(told)
+    made = Benchmark(texts, origins, ngram, shortest)
+    if not len(made):
+        raise DataError(
+            f"decontaminate: {', '.join(patterns)}: no text there has {shortest} words or more.",
+            remedy="Name the files that hold the benchmark's questions, or set shortest.",
+        )
+    return made
+
+
+def _strings(cell: Any) -> Iterator[str]:
+    """Every string in a cell, however deep.
+
+    >>> list(_strings({"q": "why?", "choices": ["a", {"b": "c"}], "n": 3}))
+    ['why?', 'a', 'c']
+    """
+    if isinstance(cell, str):
+        yield cell
+    elif isinstance(cell, dict | list):
+        for part in cell.values() if isinstance(cell, dict) else cell:
+            yield from _strings(part)
+
+
+decontaminate = RowRule(
+    "decontaminate", 1, Decontaminate, "Removes rows that say what a benchmark says.", _run,
+    source="n-gram overlap after Brown et al. (2020), with comparison of the words",
+)  # fmt: skip

@@ -1,0 +1,298 @@
+"""redact: private data and secrets go, as numbered masks, as pseudonyms, or with the row that holds them.
+
+    "write to jo@firm.com"      [EMAIL_1]            redact: numbered within the record
+                                [EMAIL:7f3a9c01]     pseudonymise: one name for one value in all records, by a key
+
+One value has one mask in every turn, the label and the rejected answer of a record. A text is searched again after it was
+masked, until nothing more is found, because a mask is shorter than what it stands for and brings words together.
+
+Found: what has a form or a check digit (private/). Not found without a plug-in of kind "ner": names of people, postal
+addresses. Never found: what is spelt out ("name at example dot com"), and what stands in other columns, such as a group.
+
+A plug-in of kind "ner" is a callable from texts to spans, one list for each text: list[str] -> list[list[(start, end,
+kind)]], in characters; a kind is a word such as person. It must say the same of a text whatever stands beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from luthier.core import plugin
+from luthier.core.errors import DataError, did_you_mean
+from luthier.core.spec import Spec
+from luthier.data.private import KINDS, WORDS, pseudonyms
+
+from .rule import RowRule, Said
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+
+    from luthier.data.opened import Opened
+    from luthier.data.private.found import Found
+
+Word = Literal[
+    "email", "phone", "card", "iban", "ip", "key", "national_id", "all", "personal", "pii", "secrets"
+]
+MOST_ROUNDS = 20
+
+
+class Redact(Spec):
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    what: list[Word] = Field(default=["all"], min_length=1, validate_default=True)
+    """Which kinds are looked for; `personal` (or `pii`) is all but keys and passwords, `secrets` is those."""
+    do: Literal["redact", "pseudonymise", "drop"] = "redact"
+    """`redact` puts numbered masks such as [EMAIL_1], `pseudonymise` names that are the same in every record, `drop` removes the row."""
+    key: str | None = None
+    """The key of pseudonyms as a reference, ${NAME}, to an environment variable of at least 16 bytes."""
+    ner: str | None = None
+    """A plug-in of kind ner that finds what needs a model, such as names of people."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_words(cls, value: Any) -> Any:
+        """`redact: personal` and `redact: [email, card]` say what is looked for."""
+        if isinstance(value, str):
+            return {"what": [value]}
+        return {"what": value} if isinstance(value, list) else value
+
+    @field_validator("what", mode="after")
+    @classmethod
+    def _kinds(cls, value: list[str]) -> list[str]:
+        wanted = {kind for word in value for kind in WORDS.get(word, (word,))}
+        return [kind for kind in KINDS if kind in wanted]
+
+    @model_validator(mode="after")
+    def _key_fits(self) -> Redact:
+        if self.do == "pseudonymise" and self.key is None:
+            raise ValueError(
+                "pseudonymise needs a key, so that nobody can try values out; write key: ${NAME} and set that variable"
+            )
+        if self.do != "pseudonymise" and self.key is not None:
+            raise ValueError(
+                f"key is for pseudonyms, and do is {self.do}; write do: pseudonymise, or leave key out"
+            )
+        if self.key is not None and pseudonyms.reference_name(self.key) is None:
+            raise ValueError(
+                "key must refer to an environment variable, as in ${PSEUDONYM_KEY}; what is written in a recipe is recorded"
+            )
+        if self.ner is not None and self.ner not in (known := plugin.names("ner")):
+            hint = did_you_mean(self.ner, known) if known else "none is installed (entry points luthier.ner)"
+            raise ValueError(f"there is no ner called {self.ner!r}; {hint}")
+        return self
+
+
+@dataclass
+class _Record:
+    """What was found in one row. `texts` are the edited ones by place: those of the batch, then the labels."""
+
+    texts: dict[int, str] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    counted: set[tuple[str, str]] = field(default_factory=set)
+    known: set[tuple[str, str]] = field(default_factory=set)
+    masks: pseudonyms.Masks | None = None
+
+    @property
+    def kinds(self) -> list[str]:
+        return [kind for kind in (*KINDS, *sorted(set(self.counts) - set(KINDS))) if self.counts[kind]]
+
+
+def _run(rows: Opened, settings: Redact) -> Said:
+    import numpy as np
+
+    records = _Search(rows, settings).run()
+    counts: dict[str, Any] = {}
+    for row, record in records.items():
+        for kind, n in record.counts.items():
+            counts.setdefault(kind, np.zeros(len(rows), np.int64))[row] = n
+    if settings.do == "drop":
+        why = {
+            row: "holds " + ", ".join(f"{record.counts[kind]} {kind}" for kind in record.kinds)
+            for row, record in records.items()
+        }
+        return Said(removed=rows.reasons(why), counts=counts)
+    if not records:
+        return Said()
+    text, label = rows.text, rows.label
+    edits = sorted((place, told) for record in records.values() for place, told in record.texts.items())
+    inside = [edit for edit in edits if edit[0] < len(text)]
+    beside = [(place - len(text), told) for place, told in edits[len(inside) :]]
+    why = {row: ", ".join(record.kinds) for row, record in records.items()}
+    return Said(
+        text=_with(text, inside),
+        label=_with(label, beside).to_arrow().cast("string") if beside else None,
+        changed=rows.reasons(why),
+        counts=counts,
+    )
+
+
+def _with(texts: pl.Series, edits: list[tuple[int, str]]) -> pl.Series:
+    places, told = [place for place, _ in edits], [text for _, text in edits]
+    return texts.clone().scatter(places, told) if edits else texts
+
+
+class _Search:
+    """Of one batch: rounds of sieve, look, mask, until nothing more is found."""
+
+    def __init__(self, rows: Opened, settings: Redact) -> None:
+        import numpy as np
+        import polars as pl
+
+        from luthier.data import opened
+        from luthier.data.private.find import sieves
+
+        self.rows, self.settings = rows, settings
+        self.kinds = frozenset(settings.what)
+        self.key = pseudonyms.key_of(settings.key) if settings.key is not None else None
+        self.ways = sieves(self.kinds)
+        self.texts = pl.concat([rows.text, rows.label])
+        self.row = np.concatenate([rows.row.astype(np.int64), np.arange(len(rows))])
+        labels = rows.label.is_not_null().to_numpy()
+        self.wide = np.concatenate([rows.have(opened.NOT_ASCII), labels])
+        self.digits = np.concatenate([rows.have(opened.DIGIT), labels])
+        self.records: dict[int, _Record] = {}
+
+    def run(self) -> dict[int, _Record]:
+        """Records by row in which something was found."""
+        import numpy as np
+        import polars as pl
+
+        named = self._named() if self.settings.ner is not None else {}
+        ways = self._ways(self.texts, self.wide, self.digits)
+        places = np.flatnonzero(ways.astype(bool) | np.isin(np.arange(len(ways)), list(named)))
+        by_row: dict[int, dict[int, tuple[str, int]]] = {}
+        some = zip(places.tolist(), self.texts.gather(places).to_list(), ways[places].tolist(), strict=True)
+        for place, text, bits in some:
+            by_row.setdefault(int(self.row[place]), {})[place] = text, bits
+        for _ in range(MOST_ROUNDS):
+            changed = [edit for row, texts in by_row.items() for edit in self._look(row, texts, named)]
+            if not changed or self.settings.do == "drop":
+                break
+            named = {}
+            again = pl.Series([self.records[row].texts[place] for row, place in changed], dtype=pl.String)
+            every = np.ones(len(again), bool)
+            found = self._ways(again, every, every).tolist()
+            for (row, place), text, bits in zip(changed, again, found, strict=True):
+                by_row[row][place] = text, bits
+            rows = {row for (row, _), bits in zip(changed, found, strict=True) if bits}
+            by_row = {row: texts for row, texts in by_row.items() if row in rows}
+        return self.records
+
+    def _ways(self, texts: pl.Series, wide: np.ndarray, digits: np.ndarray) -> np.ndarray:
+        """In which ways there may be something in each text, as bits; `wide` are texts with characters beyond ASCII."""
+        import numpy as np
+        import polars as pl
+
+        from luthier.data.private.readable import Readable, odd
+
+        found = self._sieved(texts, digits)
+        places = np.flatnonzero(wide)
+        places = places[texts.gather(places).str.contains(odd()).to_numpy()]
+        if len(places):
+            plain = pl.Series([Readable(text).plain for text in texts.gather(places)], dtype=pl.String)
+            found[places] = self._sieved(plain, np.ones(len(plain), bool))
+        return found
+
+    def _sieved(self, texts: pl.Series, digits: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        found = np.zeros(len(texts), np.uint8)
+        counted = np.flatnonzero(digits)
+        few = texts.gather(counted)
+        for n, way in enumerate(self.ways.values()):
+            hit = (few if way.digits else texts).str.contains(way.sieve()).fill_null(False).to_numpy()
+            found[counted[hit] if way.digits else hit] |= 1 << n
+        return found
+
+    def _look(
+        self, row: int, texts: dict[int, tuple[str, int]], named: dict[int, list[Found]]
+    ) -> list[tuple[int, int]]:
+        """Mask what is found in the texts of one row, in place. (row, place) of those that it changed."""
+        from luthier.data.private.find import candidates
+        from luthier.data.private.found import settle
+
+        record = self.records.get(row) or _Record()
+        all_of = {
+            place: candidates(text, self.kinds, self._named_ways(bits)) + named.get(place, [])
+            for place, (text, bits) in texts.items()
+        }
+        record.known |= {(one.kind, one.value) for told in all_of.values() for one in told if one.sure}
+        found = {place: settle(told, record.known) for place, told in all_of.items() if told}
+        found = {place: told for place, told in found.items() if told}
+        if not found:
+            return []
+        self.records[row] = record
+        for place, told in found.items():
+            if place < len(self.rows.text):
+                record.counts.update(one.kind for one in told)
+                record.counted |= {(one.kind, one.value) for one in told}
+            else:  # a label is often the answer once more
+                record.counts.update(one.kind for one in told if (one.kind, one.value) not in record.counted)
+        if self.settings.do == "drop":
+            return []
+        if record.masks is None:
+            record.masks = pseudonyms.Masks([*self.rows.of_row(row), self.rows.label[row] or ""], self.key)
+        for place, told in found.items():
+            record.texts[place] = _masked(texts[place][0], told, record.masks)
+        return [(row, place) for place in found]
+
+    def _named_ways(self, bits: int) -> list[str]:
+        return [name for n, name in enumerate(self.ways) if bits >> n & 1]
+
+    def _named(self) -> dict[int, list[Found]]:
+        """What the plug-in finds, by place, and the same names wherever else they stand in the record."""
+        import numpy as np
+
+        places = np.flatnonzero(self.texts.is_not_null().to_numpy())
+        texts = self.texts.gather(places).to_list()
+        spans = plugin.load("ner", str(self.settings.ner))(texts)
+        if len(spans) != len(texts):
+            raise DataError(
+                f"the ner {self.settings.ner!r} gave {len(spans)} lists for {len(texts)} texts.",
+                remedy="A plug-in of kind ner gives one list of (start, end, kind) for each text.",
+            )
+        names: dict[int, set[tuple[str, str]]] = {}
+        found: dict[int, list[Found]] = {}
+        for place, text, told in zip(places.tolist(), texts, spans, strict=True):
+            for start, end, kind in told:
+                self._check(text, start, end, kind)
+                found.setdefault(place, []).append(_name(text, start, end, kind))
+                names.setdefault(int(self.row[place]), set()).add((kind, text[start:end]))
+        for place, text in zip(places.tolist(), texts, strict=True):
+            for kind, name in sorted(names.get(int(self.row[place]), ())):
+                for match in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text):
+                    found.setdefault(place, []).append(_name(text, *match.span(), kind))
+        return found
+
+    def _check(self, text: str, start: int, end: int, kind: str) -> None:
+        if not (0 <= start < end <= len(text)) or not re.fullmatch("[a-z][a-z_]{0,30}", kind):
+            raise DataError(
+                f"the ner {self.settings.ner!r} gave the span ({start}, {end}, {kind!r}) for a text of {len(text)} characters.",
+                remedy="A span is (start, end, kind) inside the text, and a kind a word of small letters such as person.",
+            )
+
+
+def _name(text: str, start: int, end: int, kind: str) -> Found:
+    from luthier.data.private.found import Found
+
+    return Found(start, end, kind, " ".join(text[start:end].casefold().split()))
+
+
+def _masked(text: str, told: Sequence[Found], masks: pseudonyms.Masks) -> str:
+    pieces, at = [], 0
+    for one in told:
+        pieces += [text[at : one.start], masks.mask(one.kind, one.value)]
+        at = one.end
+    return "".join([*pieces, text[at:]])
+
+
+redact = RowRule(
+    "redact", 1, Redact, "Masks, renames or removes private data and secrets.", _run, private=True
+)

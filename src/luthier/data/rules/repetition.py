@@ -1,0 +1,210 @@
+"""repetition: a text that says the same again and again teaches just that, and is mostly a broken page or a model that went
+round in circles. A row goes if any of its texts has too many lines that stood there before, a few words that make up too
+much of it, or a long run of one word or one letter.
+
+The shares and their limits are those of Rae et al., "Scaling Language Models: Methods, Analysis & Insights from Training
+Gopher" (2021), table A1; like there, only texts of some length are judged by them. The limits of runs are ours. A share of
+words is counted in bytes of the folded words (data/words), an n-gram counts from its second occurrence on, and of several
+the one that covers most is judged.
+
+Not here: repeated paragraphs and longer n-grams of that table, and repetition across rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from luthier.core.spec import Spec
+from luthier.core.units import Share
+
+from .rule import RowRule, Said
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from luthier.data.opened import Opened
+    from luthier.data.words import Words
+
+
+class Repetition(Spec):
+    on: Literal["all", "user", "assistant"] = "all"
+    """Whose texts are judged; a plain text counts as either, a system message never."""
+    lines: Share | None = 0.30
+    """The largest share of lines that stood there before; blank lines do not count."""
+    line_characters: Share | None = 0.20
+    """The largest share of a text's characters in lines that stood there before."""
+    top_2: Share | None = 0.20
+    """The largest share of a text that the same two words in a row may make up."""
+    top_3: Share | None = 0.18
+    """The largest share of a text that the same three words in a row may make up."""
+    top_4: Share | None = 0.16
+    """The largest share of a text that the same four words in a row may make up."""
+    shortest: int = Field(default=50, ge=1)
+    """Texts of fewer words are not judged by shares, only by runs."""
+    word_run: int | None = Field(default=20, ge=2)
+    """How often one word may stand in a row."""
+    letter_run: int | None = Field(default=40, ge=2)
+    """How often one letter or digit may stand in a row."""
+
+
+ROLES = {
+    "all": ("user", "assistant", "text", "rejected"),
+    "user": ("user", "text"),
+    "assistant": ("assistant", "text", "rejected"),
+}
+
+
+def _run(rows: Opened, settings: Repetition) -> Said:
+    """Cheap bounds first, for all texts at once; what they let pass is counted exactly, text by text."""
+    from luthier.data.words import words_of
+
+    words = words_of(rows)
+    judged = rows.says(*ROLES[settings.on])
+    long = judged & (words.counts() >= settings.shortest)
+    why: dict[int, str] = {}
+    for found in (
+        _lines(rows, long, settings),
+        _grams(words, long, {2: settings.top_2, 3: settings.top_3, 4: settings.top_4}),
+        _word_runs(words, judged, settings.word_run),
+        _letter_runs(words, judged, settings.letter_run),
+    ):
+        for text in sorted(found):
+            why.setdefault(int(rows.row[text]), found[text].format(turn=f"the {rows.role[text]} turn"))
+    return Said(removed=rows.reasons(why))
+
+
+def _lines(rows: Opened, long: np.ndarray, settings: Repetition) -> dict[int, str]:
+    import numpy as np
+
+    from luthier.data import opened
+
+    found: dict[int, str] = {}
+    if settings.lines is None and settings.line_characters is None:
+        return found
+    places = np.flatnonzero(long & rows.have(opened.BREAK))
+    for text, told in zip(places, rows.text.gather(places).to_list(), strict=True):
+        lines = [line for part in told.split("\n") if (line := part.strip())]
+        seen = Counter(lines)
+        again = len(lines) - len(seen)
+        if not again:
+            continue
+        size = sum(map(len, lines))
+        more = size - sum(map(len, seen))
+        if settings.lines is not None and again > settings.lines * len(lines):
+            found[int(text)] = (
+                f"{again} of {len(lines)} lines of {{turn}} stood there before, more than {settings.lines:.0%}"
+            )
+        elif settings.line_characters is not None and more > settings.line_characters * size:
+            found[int(text)] = (
+                f"{more} of {size} characters of {{turn}} are in lines that stood there before, "
+                f"more than {settings.line_characters:.0%}"
+            )
+    return found
+
+
+def _grams(words: Words, long: np.ndarray, limits: dict[int, float | None]) -> dict[int, str]:
+    """The share of the n words that cover most. No n-gram covers more than the most frequent one would with the longest
+    words, and none is more frequent than a shorter one."""
+    import numpy as np
+
+    from luthier.data.words import grams
+
+    found: dict[int, str] = {}
+    counts = words.counts()
+    text_of = np.repeat(np.arange(len(counts)), counts)
+    lengths = words.end - words.start
+    size = np.bincount(text_of, weights=lengths, minlength=len(counts))
+    longest = np.zeros(len(counts))
+    full = np.flatnonzero(counts)
+    if len(full):
+        longest[full] = np.maximum.reduceat(lengths, words.first[:-1][full])
+    most = np.where(long, counts, 0)
+    for n, limit in limits.items():
+        if limit is None:
+            continue
+        hashes, place = grams(words, n)
+        text = text_of[place]
+        open_ = (most > 1) & (most * n * longest > limit * size)
+        keep = open_[text]
+        most = np.where(open_, _most(hashes[keep], text[keep], len(counts)), most)
+        for k in np.flatnonzero(open_ & (most > 1) & (most * n * longest > limit * size)).tolist():
+            share, told = _top(words.spoken(int(words.first[k]), int(words.first[k + 1])), n)
+            if share > limit and k not in found:
+                shown = b" ".join(told).decode()  # words have no braces
+                found[k] = f"the words {shown[:80]!r} make up {share:.1%} of {{turn}}, more than {limit:.0%}"
+    return found
+
+
+def _most(hashes: np.ndarray, text: np.ndarray, texts: int) -> np.ndarray:
+    """How often the most frequent hash of each text occurs in it, or more: hashes are cut to 40 bits."""
+    import numpy as np
+
+    most = np.zeros(texts, np.int64)
+    if len(hashes):
+        tagged = text.astype(np.uint64) << np.uint64(40) | hashes >> np.uint64(24)
+        tagged.sort()
+        begin = np.flatnonzero(np.concatenate([[True], tagged[1:] != tagged[:-1]]))
+        owner = (tagged[begin] >> np.uint64(40)).astype(np.int64)
+        first = np.flatnonzero(np.concatenate([[True], owner[1:] != owner[:-1]]))
+        most[owner[first]] = np.maximum.reduceat(np.diff(np.append(begin, len(tagged))), first)
+    return most
+
+
+def _top(told: list[bytes], n: int) -> tuple[float, tuple[bytes, ...]]:
+    """The largest share that n words in a row make up, and the first that do."""
+    occur = Counter(zip(*(told[k:] for k in range(n)), strict=False))
+    size = sum(map(len, told))
+    shares = (
+        (min(1.0, times * sum(map(len, gram)) / size), gram) for gram, times in occur.items() if times > 1
+    )
+    return max(shares, key=lambda one: one[0], default=(0.0, ()))
+
+
+def _word_runs(words: Words, judged: np.ndarray, limit: int | None) -> dict[int, str]:
+    import numpy as np
+
+    found: dict[int, str] = {}
+    if limit is None or len(words.hashes) <= limit:
+        return found
+    other = np.concatenate([[True], words.hashes[1:] != words.hashes[:-1]])
+    other[words.first[:-1][words.counts() > 0]] = True
+    begin = np.flatnonzero(other)
+    lengths = np.diff(np.append(begin, len(other)))
+    for k in np.flatnonzero(lengths > limit).tolist():
+        start, n = int(begin[k]), int(lengths[k])
+        text = int(np.searchsorted(words.first, start, "right")) - 1
+        said = words.spoken(start, start + n)
+        if judged[text] and len(set(said)) == 1:
+            shown = said[0].decode()
+            found.setdefault(
+                text, f"the word {shown[:40]!r} stands {n} times in a row in {{turn}}, more than {limit}"
+            )
+    return found
+
+
+def _letter_runs(words: Words, judged: np.ndarray, limit: int | None) -> dict[int, str]:
+    import re
+
+    import numpy as np
+
+    found: dict[int, str] = {}
+    if limit is None:
+        return found
+    run = re.compile(rf"(.)\1{{{limit},}}", re.DOTALL)
+    for k in np.flatnonzero(words.end - words.start > limit).tolist():
+        text = int(np.searchsorted(words.first, k, "right")) - 1
+        if judged[text] and (hit := run.search(words.spoken(k, k + 1)[0].decode())):
+            n = len(hit[0])
+            found.setdefault(
+                text, f"the letter {hit[1]!r} stands {n} times in a row in {{turn}}, more than {limit}"
+            )
+    return found
+
+
+repetition = RowRule(
+    "repetition", 1, Repetition, "Removes rows that say the same again and again.", _run,
+    source="Rae et al. (2021), Gopher, table A1",
+)  # fmt: skip
