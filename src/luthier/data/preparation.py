@@ -38,6 +38,32 @@ MOST_LABELS = 200
 SAMPLE_ROWS = 1_000
 
 
+class Lines:
+    """Where lines of every kind go (reading.LINES): removed.parquet, trail.parquet, and rows that were to be forgotten."""
+
+    def __init__(self, out: Path, work: Path) -> None:
+        more = ("origin", "rule", "reason", "preview")
+        self.removed = SortedParquet(out / "removed.parquet", REMOVED, work / "removed", more)
+        self.trail = SortedParquet(out / "trail.parquet", TRAIL, work / "trail", ("step", "what", "why"))
+        self.still_there: list[Hit] = []
+
+    def write(self, lines: pa.RecordBatch) -> None:
+        for what in pc.unique(lines["what"]).to_pylist():
+            mine = lines.filter(pc.equal(lines["what"], what))
+            if what == "removed":
+                self.removed.write(mine.select(REMOVED.names))
+            elif what == STILL_THERE:
+                rows = mine.select(["id", "reason", "preview", "origin"]).to_pylist()
+                self.still_there += [Hit(*row.values()) for row in rows]
+            else:
+                columns = [mine["id"], mine["step"], mine["what"], mine["reason"]]
+                self.trail.write(pa.record_batch(columns, schema=TRAIL))
+
+    def close(self) -> None:
+        self.removed.close()
+        self.trail.close()
+
+
 class Preparation:
     """One run of the chain. `reports` says what each step did."""
 
@@ -46,16 +72,14 @@ class Preparation:
     ) -> None:
         self.spec, self.out, self.work, self.at = spec, out, work, at
         self._forgotten, self._watched = forgotten or Forgotten(), Forgotten(spec.watched)
-        self._still_there: list[Hit] = []
         self.classify = spec.task.kind == "classify"
         self.labels: list[str] | None = None
         self.reports: list[dict[str, Any]] = []
-        self._removed = SortedParquet(
-            out / "removed.parquet", REMOVED, work / "removed", ("origin", "rule", "reason", "preview")
-        )
-        self._trail = SortedParquet(out / "trail.parquet", TRAIL, work / "trail", ("step", "what", "why"))
+        self._lines = Lines(out, work)
         engine = spec.data.engine
-        self._engine: Engine = engine.load().make(engine.settings, At(work, self._keep, at.check, at.secret))
+        self._engine: Engine = engine.load().make(
+            engine.settings, At(work, self._lines.write, at.check, at.secret)
+        )
         names = source_names(spec.data.sources)
         self._own_tasks = {
             name: source.task for name, source in zip(names, spec.data.sources, strict=True) if source.task
@@ -79,7 +103,7 @@ class Preparation:
 
     @property
     def removed_rows(self) -> int:
-        return self._removed.rows
+        return self._lines.removed.rows
 
     def run(self) -> dict[str, Any]:
         """Do everything; returns what goes into dataset.json."""
@@ -94,17 +118,14 @@ class Preparation:
             for batch in self._engine.rows(frame):
                 self._write(batch, "train")
         except DataError:
-            if (
-                not self._still_there
-            ):  # with rows left out that are still to be told of, anything may be wrong
+            if not self._lines.still_there:  # without those rows anything may be wrong, and it is made anew
                 raise
         finally:
             self._engine.close()
-        if self._still_there:
-            raise StillThere(self._still_there)
+        if self._lines.still_there:
+            raise StillThere(self._lines.still_there)
         facts = self._facts()
-        self._removed.close()
-        self._trail.close()
+        self._lines.close()
         self._account()
         return facts
 
