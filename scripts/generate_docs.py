@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -137,7 +138,7 @@ def cli_page() -> str:
         "Made from the code by `scripts/generate_docs.py`; do not edit. Every command takes `--json`; progress goes to standard error.",
         "Exit codes: 0 done, 1 defect, 2 recipe or words, 3 data, 4 model, 5 store, 6 a part is missing, 7 the gate stopped it, 130 interrupted.\n",
     ]
-    for name, command in [("", command_line), *command_line.commands.items()]:
+    for name, command in [("", command_line), *_commands(command_line)]:
         context = click.Context(command, info_name=f"luthier {name}".strip(), max_content_width=100)
         parts += [
             f"## `luthier {name}`".replace(" `", " `").rstrip("` ") + "`\n",
@@ -146,6 +147,15 @@ def cli_page() -> str:
             "```\n",
         ]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command with its words, those of a group after the group."""
+    for name, command in group.commands.items():
+        words = f"{before} {name}".strip()
+        yield words, command
+        if isinstance(command, click.Group):
+            yield from _commands(command, words)
 
 
 def main() -> int:

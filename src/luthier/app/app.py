@@ -4,6 +4,7 @@ app = App.open()                       # reads the environment, once
 plan = app.plan(Path("recipe.yaml"))   # what would run, before anything is spent
 done = app.run(Path("recipe.yaml"))    # does it
 app.show("ticket-router@1"); app.lineage("row:4be1…"); app.engine("ticket-router")
+app.data.inspect("ticket-router")    # and all else that can be asked of a dataset
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ from luthier.core.units import Money
 from luthier.store import Store
 
 from .context import RunContext, Silent, Watch
+from .data import Data
+from .openlineage import sender
 
 if TYPE_CHECKING:
     from .answering import Answerer
@@ -62,6 +66,11 @@ class App:
             )
         return self._store
 
+    @property
+    def data(self) -> Data:
+        """What can be asked of datasets."""
+        return Data(self)
+
     # -- recipes ----------------------------------------------------------------------------------------------------
 
     def init(self, data_file: str, *, base: str, name: str | None = None, folder: Path | None = None) -> str:
@@ -79,7 +88,8 @@ class App:
         from .planning import make_plan
 
         wish = self._read(recipe, overrides)
-        return make_plan(wish, self._context(wish, watch, stop), probe=probe)
+        with closing(self._context(wish, watch, stop)) as at:
+            return make_plan(wish, at, probe=probe)
 
     def profile(self, recipe: Path, overrides: tuple[str, ...] = (), *, steps: int = 3, watch: Watch | None = None,
                 stop: threading.Event | None = None) -> Profiled:  # fmt: skip
@@ -87,7 +97,8 @@ class App:
         from .profiling import profile_training
 
         wish = self._read(recipe, overrides)
-        return profile_training(wish, self._context(wish, watch, stop), steps)
+        with closing(self._context(wish, watch, stop)) as at:
+            return profile_training(wish, at, steps)
 
     def run(self, recipe: Path, overrides: tuple[str, ...] = (), *, fresh: bool = False, watch: Watch | None = None,
             stop: threading.Event | None = None) -> Run:  # fmt: skip
@@ -95,7 +106,8 @@ class App:
         from .running import run_line
 
         wish = self._read(recipe, overrides)
-        return run_line(wish, self._context(wish, watch, stop), fresh=fresh)
+        with closing(self._context(wish, watch, stop)) as at:
+            return run_line(wish, at, fresh=fresh)
 
     def _read(self, recipe: Path, overrides: tuple[str, ...]) -> Wish:
         from .checking import check
@@ -106,11 +118,12 @@ class App:
         return wish
 
     def _context(self, wish: Wish, watch: Watch | None, stop: threading.Event | None = None) -> RunContext:
-        hourly = self._hourly(wish)
+        hourly, about = self._hourly(wish), wish.recipe.data.about
         run = f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
         return RunContext(
-            self.store, run, wish.folder, self._environ, watch or Silent(), stop or threading.Event(), hourly
-        )
+            self.store, run, wish.folder, self._environ, watch or Silent(), stop or threading.Event(), hourly,
+            name=wish.recipe.name, about=about.plain() if about else {}, lineage=sender(self._environ),
+        )  # fmt: skip
 
     def _hourly(self, wish: Wish) -> Money | None:
         """Looked up only where training may cost no more than so much."""
@@ -150,9 +163,19 @@ class App:
         if kind == "run":
             return self._runs()
         return [
-            {"digest": a.digest, "kind": a.kind, "created_s": a.created_s, "summary": dict(a.summary)}
+            {
+                "digest": a.digest,
+                "kind": a.kind,
+                "created_s": a.created_s,
+                "summary": dict(a.summary),
+                **self._about(a),
+            }
             for a in self.store.catalog.all(kind)
         ]
+
+    def _about(self, artifact: Artifact) -> dict[str, Any]:
+        told = self.data.about(artifact.digest) if artifact.kind == "dataset" else None
+        return {"about": dict(told)} if told else {}
 
     def _runs(self) -> list[dict[str, Any]]:
         runs: dict[str, dict[str, Any]] = {}
@@ -177,6 +200,7 @@ class App:
             "files": [{"path": f.path, "sha256": f.sha256, "size_bytes": f.size_bytes} for f in artifact.files],
             "folder": str(self.store.folder(artifact)) if artifact.files else None,
             "report": self._report_of(artifact),
+            **self._about(artifact),
             **({"damaged": damaged} if verify else {}),
         }  # fmt: skip
 

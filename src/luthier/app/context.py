@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import Interrupted
@@ -14,6 +14,9 @@ from luthier.core.event import Event
 from luthier.core.spec import resolve
 from luthier.core.units import Money
 from luthier.store import Store
+
+if TYPE_CHECKING:
+    from .openlineage import Sender
 
 
 class Watch(Protocol):
@@ -45,6 +48,9 @@ class RunContext:
     watch: Watch = field(default_factory=Silent)
     stop: threading.Event = field(default_factory=threading.Event)
     hourly: Money | None = None
+    name: str = ""  # what the recipe calls it
+    about: Mapping[str, Any] = field(default_factory=dict)  # what the recipe says of its dataset
+    lineage: Sender | None = None
 
     @property
     def home(self) -> Path:
@@ -69,3 +75,8 @@ class RunContext:
 
     def secret(self, text: str) -> str:
         return resolve(text, self.environ)
+
+    def close(self) -> None:
+        """After the last step: what was to be told to others is on its way, or is known to be lost."""
+        if self.lineage is not None and (lost := self.lineage.close()):
+            self.emit("warning", about="openlineage", message=lost)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from luthier.core.stage import Output, Stage
 from luthier.cost.meter import Meter
 from luthier.store.files import DISK_ERRORS, explain, write_atomic
 
+from . import openlineage
 from .context import RunContext
 from .recipe import Wish
 
@@ -78,11 +79,12 @@ class Make:
                 at.emit("stage.known", step=step, digest=known.digest)
                 return known
             at.emit("stage.started", step=step, key=key)
-            with Meter() as meter:
+            with openlineage.told(at, step, key, inputs) as made, Meter() as meter:
                 output = _explained(stage, spec, inputs, out, scratch, at)
                 artifact = store.commit(
                     stage.kind, key, spec.plain(), stage.version, digests, out, output.summary
                 )
+                made(artifact)
         at.emit("stage.finished", step=step, digest=artifact.digest, **meter.figures())
         self.made.append(step)
         return artifact
@@ -115,14 +117,33 @@ class Results:
 
 
 def sources(wish: Wish, at: RunContext) -> dict[str, Artifact]:
-    """The data sources as artifacts: identity is what is written and a fingerprint of what is there."""
+    """The data sources as artifacts: identity is what is written and a fingerprint of what is there. Where rows of them are
+    to be forgotten, `forgotten` says which."""
+    found = {f"source.{i}": one for i, one in enumerate(_given(wish, at))}
+    if at.store.tombstones.any():
+        from .data.forget import concerning
+
+        forgotten = concerning(at.store, _marks(wish, found.values()))
+        if forgotten:
+            spec = {"forgotten": forgotten.plain()}
+            found["forgotten"] = _recorded(at, spec, {"forgotten": len(forgotten)})
+    return found
+
+
+def _given(wish: Wish, at: RunContext) -> list[Artifact]:
     from luthier.data.connectors import fingerprints
 
-    found = {}
     with _remembered(at.home / "fingerprints.json") as cache:
-        for i, (written, mark) in enumerate(fingerprints(wish.recipe.data, wish.folder, at, cache)):
-            found[f"source.{i}"] = _source(at, written, mark)
-    return found
+        found = fingerprints(wish.recipe.data, wish.folder, at, cache)
+        return [_source(at, written, mark) for written, mark in found]
+
+
+def _marks(wish: Wish, found: Iterable[Artifact]) -> dict[str, str]:
+    """What records of each source are called -> its fingerprint."""
+    from luthier.data.prepare import source_names
+
+    marks = [str(one.spec["fingerprint"]) for one in found if "fingerprint" in one.spec]
+    return dict(zip(source_names(wish.recipe.data.sources), marks, strict=True))
 
 
 @contextmanager
@@ -141,22 +162,50 @@ def _remembered(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _source(at: RunContext, written: Mapping[str, Any], mark: str) -> Artifact:
-    spec = {**written, "fingerprint": mark}
-    artifact = Artifact(
-        "source", key_of("source", spec, 1, {}), spec, 1, {}, (), {"fingerprint": short(mark)}, time.time()
-    )
-    return at.store.catalog.record(artifact)
+    return _recorded(at, {**written, "fingerprint": mark}, {"fingerprint": short(mark)})
+
+
+def _recorded(at: RunContext, spec: Mapping[str, Any], summary: Mapping[str, Any]) -> Artifact:
+    key = key_of("source", spec, 1, {})
+    return at.store.catalog.record(Artifact("source", key, spec, 1, {}, (), summary, time.time()))
 
 
 def materials(wish: Wish, at: RunContext, make: Strategy) -> Results:
     """The first part of the line, which costs little: the dataset, the base, and other models that the method needs."""
+    recipe = wish.recipe
+    dataset = prepared(wish, at, make)
+    others = {role: _base(name, at, make) for role, name in recipe.train.other_models.items()}
+    return Results(dataset, _base(recipe.base, at, make), others=others)
+
+
+def prepared(wish: Wish, at: RunContext, make: Strategy) -> Artifact | None:
+    """Without the rows that are to be forgotten. Where such rows turn up in bytes that no tombstone knows yet, it is told that
+    they stand there too, and the dataset is made anew."""
+    from luthier.data.forgotten import StillThere
     from luthier.data.prepare import STAGE as PREPARE
     from luthier.data.prepare import PrepareSpec
 
+    from .data.about import describe
+    from .data.forget import still_there, watched
+
     recipe = wish.recipe
-    dataset = make("dataset", PREPARE, PrepareSpec(task=recipe.task, data=recipe.data), sources(wish, at))
-    others = {role: _base(name, at, make) for role, name in recipe.train.other_models.items()}
-    return Results(dataset, _base(recipe.base, at, make), others=others)
+    spec = PrepareSpec(task=recipe.task, data=recipe.data, watched=watched(at.store))
+    parents = sources(wish, at)
+    try:
+        dataset = make("dataset", PREPARE, spec, parents)
+    except StillThere as found:
+        if not still_there(at.store, found.hits, _marks(wish, parents.values())):
+            raise
+        rows = f"{len(found.hits)} row{'s' if len(found.hits) > 1 else ''}"
+        at.emit(
+            "note",
+            about="forgotten",
+            message=f"{rows} that were to be forgotten stand in these sources too; they are left out",
+        )
+        dataset = make("dataset", PREPARE, spec, sources(wish, at))
+    if dataset is not None:
+        describe(at.store, dataset.digest, recipe.data.about)
+    return dataset
 
 
 def import_base(base: str, at: RunContext) -> Artifact:

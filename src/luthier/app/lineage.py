@@ -68,7 +68,7 @@ def _of_row(store: Store, record: str) -> Lineage:
             nodes[artifact.digest], relation[artifact.digest] = artifact, "from"
         for artifact in store.catalog.descendants(dataset.digest)[1:] if found["split"] else []:
             nodes[artifact.digest], relation[artifact.digest] = artifact, USED[found["split"]]
-            if artifact.kind == "model" and record in (fate := _fates(store, artifact)):
+            if artifact.kind == "model" and record in (fate := fates(store, artifact)):
                 used = {
                     "model": artifact.digest,
                     "seen": fate[record]["seen"],
@@ -91,7 +91,7 @@ def _trained_on(store: Store, up: list[Artifact], all_rows: bool) -> tuple[int, 
     from luthier.data.lineage import rows
 
     tuned = [a for a in up if a.kind == "model" and "dataset" in a.parents]
-    seen = {record for model in tuned for record, fate in _fates(store, model).items() if fate["seen"]}
+    seen = {record for model in tuned for record, fate in fates(store, model).items() if fate["seen"]}
     count = 0
     shown: list[dict[str, Any]] = []
     for dataset in (a for a in up if a.kind == "dataset"):
@@ -104,13 +104,18 @@ def _trained_on(store: Store, up: list[Artifact], all_rows: bool) -> tuple[int, 
     return count, shown
 
 
-def _fates(store: Store, model: Artifact) -> dict[str, dict[str, Any]]:
-    """What became of each row in training: how often it was seen, or why it was left out. Empty for a base."""
+def fates(store: Store, model: Artifact, *records: str) -> dict[str, dict[str, Any]]:
+    """What became of each row (or of these alone) in training: how often it was seen, or why it was left out. Empty for a
+    base."""
     if not any(file.path == "rows.parquet" for file in model.files):
         return {}
     import pyarrow.parquet as pq
 
-    table = pq.read_table(store.folder(model) / "rows.parquet", columns=["id", "seen", "skipped"])
+    table = pq.read_table(
+        store.folder(model) / "rows.parquet",
+        columns=["id", "seen", "skipped"],
+        filters=[("id", "in", list(records))] if records else None,
+    )
     return {row["id"]: row for row in table.to_pylist()}
 
 

@@ -5,72 +5,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import warnings
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from luthier import __version__
-from luthier.core.errors import Interrupted, LuthierError, SpecError
+from luthier.core.errors import SpecError
 
-if TYPE_CHECKING:
-    from luthier.app.app import App
+from .command import Nearest, app, as_json_option, put, put_json, told
+from .data import data
 
 DEFAULT_BASE = "smollm2-135m-instruct"
 
 
-def _app() -> App:
-    from luthier.app.app import App
-
-    return App.open()
-
-
-def _put(text: str = "") -> None:
-    click.echo(text)
-
-
-def _json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
-
-
-def _told(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors of ours become a message and an exit code; with --json, a JSON object on standard output too."""
-
-    @wraps(command)
-    def inner(*args: Any, **kwargs: Any) -> None:
-        # Libraries announce their own future to their own developers; a user can do nothing with it.
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
-        try:
-            command(*args, **kwargs)
-        except LuthierError as error:
-            if kwargs.get("as_json"):
-                _json(
-                    {
-                        "error": {
-                            "kind": type(error).__name__,
-                            "message": error.message,
-                            "remedy": error.remedy,
-                        }
-                    }
-                )
-            click.echo(f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {error}", err=True)
-            sys.exit(error.exit_code)
-        except BrokenPipeError:  # `luthier list | head`
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-            sys.exit(0)
-
-    return inner
-
-
-_as_json = click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."
-)
 _sets = click.option(
     "--set",
     "sets",
@@ -80,23 +28,7 @@ _sets = click.option(
 )
 
 
-class _Nearest(click.Group):
-    """A group that says which command was probably meant."""
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            from luthier.core.errors import did_you_mean
-
-            raise click.UsageError(
-                f"there is no command {args[0]!r}; {did_you_mean(args[0], self.list_commands(ctx))}", ctx
-            )
-        return super().resolve_command(ctx, args)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # in the order of a day's work, not of the alphabet
-
-
-@click.group(cls=_Nearest, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Nearest, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="luthier")
 def main() -> None:
     """Fine-tune language models on the data a company already has, inside its own walls.
@@ -119,11 +51,11 @@ def main() -> None:
     type=click.Path(path_type=Path),
     help="Write there instead of to standard output; never overwrites.",
 )
-@_as_json
-@_told
+@as_json_option
+@told
 def init(data_file: str, base: str, name: str | None, output: Path | None, as_json: bool) -> None:
     """Propose a commented recipe for DATA_FILE: what its columns mean, which task, how to split."""
-    text = _app().init(data_file, base=base, name=name, folder=output.parent if output else None)
+    text = app().init(data_file, base=base, name=name, folder=output.parent if output else None)
     if output:
         try:
             with output.open("x", encoding="utf-8") as handle:
@@ -137,9 +69,9 @@ def init(data_file: str, base: str, name: str | None, output: Path | None, as_js
                 f"{output} cannot be written: {error.strerror}.", remedy="Choose another place."
             ) from None
     if as_json:
-        _json({"recipe": text, "path": str(output) if output else None})
+        put_json({"recipe": text, "path": str(output) if output else None})
     elif output:
-        _put(f"wrote {output}; next: luthier plan {output}")
+        put(f"wrote {output}; next: luthier plan {output}")
     else:
         click.echo(text, nl=False)
 
@@ -150,8 +82,8 @@ def init(data_file: str, base: str, name: str | None, output: Path | None, as_js
 @click.option(
     "--no-probe", is_flag=True, help="Formulas only: skip the two real steps that measure this machine."
 )
-@_as_json
-@_told
+@as_json_option
+@told
 def plan(recipe: Path, sets: tuple[str, ...], no_probe: bool, as_json: bool) -> None:
     """What RECIPE would run, how long, with how much memory and money. Trains nothing."""
     from .interrupt import stop_on_signals
@@ -161,10 +93,10 @@ def plan(recipe: Path, sets: tuple[str, ...], no_probe: bool, as_json: bool) -> 
     eyes = watch()
     try:
         with stop_on_signals(eyes.say) as stop:
-            result = _app().plan(recipe, sets, probe=not no_probe, watch=eyes, stop=stop)
+            result = app().plan(recipe, sets, probe=not no_probe, watch=eyes, stop=stop)
     finally:
         eyes.close()
-    _json(result.plain()) if as_json else print_plan(result)
+    put_json(result.plain()) if as_json else print_plan(result)
 
 
 @main.command()
@@ -177,8 +109,8 @@ def plan(recipe: Path, sets: tuple[str, ...], no_probe: bool, as_json: bool) -> 
     show_default=True,
     help="Optimizer steps on the clock; one to warm up and one to record come on top.",
 )
-@_as_json
-@_told
+@as_json_option
+@told
 def profile(recipe: Path, sets: tuple[str, ...], steps: int, as_json: bool) -> None:
     """Where a training step of RECIPE spends its time and what holds it back. Keeps no weights."""
     from .interrupt import stop_on_signals
@@ -188,18 +120,18 @@ def profile(recipe: Path, sets: tuple[str, ...], steps: int, as_json: bool) -> N
     eyes = watch()
     try:
         with stop_on_signals(eyes.say) as stop:
-            result = _app().profile(recipe, sets, steps=steps, watch=eyes, stop=stop)
+            result = app().profile(recipe, sets, steps=steps, watch=eyes, stop=stop)
     finally:
         eyes.close()
-    _json(result.plain()) if as_json else print_profile(result)
+    put_json(result.plain()) if as_json else print_profile(result)
 
 
 @main.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @_sets
 @click.option("--fresh", is_flag=True, help="Make every step anew, even what is already there.")
-@_as_json
-@_told
+@as_json_option
+@told
 def run(recipe: Path, sets: tuple[str, ...], fresh: bool, as_json: bool) -> None:
     """Do it: prepare, train, evaluate, judge, pack, release. Run again to go on after a stop."""
     from .interrupt import stop_on_signals
@@ -209,23 +141,23 @@ def run(recipe: Path, sets: tuple[str, ...], fresh: bool, as_json: bool) -> None
     eyes = watch()
     try:
         with stop_on_signals(eyes.say) as stop:
-            result = _app().run(recipe, sets, fresh=fresh, watch=eyes, stop=stop)
+            result = app().run(recipe, sets, fresh=fresh, watch=eyes, stop=stop)
     finally:
         eyes.close()
-    _json(result.plain()) if as_json else print_run(result)
+    put_json(result.plain()) if as_json else print_run(result)
 
 
 @main.command()
 @click.argument("ref")
 @click.option("--verify", is_flag=True, help="Read every byte and compare it with its hash.")
-@_as_json
-@_told
+@as_json_option
+@told
 def show(ref: str, verify: bool, as_json: bool) -> None:
     """One artifact, whole: REF is a name, name@version, or the first digits of a digest."""
     from .tables import print_artifact
 
-    found = _app().show(ref, verify=verify)
-    _json(found) if as_json else print_artifact(found)
+    found = app().show(ref, verify=verify)
+    put_json(found) if as_json else print_artifact(found)
     if found.get("damaged"):
         sys.exit(5)
 
@@ -233,8 +165,8 @@ def show(ref: str, verify: bool, as_json: bool) -> None:
 @main.command()
 @click.argument("ref")
 @click.option("--rows", "all_rows", is_flag=True, help="List every training row, not only the first five.")
-@_as_json
-@_told
+@as_json_option
+@told
 def lineage(ref: str, all_rows: bool, as_json: bool) -> None:
     """Where REF came from and what came of it.
 
@@ -244,20 +176,20 @@ def lineage(ref: str, all_rows: bool, as_json: bool) -> None:
 
     from .tables import print_lineage
 
-    found = _app().lineage(ref, all_rows=all_rows)
-    _json(asdict(found)) if as_json else print_lineage(found)
+    found = app().lineage(ref, all_rows=all_rows)
+    put_json(asdict(found)) if as_json else print_lineage(found)
 
 
 @main.command("list")
 @click.argument("kind", required=False)
-@_as_json
-@_told
+@as_json_option
+@told
 def list_(kind: str | None, as_json: bool) -> None:
     """Released models; or every artifact of KIND: dataset, model, report, package, release, source, run."""
     from .tables import print_list
 
-    rows = _app().listing(kind)
-    _json(rows) if as_json else print_list(rows, kind)
+    rows = app().listing(kind)
+    put_json(rows) if as_json else print_list(rows, kind)
 
 
 @main.command()
@@ -266,13 +198,13 @@ def list_(kind: str | None, as_json: bool) -> None:
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@_as_json
-@_told
+@as_json_option
+@told
 def chat(ref: str, ask: str | None, max_tokens: int, temperature: float, seed: int, as_json: bool) -> None:
     """Talk to a released model, or to a base model by its name."""
     from .chatting import talk
 
-    talk(_app(), ref, ask=ask, max_tokens=max_tokens, temperature=temperature, seed=seed, as_json=as_json)
+    talk(app(), ref, ask=ask, max_tokens=max_tokens, temperature=temperature, seed=seed, as_json=as_json)
 
 
 @main.command()
@@ -293,8 +225,8 @@ def chat(ref: str, ask: str | None, max_tokens: int, temperature: float, seed: i
     metavar="NAME",
     help="A Host header to accept besides loopback; may be given again.",
 )
-@_as_json
-@_told
+@as_json_option
+@told
 def serve(
     refs: tuple[str, ...],
     host: str,
@@ -307,7 +239,7 @@ def serve(
     from .serving import serve_releases
 
     serve_releases(
-        _app(), refs, host=host, port=port, key_file=key_file, allowed_hosts=allowed_hosts, as_json=as_json
+        app(), refs, host=host, port=port, key_file=key_file, allowed_hosts=allowed_hosts, as_json=as_json
     )
 
 
@@ -321,8 +253,8 @@ def serve(
     show_default=True,
     help="merged: for transformers; adapter: for peft.",
 )
-@_as_json
-@_told
+@as_json_option
+@told
 def export(ref: str, folder: Path, form: str, as_json: bool) -> None:
     """Write a release's model to FOLDER in the field's own formats. Never overwrites.
 
@@ -331,28 +263,31 @@ def export(ref: str, folder: Path, form: str, as_json: bool) -> None:
     """
     from luthier.postprocessing.package import HEAD
 
-    files = _app().export(ref, folder, form=form)
+    files = app().export(ref, folder, form=form)
     if as_json:
-        _json({"folder": str(folder), "form": form, "files": files})
+        put_json({"folder": str(folder), "form": form, "files": files})
         return
-    _put(f"wrote {len(files)} files to {folder} ({form})")
+    put(f"wrote {len(files)} files to {folder} ({form})")
     if HEAD in files:
-        _put(f"{HEAD} is the model's own head: only Luthier reads it, other tools see the model without it")
+        put(f"{HEAD} is the model's own head: only Luthier reads it, other tools see the model without it")
 
 
 @main.command()
-@_as_json
-@_told
+@as_json_option
+@told
 def doctor(as_json: bool) -> None:
     """What this machine has, what is missing, and how to get it."""
     from dataclasses import asdict
 
     from .tables import print_findings
 
-    findings = _app().doctor()
-    _json([asdict(f) for f in findings]) if as_json else print_findings(findings)
+    findings = app().doctor()
+    put_json([asdict(f) for f in findings]) if as_json else print_findings(findings)
     if any(f.state == "bad" for f in findings):
         sys.exit(5)
+
+
+main.add_command(data)
 
 
 if __name__ == "__main__":

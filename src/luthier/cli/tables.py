@@ -51,6 +51,12 @@ def _figures(summary: Mapping[str, Any]) -> str:
     return "  ".join(f"{k} {one(v)}" for k, v in summary.items() if isinstance(v, str | int | float))
 
 
+def _said(about: Mapping[str, Any]) -> str:
+    """What people say of a dataset, on one line."""
+    said = [about[name] for name in ("owner", "licence") if about.get(name)] + list(about.get("tags") or ())
+    return " ".join(", ".join(said).split())[:80]
+
+
 def print_plan(plan: Plan) -> None:
     click.echo(f"{plan.name}: what would run")
     click.echo(columns([(s["step"], s["state"], s["detail"]) for s in plan.steps], "  "))
@@ -89,6 +95,10 @@ def print_artifact(found: Mapping[str, Any]) -> None:
             "  ",
         )
     )
+    if found.get("about"):
+        from .data_tables import print_about
+
+        print_about(found["about"])
     if found["parents"]:
         click.echo("from")
         click.echo(columns([(role, short(parent)) for role, parent in found["parents"].items()], "  "))
@@ -130,7 +140,13 @@ def print_list(rows: Sequence[Mapping[str, Any]], kind: str | None) -> None:
         click.echo(
             columns(
                 [
-                    (r.get("name", ""), short(r["digest"]), _when(r["created_s"]), _figures(r["summary"]))
+                    (
+                        r.get("name", ""),
+                        short(r["digest"]),
+                        _when(r["created_s"]),
+                        _figures(r["summary"]),
+                        _said(r.get("about") or {}),
+                    )
                     for r in rows
                 ]
             )

@@ -78,6 +78,11 @@ class Bad:
     reasons: list[str]
     previews: list[str]
 
+    def without(self, gone: list[bool]) -> Bad:
+        """Those that are not marked."""
+        lists = (self.origins, self.reasons, self.previews)
+        return Bad(*([one for one, mark in zip(told, gone, strict=True) if not mark] for told in lists))
+
 
 def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
     """Records in the order of the rows, with ids that do not yet tell identical rows apart."""

@@ -26,12 +26,14 @@ from .split import Sides
 
 @dataclass(frozen=True)
 class Step:
-    """A rule with its settings; `given` are the same with files as they are reached. `hidden`: a rule of the recipe takes private data out, and has not seen the rows before
-    this step: nothing of them is shown."""
+    """A rule with its settings; `given` are the same with files as they are reached. `hidden`: a rule of the recipe takes
+    private data out, and has not seen the rows before this step: nothing of them is shown. `number`: its place in rules.json,
+    where the reading is 0."""
 
     rule: Rule
     settings: Any
     hidden: bool = False
+    number: int = 0
     bound: Any = None
 
     @property
@@ -85,7 +87,7 @@ def plan_of(
     wishes = rules.ordered
     steps = [_step(wish, reached) for wish in wishes]
     last_private = max((n for n, step in enumerate(steps) if step.rule.private), default=-1)
-    steps = [replace(step, hidden=n <= last_private) for n, step in enumerate(steps)]
+    steps = [replace(step, hidden=n <= last_private, number=n + 1) for n, step in enumerate(steps)]
     divide = len(wishes) - len(rules.quantity)
     before = _grouped(steps[:divide])
     if not before:

@@ -5,6 +5,8 @@ Everything heavy (Arrow, Polars, DuckDB) is imported from here down, so `prepare
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,11 @@ from .connectors import connect
 from .connectors.protocol import Connector, Part
 from .engines.local import SortedParquet
 from .engines.protocol import At, Engine, Frame
+from .forgotten import STILL_THERE, Forgotten, Hit, StillThere
 from .mapping import Layout
 from .plan import Group, plan_of
 from .prepare import PrepareSpec, source_names
-from .reading import REMOVED, Job, reading
+from .reading import REMOVED, TRAIL, Job, read_part, reading
 from .records import RECORD, contents, with_instruction
 from .report import Account
 from .rules.primitives import Ask
@@ -35,20 +38,47 @@ MOST_LABELS = 200
 SAMPLE_ROWS = 1_000
 
 
+class Lines:
+    """Where lines of every kind go (reading.LINES): removed.parquet, trail.parquet, and rows that were to be forgotten."""
+
+    def __init__(self, out: Path, work: Path) -> None:
+        more = ("origin", "rule", "reason", "preview")
+        self.removed = SortedParquet(out / "removed.parquet", REMOVED, work / "removed", more)
+        self.trail = SortedParquet(out / "trail.parquet", TRAIL, work / "trail", ("step", "what", "why"))
+        self.still_there: list[Hit] = []
+
+    def write(self, lines: pa.RecordBatch) -> None:
+        for what in pc.unique(lines["what"]).to_pylist():
+            mine = lines.filter(pc.equal(lines["what"], what))
+            if what == "removed":
+                self.removed.write(mine.select(REMOVED.names))
+            elif what == STILL_THERE:
+                rows = mine.select(["id", "reason", "preview", "origin"]).to_pylist()
+                self.still_there += [Hit(*row.values()) for row in rows]
+            else:
+                columns = [mine["id"], mine["step"], mine["what"], mine["reason"]]
+                self.trail.write(pa.record_batch(columns, schema=TRAIL))
+
+    def close(self) -> None:
+        self.removed.close()
+        self.trail.close()
+
+
 class Preparation:
     """One run of the chain. `reports` says what each step did."""
 
-    def __init__(self, spec: PrepareSpec, out: Path, work: Path, at: Context) -> None:
+    def __init__(
+        self, spec: PrepareSpec, out: Path, work: Path, at: Context, forgotten: Forgotten | None = None
+    ) -> None:
         self.spec, self.out, self.work, self.at = spec, out, work, at
+        self._forgotten, self._watched = forgotten or Forgotten(), Forgotten(spec.watched)
         self.classify = spec.task.kind == "classify"
         self.labels: list[str] | None = None
         self.reports: list[dict[str, Any]] = []
-        self._removed = SortedParquet(
-            out / "removed.parquet", REMOVED, work / "removed", ("origin", "rule", "reason", "preview")
-        )
+        self._lines = Lines(out, work)
         engine = spec.data.engine
         self._engine: Engine = engine.load().make(
-            engine.settings, At(work, self._removed.write, at.check, at.secret)
+            engine.settings, At(work, self._lines.write, at.check, at.secret)
         )
         names = source_names(spec.data.sources)
         self._own_tasks = {
@@ -73,7 +103,7 @@ class Preparation:
 
     @property
     def removed_rows(self) -> int:
-        return self._removed.rows
+        return self._lines.removed.rows
 
     def run(self) -> dict[str, Any]:
         """Do everything; returns what goes into dataset.json."""
@@ -87,10 +117,15 @@ class Preparation:
                 frame = self._run(group, frame)
             for batch in self._engine.rows(frame):
                 self._write(batch, "train")
+        except DataError:
+            if not self._lines.still_there:  # without those rows anything may be wrong, and it is made anew
+                raise
         finally:
             self._engine.close()
+        if self._lines.still_there:
+            raise StillThere(self._lines.still_there)
         facts = self._facts()
-        self._removed.close()
+        self._lines.close()
         self._account()
         return facts
 
@@ -122,7 +157,8 @@ class Preparation:
         ]
 
     def _job(self, source: SourceSpec, layout: Layout) -> Job:
-        return Job.of(source, self.at.root, layout, self.at.secret, hidden=self._private)
+        job = Job.of(source, self.at.root, layout, self.at.secret, hidden=self._private)
+        return replace(job, forgotten=self._forgotten, watched=self._watched)
 
     def seen(self, done_bytes: int, rows: int) -> None:
         """What the engine tells while it reads."""
@@ -296,3 +332,12 @@ class Preparation:
 
     def _warn(self, about: str, message: str) -> None:
         self.at.emit("warning", about=about, message=message)
+
+
+def records(spec: PrepareSpec, work: Path, at: Context) -> Iterator[pa.RecordBatch]:
+    """What the sources hold, mapped, before any rule. `work` is a folder of its own. Raises DataError."""
+    work.mkdir(parents=True)
+    for job, part in Preparation(spec, work, work / "work", at)._work():
+        for found in read_part(job, part):
+            at.progress("read", 0, None)
+            yield found.records

@@ -2,6 +2,7 @@
 
     train.parquet validation.parquet test.parquet   records, sorted by id
     removed.parquet                                  every row that is not in them: id, origin, rule, reason, preview
+    trail.parquet                                    every change of a row: id, step (its place in rules.json), what, why
     rules.json                                       what each step did, with examples; entry 0 is the reading
     dataset.json                                     the task, the counts (of every source too), the split
 
@@ -17,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import computed_field
+from pydantic import Field, computed_field
 
 from luthier.core.errors import StoreError
 from luthier.core.spec import Spec
@@ -35,6 +36,8 @@ class PrepareSpec(Spec):
     """What is to be learnt."""
     data: DataSpec
     """Sources, rules and split, as written."""
+    watched: dict[str, list[str] | None] = Field(default_factory=dict, exclude=True)
+    """Records that were forgotten elsewhere (data/forgotten): if one of them is read nothing is made. No part of the identity."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -46,9 +49,11 @@ class PrepareSpec(Spec):
 def prepare(
     spec: PrepareSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context
 ) -> Output:
-    """Read the sources, run the rules, split, write. The parents in `inputs` have no files: they are identity only.
+    """Read the sources, run the rules, split, write. The parents in `inputs` have no files: they are identity only, and
+    `forgotten` says which records are not read.
 
     Raises DataError for anything a source, a row or a label is not supposed to be."""
+    from .forgotten import Forgotten
     from .preparation import Preparation
 
     if odd := [role for role, parent in inputs.items() if parent.kind != "source"]:
@@ -58,7 +63,9 @@ def prepare(
         work, ignore_errors=True
     )  # what an interrupted run left; reading is quick, so it starts afresh
     work.mkdir(parents=True)
-    preparation = Preparation(spec, out, work, at)
+    listed = inputs.get("forgotten")
+    forgotten = Forgotten.of(listed.spec["forgotten"]) if listed else Forgotten()
+    preparation = Preparation(spec, out, work, at, forgotten)
     full_disk: tuple[type[Exception], ...] = (OSError, *preparation.write_errors)
     try:
         facts = preparation.run()

@@ -1,6 +1,6 @@
 """One part of one source, read into records: the function that every engine calls, in whatever process.
 
-    connector ─▶ blocks ─▶ records, and what could not become one ─▶ Read
+    connector ─▶ blocks ─▶ records, and what could not become one ─▶ without what is forgotten ─▶ Read
 
 A Job says all that a process has to know, in plain values. Not here: which parts there are (connectors), what becomes of
 the records (engines).
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from luthier.core.errors import DataError, SpecError
 from luthier.core.spec import references, resolve
@@ -22,6 +23,7 @@ from luthier.core.spec import references, resolve
 from . import report
 from .connectors import connect
 from .connectors.protocol import Connector, Part, Secret
+from .forgotten import STILL_THERE, Forgotten
 from .mapping import Bad, Layout, to_records
 from .records import hashed
 from .report import HIDDEN, Account
@@ -29,17 +31,24 @@ from .spec import MapSpec, SourceSpec
 
 REMOVED = pa.schema([(name, pa.string()) for name in ("id", "origin", "rule", "reason", "preview")])
 """The lines of removed.parquet."""
+TRAIL = pa.schema([("id", pa.string()), ("step", pa.int32()), ("what", pa.string()), ("why", pa.string())])
+"""The lines of trail.parquet: each change of a row. `step` is its place in rules.json, `why` a reason and never a text."""
+LINES = pa.schema([*REMOVED, pa.field("step", pa.int32()), pa.field("what", pa.string())])
+"""What engines hand on of both, in one form. `what` is `removed`, or what happened to a row that stays."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """`values` stands in the place of ${VAR} and must never be recorded; `hidden`: rows must not be shown."""
+    """`values` stands in the place of ${VAR} and must never be recorded; `hidden`: rows must not be shown. What is in
+    `forgotten` is not read; what is in `watched` and is read is told."""
 
     source: SourceSpec
     base: Path
     layout: Layout
     hidden: bool = False
     values: Mapping[str, str] = field(default_factory=dict, repr=False)
+    forgotten: Forgotten = field(default_factory=Forgotten, repr=False)
+    watched: Forgotten = field(default_factory=Forgotten, repr=False)
 
     @classmethod
     def of(cls, source: SourceSpec, base: Path, layout: Layout, secret: Secret, *, hidden: bool) -> Job:
@@ -66,6 +75,8 @@ class Job:
             "layout": layout,
             "hidden": self.hidden,
             "values": dict(self.values),
+            "forgotten": self.forgotten.plain(),
+            "watched": self.watched.plain(),
         }
 
     @classmethod
@@ -77,12 +88,14 @@ class Job:
             Layout(**{**layout, "map": MapSpec.model_validate(layout["map"]), "keys": tuple(layout["keys"])}),
             told["hidden"],
             told["values"],
+            Forgotten.of(told["forgotten"]),
+            Forgotten.of(told["watched"]),
         )
 
 
 @dataclass(frozen=True)
 class Read:
-    """A block's rows. `removed` holds the lines of those set aside, `account` counts both; `done_bytes` of the part's."""
+    """A block's rows. `removed` holds the lines of those set aside (LINES), `account` counts both; `done_bytes` of the part's."""
 
     records: pa.RecordBatch
     removed: pa.RecordBatch | None
@@ -101,9 +114,48 @@ def read_part(job: Job, part: Part) -> Iterator[Read]:
     for block in connector.read(part, job.layout.columns):
         records, bad = to_records(block, job.layout)
         account = reading()
-        removed = _set_aside(bad, job, account) if bad.origins else None
-        account.count(len(block) + len(block.bad), records.num_rows)
+        records, bad, gone = _forget(records, bad, job, account)
+        records, still_there = _watch(records, job)
+        gone += len(still_there)
+        lines = [_set_aside(bad, job, account)] if bad.origins else []
+        lines += [still_there] if still_there.num_rows else []
+        removed = pa.Table.from_batches(lines).combine_chunks().to_batches()[0] if lines else None
+        account.count(len(block) + len(block.bad) - gone, records.num_rows)
         yield Read(records, removed, account, connector.done_bytes())
+
+
+def _forget(records: pa.RecordBatch, bad: Bad, job: Job, account: Account) -> tuple[pa.RecordBatch, Bad, int]:
+    """Both without what is forgotten, as if it had never been there but for its count."""
+    if not job.forgotten:
+        return records, bad, 0
+    source, before = job.layout.source, records.num_rows + len(bad.origins)
+    records = records.filter(pc.invert(job.forgotten.holds(records, source)))
+    bad = bad.without(job.forgotten.places(bad.origins, source))
+    gone = before - records.num_rows - len(bad.origins)
+    if gone:
+        account.counts["forgotten"] += gone
+    return records, bad, gone
+
+
+def _watch(records: pa.RecordBatch, job: Job) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """(the others, a line for each row that was forgotten elsewhere: its group's hash as the reason, its source as preview)."""
+    if not job.watched:
+        return records, pa.RecordBatch.from_pylist([], LINES)
+    hits = job.watched.hits(records, job.layout.source)
+    told = [
+        {
+            "id": one.record,
+            "origin": one.origin,
+            "rule": STILL_THERE,
+            "reason": one.within,
+            "preview": one.source,
+            "what": STILL_THERE,
+        }
+        for one in hits
+    ]
+    if hits:
+        records = records.filter(pc.invert(job.watched.holds(records, job.layout.source)))
+    return records, pa.RecordBatch.from_pylist(told, LINES)
 
 
 def _set_aside(bad: Bad, job: Job, account: Account) -> pa.RecordBatch:
@@ -126,4 +178,20 @@ def _set_aside(bad: Bad, job: Job, account: Account) -> pa.RecordBatch:
         pa.array(bad.reasons),
         pa.array(shown),
     ]
-    return pa.record_batch(rows, schema=REMOVED)
+    return removed_lines(rows, step=0)
+
+
+def removed_lines(columns: list[Any], step: int) -> pa.RecordBatch:
+    """From the columns of REMOVED."""
+    n = len(columns[0])
+    more = [pa.repeat(pa.scalar(step, pa.int32()), n), pa.repeat("removed", n)]
+    return pa.record_batch([*columns, *more], schema=LINES)
+
+
+def trail_lines(ids: pa.Array, step: int, what: str, why: pa.Array) -> pa.RecordBatch:
+    """One for each row that a rule changed."""
+    n = len(ids)
+    nothing = pa.nulls(n, pa.string())
+    columns = [ids, nothing, nothing, why.cast(pa.string()), nothing]
+    more = [pa.repeat(pa.scalar(step, pa.int32()), n), pa.repeat(what, n)]
+    return pa.record_batch([*columns, *more], schema=LINES)

@@ -264,6 +264,30 @@ class EngineSpec(PartSpec):
     example = "{spark: {master: 'local[2]'}}"
 
 
+class AboutSpec(Spec):
+    """What people say of a dataset. No part of what it is: another owner makes no other dataset."""
+
+    owner: str | None = None
+    """Who answers for it: a person, a team, a mailing list."""
+    licence: str | None = None
+    """Under which terms the rows may be used: an SPDX name, a URL or a contract's number."""
+    purpose: str | None = None
+    """What it was put together for."""
+    retention: str | None = None
+    """How long it may be kept, in words; nothing is deleted by it."""
+    tags: list[str] = Field(default_factory=list)
+    """Words to find it by."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> AboutSpec:
+        for name, value in self.plain().items():
+            for text in value if isinstance(value, list) else [value]:
+                if text is not None and (not text.strip() or len(text) > 1000):
+                    wrong = "blank" if not text.strip() else "longer than 1,000 characters"
+                    raise ValueError(f"{name} is {wrong}; write a line or leave it out")
+        return self
+
+
 class DataSpec(Spec):
     sources: list[SourceSpec] = Field(min_length=1)
     """Where rows come from."""
@@ -273,6 +297,8 @@ class DataSpec(Spec):
     """How rows are divided into train, validation and test."""
     engine: EngineSpec = Field(default_factory=lambda: EngineSpec.model_validate("local"), exclude=True)
     """What carries the rules out, by name: `local` is this machine."""
+    about: AboutSpec | None = Field(default=None, exclude=True)
+    """Who answers for the dataset, under which terms and what for; shown with it, and no part of its identity."""
 
 
 def rule_version(name: str) -> int:

@@ -1,7 +1,7 @@
 """The tables, and how a connection is opened. SQLite (WAL) by default, PostgreSQL by URL; the same statements on both.
 
-`names`, `events`, `artifacts`, `files` and `parents` are append-only: triggers made by the first migration refuse
-UPDATE and DELETE, so history cannot be rewritten by a slip of ours.
+All of them are append-only: triggers made by the migrations refuse UPDATE and DELETE, so history cannot be rewritten by
+a slip of ours.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from luthier.core.spec import redact, resolve
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-HEAD = "0001"  # the newest migration; a test compares it with the migrations folder
+HEAD = "0002"  # the newest migration; a test compares it with the migrations folder
 
 metadata = sa.MetaData()
 
@@ -67,6 +67,21 @@ events = sa.Table(
     sa.Column("kind", sa.String(64), nullable=False, index=True),
     sa.Column("subject", sa.String(128), nullable=False, index=True),
     sa.Column("data", sa.JSON, nullable=False),
+)
+tombstones = sa.Table(
+    "tombstones",
+    metadata,
+    sa.Column(
+        "seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True
+    ),
+    sa.Column("record", sa.String(64), nullable=False, index=True),
+    sa.Column("within", sa.String(64), nullable=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False, index=True),
+    sa.Column("origins", sa.JSON, nullable=False),
+    sa.Column("reason", sa.Text, nullable=True),
+    sa.Column("by", sa.String(256), nullable=False),
+    sa.Column("time_s", sa.Float, nullable=False),
 )
 
 

@@ -28,6 +28,7 @@ from .catalog import Catalog
 from .database import Database
 from .files import explained, fsync_folder, sha256_of
 from .ledger import Ledger
+from .tombstones import Tombstones
 
 
 class Store:
@@ -38,6 +39,7 @@ class Store:
         self.blobs = blobs
         self.catalog = Catalog(database)
         self.ledger = Ledger(database)
+        self.tombstones = Tombstones(database)
 
     @classmethod
     def open(

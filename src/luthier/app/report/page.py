@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 def render(facts: RunFacts) -> str:
     """The page as text, to be saved as UTF-8. The same facts give the same bytes."""
     measured = facts.report if facts.report and "tuned" in facts.report["systems"] else None
-    style = _text("page.css")
+    style = text_of("page.css")
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             facts=facts,
@@ -66,12 +66,13 @@ def _kept(facts: RunFacts) -> int | None:
     return sum(facts.dataset["counts"].values()) if facts.dataset else None
 
 
-def _text(name: str) -> str:
+def text_of(name: str) -> str:
     return files("luthier.app.report").joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Of every page here: it escapes, and shows what would steer the display."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -79,7 +80,7 @@ def _environment() -> Environment:
         return value if isinstance(value, Markup) else wording.visible(str(value))
 
     environment = Environment(
-        loader=FunctionLoader(_text),
+        loader=FunctionLoader(text_of),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=shown,

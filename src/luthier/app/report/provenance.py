@@ -102,5 +102,11 @@ def _title(node: Json, roles: Mapping[str, set[str]]) -> str:
     if node["kind"] == "model":
         return "Base model" if "base" in served else "Tuned model"
     if node["kind"] == "source":
-        return "Base, as given" if "source" in served else "Data source"
+        return (
+            "Base, as given"
+            if "source" in served
+            else "Forgotten rows"
+            if "forgotten" in served
+            else "Data source"
+        )
     return _TITLES.get(node["kind"], str(node["kind"]))

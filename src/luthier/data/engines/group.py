@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from luthier.data import answers, numbering, report, split
 from luthier.data.opened import Opened
 from luthier.data.plan import Group, Step
-from luthier.data.reading import REMOVED
+from luthier.data.reading import removed_lines, trail_lines
 from luthier.data.records import replace
 from luthier.data.report import HIDDEN, Account
 from luthier.data.rules.rule import GrowRule, KeyedRule, PairRule, RowRule
@@ -30,7 +30,8 @@ PREVIEW = 200
 @dataclass
 class Grouped:
     """`accounts` are of the group's steps, the keyed ones' with the seconds of their keys alone; `keys` has a line for each
-    row of `batch`: its id, columns named by the keyed step's number (k0_key), and those of numbering (u_) and sides (s_)."""
+    row of `batch`: its id, columns named by the keyed step's number (k0_key), and those of numbering (u_) and sides (s_).
+    `removed` holds the lines (reading.LINES) of what was removed, and of every change, of rows that are removed later too."""
 
     batch: pa.RecordBatch
     accounts: list[Account]
@@ -111,18 +112,18 @@ def carry_out(group: Group, batch: pa.RecordBatch, decided: pa.RecordBatch) -> D
     reasons = reasons.cast(pa.string())
     if group.numbers is not None:
         batch = replace(batch, id=ids.cast(pa.string()))
-    ends = [(one.account(), one.hidden) for one in group.keyed]
+    ends = [(one.account(), one.hidden, one.number) for one in group.keyed]
     if group.sides is not None:
-        ends.append((group.sides.account(), group.hidden))
+        ends.append((group.sides.account(), group.hidden, 0))
     removed: list[pa.RecordBatch] = []
-    for n, (account, hidden) in enumerate(ends):
+    for n, (account, hidden, number) in enumerate(ends):
         why = pc.if_else(pc.equal(step, n), reasons, pa.scalar(None, pa.string()))
-        batch, lines = _remove(batch, why, account, hidden=hidden)
+        batch, lines = _remove(batch, why, account, hidden=hidden, number=number)
         if lines is not None:
             removed.append(lines)
             stays = why.is_null()
             step, reasons, side = (column.filter(stays) for column in (step, reasons, side))
-    accounts = [account for account, _ in ends]
+    accounts = [account for account, _, _ in ends]
     if group.sides is None:
         return Decided({split.SIDES[0]: batch}, accounts, removed)
     return Decided({name: batch.filter(pc.equal(side, name)) for name in split.SIDES}, accounts, removed)
@@ -140,7 +141,8 @@ def _row_step(
     edits = said.text is not None or said.label is not None or bool(said.columns)
     opened.edit(said.text, said.label, dict(said.columns))
     if said.changed is not None:
-        _see_changes(said.changed, before, opened, alive, account, step.hidden)
+        what = "changed" if said.text is not None or said.label is not None else "weighed"
+        removed += _see_changes(said.changed, before, opened, alive, account, step, what)
     for name, of_rows in said.counts.items():
         if n := int(np.asarray(of_rows)[alive].sum()):
             account.counts[name] += n
@@ -149,30 +151,42 @@ def _row_step(
         if gone.any():
             rows = np.flatnonzero(gone)
             reasons = said.removed.take(pa.array(rows))
-            removed.append(_see_removals(opened, rows, reasons, account, step.hidden))
+            removed.append(_see_removals(opened, rows, reasons, account, step.hidden, step.number))
             alive &= ~gone
     account.count(rows_in, int(alive.sum()))
     return edits
 
 
 def _see_changes(
-    why: pa.Array, before: pl.Series, opened: Opened, alive: np.ndarray, account: Account, hidden: bool
-) -> None:
+    why: pa.Array,
+    before: pl.Series,
+    opened: Opened,
+    alive: np.ndarray,
+    account: Account,
+    step: Step,
+    what: str,
+) -> list[pa.RecordBatch]:
+    """The lines of trail.parquet."""
     rows = np.flatnonzero(why.is_valid().to_numpy(zero_copy_only=False) & alive)
+    if not len(rows):
+        return []
     account.changed += len(rows)
-    names = opened.batch["id"].take(pa.array(rows)).to_pylist()
+    taken = pa.array(rows)
+    ids = opened.batch["id"].take(taken)
+    names = ids.to_pylist()
     told = []
     for k in report.lowest(names):
         row, reason = int(rows[k]), why[int(rows[k])].as_py()
         places = opened.places(row)
         old, new = before.gather(places).to_list(), opened.text.gather(places).to_list()
         one = report.changed(names[k], old, new, reason)
-        told.append(report.Example(one.id, HIDDEN, HIDDEN, reason) if hidden else one)
+        told.append(report.Example(one.id, HIDDEN, HIDDEN, reason) if step.hidden else one)
     account.show(told)
+    return [trail_lines(ids, step.number, what, why.take(taken))]
 
 
 def _see_removals(
-    opened: Opened, rows: np.ndarray, reasons: pa.Array, account: Account, hidden: bool
+    opened: Opened, rows: np.ndarray, reasons: pa.Array, account: Account, hidden: bool, number: int
 ) -> pa.RecordBatch:
     """The lines of removed.parquet."""
     account.removed += len(rows)
@@ -193,11 +207,11 @@ def _see_removals(
         reasons.cast(pa.string()),
         pa.array(shown, pa.string()),
     ]
-    return pa.record_batch(columns, schema=REMOVED)
+    return removed_lines(columns, number)
 
 
 def _remove(
-    batch: pa.RecordBatch, reasons: pa.Array, account: Account, *, hidden: bool
+    batch: pa.RecordBatch, reasons: pa.Array, account: Account, *, hidden: bool, number: int
 ) -> tuple[pa.RecordBatch, pa.RecordBatch | None]:
     """(rows without a reason, lines of removed.parquet for the others); counts both."""
     if reasons.null_count == len(reasons):
@@ -205,7 +219,9 @@ def _remove(
         return batch, None
     gone = reasons.is_valid()
     away = batch.filter(gone)
-    lines = _see_removals(Opened(away), np.arange(away.num_rows), reasons.filter(gone), account, hidden)
+    lines = _see_removals(
+        Opened(away), np.arange(away.num_rows), reasons.filter(gone), account, hidden, number
+    )
     kept = batch.filter(reasons.is_null())
     account.count(batch.num_rows, kept.num_rows)
     return kept, lines

@@ -65,7 +65,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class At:
-    """Where an engine works: `work` is a folder of its own, `discard` keeps the lines of what is removed, `check` looks
+    """Where an engine works: `work` is a folder of its own, `discard` keeps the lines (reading.LINES) of what is removed or changed, `check` looks
     whether to stop, `secret` puts values in the place of ${VAR}."""
 
     work: Path

@@ -1,0 +1,111 @@
+"""What can be asked of a dataset, once for command line, HTTP and pages: `app.data`.
+
+    inspect    what is in it, as figures and as a page                     profile.py, page under home/reports
+    diff       which rows two datasets do not share, and why               diff.py
+    explain    what happened to one row, from its line to the weights      explain.py
+    search     rows that contain words or meet conditions                  search.py, where.py
+    export     its files as a plain folder, with Croissant metadata        export.py, croissant.py
+    forget     leave records out from now on; who used them                forget.py
+    forgotten  what was forgotten, by whom, when and why
+
+A dataset is named as everything else is: a release's name, name@version, a run, the first digits of a digest (find.py).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luthier.app.app import App
+    from luthier.app.context import Watch
+
+
+class Data:
+    """`app.data`. Every method gives plain values, fit for JSON. Raises NotFound for a name that nothing answers to."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def inspect(
+        self, reference: str, *, base: str | None = None, page: bool = True, watch: Watch | None = None,
+        stop: threading.Event | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """What is in a dataset; `base` names a model whose tokenizer counts, by default that of a model trained on it."""
+        from .find import dataset_of
+        from .profile import profile
+        from .show import show_page
+
+        found = profile(
+            self._app.store, dataset_of(self._app.store, reference), base, self._looking(watch, stop)
+        )
+        if page:
+            found["report"] = str(show_page(self._app.home, found))
+        return found
+
+    def diff(
+        self, one: str, other: str, *, watch: Watch | None = None, stop: threading.Event | None = None
+    ) -> dict[str, Any]:
+        """What two datasets do not share: rows, what rows say, and what was asked for."""
+        from .diff import compare
+        from .find import dataset_of
+
+        store = self._app.store
+        return compare(store, dataset_of(store, one), dataset_of(store, other), self._looking(watch, stop))
+
+    def explain(self, row: str, *, dataset: str | None = None) -> dict[str, Any]:
+        """What happened to one row: by its id, or by its place ("tickets.jsonl:12")."""
+        from .explain import explain
+        from .find import dataset_of
+
+        store = self._app.store
+        return explain(store, row, dataset_of(store, dataset) if dataset else None)
+
+    def search(
+        self, reference: str, words: Sequence[str] = (), where: Sequence[str] = (), *, limit: int = 20,
+        watch: Watch | None = None, stop: threading.Event | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Rows that contain all of the words and meet all of the conditions; the first `limit` are shown."""
+        from .find import dataset_of
+        from .search import search
+
+        store = self._app.store
+        return search(store, dataset_of(store, reference), words, where, limit, self._looking(watch, stop))
+
+    def export(self, reference: str, target: Path, *, croissant: bool = False) -> dict[str, Any]:
+        """Copy a dataset's rows out as a plain folder. Never overwrites."""
+        from .export import export
+        from .find import dataset_of
+
+        return export(self._app.store, dataset_of(self._app.store, reference), target, croissant)
+
+    def forget(
+        self, where: Sequence[str], *, reason: str | None = None, recipe: Path | None = None, really: bool = False,
+        watch: Watch | None = None, stop: threading.Event | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Which records are meant, and which datasets and models used them; with `really` they are left out from now on."""
+        from .forget import forget
+
+        wish = self._app._read(recipe, ()) if recipe else None
+        return forget(
+            self._app.store, where, reason, wish, self._app._environ, really, self._looking(watch, stop)
+        )
+
+    def forgotten(self) -> list[dict[str, Any]]:
+        """Every record that was forgotten, oldest first."""
+        from .forget import forgotten_records
+
+        return forgotten_records(self._app.store)
+
+    def about(self, digest: str) -> Mapping[str, Any] | None:
+        """What people say of a dataset; the newest word counts."""
+        from .about import about_of
+
+        return about_of(self._app.store, digest)
+
+    def _looking(self, watch: Watch | None, stop: threading.Event | None) -> Any:
+        from .find import Looking
+
+        return Looking(watch, stop)

@@ -1,0 +1,156 @@
+"""What happened to one row, from its line to the weights that saw it. A reading of what the preparation left:
+
+removed.parquet   rows that are not in use, with the rule and its reason
+trail.parquet     every change of a row, with its reason; datasets of earlier versions have none, and that is said
+rules.json        what each step was asked, and before and after for the few rows that are its examples
+the ledger        how the source was read
+rows.parquet      of each model: how often the kept weights saw the row, or why they did not
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from luthier.app.lineage import fates
+from luthier.core.artifact import Artifact
+from luthier.core.errors import NotFound
+from luthier.data.forgotten import stem
+from luthier.store import Store
+
+from .find import SPLITS, batches, lines_of, models_of, names_of, paths, runs_with, sources_of
+
+RECORD_ID = re.compile(r"[0-9a-f]{32}(-[0-9]+)?")
+
+
+def explain(store: Store, row: str, dataset: Artifact | None) -> dict[str, Any]:
+    """{"row", "found": [one for each dataset and row that answers], "forgotten"}. Raises NotFound."""
+    wanted = row.removeprefix("row:")
+    named = RECORD_ID.fullmatch(wanted) is not None
+    found = []
+    for one in [dataset] if dataset else store.catalog.all("dataset"):
+        lines = _by_id(store, one, wanted) if named else _by_origin(store, one, wanted)
+        found += [_told(store, one, line) for line in lines]
+    records = {stem(one["id"]) for one in found} | ({stem(wanted)} if named else set())
+    tombstones = [
+        {"record": t.record, "source": t.source, "by": t.by, "when_s": t.time_s, "reason": t.reason}
+        for t in store.tombstones.read()
+        if t.record in records or wanted in t.origins
+    ]
+    if not found and not tombstones:
+        where = f"the dataset {dataset.digest[:12]}" if dataset else "any dataset here"
+        hint = (
+            "`luthier data search DATASET WORDS` finds ids"
+            if named
+            else "A place is written as it is in the dataset: FILE:LINE"
+        )
+        raise NotFound(f"no row {wanted!r} was read for {where}.", remedy=f"{hint}.")
+    return {"row": wanted, "found": found, "forgotten": tombstones}
+
+
+def _by_id(store: Store, dataset: Artifact, record: str) -> list[dict[str, Any]]:
+    folder = store.folder(dataset)
+    lines = [{**line, "side": side} for side in SPLITS for line in lines_of(folder, side, [record])]
+    return lines + [{**line, "side": "removed"} for line in lines_of(folder, "removed", [record])]
+
+
+def _by_origin(store: Store, dataset: Artifact, origin: str) -> list[dict[str, Any]]:
+    import pyarrow.compute as pc
+
+    folder = store.folder(dataset)
+    lines = []
+    for side in (*SPLITS, "removed"):
+        for batch in batches(folder, side):
+            mine = batch.filter(pc.fill_null(pc.equal(batch["origin"], origin), False))
+            lines += [{**line, "side": side} for line in mine.to_pylist()]
+    return lines
+
+
+def _told(store: Store, dataset: Artifact, line: Mapping[str, Any]) -> dict[str, Any]:
+    folder = store.folder(dataset)
+    rules = json.loads((folder / "rules.json").read_text(encoding="utf-8"))
+    removed = {"rule": line["rule"], "reason": line["reason"]} if line["side"] == "removed" else None
+    told = {
+        "dataset": dataset.digest,
+        "names": names_of(store, dataset),
+        "id": line["id"],
+        "origin": line["origin"],
+        "source": line.get("source"),
+        "side": line["side"],
+        "removed": removed,
+        "mapped": _mapped(store, dataset, line.get("source")),
+        "steps": _steps(store, dataset, line, rules),
+        "recorded": bool(paths(folder, "trail")),
+        "models": [] if removed else _models(store, dataset, line["id"]),
+    }
+    if removed:
+        return {**told, "preview": line["preview"]}
+    content = ("messages", "text", "rejected", "label", "group", "weight", "rating")
+    return {**told, "content": {name: line[name] for name in content if line.get(name) is not None}}
+
+
+def _mapped(store: Store, dataset: Artifact, source: str | None) -> dict[str, Any] | None:
+    """How the source was read: as the recipe says, or as it was recognised when the dataset was made."""
+    written, names = dataset.spec["data"]["sources"], list(sources_of(store, dataset))
+    if source is None:  # what was removed does not say its source; with one there is no doubt
+        source = names[0] if len(names) == 1 else None
+    if source not in names:
+        return None
+    given = written[names.index(source)].get("map") or {}
+    columns = {part: column for part, column in given.items() if column is not None and part != "on_bad_row"}
+    if set(columns) - {"id", "group", "rating"}:
+        return {"source": source, "layout": "map", "map": columns, "reason": "the recipe says so"}
+    for run in runs_with(store, dataset):
+        for event in store.ledger.read(kind="layout", subject=run):
+            if event.data["source"] == source:
+                found = {k: v for k, v in event.data["map"].items() if v is not None and k != "on_bad_row"}
+                return {
+                    "source": source, "layout": event.data["layout"], "map": {**found, **columns},
+                    "reason": event.data["reason"],
+                }  # fmt: skip
+    return {"source": source, "layout": "recognised", "map": columns, "reason": "how is not on record"}
+
+
+def _steps(
+    store: Store, dataset: Artifact, line: Mapping[str, Any], rules: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What was done to it, in order; before and after where the row is one of the step's examples.
+
+    Identical rows share one id until they are numbered, so what was done before that stands under the id without number."""
+    record = str(line["id"])
+    names = list(dict.fromkeys([record, stem(record)]))
+    told: dict[tuple[int, str, str], dict[str, Any]] = {}
+    for one in lines_of(store.folder(dataset), "trail", names):
+        told[one["step"], one["what"], one["why"]] = _step(one["step"], one["what"], one["why"], rules)
+    for number, rule in enumerate(rules):
+        for example in rule["examples"]:
+            if example["id"] not in names or example["after"] is None:
+                continue
+            key = (number, "changed", example["reason"])
+            step = told.setdefault(key, _step(number, "changed", example["reason"], rules))
+            step |= {"before": example["before"], "after": example["after"]}
+    return [told[key] for key in sorted(told)]
+
+
+def _step(number: int, what: str, why: str, rules: list[dict[str, Any]]) -> dict[str, Any]:
+    rule = rules[number] if number < len(rules) else {"rule": f"step {number}", "spec": {}}
+    return {"step": number, "rule": rule["rule"], "settings": rule["spec"], "what": what, "why": why}
+
+
+def _models(store: Store, dataset: Artifact, record: str) -> list[dict[str, Any]]:
+    found = []
+    for model in models_of(store, dataset):
+        fate = fates(store, model, record).get(record)
+        if fate is None:
+            continue
+        releases = [
+            str(v)
+            for one in store.catalog.descendants(model.digest)
+            for v in store.catalog.names_of(one.digest)
+        ]
+        found.append(
+            {"model": model.digest, "releases": releases, "seen": fate["seen"], "skipped": fate["skipped"]}
+        )
+    return found

@@ -1,0 +1,82 @@
+"""What every command is made of: the App behind it, `--json`, errors as messages and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from luthier.core.errors import Interrupted, LuthierError
+
+if TYPE_CHECKING:
+    from luthier.app.app import App
+
+
+def app() -> App:
+    from luthier.app.app import App
+
+    return App.open()
+
+
+def put(text: str = "") -> None:
+    click.echo(text)
+
+
+def put_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def told(command: Callable[..., None]) -> Callable[..., None]:
+    """Errors of ours become a message and an exit code; with --json, a JSON object on standard output too."""
+
+    @wraps(command)
+    def inner(*args: Any, **kwargs: Any) -> None:
+        # Libraries announce their own future to their own developers; a user can do nothing with it.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+        try:
+            command(*args, **kwargs)
+        except LuthierError as error:
+            if kwargs.get("as_json"):
+                put_json(
+                    {
+                        "error": {
+                            "kind": type(error).__name__,
+                            "message": error.message,
+                            "remedy": error.remedy,
+                        }
+                    }
+                )
+            click.echo(f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {error}", err=True)
+            sys.exit(error.exit_code)
+        except BrokenPipeError:  # `luthier list | head`
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+            sys.exit(0)
+
+    return inner
+
+
+as_json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."
+)
+
+
+class Nearest(click.Group):
+    """A group that says which command was probably meant."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            from luthier.core.errors import did_you_mean
+
+            raise click.UsageError(
+                f"there is no command {args[0]!r}; {did_you_mean(args[0], self.list_commands(ctx))}", ctx
+            )
+        return super().resolve_command(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of a day's work, not of the alphabet

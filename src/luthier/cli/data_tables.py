@@ -1,0 +1,339 @@
+"""What `luthier data ...` prints: short, aligned, hostile text made visible."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from luthier.core.artifact import short
+
+from .tables import columns
+
+SIDES = ("train", "validation", "test")
+
+
+def print_profile(found: Mapping[str, Any]) -> None:
+    rows = found["rows"]
+    _title("dataset", found)
+    _facts(
+        [
+            ("rows", ", ".join(f"{rows[side]:,} {side}" for side in SIDES) + f"; {found['removed']:,} removed"),
+            *([("forgotten", f"{found['forgotten']:,} rows of the sources")] if found["forgotten"] else []),
+            ("kinds", ", ".join(f"{n:,} {kind}" for kind, n in found["kinds"].items())),
+            *([("weights", "{min:.4g} to {max:.4g}, {mean:.4g} on average".format(**found["weights"]))] if found["weights"] else []),
+        ]
+    )  # fmt: skip
+    if found["about"]:
+        print_about(found["about"])
+    click.echo("sources")
+    click.echo(
+        columns(
+            [
+                (_seen(s["name"]), *(f"{s['counts'].get(side, 0):,}" for side in SIDES))
+                for s in found["sources"]
+            ],
+            "  ",
+        )
+    )
+    if len(found["tasks"]) > 1:
+        click.echo("tasks")
+        click.echo(
+            columns(
+                [
+                    (
+                        _seen(t["instruction"] or "(none)", 60),
+                        *(f"{t['counts'].get(side, 0):,}" for side in SIDES),
+                    )
+                    for t in found["tasks"]
+                ],
+                "  ",
+            )
+        )
+    click.echo("lengths")
+    lines = [("", "side", "mean", "median", "95 %", "longest")]
+    for name in ("tokens", "characters", "turns"):
+        one = found["lengths"][name]
+        for side, told in one["sides"].items():
+            lines.append(
+                (
+                    one["unit"],
+                    side,
+                    f"{told['mean']:,.1f}",
+                    f"{told['median']:,}",
+                    f"{told['p95']:,}",
+                    f"{told['max']:,}",
+                )
+            )
+    click.echo(columns(lines, "  "))
+    tokens = found["lengths"]["tokens"]
+    if tokens.get("by"):
+        sample = f" on {tokens['sampled']:,} rows" if tokens["sampled"] else ""
+        click.echo(f"  tokens as {_seen(str(tokens['by']), 60)} counts them{sample}")
+    elif tokens.get("why"):
+        click.echo(f"  {tokens['why']}")
+    if found["labels"]:
+        click.echo("labels")
+        ordered = sorted(found["labels"].items(), key=lambda one: -sum(one[1].values()))
+        click.echo(
+            columns(
+                [(_seen(label, 40), *(f"{n.get(side, 0):,}" for side in SIDES)) for label, n in ordered[:20]],
+                "  ",
+            )
+        )
+        if len(ordered) > 20:
+            click.echo(f"  … and {len(ordered) - 20} more labels")
+    twice, several = found["duplicates"], found["duplicates"]["several_answers"]
+    click.echo("what occurs twice")
+    _facts(
+        [
+            ("equal rows", f"{twice['exact']:,}; {twice['folded']:,} but for case and blanks"),
+            ("repeated inputs", f"{twice['repeated_inputs']:,}"),
+            ("several answers", f"{_n(several['inputs'], 'input')} in {_n(several['rows'], 'row')}"),
+        ]
+    )
+    for one in several["examples"][:3]:
+        answers = " | ".join(_seen(a["answer"], 30) for a in one["answers"][:3])
+        click.echo(f"    {_seen(one['input'], 60)} → {answers}")
+    click.echo("rules")
+    click.echo(
+        columns(
+            [
+                ("", "in", "changed", "removed", "out"),
+                *(
+                    (
+                        r["rule"],
+                        f"{r['rows_in']:,}",
+                        f"{r['changed']:,}",
+                        f"{r['removed']:,}",
+                        f"{r['rows_out']:,}",
+                    )
+                    for r in found["rules"]
+                ),
+            ],
+            "  ",
+        )
+    )
+    if found.get("report"):
+        click.echo(f"page: {found['report']}")
+
+
+def print_about(about: Mapping[str, Any]) -> None:
+    click.echo("about")
+    told = [
+        (name, _seen(", ".join(value) if isinstance(value, list) else value, 100))
+        for name, value in about.items()
+        if value
+    ]
+    click.echo(columns(told, "  "))
+
+
+def print_diff(found: Mapping[str, Any]) -> None:
+    for letter in ("a", "b"):
+        one = found[letter]
+        counts = ", ".join(f"{one[side] or 0:,} {side}" for side in SIDES)
+        click.echo(f"{letter}: {short(one['digest'])}  {', '.join(one['names'])}  {counts}")
+    if found["same"]:
+        click.echo("the same dataset")
+        return
+    click.echo(f"{found['rows_in_both']:,} rows are in both")
+    for letter in ("a", "b"):
+        one = found[f"only_{letter}"]
+        other = "b" if letter == "a" else "a"
+        click.echo(f"only in {letter}: {_n(one['rows'], 'row')}" + _by(one["by_side"]))
+        click.echo(
+            columns(
+                [(f"{n:,}", _seen(why, 90)) for why, n in one["reasons"].items()], f"  why not in {other}: "
+            )
+        ) if one["reasons"] else None
+        for row in one["examples"]:
+            click.echo(f"    {row['id']}  {row['origin']}  {_seen(row['says'], 60)}")
+    changed = found["changed"]
+    click.echo(f"in both, but not the same: {_n(changed['rows'], 'row')}" + _by(changed["by"]))
+    for move, n in changed["moves"].items():
+        click.echo(f"  {n:,} moved {move}")
+    for row in changed["examples"]:
+        click.echo(f"    {row['id']}  {', '.join(row['what'])}")
+        for name in ("side", "label", "weight", "rating", "group"):
+            if name in row:
+                click.echo(f"      {name}: {_seen(str(row[name][0]), 40)} → {_seen(str(row[name][1]), 40)}")
+        if "before" in row:
+            click.echo(f"      a: {_marked(row['before'])}\n      b: {_marked(row['after'])}")
+    if found["asked"]:
+        click.echo("asked for")
+        click.echo(
+            columns(
+                [
+                    (one["key"], _seen(str(one["a"]), 40), "→", _seen(str(one["b"]), 40))
+                    for one in found["asked"]
+                ],
+                "  ",
+            )
+        )
+
+
+def _by(counts: Mapping[str, int]) -> str:
+    return " (" + ", ".join(f"{n:,} {name}" for name, n in counts.items()) + ")" if counts else ""
+
+
+def print_explained(found: Mapping[str, Any]) -> None:
+    for stone in found["forgotten"]:
+        why = f": {_seen(stone['reason'], 80)}" if stone["reason"] else ""
+        click.echo(
+            f"forgotten on {_when(stone['when_s'])} by {_seen(stone['by'], 40)} (source {_seen(stone['source'], 40)}){why}"
+        )
+    for one in found["found"]:
+        _title("row", {"dataset": one["dataset"], "names": one["names"]}, one["id"])
+        _facts(
+            [
+                (
+                    "from",
+                    _seen(one["origin"], 80)
+                    + (f", source {_seen(one['source'], 40)}" if one["source"] else ""),
+                )
+            ]
+        )
+        if one["mapped"]:
+            m = one["mapped"]
+            told = ", ".join(f"{part}: {_column(column)}" for part, column in m["map"].items())
+            _facts([("read as", f"{m['layout']}, {_seen(told, 120)} ({_seen(m['reason'], 80)})")])
+        if not one["recorded"]:
+            _facts(
+                [
+                    (
+                        "changes",
+                        "not on record: this dataset was made before they were; only examples are known",
+                    )
+                ]
+            )
+        for step in one["steps"]:
+            _facts([(f"{step['step']}. {step['rule']}", f"{step['what']}: {_seen(step['why'], 100)}")])
+            if "before" in step:
+                click.echo(
+                    f"       before: {_marked(step['before'])}\n       after:  {_marked(step['after'])}"
+                )
+        if one["removed"]:
+            _facts([("removed by", f"{one['removed']['rule']}: {_seen(one['removed']['reason'], 100)}")])
+            _facts([("it began", _seen(one["preview"], 90))])
+            continue
+        _facts([("side", one["side"])])
+        for turn in one["content"].get("messages") or ():
+            click.echo(f"    {turn['role']}: {_seen(turn['content'], 200)}")
+        for name in ("text", "rejected", "label", "group", "rating"):
+            if name in one["content"]:
+                click.echo(f"    {name}: {_seen(str(one['content'][name]), 200)}")
+        if one["content"].get("weight", 1.0) != 1.0:
+            click.echo(f"    weight: {one['content']['weight']:.4g}")
+        for model in one["models"]:
+            _facts([("model", f"{short(model['model'])} {_fate(model)}  {', '.join(model['releases'])}")])
+
+
+def _fate(model: Mapping[str, Any]) -> str:
+    if model["skipped"]:
+        return f"left it out ({model['skipped']})"
+    if model["seen"]:
+        return f"saw it {model['seen']} time{'s' if model['seen'] > 1 else ''} in its kept weights"
+    return "did not train on it"
+
+
+def _column(column: Any) -> str:
+    return column if isinstance(column, str) else " + ".join(map(str, column))
+
+
+def print_matches(found: Mapping[str, Any]) -> None:
+    click.echo(_n(found["matches"], "row") + _by({side: n for side, n in found["by_side"].items() if n}))
+    for row in found["rows"]:
+        label = f"  [{_seen(row['label'], 30)}]" if row.get("label") else ""
+        why = f"  {row['rule']}: {_seen(row['reason'], 60)}" if row.get("rule") else ""
+        click.echo(f"  {row['id']}  {row['side']}  {_seen(row.get('origin', ''), 60)}{label}{why}")
+        click.echo(f"      {_seen(row['snippet'], 200)}")
+    if found["matches"] > len(found["rows"]):
+        click.echo(f"  … and {found['matches'] - len(found['rows']):,} more (--limit shows more)")
+
+
+def print_forget(found: Mapping[str, Any], brief: bool = False) -> None:
+    records, rows = len(found["records"]), found["rows"]
+    verb = "forgotten" if found["done"] else "to forget"
+    group = " in that group" if found["within_a_group"] else ""
+    click.echo(
+        f"{verb}: {_n(records, 'record')}{group}, {_n(rows, 'row')} in {_n(len(found['datasets']), 'dataset')}"
+    )
+    if brief:
+        return
+    for one in found["datasets"]:
+        click.echo(f"dataset {short(one['digest'])}  {', '.join(one['names'])}" + _by(one["rows"]))
+        more = f" … and {one['more_origins']:,} more" if one["more_origins"] else ""
+        click.echo(f"    {_seen(', '.join(one['origins']), 160)}{more}")
+    for one in found["models"]:
+        told = (
+            f"its kept weights saw {one['saw']:,} of them"
+            if one["saw"]
+            else "its kept weights saw none of them"
+        )
+        told += f", {one['measured']:,} were held out to measure it" if one["measured"] else ""
+        click.echo(f"model   {short(one['digest'])}  {', '.join(one['releases'])}  {told}")
+    if found["done"]:
+        click.echo(
+            "From now on they are left out when a dataset is made of sources that hold them. What was made before still holds them."
+        )
+    if found["again"]:
+        click.echo("to make the datasets and models again without them, where the recipe is:")
+        for command in found["again"]:
+            click.echo(f"  {command}")
+
+
+def print_forgotten(rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        click.echo("nothing was forgotten")
+        return
+    click.echo(
+        columns(
+            [
+                (
+                    one["record"] + (" (in a group)" if one["within_a_group"] else ""),
+                    _when(one["when_s"]),
+                    _seen(one["by"], 40),
+                    _seen(", ".join(one["sources"]), 60),
+                    _seen(one["reason"] or "", 80),
+                )
+                for one in rows
+            ]
+        )
+    )
+
+
+def _title(kind: str, found: Mapping[str, Any], name: str | None = None) -> None:
+    where = f"{short(found['dataset'])}" + (f" ({', '.join(found['names'])})" if found["names"] else "")
+    click.echo(f"{kind} {where}" if name is None else f"{kind} {name} in dataset {where}")
+
+
+def _facts(pairs: Sequence[tuple[str, str]]) -> None:
+    click.echo(columns([(name.ljust(15), value) for name, value in pairs], "  "))
+
+
+def _when(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_s))
+
+
+def _n(n: int, what: str) -> str:
+    """
+    >>> _n(1, "row"), _n(2_000, "row")
+    ('1 row', '2,000 rows')
+    """
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
+def _marked(text: str) -> str:
+    """One line that keeps the blanks: they may be all that differs."""
+    from luthier.app.report.wording import shorten, visible
+
+    return shorten(visible(text.replace("\n", "⏎").replace("\t", "⇥")), 110)
+
+
+def _seen(text: str, longest: int = 80) -> str:
+    """One line of it, with what steers a terminal written out."""
+    from luthier.app.report.wording import shorten, visible
+
+    return shorten(visible(" ".join(text.split())), longest)
