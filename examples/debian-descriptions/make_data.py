@@ -37,7 +37,9 @@ def fetched(folder: Path) -> Path:
     done = subprocess.run(["apt-get", *wish, "--quiet", "update"], capture_output=True, text=True)
     if not list(lists.glob("*_Packages")) or not list(lists.glob("*_Translation-en")):
         said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        sys.exit(f"the index files could not be fetched: {said}\n  → see that `apt-get update` works on this machine.")
+        sys.exit(
+            f"the index files could not be fetched: {said}\n  → see that `apt-get update` works on this machine."
+        )
     return lists
 
 

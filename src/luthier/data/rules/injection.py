@@ -117,7 +117,7 @@ def _contains(texts: pl.Series, pattern: str, which: np.ndarray) -> np.ndarray:
 
 
 # Letters of other scripts that look like Latin ones (Unicode TS 39, confusables), those that words are faked with.
-LOOKS = dict(
+LOOKS: dict[str, str | int | None] = dict(
     zip(
         "аеорсухіјѕԁһіԛԝьтмнвкАВЕКМНОРСТУХІЈЅԌοιαενρτυκΑΒΕΖΗΙΚΜΝΟΡΤΥΧıɡɑ",
         "aeopcyxijsdhiqwbtmhbkABEKMHOPCTYXIJSGoiaevptukABEZHIKMNOPTYXiga",
