@@ -186,7 +186,7 @@ def _phones(
         yield from _international(spans, groups, between, plus=True, said=False)
         return
     before = text[max(0, start - _NEAR) : start]
-    if groups[0].startswith("00") and len(groups[0]) > 3:
+    if groups[0].startswith("00") and len(groups[0]) > 3 and not _is_other(text, start):
         yield from _international(spans, groups, between, plus=False, said=phones.is_said(before))
         return
     n = phones.first_of(groups, between, lengths=(7, 15))
