@@ -63,8 +63,8 @@ class Made:
     def phone(self) -> str:
         return self.pick(
             f"+49 {self.pick('30', '171', '89')} {self.random.randint(1000000, 9999999)}",
-            f"+1 {self.random.randint(201, 210)}-{self.random.randint(220, 410)}-{self.digits(4)}",
-            f"({self.random.randint(212, 310)}) {self.random.randint(220, 410)}-{self.digits(4)}",
+            f"+1 {self.random.randint(201, 210)}-{self.random.randint(320, 410)}-{self.digits(4)}",
+            f"({self.random.randint(212, 310)}) {self.random.randint(320, 410)}-{self.digits(4)}",
             f"+33 {self.random.randint(1, 7)} {self.digits(2)} {self.digits(2)} {self.digits(2)} {self.digits(2)}",
         )
 

@@ -38,14 +38,12 @@ _IP6 = re.compile(
     r"(?<![0-9A-Za-z_])(?:[0-9A-Fa-f]{0,4}:){2,8}+(?:(?:[0-9]{1,3}\.){3}[0-9]{1,3}|[0-9A-Fa-f]{0,4})(?![0-9A-Za-z_])"
 )
 _VERSION = re.compile(
-    r"(?:(?:\bv|version|release|\brev|revision|firmware|build|driver|update|upgrade|patch|package|\bpip"
+    r"(?:(?:\bv|\boid|objectidentifier|version|release|\brev|revision|firmware|build|driver|update|upgrade|patch|package|\bpip"
     r"|section|clause|chapter|paragraph|\u00a7|\bitem|\bstep|\bata|figure|table|abschnitt|kapitel|\bnr|\bno)[^0-9A-Za-z\n]{0,4}"
     r"|[=<>~]= ?|[~^]|[A-Za-z]-)\Z",
     re.IGNORECASE,
 )
-_SOFTWARE = re.compile(
-    r"version|release|firmware|upgrade|update|patch|driver|software|install|package|library", re.IGNORECASE
-)
+_SOFTWARE = re.compile(r"version|release|firmware|upgrade|update|patch|driver|software", re.IGNORECASE)
 _ADDRESS = re.compile(
     r"\bip|address|adresse|host|server|\bfrom|ping|login|gateway|dns|subnet|router|connect|client",
     re.IGNORECASE,
@@ -177,14 +175,19 @@ def _addresses(text: str) -> Iterator[Found]:
 
 
 def _is_version(text: str, start: int, end: int, address: str) -> bool:
-    """Whether four numbers are of a version or a section, not of a machine."""
+    """Whether four numbers are of a version, a section or an object identifier, not of a machine. Where no word tells, four
+    small ones are: of all addresses one in two hundred looks so, of versions nearly all."""
     before = text[max(0, start - 40) : start]
     if _VERSION.search(before) or re.match(
         r"-(?:rc|beta|alpha|dev|snapshot)|\+", text[end : end + 10], re.IGNORECASE
     ):
         return True
-    small = all(int(part) < 32 for part in address.split("."))
-    return small and _SOFTWARE.search(before) is not None and _ADDRESS.search(before) is None
+    parts = [int(part) for part in address.split(".")]
+    if _ADDRESS.search(before) or len(set(parts)) == 1:
+        return False
+    if _SOFTWARE.search(before):
+        return True
+    return parts[0] < 20 and parts[0] != 10 and all(part < 100 for part in parts)
 
 
 def _is_telling(address: str) -> bool:

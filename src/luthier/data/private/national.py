@@ -295,7 +295,7 @@ NATIONAL = (
              pattern=r"(?:[0-9]{8}|[0-9]{2}\.[0-9]{3}\.[0-9]{3}|[XYZ][- ]?[0-9]{7})[- ]?[A-HJ-NP-TV-Z]"),
     National("IT", r"codice fiscale|\bc\.?f\.?\b", _it,
              pattern=r"[A-Z]{6}[0-9LMNP-V]{2}[ABCDEHLMPRST][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z]"),
-    National("NL", r"\bbsn\b|burgerservice|sofi", _nl, "9?, 3 3 3?, 4 2 3?, 4.2.3?, 3.3.3?"),
+    National("NL", r"\bbsn\b|burgerservice|\bsofi-?(?:nummer)?\b", _nl, "9?, 3 3 3?, 4 2 3?, 4.2.3?, 3.3.3?"),
     National("BE", r"rijksregister|registre national|\binsz\b|\bniss\b", _be, "11, 2.2.2-3.2, 2.2.2.3.2, 6-3-2, 6 3 2?, 2 2 2 3 2?"),
     National("SE", r"personn(?:umme)?r|samordningsn", _se, "6-4, 8-4, 12, 10?"),
     National("FI", r"henkil[öo]tunnus|hetu|personbeteckning", _fi, pattern=r"[0-9]{6}[-+ABCDEFUVWXY][0-9]{3}[0-9A-FHJ-NPR-Y]"),
@@ -313,7 +313,7 @@ NATIONAL = (
     National("DK", r"\bcpr\b|personnummer", _dk, "6-4?, 10?", checked=False),
     National("PT", r"\bnif\b|contribuinte", _pt, "9?, 3 3 3?"),
     National("AT", r"\bsvnr\b|sozialversicherung|\bsv[- ]?nummer", _at, "4 6?, 4-6?, 10?"),
-    National("CA", r"\bsin\b|social insurance", _ca, "3-3-3?, 3 3 3?, 9?"),
+    National("CA", r"\bsin (?:no|num|#)|\bsin:|social insurance", _ca, "3-3-3?, 3 3 3?, 9?"),
     National("AU", r"\btfn\b|tax file", _au, "9?, 3 3 3?"),
     National("ZA", r"\bid\b", _za, "13, 6 4 3, 6 4 2 1"),
     National("KR", r"주민등록|resident registration|\brrn\b", _kr, "6-7, 13?"),
@@ -323,8 +323,8 @@ NATIONAL = (
     National("BG", r"\begn\b|егн", _bg, "10?"),
     National("HR", r"\boib\b", mod_11_10, "11?"),
     National("EE/LT", r"isikukood|asmens kodas", _baltic, "11"),
-    National("CL", r"\brut\b|\brun\b", _cl, "2.3.3-1, 1.3.3-1, 8-1?, 7-1?"),
-    National("CL", r"\brut\b|\brun\b", _cl, pattern=r"[0-9]{1,2}\.[0-9]{3}\.[0-9]{3}-[Kk]"),
+    National("CL", r"\brut\b", _cl, "2.3.3-1, 1.3.3-1, 8-1?, 7-1?"),
+    National("CL", r"\brut\b", _cl, pattern=r"[0-9]{1,2}\.[0-9]{3}\.[0-9]{3}-[Kk]"),
     National("AR", r"\bcui[lt]\b", _ar, "2-8-1, 11?"),
     National("JP", r"マイナンバー|個人番号|my ?number", _jp, "4 4 4?, 4-4-4?, 12?"),
     National("TH", r"บัตรประชาชน|thai id", _th, "1-4-5-2-1, 1 4 5 2 1, 13?"),
@@ -336,5 +336,8 @@ NATIONAL = (
     National("MX", r"\bcurp\b", _mx, pattern=r"[A-Z]{4}[0-9]{6}[HMX][A-Z]{5}[0-9A-Z][0-9]"),
 )  # fmt: skip
 
-ANY_NAME = r"national id|identity (?:card|n)|id card|id number|personal (?:id|n)|identification n|tax (?:id|n)|insurance n|citizen|ausweis"
+ANY_NAME = (
+    r"national id|id card|identity card|ausweis|citizen (?:id|no|num|service)"
+    r"|(?:identity|identification|insurance|personal|tax|id) (?:id\b|no\b|nr\b|num)"
+)
 """What people call any of them."""

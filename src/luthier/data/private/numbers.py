@@ -43,11 +43,12 @@ _FRENCH = ("2 2 2 2 2", "2.2.2.2.2", "2-2-2-2-2")
 
 # Right before a number: what it is a number of, when it is none of a person.
 _OTHER = re.compile(
-    r"\b(?:isbn(?:-1[03])?|issn|ean|gtin|upc|doi|asin|sku|imei|order|invoice|bestell\w*|rechnung\w*|commande|facture|pedido|factura"
-    r"|part|p/n|s/n|serial|serien\w*|tracking|sendung\w*|shipment|ticket|case|ref|reference|article|artikel\w*|item|model|batch|lot"
-    r"|version|build|rev|revision|ata|chapter|section|timestamp|epoch|unix time|hash|checksum|uuid|guid|commit"
-    r"|transaction|barcode|patent|rfc|iso|din|bug|issue|customer|kunden\w*|client|account|konto|contract|vertrag\w*)"
-    r"(?:[ _-]?(?:no|nr|num|number|nummer|id|code|num[ée]ro|n[úu]mero)\b)?[ .:#=°\"'(-]{0,4}\Z",
+    r"\b(?:(?:(?-i:ISBN(?:-1[03])?|ISSN|EAN|GTIN|UPC|DOI|ASIN|SKU|IMEI|ATA|RFC|ISO|DIN|UUID|GUID)|isbn|p/n|s/n|order|invoice|bestell\w*|rechnung\w*"
+    r"|commande|facture|pedido|factura|part|serial|serien\w*|tracking|sendung\w*|shipment|ticket|case|reference|article|artikel\w*|item|model"
+    r"|batch|version|build|revision|chapter|section|timestamp|epoch|unix time|hash|checksum|commit|transaction|barcode|patent|bug|issue"
+    r"|customer|kunden\w*|client|account|konto|contract|vertrag\w*)"
+    r"(?:[ _-]?(?:no|nr|num|number|nummer|id|code|num[ée]ro|n[úu]mero)\b)?|(?:ref|rev|lot)(?:[.:#]| (?:no|nr|number)\b))"
+    r"[ .:#=°\"'(-]{0,4}\Z",
     re.IGNORECASE,
 )
 _NEAR = 48
@@ -186,7 +187,7 @@ def _phones(
         yield from _international(spans, groups, between, plus=True, said=False)
         return
     before = text[max(0, start - _NEAR) : start]
-    if groups[0].startswith("00") and len(groups[0]) > 3:
+    if groups[0].startswith("00") and len(groups[0]) > 3 and not _is_other(text, start):
         yield from _international(spans, groups, between, plus=False, said=phones.is_said(before))
         return
     n = phones.first_of(groups, between, lengths=(7, 15))

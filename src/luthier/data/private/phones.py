@@ -28,7 +28,7 @@ _WORDS = frozenset(
     (  # noqa: SIM905
         "phone phones telephone tel mobile cell cellphone call calling dial ring sms fax whatsapp reach landline "
         "telefon telefonnummer handy handynummer mobil mobilnummer rufnummer anrufen anruf anrufe ruf "
-        "téléphone tél portable appeler appelez appelle teléfono telefono móvil movil celular llama llamar llame "
+        "téléphone tél appeler appelez appelle teléfono telefono móvil movil celular llama llamar llame "
         "llámame llámeme llamame cellulare chiama chiamami telefoonnummer telefoon mobiel bel telefone telemóvel ligue "
         "телефон телефону"
     ).split()

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 from .checks import entropy
 
@@ -74,10 +75,16 @@ _BEGIN = re.compile(r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-
 _END = re.compile(r"-----END [A-Z0-9 ]{0,60}-----")
 _BODY = re.compile(r"(?:[A-Za-z0-9+/=]{16,}+|\s|\\[nr])*+")
 LONGEST_BLOCK = 20_000
-_URL = re.compile(r"://([^\s:/@\"'<>]{0,128}+):([^\s/@\"'<>]{1,256}+)@")
-_PLACEHOLDER = re.compile(r"[$%<{\[].*|\*+|[xX]+|\.+", re.DOTALL)
+_URL = re.compile(r"://([^\s:/@\"'<>]{0,128}+):([^\s/@\"'<>`\\]{1,256}+)@")
+_PLACEHOLDER = re.compile(
+    r"[$%<{\[].*|\*+|\.+|[a-z]{1,3}|[0-9]{1,3}|pass(?:word|wd|wort)?|x{4,20}|your.{0,30}|secret",
+    re.DOTALL | re.IGNORECASE,
+)
 
-_PATH = re.compile(r"[~.]{0,2}(?:/[A-Za-z0-9_.-]{1,255}+){2,}+/?")
+# A path, or a name with points as programs have them.
+_NAME = re.compile(
+    r"[~.]{0,2}(?:/[A-Za-z0-9_.-]{1,255}+){2,}+/?|[A-Za-z_][A-Za-z0-9_]*+(?:\.[A-Za-z_][A-Za-z0-9_]*+)++"
+)
 
 PASSWORDS = ("password", "passwd", "passwort", "passphrase", "mot de passe", "pwd")
 NAMED = (*PASSWORDS, "secret", "token", "apikey", "api_key", "api-key", "api key", "accesskey", "access_key", "access-key",
@@ -177,14 +184,14 @@ def _is_dense(value: str, bits: float) -> bool:
 
 
 def _is_random(value: str) -> bool:
-    """Letters and digits mixed as no word or path mixes them."""
-    value = value.rstrip("=.")
-    if (
-        len(value) < 16
-        or _PATH.fullmatch(value)
-        or not any(c.isdigit() for c in value)
-        or not any(c.isalpha() for c in value)
-    ):
+    """Letters and digits mixed as no word, name of a program or path mixes them."""
+    value = value.rstrip("=.").split("&")[0]
+    digits, letters = (sum(map(test, value)) for test in (str.isdigit, str.isalpha))
+    if len(value) < 16 or not digits or not letters or "%20" in value or _NAME.fullmatch(value):
+        return False
+    kinds = [(c.isdigit(), c.isupper()) for c in value]
+    turns = sum(a != b for a, b in pairwise(kinds))
+    if digits < 2 and turns < 0.45 * len(value):
         return False
     return entropy(value) >= (3.0 if len(value) < 20 or re.fullmatch("[0-9a-f]+", value) else 3.5)
 

@@ -148,7 +148,7 @@ def plain(text: str) -> str:
     text = "".join(
         c for c in text if unicodedata.category(c) not in ("Mn", "Cf") and c not in "\u115f\u1160\u3164"
     )
-    return text.translate(str.maketrans(LOOKS)) if re.search(_MIXED, text) else text
+    return text.translate({ord(a): b for a, b in LOOKS.items()}) if re.search(_MIXED, text) else text
 
 
 _GAP = r"""[\s,.*_"'’`-]{1,4}"""

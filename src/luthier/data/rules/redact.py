@@ -19,6 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -185,6 +186,17 @@ class _Search:
             by_row = {row: texts for row, texts in by_row.items() if row in rows}
         return self.records
 
+    @cached_property
+    def with_masks(self) -> dict[int, list[str]]:
+        """By row, the texts that hold something like a mask as they come."""
+        import numpy as np
+
+        found: dict[int, list[str]] = {}
+        places = np.flatnonzero(self.texts.str.contains(r"\[[A-Z][A-Z_]*_[0-9]").fill_null(False).to_numpy())
+        for place, text in zip(places.tolist(), self.texts.gather(places).to_list(), strict=True):
+            found.setdefault(int(self.row[place]), []).append(text)
+        return found
+
     def _ways(self, texts: pl.Series, wide: np.ndarray, digits: np.ndarray) -> np.ndarray:
         """In which ways there may be something in each text, as bits; `wide` are texts with characters beyond ASCII."""
         import numpy as np
@@ -238,7 +250,7 @@ class _Search:
         if self.settings.do == "drop":
             return []
         if record.masks is None:
-            record.masks = pseudonyms.Masks([*self.rows.of_row(row), self.rows.label[row] or ""], self.key)
+            record.masks = pseudonyms.Masks(self.with_masks.get(row, ()), self.key)
         for place, told in found.items():
             record.texts[place] = _masked(texts[place][0], told, record.masks)
         return [(row, place) for place in found]

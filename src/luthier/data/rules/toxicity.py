@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -80,7 +80,8 @@ def _run(rows: Opened, settings: Toxicity) -> Said:
         row: f"{counts[row]} words of the lists of insults, {most} or more"
         for row in np.flatnonzero(counts >= most).tolist()
     }
-    return Said(removed=rows.reasons(why), counts={"words": counts})
+    told: dict[str, Any] = {"words": counts}
+    return Said(removed=rows.reasons(why), counts=told)
 
 
 def _counts(rows: Opened, places: np.ndarray, words: str) -> np.ndarray:
