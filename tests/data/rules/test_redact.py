@@ -363,3 +363,26 @@ def test_time_is_linear_in_the_text(name: str) -> None:
             best = min(best, time.process_time() - start)
         took.append(best)
     assert took[1] < 24 * took[0] + 0.1, f"{took}"
+
+
+def test_another_key_is_another_dataset_and_a_missing_one_is_told_at_once(tmp_path, monkeypatch):
+    from luthier.core.errors import SpecError
+    from luthier.core.testing import FakeContext
+    from luthier.data.connectors import fingerprints
+    from luthier.data.spec import DataSpec
+
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
+    wish = {"redact": {"what": ["email"], "do": "pseudonymise", "key": "${PII_KEY}"}}
+    data = DataSpec.model_validate({"sources": [{"files": "rows.jsonl"}], "rules": {"quality": [wish]}})
+
+    def marks():
+        return list(fingerprints(data, tmp_path, FakeContext(tmp_path)))
+
+    monkeypatch.setenv("PII_KEY", "k" * 20)
+    one = marks()
+    assert one == marks() and len(one) == 2 and "k" * 20 not in str(one)
+    monkeypatch.setenv("PII_KEY", "q" * 20)
+    assert marks()[0] == one[0] and marks()[1][1] != one[1][1]
+    monkeypatch.delenv("PII_KEY")
+    with pytest.raises(SpecError, match="PII_KEY"):
+        marks()

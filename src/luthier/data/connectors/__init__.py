@@ -40,3 +40,6 @@ def fingerprints(
             read = SourceSpec.model_validate({"files": files})
             mark = connect(read, base, at.secret).fingerprint(cache)
             yield {"rule": wish.name, "reads": {name: files}}, mark
+        told = getattr(plugin.load("rule", wish.name), "mark", None)
+        if told is not None and (mark_of := told(wish.settings)):
+            yield {"rule": wish.name, "settings": wish.settings.plain()}, mark_of

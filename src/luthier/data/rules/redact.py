@@ -305,6 +305,12 @@ def _masked(text: str, told: Sequence[Found], masks: pseudonyms.Masks) -> str:
     return "".join([*pieces, text[at:]])
 
 
+def _mark(settings: Redact) -> str | None:
+    from luthier.data.private.pseudonyms import key_mark
+
+    return key_mark(settings.key) if settings.key is not None else None
+
+
 redact = RowRule(
-    "redact", 1, Redact, "Masks, renames or removes private data and secrets.", _run, private=True
-)
+    "redact", 1, Redact, "Masks, renames or removes private data and secrets.", _run, private=True, mark=_mark,
+)  # fmt: skip

@@ -56,7 +56,8 @@ class Said:
 class RowRule:
     """`run(rows, settings) -> Said`. `source` says where the rule is from: a paper, a tool, or "ours". `private`: what it
     finds must not be shown, so rows are not previewed before it has seen them. `reads` names settings that hold files: `run`
-    is given them as they are reached from anywhere, and other bytes in them make another dataset."""
+    is given them as they are reached from anywhere, and other bytes in them make another dataset. `mark` tells what else the
+    result depends on and no file holds, such as which key it is; None where nothing. It may refuse the settings early."""
 
     name: str
     version: int
@@ -66,6 +67,7 @@ class RowRule:
     source: str = "ours"
     private: bool = False
     reads: tuple[str, ...] = ()
+    mark: Callable[[Any], str | None] | None = None
 
 
 @dataclass(frozen=True)
