@@ -54,6 +54,13 @@ bodies = st.dictionaries(st.sampled_from(fields), plain, max_size=5) | st.fixed_
 )
 
 
+def test_what_may_be_left_out_may_be_null():
+    optional = [name for name in ChatBody.model_fields if name not in ("model", "messages", "x_luthier")]
+    body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+    for name in optional:
+        assert parse({**body, name: None}).request(0).messages, name
+
+
 @given(bodies)
 def test_any_body_is_understood_or_refused_with_a_name(value):
     try:

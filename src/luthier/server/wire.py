@@ -148,9 +148,8 @@ class ChatBody(Wire):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     """Same request, same seed, same answer."""
     stop: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=400)]] | None,
+        Annotated[list[Annotated[str, Field(min_length=1, max_length=400)]], Field(max_length=4)] | None,
         BeforeValidator(_stops),
-        Field(max_length=4),
     ] = None
     """Up to four texts; the answer ends before the first of them."""
     stream: bool | None = None
