@@ -25,7 +25,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "turns": "luthier.data.rules.turns:turns",
         "json_schema": "luthier.data.rules.json_schema:json_schema",
         "agree": "luthier.data.rules.agree:agree",
-        "filter": "luthier.data.rules.filter:filter",
+        "filter": "luthier.data.rules.filter:filter_",
         "sample": "luthier.data.rules.sample:sample",
         "weight": "luthier.data.rules.weight:weight",
         "deduplicate": "luthier.data.rules.deduplicate:deduplicate",

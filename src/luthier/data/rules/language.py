@@ -101,7 +101,6 @@ def _open(rows: Opened, places: np.ndarray, unclear: np.ndarray) -> list[tuple[i
     """(row, its beginning on one line) of rows that the vote leaves open and that say something."""
     import polars as pl
 
-    import polars as pl
 
     which = places[unclear[rows.row[places]]]
     frame = pl.DataFrame(
