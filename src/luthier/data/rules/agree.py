@@ -45,7 +45,8 @@ def _keys(rows: Opened, settings: Agree) -> pa.RecordBatch:
     before &= np.arange(len(rows.row)) < last[rows.row]
     mask = pl.Series(before)
     frame = pl.DataFrame({"row": rows.row[before], "role": rows.role.filter(mask), "text": rows.text.filter(mask)})
-    told = frame.group_by("row", maintain_order=True).agg(pl.format("\x00{}\x00{}", "role", "text").str.join(""))
+    turn = pl.format("\x00{} {} ", "role", "text")  # the blanks are folded into those of the text
+    told = frame.group_by("row", maintain_order=True).agg(turn.str.join(""))
     asked = [""] * len(rows)
     for row, text in told.iter_rows():
         asked[row] = text

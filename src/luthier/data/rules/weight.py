@@ -59,7 +59,8 @@ def _run(rows: Opened, settings: Weight) -> Said:
 
     before = rows.column("weight").to_numpy(zero_copy_only=False).astype(np.float64)
     factors, counts = _factors(rows, settings)
-    after = (before * factors).astype(np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        after = (before * factors).astype(np.float32)
     _refuse(rows, factors, after)
     changed = np.flatnonzero(after != before.astype(np.float32))
     why = {row: f"weight {before[row]:.6g} becomes {after[row]:.6g}" for row in changed.tolist()}
