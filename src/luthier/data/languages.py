@@ -47,7 +47,7 @@ FUNCTION_WORDS = {
     "nl": "de het een en van is niet dat die in te op voor met zijn er aan ook als ik je we ze hij zij hebben "
     "heeft was werd worden wordt naar bij om uit maar nog kan dan door over wat of deze dit geen mijn "
     "jij hoe waar",
-    "af": "die en van is nie 'n wat het vir dat met sy sal ek jy ons hulle kan word aan deur ook maar hierdie "
+    "af": "die en van is nie wat het vir dat met sy sal ek jy ons hulle kan word aan deur ook maar hierdie "
     "hoe my op as by na",
     "sv": "och att det som en är på för med av inte den till jag om har ett de han var men så från vi kan när "
     "eller man hur ska också mig sig din vad detta efter under där mycket denna blir vid dessa andra "
@@ -165,7 +165,7 @@ SCRIPTS = (
 KANA = 0.05
 """The share of kana among kana and Han from which on a text is Japanese."""
 
-SAME = {"hr": ("bs", "sr", "sh"), "no": ("nb", "nn"), "zh": ("yue", "wuu"), "id": (), "bn": ("as", "bpy")}
+SAME = {"hr": ("bs", "sr", "sh"), "no": ("nb", "nn"), "zh": ("yue", "wuu"), "bn": ("as", "bpy")}
 """What a vote for a language stands for too."""
 
 NAMES = {

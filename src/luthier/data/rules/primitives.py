@@ -3,6 +3,8 @@ so that both give the same answer:
 
     Distinct    of rows with one key, the one with the lowest id stays
     AtMost      of rows of one part, the lowest few by rank stay
+    Agree       of rows with one input, those that answer differently go, or those outvoted
+    Sample      of all rows, n or a share by rank stay, of every part in proportion
 
     SELECT row, reason      one line for every row that must go, in any order
 
@@ -109,6 +111,75 @@ class Candidates:
             f"SELECT a.row AS a, b.row AS b FROM (SELECT * FROM placed WHERE size <= {self.most} OR place <= {self.first * (asked + 1)}) AS a "
             "JOIN placed AS b ON a.band = b.band WHERE a.place < b.place "
             f"AND least(a.n, b.n) * 1000 >= {self.least} * greatest(a.n, b.n)"
+        )
+
+
+@dataclass(frozen=True)
+class Agree:
+    """Columns: input, answer; rows whose input is null agree with all. `mark` only notes."""
+
+    how: Literal["drop", "majority", "mark"]
+
+    def decide(self, rows: str, ask: Ask, note: Callable[[str], None]) -> str:
+        counted = (
+            f"SELECT input, answer, count(*) AS n, min(id) AS first_id FROM {rows} WHERE input IS NOT NULL "
+            "GROUP BY input, answer"
+        )
+        several = (
+            "SELECT input, count(*) AS answers, sum(n) AS size, max(n) AS most, min(first_id) AS first_id "
+            f"FROM ({counted}) AS c GROUP BY input HAVING count(*) > 1"
+        )
+        inputs, size, example = ask(f"SELECT count(*), sum(size), min(first_id) FROM ({several}) AS s")[0]
+        if inputs:
+            note(
+                f"{inputs} inputs stand there with more than one answer, in {int(size)} rows; one of them is row:{example}"
+            )
+        if self.how == "mark":
+            return f"SELECT row, '' AS reason FROM {rows} WHERE 1 = 0"
+        if self.how == "drop":
+            return (
+                "SELECT r.row, 'one of ' || CAST(s.answers AS VARCHAR(20)) || ' answers to the same input' AS reason "
+                f"FROM {rows} AS r JOIN ({several}) AS s ON r.input = s.input"
+            )
+        leading = f"SELECT input, answer, n, rank() OVER (PARTITION BY input ORDER BY n DESC) AS place FROM ({counted}) AS c"
+        winners = f"SELECT input, count(*) AS leaders, min(answer) AS answer FROM ({leading}) AS l WHERE place = 1 GROUP BY input"
+        return (
+            "SELECT r.row, CASE WHEN w.leaders > 1 THEN 'no majority among ' || CAST(s.answers AS VARCHAR(20)) || "
+            "' answers to the same input' ELSE CAST(s.most AS VARCHAR(20)) || ' of ' || CAST(s.size AS VARCHAR(20)) || "
+            f"' rows with the same input answer otherwise' END AS reason FROM {rows} AS r "
+            f"JOIN ({several}) AS s ON r.input = s.input JOIN ({winners}) AS w ON r.input = w.input "
+            "WHERE w.leaders > 1 OR r.answer <> w.answer"
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Columns: part, rank. One of `n` and `share` is given; a share counts in billionths.
+
+    The k-th of a part's s rows stands at (k - 1/2) / s: the n lowest stay, or those below the share.
+    """
+
+    n: int | None
+    share: float | None
+
+    def decide(self, rows: str, ask: Ask, note: Callable[[str], None]) -> str:
+        placed = (
+            "SELECT row, id, part, rank, row_number() OVER (PARTITION BY part ORDER BY rank, id) AS place, "
+            f"count(*) OVER (PARTITION BY part) AS size FROM {rows}"
+        )
+        total = int(ask(f"SELECT count(*) FROM {rows}")[0][0])
+        if self.share is not None:
+            billionths = round(self.share * 1_000_000_000)
+            return (
+                f"SELECT row, 'not drawn: {self.share:g} of the rows stay' AS reason FROM ({placed}) AS p "
+                f"WHERE (2 * place - 1) * 1000000000 >= 2 * {billionths} * size"
+            )
+        if self.n is not None and self.n >= total:
+            note(f"all {total} rows stay; the sample may have {self.n}")
+        return (
+            f"SELECT row, 'not drawn: {self.n} of {total} rows stay' AS reason FROM (SELECT row, row_number() OVER "
+            "(ORDER BY CAST(2 * place - 1 AS DOUBLE) / CAST(size AS DOUBLE), rank, id) AS place "
+            f"FROM ({placed}) AS p) AS q WHERE place > {self.n}"
         )
 
 
