@@ -31,7 +31,7 @@ class Agree(Spec):
     """What happens to rows of an input with several answers."""
 
 
-def _keys(rows: Opened, settings: Agree) -> pa.RecordBatch:
+def _keys(rows: Opened, settings: Agree) -> pa.RecordBatch:  # noqa: ARG001  every rule has this signature
     import numpy as np
     import polars as pl
     import pyarrow as pa
