@@ -30,12 +30,14 @@ PREVIEW = 200
 @dataclass
 class Grouped:
     """`accounts` are of the group's steps, the keyed ones' with the seconds of their keys alone; `keys` has a line for each
-    row of `batch`: its id, columns named by the keyed step's number (k0_key), and those of numbering (u_) and sides (s_)."""
+    row of `batch`: its id, columns named by the keyed step's number (k0_key), and those of numbering (u_) and sides (s_).
+    `stays` has True for each row of the batch before that is still there."""
 
     batch: pa.RecordBatch
     accounts: list[Account]
     removed: list[pa.RecordBatch]
     keys: pa.RecordBatch
+    stays: np.ndarray
 
 
 def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
@@ -67,7 +69,7 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
         closed, keys = closed.filter(keep), keys.filter(keep)
     if group.sides is not None:
         answers.check(closed, group.sides.task)
-    return Grouped(closed, accounts, removed, keys)
+    return Grouped(closed, accounts, removed, keys, alive)
 
 
 @dataclass
