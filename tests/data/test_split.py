@@ -63,7 +63,11 @@ def divide(
     try:
         database.register("given", keys)
         database.execute("CREATE TABLE keys AS SELECT * FROM given")
-        sql = split.decide("keys", split.Sides(spec, stratify))
+
+        def keep(name: str, sql: str) -> None:
+            database.execute(f"CREATE TABLE {name} AS {sql}")
+
+        sql = split.decide("keys", split.Sides(spec, stratify), keep)
         found = database.execute(f"SELECT row, side, reason FROM ({sql}) ORDER BY row").fetchall()
     finally:
         database.rollback()

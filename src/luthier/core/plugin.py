@@ -17,6 +17,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "rows_engine": {
         "local": "luthier.data.engines.protocol:local",
+        "spark": "luthier.data.engines.protocol:spark",
     },
     "rule": {
         "normalize": "luthier.data.rules.normalize:normalize",

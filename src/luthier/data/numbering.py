@@ -25,8 +25,8 @@ def decide(ask: Ask) -> str:
     """SQL that gives (row, id) over the table `keys`, whose columns of this step begin with u_. Raises DataError for a
     named id that repeats."""
     twice = ask(
-        "SELECT min_by(u_origin, row), max_by(u_origin, row) FROM keys WHERE u_named GROUP BY id HAVING count(*) > 1 "
-        "ORDER BY min(row) LIMIT 1"
+        "SELECT earlier, later FROM (SELECT min_by(u_origin, row) AS earlier, max_by(u_origin, row) AS later, "
+        "min(row) AS first FROM keys WHERE u_named GROUP BY id HAVING count(*) > 1) AS told ORDER BY first LIMIT 1"
     )
     if twice:
         raise DataError(

@@ -160,9 +160,9 @@ class Preparation:
         job = Job.of(source, self.at.root, layout, self.at.secret, hidden=self._private)
         return replace(job, forgotten=self._forgotten, watched=self._watched)
 
-    def seen(self, done_bytes: int, rows: int) -> None:
+    def seen(self, done_bytes: int, rows: int | None) -> None:
         """What the engine tells while it reads."""
-        self.at.progress("read", done_bytes, self._total_bytes, rows=rows)
+        self.at.progress("read", done_bytes, self._total_bytes, **({} if rows is None else {"rows": rows}))
 
     def _layout(self, source: SourceSpec, name: str, connector: Connector) -> Layout:
         head = connector.head(SAMPLE_ROWS)

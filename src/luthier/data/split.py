@@ -19,7 +19,7 @@ With groups, one input can occur in two groups on different sides. Then it stays
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -33,6 +33,8 @@ from .task import TaskSpec
 
 SIDES = ("train", "validation", "test")
 FEWEST_KEYS = 5
+Keep = Callable[[str, str], None]
+"""A name, and SQL whose answer it is to stand for."""
 
 
 def draw(key: str, seed: int) -> float:
@@ -75,39 +77,45 @@ def keys(rows: Opened, spec: SplitSpec) -> dict[str, pa.Array]:
     ]
     return {
         "key": hashed(leak),
-        "u": pa.array([draw(key, spec.seed) for key in leak]),
+        "u": pa.array([draw(key, spec.seed) for key in leak], pa.float64()),
         "input": inputs,
         "label": rows.column("label"),
     }
 
 
-def decide(rows: str, sides: Sides) -> str:
-    """SQL that gives (row, side, reason) over the table `rows`; `reason` is null unless the row is to be set aside.
+def decide(rows: str, sides: Sides, keep: Keep) -> str:
+    """SQL that gives (row, side, reason) over the table `rows`; `reason` is null unless the row is to be set aside. `keep`
+    makes a table of an answer that is asked for again.
 
     The words are those that DuckDB and Spark share. A stratum is rich when it has keys enough for every side.
     """
     spec = sides.spec
     stratum = "coalesce(label, '')" if sides.stratify else "''"
-    held = spec.test + spec.validation
+    keep("drawn", f"SELECT DISTINCT {stratum} AS stratum, key, u FROM {rows}")
+    test = f"SELECT DISTINCT key FROM drawn WHERE {_below(spec.test)}"
+    keep("test_keys", f"{test} {_helped('drawn', test, spec.test)}")
+    free = (
+        "SELECT d.stratum, d.key, d.u FROM drawn AS d "
+        "WHERE NOT EXISTS (SELECT 1 FROM test_keys AS t WHERE t.key = d.key)"
+    )
+    validation = f"SELECT DISTINCT key FROM ({free}) AS free WHERE {_below(spec.test + spec.validation)}"
+    keep("validation_keys", f"{validation} {_helped(f'({free}) AS free', validation, spec.validation)}")
     return f"""
-        WITH drawn AS (SELECT DISTINCT {stratum} AS stratum, key, u FROM {rows}),
-        rich AS (SELECT stratum FROM drawn GROUP BY stratum HAVING count(DISTINCT key) >= {FEWEST_KEYS}),
-        test_drawn AS (SELECT DISTINCT key FROM drawn WHERE u < {spec.test!r}),
-        test_keys AS (SELECT key FROM test_drawn {_helped("drawn", "test_drawn", spec.test)}),
-        free AS (SELECT stratum, key, u FROM drawn WHERE key NOT IN (SELECT key FROM test_keys)),
-        validation_drawn AS (SELECT DISTINCT key FROM free WHERE u < {held!r}),
-        validation_keys AS (SELECT key FROM validation_drawn {_helped("free", "validation_drawn", spec.validation)}),
-        placed AS (
-            SELECT row, input,
-                CASE WHEN key IN (SELECT key FROM test_keys) THEN 2
-                     WHEN key IN (SELECT key FROM validation_keys) THEN 1 ELSE 0 END AS place
-            FROM {rows}),
+        WITH placed AS (
+            SELECT r.row, r.input, CASE WHEN t.key IS NOT NULL THEN 2 WHEN v.key IS NOT NULL THEN 1 ELSE 0 END AS place
+            FROM {rows} AS r LEFT JOIN test_keys AS t ON t.key = r.key
+            LEFT JOIN validation_keys AS v ON v.key = r.key),
         reach AS (SELECT row, place, max(place) OVER (PARTITION BY input) AS furthest FROM placed)
         SELECT row, {_name("place")} AS side,
             CASE WHEN furthest > place
                  THEN 'the same input is in the ' || {_name("furthest")} || ' split, in another group'
             END AS reason
         FROM reach"""
+
+
+def _below(share: float) -> str:
+    """Text to number in one step: what a decimal in SQL comes to is an engine's own affair."""
+    return f"u < CAST('{share!r}' AS DOUBLE)"
 
 
 def _name(place: str) -> str:
@@ -118,10 +126,11 @@ def _helped(candidates: str, taken: str, share: float) -> str:
     """For every rich stratum that has no key among those taken, its candidate with the lowest draw."""
     if share == 0:
         return ""
+    rich = f"SELECT stratum FROM drawn GROUP BY stratum HAVING count(DISTINCT key) >= {FEWEST_KEYS}"
     return f"""UNION SELECT key FROM (
             SELECT key, row_number() OVER (PARTITION BY stratum ORDER BY u, key) AS n FROM {candidates}
-            WHERE stratum IN (SELECT stratum FROM rich)
-              AND stratum NOT IN (SELECT d.stratum FROM drawn AS d JOIN {taken} AS t ON d.key = t.key)) AS lowest
+            WHERE stratum IN ({rich})
+              AND stratum NOT IN (SELECT d.stratum FROM drawn AS d JOIN ({taken}) AS t ON d.key = t.key)) AS lowest
         WHERE n = 1"""
 
 

@@ -409,7 +409,7 @@ def test_large_buckets_are_asked_again_without_what_went_and_with_more_first_row
         features=lambda rows, wish: pa.record_batch({"family": pa.array([int(text) % 50 for text in rows.text])}),
         solve=solve,
     )  # fmt: skip
-    keys = Keys(tmp_path / "keys")
+    keys = Keys(tmp_path / "keys", 1_000_000_000)
     one = pa.array([1] * 200, pa.int64())
     keys.add(
         pa.record_batch(
@@ -419,9 +419,15 @@ def test_large_buckets_are_asked_again_without_what_went_and_with_more_first_row
     assert keys.ready()
     notes: list[str] = []
     parts = [batch.slice(start, 30) for start in range(0, 200, 30)]
-    gone = pairs.decide(
-        rule, NearDuplicates(), "keys", keys, lambda: iter(parts), tmp_path / "features", notes.append
+    sql = pairs.decide(
+        Step(rule, NearDuplicates()),
+        "keys",
+        keys,
+        lambda step, wanted: pairs.features_of(step, wanted, iter(parts)),
+        tmp_path / "features",
+        notes.append,
     )
+    gone = pa.Table.from_batches(keys.stream(sql))
     # 8 rows with all after them, then 16 and 24 of those that stay
     assert sorted(gone["row"].to_pylist()) == sorted(n for n in range(50, 200) if n % 50 < 24)
     assert len(asked) == 3 and asked[0] == 8 * 200 - 36

@@ -64,7 +64,7 @@ def decide(
     Raises DataError."""
     ids = "SELECT row, id FROM keys" if group.numbers is None else numbering.decide(tables.ask)
     tables.keep("named", ids)
-    tables.keep("gone_0", "SELECT row, 0 AS step, id AS reason FROM named WHERE row < 0")
+    tables.view("gone_0", "SELECT row, 0 AS step, id AS reason FROM named WHERE row < 0")
     for n, step in enumerate(group.keyed):
         account = accounts[len(group.rows) + n]
         rows, note = f"rows_{n}", account.notes.append
@@ -83,7 +83,7 @@ def decide(
         with accounts[-1].clock():
             _left(tables, last, "s_", "rows_side")
             look.settle(tables.ask, "rows_side")
-            tables.keep("divided", split.decide("rows_side", group.sides))
+            tables.keep("divided", split.decide("rows_side", group.sides, tables.keep))
             sides = "SELECT row, side, reason FROM divided"
     return (
         f"SELECT n.row, n.id, coalesce(g.step, CASE WHEN s.reason IS NOT NULL THEN {last} ELSE -1 END) AS step, "

@@ -31,12 +31,14 @@ PREVIEW = 200
 class Grouped:
     """`accounts` are of the group's steps, the keyed ones' with the seconds of their keys alone; `keys` has a line for each
     row of `batch`: its id, columns named by the keyed step's number (k0_key), and those of numbering (u_) and sides (s_).
-    `removed` holds the lines (reading.LINES) of what was removed, and of every change, of rows that are removed later too."""
+    `removed` holds the lines (reading.LINES) of what was removed, and of every change, of rows that are removed later too.
+    `stays` has True for each row of the batch before that is still there; rows that were made come after those."""
 
     batch: pa.RecordBatch
     accounts: list[Account]
     removed: list[pa.RecordBatch]
     keys: pa.RecordBatch
+    stays: np.ndarray
 
 
 def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
@@ -67,14 +69,14 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
         accounts.append(account := group.grows.account())
         with account.clock():
             closed = _grown(group.grows, closed, account)
-        return Grouped(closed, accounts, removed, pa.record_batch({"id": closed["id"]}))
+        return Grouped(closed, accounts, removed, pa.record_batch({"id": closed["id"]}), alive)
     keys = pa.record_batch({"id": closed["id"], **columns})
     if not alive.all():
         keep = pa.array(alive)
         closed, keys = closed.filter(keep), keys.filter(keep)
     if group.sides is not None:
         answers.check(closed, group.sides.task)
-    return Grouped(closed, accounts, removed, keys)
+    return Grouped(closed, accounts, removed, keys, alive)
 
 
 def _grown(step: Step, batch: pa.RecordBatch, account: Account) -> pa.RecordBatch:

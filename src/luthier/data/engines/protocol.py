@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from pydantic import Field, model_validator
+
 from luthier.core.spec import Spec
 from luthier.core.units import Bytes
 
@@ -33,8 +35,8 @@ Frame = Any
 class Look(Protocol):
     """What the caller wants to see on the way, and may refuse."""
 
-    def seen(self, done_bytes: int, rows: int) -> None:
-        """How far the reading is."""
+    def seen(self, done_bytes: int, rows: int | None) -> None:
+        """How far the reading is; None: how many rows that were is not known yet."""
 
     def settle(self, ask: Ask, rows: str) -> None:
         """The table of rows that are about to be divided; it has a column `label`."""
@@ -89,6 +91,31 @@ class LocalEngineSpec(Spec):
     """How much memory the keys of all rows may take before they go to disk."""
 
 
+class SparkEngineSpec(Spec):
+    master: str | None = None
+    """Where Spark runs: `local[4]` for this machine, or the URL of a cluster such as `spark://host:7077`."""
+    connect: str | None = None
+    """The URL of a Spark Connect server, `sc://host:15002`, in place of `master`. ${VAR} is filled in when it is used."""
+    storage: str | None = None
+    """A folder or URL that this machine and every worker can read and write: what is worked out between two steps stands
+    there, and is removed in the end. Not needed for `local` masters."""
+    options: dict[str, str] = Field(default_factory=dict)
+    """Settings of the session as Spark names them, such as `spark.executor.memory`. ${VAR} is filled in when it is used."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> SparkEngineSpec:
+        if (self.master is None) == (self.connect is None):
+            given = "both are given" if self.master else "neither is given"
+            raise ValueError(f"Spark is reached by `master` or by `connect`, and {given}; write one of them")
+        if self.connect is not None and not self.connect.startswith("sc://"):
+            raise ValueError(f"{self.connect!r} is no URL of a Spark Connect server; it begins with sc://")
+        if self.storage is None and not (self.master or "").startswith("local"):
+            raise ValueError(
+                f"{self.master or self.connect} needs `storage`: a folder or URL that every worker can read and write"
+            )
+        return self
+
+
 def _local(settings: Any, at: At) -> Engine:
     from .local import LocalEngine
 
@@ -96,3 +123,12 @@ def _local(settings: Any, at: At) -> Engine:
 
 
 local = EngineKind("local", "One process on this machine, in bounded memory.", LocalEngineSpec, _local)
+
+
+def _spark(settings: Any, at: At) -> Engine:
+    from .spark import SparkEngine
+
+    return SparkEngine(settings, at)
+
+
+spark = EngineKind("spark", "Apache Spark 4, on this machine or a cluster.", SparkEngineSpec, _spark)
