@@ -39,7 +39,7 @@ def read(stream: BinaryIO, place: str, columns: list[str] | None) -> Iterator[Bl
                     start += piece.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
         raise DataError(
-            f"{place}: this is not a readable Arrow file: {str(error).splitlines()[0][:300]}.",
+            f"{place}: this is not a readable Arrow file: {str(error).splitlines()[0][:300].rstrip('.')}.",
             remedy="Write it again (pyarrow.feather.write_feather), or set `format:`.",
         ) from None
 

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from luthier.core.errors import DataError
 
-from .faults import LONGEST_ROW_BYTES, Fault, not_utf8, too_long
+from .faults import ASIDE, LONGEST_ROW_BYTES, Fault, not_utf8, too_long
 from .protocol import BadRow, Block
 
 ROWS = 2_000
@@ -146,13 +146,13 @@ def _rows(lines: _Lines, place: str, aside: bool, tabs: bool) -> Iterator[tuple[
                 'Fields with separators, quotes or line breaks stand in "..."; a quote inside is written ""',
             )
             if not aside or header is None:
-                raise fault.stop(f"{place}:{start}") from None
+                raise fault.stop(f"{place}:{start}", other_way="" if aside else ASIDE) from None
             yield start, fault.aside(start, lines.held[0][:1000])
             lines.back(1)
         except Fault as fault:
             if not aside or header is None:
                 where = start + next((n for n, line in enumerate(lines.held) if _escaped(line)), 0)
-                raise fault.stop(f"{place}:{where}") from None
+                raise fault.stop(f"{place}:{where}", other_way="" if aside else ASIDE) from None
             yield start, fault.aside(start, "".join(lines.held)[:1000])
 
 

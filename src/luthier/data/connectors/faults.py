@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from luthier.core.errors import DataError
 
+from .found import shown
 from .protocol import BadRow
 
 LONGEST_ROW_BYTES = 64_000_000
@@ -13,22 +14,23 @@ ASIDE = "or set map: {on_bad_row: set_aside} to keep such rows out, with the rea
 
 
 class Fault(Exception):
-    """`reason` stands after the place, without a full stop; `excerpt` under it; `remedy` says how to mend it."""
+    """Nothing in it can write to a terminal but letters. `reason` stands after the place, without a full stop; `excerpt` under it; `remedy` says how to mend it."""
 
     def __init__(self, reason: str, excerpt: str, remedy: str) -> None:
         super().__init__(reason)
-        self.reason, self.excerpt, self.remedy = reason, excerpt, remedy
+        self.reason, self.excerpt, self.remedy = shown(reason), shown(excerpt), remedy
 
-    def stop(self, where: str) -> DataError:
-        shown = f"\n  {self.excerpt}" if self.excerpt else ""
-        return DataError(f"{where}: {self.reason}.{shown}", remedy=f"{self.remedy.rstrip('.')}; {ASIDE}")
+    def stop(self, where: str, *, other_way: str = ASIDE) -> DataError:
+        under = f"\n  {self.excerpt}" if self.excerpt else ""
+        remedy = f"{self.remedy.rstrip('.')}; {other_way}" if other_way else self.remedy
+        return DataError(f"{where}: {self.reason}.{under}", remedy=remedy)
 
     def aside(self, line: int, preview: str) -> BadRow:
-        """`preview` may hold anything: what is no character is shown as �."""
-        shown = preview.encode("utf-8", "replace").decode("utf-8", "replace")
-        if len(shown) > LONGEST_PREVIEW:
-            shown = shown[: LONGEST_PREVIEW - 1] + "…"
-        return BadRow(line, self.reason, shown)
+        """`preview` may hold bytes that were no text, as surrogates: each is shown as �."""
+        text = preview.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return BadRow(
+            line, self.reason, text if len(text) <= LONGEST_PREVIEW else text[: LONGEST_PREVIEW - 1] + "…"
+        )
 
 
 def not_utf8(raw: bytes, error: UnicodeDecodeError) -> Fault:

@@ -14,13 +14,14 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
-from .faults import LONGEST_ROW_BYTES, Fault, not_utf8, too_long
+from .faults import ASIDE, LONGEST_ROW_BYTES, Fault, not_utf8, too_long
 from .protocol import BadRow, Block
 
 BLOCK_BYTES = 2_000_000
 DEEPEST = 200
 """How many lists and objects may stand in one another: less than any machine's stack, so that all refuse the same rows."""
 MOST_DIGITS = 1_000
+AS_LINES = "written as JSON Lines, a row that is broken does not stop the others."
 MOST_CELLS = 2_000_000
 """Rows with ever new keys make a table much larger than they are."""
 
@@ -210,31 +211,30 @@ def _array(stream: BinaryIO, place: str, start: bytes, aside: bool) -> Iterator[
     while True:
         text.skip_blanks()
         line = text.line
+        row: dict[str, Any] | BadRow
+        end = None
         try:
             value, end = _element(text)
-            row: dict[str, Any] | BadRow = _checked(value, text.held[text.at : end])
+            row = _checked(value, text.held[text.at : end])
         except Fault as fault:
-            found = (
-                _end_of_element(text)
-                if aside and not isinstance(fault.__cause__, json.JSONDecodeError)
-                else None
-            )
-            if found is None:
-                raise fault.stop(f"{place}:{line}") from None
-            end, row = found, fault.aside(line, text.held[text.at : text.at + 1000])
+            if end is None and aside and not isinstance(fault.__cause__, json.JSONDecodeError):
+                end = _end_of_element(text)
+            if end is None or not aside:
+                raise fault.stop(f"{place}:{line}", other_way=AS_LINES if aside else ASIDE) from None
+            row = fault.aside(line, text.held[text.at : min(end, text.at + 1000)])
         size = end - text.at
         yield line, row, size
         text.advance(end)
         sign = text.skip_blanks()
         if sign not in (",", "]"):
             between = ValueError("after an object there must be , or ]")
-            raise _broken(text.held[text.at :], between).stop(f"{place}:{text.line}")
+            raise _broken(text.held[text.at :], between).stop(f"{place}:{text.line}", other_way=AS_LINES)
         text.advance(text.at + 1)
         if sign == "]":
             break
     if text.skip_blanks():
         after = ValueError("something follows the end of the array")
-        raise _broken(text.held[text.at :], after).stop(f"{place}:{text.line}")
+        raise _broken(text.held[text.at :], after).stop(f"{place}:{text.line}", other_way=AS_LINES)
 
 
 def _element(text: _Text) -> tuple[Any, int]:
@@ -283,7 +283,7 @@ class _Text:
             raw = error.object[before.rfind(b"\n") + 1 :]
             start = error.start - (len(error.object) - len(raw))
             local = UnicodeDecodeError("utf-8", raw, start, start + 1, error.reason)
-            raise not_utf8(raw, local).stop(f"{self.place}:{line}") from None
+            raise not_utf8(raw, local).stop(f"{self.place}:{line}", other_way=AS_LINES) from None
         return bool(chunk)
 
     def advance(self, to: int) -> None:

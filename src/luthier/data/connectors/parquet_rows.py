@@ -41,7 +41,7 @@ def read(stream: BinaryIO, place: str, columns: list[str] | None) -> Iterator[Bl
                     start += piece.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{place}: this is not a readable Parquet file: {str(error).splitlines()[0][:300]}.",
+            f"{place}: this is not a readable Parquet file: {str(error).splitlines()[0][:300].rstrip('.')}.",
             remedy="Write it again, or set `format:`.",
         ) from None
 
@@ -98,6 +98,6 @@ def count(stream: BinaryIO, place: str) -> int:
         return int(pq.ParquetFile(stream).metadata.num_rows)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{place}: this is not a readable Parquet file: {str(error).splitlines()[0][:300]}.",
+            f"{place}: this is not a readable Parquet file: {str(error).splitlines()[0][:300].rstrip('.')}.",
             remedy="Write it again, or set `format:`.",
         ) from None
