@@ -164,7 +164,13 @@ def row(
     labels = labels_of(recipe, train, test)
     wish = app._read(
         written(
-            recipe, rules, train, {"validation": 0.05, "test": 0.02}, labels, with_base, folder / "recipe.yaml"
+            recipe,
+            rules,
+            train,
+            {"validation": 0.05, "test": 0.02},
+            labels,
+            with_base,
+            folder / "recipe.yaml",
         ),
         (),
     )
