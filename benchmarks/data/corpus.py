@@ -53,7 +53,7 @@ from values import DECOYS, GOLDEN, VALUES, Dice
 
 ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 ROOT = Path(__file__).resolve().parents[2]
-VERSION = 1
+VERSION = 2
 SHARES = (
     ("exact", 80),
     ("near", 80),

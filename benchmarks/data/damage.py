@@ -143,7 +143,7 @@ def html(turns: Sequence[Turn], _pool: Sentences, dice: Dice) -> Messages:
         lambda texts: "<ul><li>" + "</li><li>".join(texts) + "</li></ul>",
         lambda texts: "<style>p {color: red}</style><span style='font-size:12px'>" + "&nbsp;".join(texts) + "</span>",
         lambda texts: "<script>track(1);</script>" + " ".join(f"<b>{text}</b>" for text in texts),
-        lambda texts: " ".join(texts).replace("'", "&#39;").replace(" and ", " &amp; ") + "&nbsp;&copy;<br>",
+        lambda texts: "<i>" + " ".join(texts).replace("'", "&#39;").replace('"', "&quot;").replace(", ", ",&nbsp;") + "</i><br>",
         lambda texts: f"<a href=\"/page?id={dice.digits(3)}&amp;x=1\">{texts[0]}</a> " + " ".join(texts[1:]),
     )  # fmt: skip
     form = dice.choice(forms)
@@ -173,7 +173,7 @@ def repetition(turns: Sequence[Turn], _pool: Sentences, dice: Dice) -> Messages:
         "\n".join([sentence] * dice.between(8, 20)),
         " ".join([few] * dice.between(20, 60)),
         sentence + " " + " ".join([sentence.split()[0]] * dice.between(40, 120)),
-        sentence + " " + dice.choice("!?.=-*") * dice.between(80, 400),
+        sentence + " " + dice.choice("!?ao") * dice.between(80, 400),
     )
     return [*plain(turns[:-1]), (role, dice.choice(forms))]
 

@@ -34,7 +34,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CHATS = {"files": "corpus.jsonl", "map": {"messages": "messages", "on_bad_row": "set_aside"}}
 PAIRS = {"files": "pairs.jsonl", "map": {"user": "text", "label": "topic", "on_bad_row": "set_aside"}}
-QUALITY = ("normalize", "mojibake", "html", "drop_empty", "turns", "characters", "repetition", "deduplicate")
+BENCHMARK = "CORPUS/benchmark.jsonl"  # CORPUS stands for its folder
+QUALITY = ("mojibake", "html", "normalize", "drop_empty", "turns", "characters", "repetition", "deduplicate")
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ WISHES = {
     "turns": Wish(("turns",)),
     "characters": Wish(("characters",)),
     "repetition": Wish(("repetition",)),
-    "language": Wish(({"language": ["en"]},)),
+    "language": Wish(({"language": {"keep": ["en"]}},)),
     "deduplicate": Wish(("deduplicate",)),
     "near_duplicates": Wish(("near_duplicates",)),
-    "decontaminate": Wish(({"decontaminate": {"against": ["benchmark.jsonl"]}},)),
+    "decontaminate": Wish(({"decontaminate": {"against": [BENCHMARK]}},)),
     "redact": Wish(("redact",)),
     "agree": Wish(("agree",)),
     "balance": Wish(
@@ -188,7 +189,7 @@ def measured(name: str, wish: Wish, mode: str, rows: int, folder: Path, work: Pa
     work.mkdir(parents=True, exist_ok=True)
     job, out = work / "job.json", work / "out"
     told = {"mode": mode, "root": str(folder), "out": str(out), "data": wish.data(), "task": wish.task}
-    job.write_text(json.dumps(told))
+    job.write_text(json.dumps(told).replace("CORPUS/", f"{folder}/"))
     log = work / f"{name}-{mode}.log"
     seen = watch([sys.executable, str(HERE / "prepare_once.py"), str(job)], log, os.environ)
     one = {"what": name, "mode": mode, "rows": rows, "out": str(out), **asdict(seen)}

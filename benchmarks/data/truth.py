@@ -20,7 +20,8 @@ counted for a later one. What is counted, by rule:
     mojibake html normalize
                       a planted row is found when its text is right again: what it was before, case and blanks aside; for
                       normalize, when no invisible character is left. An edit is false when nothing was planted that
-                      the rule should mend (not told for normalize, which also evens out blanks anywhere).
+                      the rule should mend (not told for normalize, which also evens out blanks anywhere, nor where several
+                      rules edited: nobody could say which of them did).
     agree             a planted disagreement is found when not both of its rows are left.
 
 The arithmetic is plain and slow on purpose: strings and sets, nothing of the rules' own code.
@@ -50,6 +51,7 @@ ID = re.compile(r"[0-9a-f]{32}(?:-\d+)?")
 MASK = re.compile(r"\[[A-Z][A-Z_]*(?:_\d+|:[0-9a-f]+)\]")
 INVISIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u00ad\u200b\u2060\ufeff\u202a-\u202e]")
 COVERED = 0.8
+EDITING = {"mojibake", "html", "normalize", "redact"}
 MUST = {
     "drop_empty": ("empty",),
     "turns": ("order",),
@@ -292,18 +294,19 @@ def editing(made: Dataset, rule: str) -> Score:
     clean = {row.line: row.clean or row.messages for row in again.rows(lines - 1)}
     counts: Counter[str] = Counter()
     examples = []
+    alone = rule != "normalize" and not EDITING & made.order.keys() - {rule}
     for line, now in made.kept():
         kind = made.planted.get(line, {}).get("kind")
         if kind in kinds:
             counts[f"{kind} there"] += 1
             counts[f"{kind} found"] += _mended(rule, now, clean[line])
-        if rule != "normalize" and (before := made.original(line)) != now:
+        if alone and (before := made.original(line)) != now:
             counts["acted"] += 1
             if kind not in kinds:
                 counts["false"] += 1
                 examples.append(f"line {line}: {_first_difference(before, now)}")
     parts = {kind: (counts[f"{kind} there"], counts[f"{kind} found"]) for kind in kinds}
-    return _added(rule, parts, counts["acted"], None if rule == "normalize" else counts["false"], examples)
+    return _added(rule, parts, counts["acted"], counts["false"] if alone else None, examples)
 
 
 def _mended(rule: str, now: Messages, clean: Messages) -> bool:
@@ -340,7 +343,8 @@ def redact(made: Dataset) -> Score:
                 acted += 1
                 if not any(s["turn"] == turn and s["start"] < end and start < s["end"] for s in spans):
                     false += 1
-                    examples.append(f"line {line}: {before[turn][1][max(0, start - 25) : end + 5]!r}")
+                    hidden = before[turn][1][max(0, start - 25) : end + 5]
+                    examples.append(f"line {line}: {hidden!r} became {MASK.findall(now[turn][1])}")
     for line, one in made.planted.items():
         if line in made.gone and made.gone[line]["rule"] == "redact":
             for span in one["spans"]:
@@ -392,7 +396,7 @@ def scores(folder: Path, corpus: Path) -> list[Score]:
         name = entry["rule"]
         if name in comparing:
             told.append(comparing[name](made))
-        elif name in ("mojibake", "html", "normalize"):
+        elif name in EDITING:
             told.append(editing(made, name))
         elif name in MUST:
             told.append(removing(made, name))

@@ -16,7 +16,7 @@ from run_luthier import rules_of
 class Nobody:
     """Looks at nothing on the way."""
 
-    def at_group(self, group: Any, batch: Any) -> None: ...
+    def seen(self, done_bytes: int, rows: int) -> None: ...
 
     def settle(self, ask: Any, rows: str) -> None: ...
 
@@ -27,11 +27,13 @@ def main() -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from luthier.data.engines.local import LocalEngine
+    from luthier.data.engines.local import LocalEngine, LocalEngineSpec
+    from luthier.data.engines.protocol import At
     from luthier.data.plan import plan_of
     from luthier.data.records import RECORD
     from luthier.data.spec import RulesSpec, SplitSpec
     from luthier.data.split import Sides
+    from luthier.data.task import TaskSpec
 
     job = json.loads(Path(sys.argv[1]).read_text())
 
@@ -46,9 +48,9 @@ def main() -> None:
     wish = RulesSpec.model_validate({"quality": rules_of(job["work"])})
     work = Path(job["scratch"])
     work.mkdir(parents=True)
-    engine = LocalEngine(work, lambda lines: None, lambda: None)
+    engine = LocalEngine(LocalEngineSpec(), At(work, lambda lines: None, lambda: None, lambda told: told))
     rows: Any = batches()
-    for group in plan_of(wish, Sides(SplitSpec(), False)):
+    for group in plan_of(wish, Sides(SplitSpec(), False, TaskSpec())):
         group = replace(group, sides=None, numbers=None)
         rows = engine.run(group, rows, [step.account() for step in group.steps], Nobody())
     schema = pa.schema([("id", pa.string()), ("text", pa.string())])
