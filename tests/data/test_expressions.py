@@ -14,7 +14,13 @@ from luthier.data.expressions import FUNCTIONS, NAMES, Node, evaluated, names, p
 from luthier.data.testing import batch_of, opened
 
 ROWS: list[Any] = [
-    [("system", "Be kind"), ("user", "Hello there"), ("assistant", "Yes."), ("user", "b"), ("assistant", "ab")],
+    [
+        ("system", "Be kind"),
+        ("user", "Hello there"),
+        ("assistant", "Yes."),
+        ("user", "b"),
+        ("assistant", "ab"),
+    ],
     "plain text",
     [("user", "a"), ("assistant", "3.5"), ("rejected", "No")],
     [("user", ""), ("assistant", " -1e2 ")],
@@ -46,7 +52,7 @@ def values(expression: str) -> list[Any]:
         ("number(label) > -1000", [False, False, True, True]),
         ("turns() in [4, 0]", [True, True, False, False]),
         ("matches(user, '^H.*e$') and ends(user, \"b\")", [False, False, False, False]),
-        ("matches(user, \"(?s)^H.*\\w$\")", [True, False, False, False]),
+        ('matches(user, "(?s)^H.*\\w$")', [True, False, False, False]),
         ("contains(lower(rejected), 'n') or starts(text, 'plain')", [False, True, True, False]),
         ("words(user)", [3, None, 1, 0]),
         ("weight * 2 - 1 / 4 + -1", [0.75, -0.25, 2.75, 0.75]),
@@ -65,7 +71,10 @@ def test_values(expression: str, want: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("expression", "told"),
     [
-        ("", "column 1: a value is missing: a name, a number, a quoted text or a function; the expression ends here"),
+        (
+            "",
+            "column 1: a value is missing: a name, a number, a quoted text or a function; the expression ends here",
+        ),
         ("user = 'a'", "column 6: '=' means nothing here; write =="),
         ("a && b", "column 3: '&&' means nothing here; write and"),
         ("usr == 'a'", "column 1: there is no name 'usr'; did you mean 'user'?; texts stand in quotes"),
@@ -75,14 +84,26 @@ def test_values(expression: str, want: list[Any]) -> None:
         ("len > 1", "column 1: len is a function; write len(user)"),
         ("len(user", "column 9: , is missing after a value for len, or ); the expression ends here"),
         ("1 < 2 < 3", "column 7: < follows another comparison; write a < b and b < c"),
-        ("user > 3", "column 6: > compares a text with a number; compare values of one type, as in number(label) > 3"),
+        (
+            "user > 3",
+            "column 6: > compares a text with a number; compare values of one type, as in number(label) > 3",
+        ),
         ("true < false", "column 6: < has no meaning for truths; use == or !="),
-        ("user and true", 'column 6: and needs a truth on each side, and one is a text; compare it, as in label == "a"'),
-        ("user + 1 > 2", "column 6: + needs a number on each side, and one is a text; use len(x) or number(x)"),
+        (
+            "user and true",
+            'column 6: and needs a truth on each side, and one is a text; compare it, as in label == "a"',
+        ),
+        (
+            "user + 1 > 2",
+            "column 6: + needs a number on each side, and one is a text; use len(x) or number(x)",
+        ),
         ("label in []", "column 7: the list after in is empty; name at least one value"),
         ("label in [1]", "column 11: in looks for a text among a number; all must be of one type"),
         ("label in [user]", "column 11: a list holds numbers and quoted texts only; write the value out"),
-        ("contains(user, user)", 'column 16: contains looks for a text in quotes; write contains(user, "...")'),
+        (
+            "contains(user, user)",
+            'column 16: contains looks for a text in quotes; write contains(user, "...")',
+        ),
         ("matches(user, '(')", "column 15: '(' is not a regular expression: "),
         ("matches(user, '(?=a)')", "look-around and back references are not known"),
         ("'abc", "column 1: the text that begins with \"'abc\" is not closed; add '"),
@@ -101,13 +122,23 @@ def test_mistakes_say_where_what_and_what_instead(expression: str, told: str) ->
 
 
 def test_the_longest_expressions_that_are_allowed_can_be_evaluated() -> None:
-    for expression in ("+".join("1" * 200), "(" * 49 + "1" + ")" * 49, "-" * 49 + "weight", "not " * 49 + "true"):
+    for expression in (
+        "+".join("1" * 200),
+        "(" * 49 + "1" + ")" * 49,
+        "-" * 49 + "weight",
+        "not " * 49 + "true",
+    ):
         assert values(expression)[0] is not None
     assert values(" and ".join(["len(user)>=0"] * 100)) == [True, False, True, True]
 
 
 def test_names() -> None:
-    assert names(parse("len(user) > turns() and label in ['a'] or not given(rating)")) == {"user", "turns", "label", "rating"}
+    assert names(parse("len(user) > turns() and label in ['a'] or not given(rating)")) == {
+        "user",
+        "turns",
+        "label",
+        "rating",
+    }
 
 
 # A plain interpreter of the same tree over one row: None is missing.
@@ -174,9 +205,10 @@ numbers = st.sampled_from(["0", "1", "2.5", "-3", "1e300", "0.1", "7"])
 def grown(kind: str, depth: int) -> st.SearchStrategy[str]:
     """Expressions of a type."""
     own = [name for name, of in NAMES.items() if of == kind]
-    leaf = {"text": quoted | st.sampled_from(own or [""]), "number": numbers | st.sampled_from([*own, "turns()"])}.get(
-        kind, st.sampled_from(["true", "false"])
-    )
+    leaf = {
+        "text": quoted | st.sampled_from(own or [""]),
+        "number": numbers | st.sampled_from([*own, "turns()"]),
+    }.get(kind, st.sampled_from(["true", "false"]))
     if not depth:
         return leaf
     text, number_, truth = (st.deferred(lambda k=k: grown(k, depth - 1)) for k in ("text", "number", "truth"))
@@ -197,9 +229,11 @@ def grown(kind: str, depth: int) -> st.SearchStrategy[str]:
         | st.tuples(number_, compares, number_).map("({0[0]} {0[1]} {0[2]})".format)
         | st.tuples(truth, st.sampled_from(["and", "or", "=="]), truth).map("({0[0]} {0[1]} {0[2]})".format)
         | truth.map("(not {})".format)
-        | st.tuples(finds, text, quoted).map('{0[0]}({0[1]}, {0[2]})'.format)
+        | st.tuples(finds, text, quoted).map("{0[0]}({0[1]}, {0[2]})".format)
         | (text | number_).map("given({})".format)
-        | st.tuples(text, st.sampled_from(["in", "not in"]), quoted, quoted).map("({0[0]} {0[1]} [{0[2]}, {0[3]}])".format)
+        | st.tuples(text, st.sampled_from(["in", "not in"]), quoted, quoted).map(
+            "({0[0]} {0[1]} [{0[2]}, {0[3]}])".format
+        )
     )
 
 

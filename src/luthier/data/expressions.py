@@ -120,7 +120,9 @@ def parse(source: str) -> Node:
     ValueError: column 11: > compares a number with a text; compare values of one type, as in number(label) > 3
     """
     if len(source) > LONGEST:
-        raise ValueError(f"the expression has {len(source)} characters; {LONGEST} are the most, use two rules")
+        raise ValueError(
+            f"the expression has {len(source)} characters; {LONGEST} are the most, use two rules"
+        )
     return _Parser(list(_tokens(source))).whole()
 
 
@@ -136,7 +138,6 @@ def names(node: Node) -> set[str]:
 
 def evaluated(node: Node, rows: Opened) -> pl.Series:
     """Its value for each row [B]: Boolean without nulls, Float64 or String with nulls for what is missing."""
-    import polars as pl
 
     frame = _frame(rows, names(node))
     value = frame.with_columns(_polars(node).alias("value"))["value"]
@@ -152,8 +153,12 @@ def _tokens(source: str) -> Iterator[Token]:
             column = at + len(source[at:]) - len(source[at:].lstrip()) + 1
             rest = source[column - 1 :]
             if rest[0] in "\"'":
-                raise ValueError(f"column {column}: the text that begins with {rest[:20]!r} is not closed; add {rest[0]}")
-            wrong = next((sign for sign in sorted(INSTEAD, key=len, reverse=True) if rest.startswith(sign)), None)
+                raise ValueError(
+                    f"column {column}: the text that begins with {rest[:20]!r} is not closed; add {rest[0]}"
+                )
+            wrong = next(
+                (sign for sign in sorted(INSTEAD, key=len, reverse=True) if rest.startswith(sign)), None
+            )
             hint = f"write {INSTEAD[wrong]}" if wrong else "remove it, or put it into quotes"
             raise ValueError(f"column {column}: {wrong or rest[0]!r} means nothing here; {hint}")
         kind = match.lastgroup
@@ -254,7 +259,9 @@ class _Parser:
                     "type, as in number(label) > 3"
                 )
             if left.type == "truth" and token.value not in ("==", "!="):
-                raise ValueError(f"column {token.column}: {token.value} has no meaning for truths; use == or !=")
+                raise ValueError(
+                    f"column {token.column}: {token.value} has no meaning for truths; use == or !="
+                )
             if (more := self._next).value in ("==", "!=", "<", "<=", ">", ">=") and more.kind == "sign":
                 raise ValueError(
                     f"column {more.column}: {more.value} follows another comparison; write a < b and b < c"
@@ -265,7 +272,12 @@ class _Parser:
             return self._in(left, column)
         if self._takes("not"):
             self._needs("in", "a value and not")
-            return Node("and", "truth", "and", (_given(left), Node("not", "truth", "not", (self._in(left, column),), column)))
+            return Node(
+                "and",
+                "truth",
+                "and",
+                (_given(left), Node("not", "truth", "not", (self._in(left, column),), column)),
+            )
         return left
 
     def _in(self, left: Node, column: int) -> Node:
@@ -279,7 +291,9 @@ class _Parser:
                     break
             value = self._unary()
             if value.kind != "literal":
-                raise ValueError(f"column {value.column}: a list holds numbers and quoted texts only; write the value out")
+                raise ValueError(
+                    f"column {value.column}: a list holds numbers and quoted texts only; write the value out"
+                )
             if value.type != left.type:
                 raise ValueError(
                     f"column {value.column}: in looks for a {left.type} among a {value.type}; all must be of one type"
@@ -339,7 +353,9 @@ class _Parser:
         if token.value in NAMES:
             return Node("name", NAMES[token.value], token.value, (), token.column)
         if token.value in FUNCTIONS:
-            raise ValueError(f"column {token.column}: {token.value} is a function; write {_usage(token.value)}")
+            raise ValueError(
+                f"column {token.column}: {token.value} is a function; write {_usage(token.value)}"
+            )
         raise ValueError(
             f"column {token.column}: there is no name {token.value!r}; {did_you_mean(token.value, tuple(NAMES))}; "
             "texts stand in quotes"
@@ -385,8 +401,13 @@ def _usage(name: str) -> str:
 
 def _expect(node: Node, wanted: Type, column: int, sign: str) -> None:
     if node.type != wanted:
-        hint = {"truth": 'compare it, as in label == "a" or len(user) > 3', "number": "use len(x) or number(x)"}.get(wanted, "")
-        raise ValueError(f"column {column}: {sign} needs a {wanted} on each side, and one is a {node.type}; {hint}")
+        hint = {
+            "truth": 'compare it, as in label == "a" or len(user) > 3',
+            "number": "use len(x) or number(x)",
+        }.get(wanted, "")
+        raise ValueError(
+            f"column {column}: {sign} needs a {wanted} on each side, and one is a {node.type}; {hint}"
+        )
 
 
 def _check_pattern(node: Node) -> None:
@@ -395,7 +416,10 @@ def _check_pattern(node: Node) -> None:
     try:
         pl.Series(["x"]).str.contains(node.value)
     except pl.exceptions.ComputeError as error:
-        told = " ".join(line.strip() for line in str(error).splitlines() if "error:" in line) or "it is too large"
+        told = (
+            " ".join(line.strip() for line in str(error).splitlines() if "error:" in line)
+            or "it is too large"
+        )
         raise ValueError(
             f"column {node.column}: {node.value[:60]!r} is not a regular expression: {told.removeprefix('error: ')}; "
             "look-around and back references are not known"
@@ -411,7 +435,9 @@ def _frame(rows: Opened, used: set[str]) -> pl.DataFrame:
     import polars as pl
 
     spoken = ~rows.says("system", "text", "rejected")
-    columns: dict[str, pl.Series] = {"turns": pl.Series(np.bincount(rows.row[spoken], minlength=len(rows)).astype(np.float64))}
+    columns: dict[str, pl.Series] = {
+        "turns": pl.Series(np.bincount(rows.row[spoken], minlength=len(rows)).astype(np.float64))
+    }
     for name in sorted(used - {"turns"}):
         if name in ROLES:
             there = rows.per_row(rows.says(name))
@@ -460,7 +486,9 @@ def _finite(value: pl.Expr) -> pl.Expr:
 def _number(text: pl.Expr) -> pl.Expr:
     import polars as pl
 
-    return _finite(pl.when(text.str.contains(NUMBER)).then(text.str.strip_chars()).cast(pl.Float64, strict=False))
+    return _finite(
+        pl.when(text.str.contains(NUMBER)).then(text.str.strip_chars()).cast(pl.Float64, strict=False)
+    )
 
 
 _COMPARE: dict[str, Callable[[pl.Expr, pl.Expr], pl.Expr]] = {

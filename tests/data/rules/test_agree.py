@@ -44,10 +44,16 @@ def plain(rows: list[tuple[str, str | None, str | None]], how: str) -> dict[int,
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=200, deadline=None)
-def test_the_primitive_decides_as_its_plain_twin_whatever_the_order(pairs: Any, how: Any, random: Any) -> None:
+def test_the_primitive_decides_as_its_plain_twin_whatever_the_order(
+    pairs: Any, how: Any, random: Any
+) -> None:
     rows = [(f"{n:02}", question, answer if question else None) for n, (question, answer) in enumerate(pairs)]
     random.shuffle(rows)
-    columns = dict(zip(("id", "input", "answer"), map(list, zip(*rows, strict=True)), strict=True)) if rows else None
+    columns = (
+        dict(zip(("id", "input", "answer"), map(list, zip(*rows, strict=True)), strict=True))
+        if rows
+        else None
+    )
     if columns is None:
         return
     found, notes = decided(Agree(how), {k: pa_strings(v) for k, v in columns.items()})
@@ -103,9 +109,14 @@ def test_with_a_tie_all_go() -> None:
 def test_rows_from_a_file(prepare: Any, jsonl: Any, how: str, left: int) -> None:
     rows = [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(30)]
     jsonl([*rows, {"text": "x", "label": "a"}, {"text": "X ", "label": "a"}, {"text": "x", "label": "b"}])
-    done = prepare({"sources": [{"files": "rows.jsonl"}], "rules": {"quality": [{"agree": {"how": how}}]}}, {"kind": "classify"})
+    done = prepare(
+        {"sources": [{"files": "rows.jsonl"}], "rules": {"quality": [{"agree": {"how": how}}]}},
+        {"kind": "classify"},
+    )
     assert len(done.rows()) == left
-    assert done.rule("agree")["notes"][0].startswith("1 inputs stand there with more than one answer, in 3 rows")
+    assert done.rule("agree")["notes"][0].startswith(
+        "1 inputs stand there with more than one answer, in 3 rows"
+    )
 
 
 def test_keys_of_an_empty_batch_and_of_a_slice() -> None:

@@ -34,6 +34,11 @@ def test_filter(keep: str, want: list[bool]) -> None:
     assert {why for why in done.removed if why} <= {f"not {keep}"}
 
 
+def test_the_short_form() -> None:
+    rules = RulesSpec.model_validate({"relevance": [{"filter": "len(user) > 1"}]})
+    assert rules.plain()["relevance"] == [{"filter": {"keep": "len(user) > 1"}}]
+
+
 def test_a_mistake_is_told_with_its_line_and_column() -> None:
     recipe = "relevance:\n  - filter:\n      keep: len(user) > 'a'\n"
     with pytest.raises(SpecError) as told:
@@ -50,7 +55,10 @@ def test_rows_from_a_file(prepare: Any, jsonl: Any) -> None:
     assert len(done.rows()) == 28 and done.rule("filter")["removed"] == 12
 
 
-@given(st.lists(st.text(max_size=20), min_size=1, max_size=4), st.sampled_from(["len(text) > 3", "user != label", "turns() > 1"]))
+@given(
+    st.lists(st.text(max_size=20), min_size=1, max_size=4),
+    st.sampled_from(["len(text) > 3", "user != label", "turns() > 1"]),
+)
 @settings(max_examples=50, deadline=None)
 def test_laws(texts: list[str], keep: str) -> None:
     obeys("filter", [*texts, [("user", texts[0]), ("assistant", texts[-1])]], keep=keep)

@@ -63,10 +63,14 @@ def test_what_meets_a_schema() -> None:
 
 def test_which_texts_must_be_json() -> None:
     rows = batch_of(
-        [("user", "u"), ("assistant", "hm"), ("user", "v"), ("assistant", "{}"), ("rejected", "no")], "plain text"
+        [("user", "u"), ("assistant", "hm"), ("user", "v"), ("assistant", "{}"), ("rejected", "no")],
+        "plain text",
     )
     assert run("json_schema", rows).removed == [None, None]
-    assert run("json_schema", rows, on="assistant").removed == ["the answer is not JSON: Expecting value at character 1", None]
+    assert run("json_schema", rows, on="assistant").removed == [
+        "the answer is not JSON: Expecting value at character 1",
+        None,
+    ]
     assert run("json_schema", rows, on="label").removed == [None, "there is no label"]
 
 
@@ -74,7 +78,7 @@ def test_which_texts_must_be_json() -> None:
     ("answer", "inside"),
     [
         ('```json\n{"a": 1}\n```', '{"a": 1}'),
-        ('  ~~~\r\n[1]\r\n~~~\n', "[1]"),
+        ("  ~~~\r\n[1]\r\n~~~\n", "[1]"),
         ("````\n```json\n1\n```\n````", "1"),
         ("[1]", "[1]"),
         ('"```\\n1\\n```"', '"```\\n1\\n```"'),
@@ -90,7 +94,9 @@ def test_fences_are_taken_off(answer: str, inside: str) -> None:
     assert by_label.texts == [["u", inside]] and by_label.batch["label"].to_pylist() == [inside]
 
 
-@pytest.mark.parametrize("answer", ["Here:\n```json\n1\n```", "```json\n1\n``` that is it", "```json\n{\n```", "``` 1 ```"])
+@pytest.mark.parametrize(
+    "answer", ["Here:\n```json\n1\n```", "```json\n1\n``` that is it", "```json\n{\n```", "``` 1 ```"]
+)
 def test_what_is_more_than_a_fence_stays_and_goes(answer: str) -> None:
     done = run("json_schema", answered(answer), repair="fences")
     assert done.removed[0] and done.texts == [["u", answer]]
@@ -99,12 +105,18 @@ def test_what_is_more_than_a_fence_stays_and_goes(answer: str) -> None:
 @pytest.mark.parametrize(
     ("schema", "told"),
     [
-        ({"$ref": "https://example.org/s.json"}, "\\$ref 'https://example.org/s.json' points outside the schema, and nothing"),
+        (
+            {"$ref": "https://example.org/s.json"},
+            "\\$ref 'https://example.org/s.json' points outside the schema, and nothing",
+        ),
         ({"properties": {"a": {"items": [{"$ref": "file:///etc/passwd"}]}}}, "points outside the schema"),
         ({"$ref": "other.json#/a"}, "points outside the schema"),
         ({"$ref": "#/$defs/none"}, "the schema points to what it does not have"),
         ({"$ref": "#"}, "the schema refers to itself without end; remove the circle"),
-        ({"type": "objekt"}, "this is no JSON Schema: 'objekt' is not valid under any of the given schemas \\(at type\\)"),
+        (
+            {"type": "objekt"},
+            "this is no JSON Schema: 'objekt' is not valid under any of the given schemas \\(at type\\)",
+        ),
         ({"pattern": "("}, "no JSON Schema|no regular expression"),
     ],
 )
@@ -155,7 +167,13 @@ def test_whatever_is_written_as_json_is_json(value: Any, indent: int | None) -> 
     assert run("json_schema", answered(f"```json\n{text}\n```"), repair="fences").texts == [["u", text]]
 
 
-@given(st.lists(st.text('`~{}[]",:1a\n ', max_size=20) | st.sampled_from(["```\n1\n```", "{}"]), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.text('`~{}[]",:1a\n ', max_size=20) | st.sampled_from(["```\n1\n```", "{}"]),
+        min_size=1,
+        max_size=4,
+    )
+)
 @settings(max_examples=100, deadline=None)
 def test_laws(texts: list[str]) -> None:
     rows: list[Any] = [[("user", "u"), ("assistant", text)] for text in texts]
@@ -164,7 +182,12 @@ def test_laws(texts: list[str]) -> None:
 
 
 def test_hostile_texts() -> None:
-    obeys("json_schema", [[("user", "u"), ("assistant", text)] for text in HOSTILE], repair="fences", deepest=200)
+    obeys(
+        "json_schema",
+        [[("user", "u"), ("assistant", text)] for text in HOSTILE],
+        repair="fences",
+        deepest=200,
+    )
 
 
 @pytest.mark.parametrize("piece", ["```\n", "`", "[", '{"a":', '"\\', "\n", "~~~json\n```\n"])

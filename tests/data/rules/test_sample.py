@@ -41,9 +41,16 @@ def stay(rows: list[tuple[str, str, str]], n: int | None, share: float | None) -
     return set(range(len(rows))) - set(found)
 
 
-@given(tables, st.integers(1, 25), st.sampled_from([None, 0.1, 1 / 3, 0.5, 1.0]), st.randoms(use_true_random=False))
+@given(
+    tables,
+    st.integers(1, 25),
+    st.sampled_from([None, 0.1, 1 / 3, 0.5, 1.0]),
+    st.randoms(use_true_random=False),
+)
 @settings(max_examples=200, deadline=None)
-def test_the_primitive_decides_as_its_plain_twin_whatever_the_order(rows: Any, n: int, share: Any, random: Any) -> None:
+def test_the_primitive_decides_as_its_plain_twin_whatever_the_order(
+    rows: Any, n: int, share: Any, random: Any
+) -> None:
     random.shuffle(rows)
     size = None if share is not None else n
     found = stay(rows, size, share)
@@ -60,7 +67,10 @@ def test_more_room_keeps_the_earlier_choice(rows: Any, n: int) -> None:
 
 
 def test_every_part_keeps_its_share() -> None:
-    rows = [(f"{k:04}", "a" if k < 600 else "b" if k < 900 else "c", f"{(k * 7919) % 1000:04}") for k in range(1000)]
+    rows = [
+        (f"{k:04}", "a" if k < 600 else "b" if k < 900 else "c", f"{(k * 7919) % 1000:04}")
+        for k in range(1000)
+    ]
     for n, share in ((100, None), (None, 0.1)):
         parts = Counter(rows[k][1] for k in stay(rows, n, share))
         assert parts == {"a": 60, "b": 30, "c": 10}
@@ -69,7 +79,9 @@ def test_every_part_keeps_its_share() -> None:
 def test_reasons_and_notes() -> None:
     columns = {"id": ["0", "1", "2"], "part": ["", "", ""], "rank": ["c", "a", "b"]}
     assert decided(Sample(1, None), columns)[0] == dict.fromkeys([0, 2], "not drawn: 1 of 3 rows stay")
-    assert decided(Sample(None, 0.34), columns)[0] == dict.fromkeys([0, 2], "not drawn: 0.34 of the rows stay")
+    assert decided(Sample(None, 0.34), columns)[0] == dict.fromkeys(
+        [0, 2], "not drawn: 0.34 of the rows stay"
+    )
     assert decided(Sample(5, None), columns) == ({}, ["all 3 rows stay; the sample may have 5"])
 
 

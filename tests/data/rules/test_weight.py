@@ -19,7 +19,8 @@ def weights(**wish: Any) -> list[float]:
     rows = batch_of(*ROWS, source=["x", "y", "x"], weight=[1.0, 0.5, 2.0], rating=[1.0, 0.5, 0.25])
     done = run("weight", rows, **wish)
     assert [why is not None for why in done.changed] == [
-        before != after for before, after in zip([1.0, 0.5, 2.0], done.batch["weight"].to_pylist(), strict=True)
+        before != after
+        for before, after in zip([1.0, 0.5, 2.0], done.batch["weight"].to_pylist(), strict=True)
     ]
     return list(done.batch["weight"].to_pylist())
 
@@ -39,13 +40,21 @@ def test_what_was_changed_and_how_many_rows_each_name_has() -> None:
 
 @pytest.mark.parametrize(
     ("expression", "given_weight"),
-    [("rating", "0"), ("rating - 1", "-1"), ("number(label)", "no number"), ("weight * 1e300", "1e+300"), ("1e-300", "1e-300")],
+    [
+        ("rating", "0"),
+        ("rating - 1", "-1"),
+        ("number(label)", "no number"),
+        ("weight * 1e300", "1e+300"),
+        ("1e-300", "1e-300"),
+    ],
 )
 def test_a_weight_that_is_none_names_the_row(expression: str, given_weight: str) -> None:
     rows = batch_of(*ROWS, rating=[0.0, 0.0, 0.0])
     with pytest.raises(DataError) as told:
         run("weight", rows, expression=expression)
-    assert str(told.value).startswith(f"row:{0:032x} (t:1) is given {given_weight} as its weight; a weight is above zero")
+    assert str(told.value).startswith(
+        f"row:{0:032x} (t:1) is given {given_weight} as its weight; a weight is above zero"
+    )
     assert "{filter: {keep: 'rating > 0'}}" in str(told.value)
 
 

@@ -31,7 +31,7 @@ class Agree(Spec):
     """What happens to rows of an input with several answers."""
 
 
-def _keys(rows: Opened, settings: Agree) -> pa.RecordBatch:
+def _keys(rows: Opened, settings: Agree) -> pa.RecordBatch:  # noqa: ARG001  every rule has this signature
     import numpy as np
     import polars as pl
     import pyarrow as pa
@@ -44,7 +44,9 @@ def _keys(rows: Opened, settings: Agree) -> pa.RecordBatch:
     before = ~rows.says("text", "rejected")
     before &= np.arange(len(rows.row)) < last[rows.row]
     mask = pl.Series(before)
-    frame = pl.DataFrame({"row": rows.row[before], "role": rows.role.filter(mask), "text": rows.text.filter(mask)})
+    frame = pl.DataFrame(
+        {"row": rows.row[before], "role": rows.role.filter(mask), "text": rows.text.filter(mask)}
+    )
     turn = pl.format("\x00{} {} ", "role", "text")  # the blanks are folded into those of the text
     told = frame.group_by("row", maintain_order=True).agg(turn.str.join(""))
     asked = [""] * len(rows)

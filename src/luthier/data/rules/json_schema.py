@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 DEEPEST_SCHEMA = 64
-FENCED = re.compile(r"\s*+(`{3,}+|~{3,}+)[ \t]*+[\w+-]*+[ \t]*+\r?\n(?P<inside>.*\n)?[ \t]*+\1[ \t]*+\s*+", re.DOTALL)
+FENCED = re.compile(
+    r"\s*+(`{3,}+|~{3,}+)[ \t]*+[\w+-]*+[ \t]*+\r?\n(?P<inside>.*\n)?[ \t]*+\1[ \t]*+\s*+", re.DOTALL
+)
 PIECE = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 SHOWN = 120
 MOST_FENCES = 3
@@ -56,7 +58,9 @@ class JsonSchema(Spec):
     def _is_a_schema(cls, schema: Any) -> Any:
         for depth, key, value in _members(schema):
             if depth > DEEPEST_SCHEMA:
-                raise ValueError(f"the schema is nested deeper than {DEEPEST_SCHEMA} levels; write it flatter")
+                raise ValueError(
+                    f"the schema is nested deeper than {DEEPEST_SCHEMA} levels; write it flatter"
+                )
             if key in REFERENCES and isinstance(value, str) and not value.startswith("#"):
                 raise ValueError(
                     f"{key} {value[:60]!r} points outside the schema, and nothing is fetched; put that part under $defs and "
@@ -104,9 +108,13 @@ def _try(validator: Any, schema: Any) -> None:
             validator.is_valid(example)
     except SchemaError as error:
         place = "/".join(map(str, error.absolute_path)) or "its top"
-        raise ValueError(f"this is no JSON Schema: {error.message[:SHOWN]} (at {place}); correct it there") from None
+        raise ValueError(
+            f"this is no JSON Schema: {error.message[:SHOWN]} (at {place}); correct it there"
+        ) from None
     except Unresolvable as error:
-        raise ValueError(f"the schema points to what it does not have: {str(error)[:SHOWN]}; add it under $defs") from None
+        raise ValueError(
+            f"the schema points to what it does not have: {str(error)[:SHOWN]}; add it under $defs"
+        ) from None
     except RecursionError:
         raise ValueError("the schema refers to itself without end; remove the circle of $ref") from None
     except re.error as error:
@@ -179,7 +187,9 @@ def _said(rows: Opened, why: dict[int, str], mended: dict[int, str], labels: lis
     removed = rows.reasons(why)
     changed = {int(rows.row[place]) for place in mended}
     if labels is not None:
-        changed |= {row for row, (old, new) in enumerate(zip(rows.label.to_list(), labels, strict=True)) if old != new}
+        changed |= {
+            row for row, (old, new) in enumerate(zip(rows.label.to_list(), labels, strict=True)) if old != new
+        }
     counts = {"fences": np.zeros(len(rows), np.int64)}
     counts["fences"][sorted(changed)] = 1
     if not changed:

@@ -92,12 +92,8 @@ class Agree:
                 "SELECT r.row, 'one of ' || CAST(s.answers AS VARCHAR(20)) || ' answers to the same input' AS reason "
                 f"FROM {rows} AS r JOIN ({several}) AS s ON r.input = s.input"
             )
-        leading = (
-            f"SELECT input, answer, n, rank() OVER (PARTITION BY input ORDER BY n DESC) AS place FROM ({counted}) AS c"
-        )
-        winners = (
-            f"SELECT input, count(*) AS leaders, min(answer) AS answer FROM ({leading}) AS l WHERE place = 1 GROUP BY input"
-        )
+        leading = f"SELECT input, answer, n, rank() OVER (PARTITION BY input ORDER BY n DESC) AS place FROM ({counted}) AS c"
+        winners = f"SELECT input, count(*) AS leaders, min(answer) AS answer FROM ({leading}) AS l WHERE place = 1 GROUP BY input"
         return (
             "SELECT r.row, CASE WHEN w.leaders > 1 THEN 'no majority among ' || CAST(s.answers AS VARCHAR(20)) || "
             "' answers to the same input' ELSE CAST(s.most AS VARCHAR(20)) || ' of ' || CAST(s.size AS VARCHAR(20)) || "

@@ -37,7 +37,9 @@ class Sample(Spec):
     @model_validator(mode="after")
     def _one_size(self) -> Sample:
         if (self.n is None) == (self.share is None):
-            raise ValueError("sample needs n or share, one of them, as in {sample: {n: 5000}} or {sample: {share: 10%}}")
+            raise ValueError(
+                "sample needs n or share, one of them, as in {sample: {n: 5000}} or {sample: {share: 10%}}"
+            )
         if self.share == 0:
             raise ValueError("share 0 leaves no rows; write for example 10%")
         return self
@@ -56,7 +58,10 @@ def _keys(rows: Opened, settings: Sample) -> pa.RecordBatch:
             remedy="Use task: {kind: classify}, or sample by source or none.",
         )
     return pa.record_batch(
-        {"part": pc.fill_null(part.cast(pa.string()), ""), "rank": hashed(rows.column("id"), salt=f"sample:{settings.seed}:")}
+        {
+            "part": pc.fill_null(part.cast(pa.string()), ""),
+            "rank": hashed(rows.column("id"), salt=f"sample:{settings.seed}:"),
+        }
     )
 
 

@@ -77,7 +77,9 @@ def _factors(rows: Opened, settings: Weight) -> tuple[np.ndarray, dict[str, np.n
         return evaluated(parse(settings.expression), rows).fill_null(np.nan).to_numpy(), {}
     names = rows.column(settings.by or "").to_pylist()
     factors = np.array([settings.weights.get(name, 1.0) for name in names], np.float64)
-    return factors, {name: np.array([other == name for other in names], np.int64) for name in settings.weights}
+    return factors, {
+        name: np.array([other == name for other in names], np.int64) for name in settings.weights
+    }
 
 
 def _refuse(rows: Opened, factors: np.ndarray, after: np.ndarray) -> None:
