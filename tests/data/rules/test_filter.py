@@ -34,6 +34,11 @@ def test_filter(keep: str, want: list[bool]) -> None:
     assert {why for why in done.removed if why} <= {f"not {keep}"}
 
 
+def test_the_short_form() -> None:
+    rules = RulesSpec.model_validate({"relevance": [{"filter": "len(user) > 1"}]})
+    assert rules.plain()["relevance"] == [{"filter": {"keep": "len(user) > 1"}}]
+
+
 def test_a_mistake_is_told_with_its_line_and_column() -> None:
     recipe = "relevance:\n  - filter:\n      keep: len(user) > 'a'\n"
     with pytest.raises(SpecError) as told:

@@ -141,6 +141,13 @@ def test_fasttext_is_asked_where_the_vote_is_open() -> None:
     obeys("language", [*SENTENCES.values(), *OPEN, *HOSTILE], keep=["en"])
 
 
+def test_the_short_form() -> None:
+    from luthier.data.spec import RulesSpec
+
+    rules = RulesSpec.model_validate({"quality": [{"language": ["en"]}]})
+    assert rules.quality[0].settings == rule.Language(keep=["en"])
+
+
 def test_settings_that_cannot_be(no_model: None) -> None:
     with pytest.raises(ValidationError, match="'german' is not a language known here; write its code, as in"):
         run("language", batch_of("x"), keep=["german"])

