@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import zlib
 from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -191,9 +192,11 @@ class FilesConnector:
         return Estimate(len(self.files), size, None if rows is None else round(rows), exact)
 
     def fingerprint(self, cache: MutableMapping[str, str] | None = None) -> str:
-        return digest_of(
-            [[file.place, self._identity(file, cache if cache is not None else {})] for file in self.files]
-        )
+        marks = []
+        for file in self.files:
+            with self._failing(file):
+                marks.append([file.place, self._identity(file, cache if cache is not None else {})])
+        return digest_of(marks)
 
     # finding
 
@@ -301,7 +304,7 @@ class FilesConnector:
             how["sheet"] = self._wish.sheet
         elif file.format in ("csv", "tsv"):
             how["tabs"] = file.format == "tsv"
-        try:
+        with self._failing(file):
             stream = self._open(file)
             try:
                 rows = import_module(f".{ROWS[file.format]}", __package__)
@@ -310,7 +313,16 @@ class FilesConnector:
                 stream.close()
                 if self._raw:
                     self._raw.close()
-        except (OSError, EOFError, zlib.error, ValueError) as error:
+
+    @contextmanager
+    def _failing(self, file: File) -> Iterator[None]:
+        """Whatever a file system or a decompressor raises, with the file's place."""
+        try:
+            yield
+        except Exception as error:
+            known = isinstance(error, OSError | EOFError | zlib.error | ValueError)
+            if not known and type(error).__module__.partition(".")[0] in ("builtins", "luthier"):
+                raise  # a defect of ours is not a fault of the file; a driver's own error is
             self._fail(error, file.place, file.pattern, file.compression)
 
     def _open(self, file: File) -> BinaryIO:
@@ -367,10 +379,10 @@ class FilesConnector:
             if file.format == "parquet":
                 from .parquet_rows import count
 
-                with self._open(file) as stream:
+                with self._failing(file), self._open(file) as stream:
                     return count(stream, file.place), True
             return sum(len(block) for block in self._read(file, [])), True
-        with self._open(file) as stream:
+        with self._failing(file), self._open(file) as stream:
             sample = stream.read(SAMPLE_BYTES)
             if not stream.read(1):
                 return sum(len(block) for block in self._read(file, [])), True

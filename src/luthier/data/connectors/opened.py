@@ -77,6 +77,11 @@ def refuse_bomb(out_bytes: int, stored_bytes: int, place: str) -> None:
         )
 
 
+def is_local(stream: BinaryIO) -> bool:
+    """Whether reading here and there costs nothing: a file on this machine, or bytes in memory."""
+    return isinstance(stream, io.BytesIO) or type(stream).__name__ in ("LocalFileOpener", "BufferedReader")
+
+
 class _Xz(io.RawIOBase):
     """xz with a limit on memory, which `lzma.open` has not; streams may follow one another."""
 

@@ -1,14 +1,15 @@
 """Parquet, by row groups, only the wanted columns. A row's place is its number, counted from 1.
 
 Blocks are bounded by bytes, not only by rows: what the file says of its row groups gives a first size, and texts that a
-dictionary repeats are unfolded a few rows at a time. A file whose own figures promise more than RATIO times what is stored
-is refused; a file whose figures lie can make Arrow ask for 2 GB at most, the largest page there can be.
+dictionary repeats are unfolded a few rows at a time. A row group that promises more than RATIO times what is stored is
+refused; in files on this machine every page is asked, so that a file cannot lie about it. (Elsewhere that would fetch the file
+twice; a page that lies there can become 2 GB at most.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +18,8 @@ import pyarrow.parquet as pq
 from luthier.core.errors import DataError
 
 from .faults import LONGEST_ROW_BYTES, too_long
-from .opened import refuse_bomb
+from .opened import is_local, refuse_bomb
+from .parquet_footer import RowGroup, pages_of, row_groups
 from .protocol import Block
 
 ROWS = 2_000
@@ -27,19 +29,22 @@ BLOCK_BYTES = 4_000_000
 def read(stream: BinaryIO, place: str, columns: list[str] | None) -> Iterator[Block]:
     """Blocks of rows; `columns` None gives every column."""
     try:
+        groups = row_groups(stream)
         file = pq.ParquetFile(stream)
+        if len(groups) != file.num_row_groups:
+            raise ValueError("its footer is damaged")
         present = file.schema_arrow.names
         wanted = [name for name in present if columns is None or name in columns]
         folded = [f.name for f in file.schema_arrow if f.name in wanted and _is_text(f.type)]
         file = pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=folded)
         start = 1
-        for group in range(file.metadata.num_row_groups):
-            rows = _rows_at_once(file.metadata.row_group(group), wanted, place)
-            for batch in file.iter_batches(batch_size=rows, columns=wanted, row_groups=[group]):
+        for number, group in enumerate(groups):
+            rows = _rows_at_once(group, wanted, stream, place)
+            for batch in file.iter_batches(batch_size=rows, columns=wanted, row_groups=[number]):
                 for piece in pieces(batch, f"{place}:{start}"):
                     yield block_of(piece, place, start)
                     start += piece.num_rows
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"{place}: this is not a readable Parquet file: {str(error).splitlines()[0][:300].rstrip('.')}.",
             remedy="Write it again, or set `format:`.",
@@ -50,15 +55,15 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_binary(kind))
 
 
-def _rows_at_once(group: Any, wanted: list[str], place: str) -> int:
-    stored = unpacked = 0
-    for i in range(group.num_columns):
-        column = group.column(i)
-        if column.path_in_schema.partition(".")[0] in wanted:
-            stored += column.total_compressed_size
-            unpacked += column.total_uncompressed_size
-    refuse_bomb(unpacked, stored, place)
-    return max(1, min(ROWS, BLOCK_BYTES * max(group.num_rows, 1) // max(unpacked, 1)))
+def _rows_at_once(group: RowGroup, wanted: list[str], stream: BinaryIO, place: str) -> int:
+    chunks = [chunk for chunk in group.chunks if chunk.column in wanted]
+    unpacked = sum(chunk.unpacked_bytes for chunk in chunks)
+    refuse_bomb(unpacked, sum(chunk.stored_bytes for chunk in chunks), place)
+    if is_local(stream):
+        for chunk in chunks:
+            for stored, becomes in pages_of(stream, chunk):
+                refuse_bomb(becomes, stored, place)
+    return max(1, min(ROWS, BLOCK_BYTES * max(group.rows, 1) // max(unpacked, 1)))
 
 
 def pieces(batch: pa.RecordBatch, place: str) -> Iterator[pa.RecordBatch]:
@@ -95,8 +100,8 @@ def block_of(batch: pa.RecordBatch, place: str, start: int) -> Block:
 
 def count(stream: BinaryIO, place: str) -> int:
     try:
-        return int(pq.ParquetFile(stream).metadata.num_rows)
-    except (pa.ArrowException, OSError) as error:
+        return sum(group.rows for group in row_groups(stream))
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{place}: this is not a readable Parquet file: {str(error).splitlines()[0][:300].rstrip('.')}.",
             remedy="Write it again, or set `format:`.",
