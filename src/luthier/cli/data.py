@@ -87,16 +87,22 @@ def diff(a: str, b: str, as_json: bool) -> None:
 @data.command()
 @click.argument("row")
 @click.option("--dataset", metavar="DATASET", help="Look there alone; default: every dataset of this home.")
+@click.option(
+    "--recipe", type=click.Path(path_type=Path),
+    help="Read the row again from the sources beside this recipe: every change then shows before and after.",
+)  # fmt: skip
 @as_json_option
 @told
-def explain(row: str, dataset: str | None, as_json: bool) -> None:
+def explain(row: str, dataset: str | None, recipe: Path | None, as_json: bool) -> None:
     """What happened to one row: how it was read, changed and judged, and which weights saw it.
 
     ROW is a row's id, or its place as datasets have it: tickets.jsonl:12
     """
     from .data_tables import print_explained
 
-    _show(app().data.explain(row, dataset=dataset), as_json, print_explained)
+    with _watched() as watched:
+        found = app().data.explain(row, dataset=dataset, recipe=recipe, **watched)
+    _show(found, as_json, print_explained)
 
 
 @data.command()

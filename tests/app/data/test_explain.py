@@ -112,3 +112,32 @@ def test_what_is_private_is_not_shown(shop, some):
     shop.prepare("data.rules.quality=[normalize, {redact: {what: [email]}}]")
     one = only(shop.app.data.explain("rows.jsonl:1"))
     assert [s["rule"] for s in one["steps"]] == ["redact"] and "jane@" not in str(one)
+
+
+def test_with_the_sources_at_hand_every_change_shows_before_and_after(shop, some):
+    """Of 60 changed rows five are examples; read again, any of them shows what it was."""
+    rows = [{**row, "text": row["text"].replace(" ", "  ")} for row in some()]
+    shop.rows(rows)
+    recipe = shop.folder / "recipe.yaml"
+    shop.prepare("data.rules.quality=[normalize, drop_empty, deduplicate, {length: {min: 3}}, normalize]")
+    for n in (1, 20, 60):
+        one = only(shop.app.data.explain(f"rows.jsonl:{n}", recipe=recipe))
+        (step,) = one["steps"]
+        assert step["before"].startswith(f"Message  {n - 1}:") and step["after"].startswith(
+            f"Message {n - 1}:"
+        )
+        bare = only(shop.app.data.explain(f"rows.jsonl:{n}"))["steps"]
+        told = [{k: v for k, v in s.items() if k not in ("before", "after")} for s in (*bare, step)]
+        assert told[0] == told[1]
+    shop.rows(rows[1:])  # the source is no longer what it was
+    bare = shop.app.data.explain("rows.jsonl:20")
+    assert shop.app.data.explain("rows.jsonl:20", recipe=recipe) == bare
+
+
+def test_what_is_private_is_not_shown_when_it_is_read_again(shop, some):
+    rows = some()
+    rows[30]["text"] = "Write  to jane@example.com about billing."
+    shop.rows(rows)
+    shop.prepare("data.rules.quality=[normalize, {redact: {what: [email]}}, normalize]")
+    one = only(shop.app.data.explain("rows.jsonl:31", recipe=shop.folder / "recipe.yaml"))
+    assert [s["rule"] for s in one["steps"]] == ["normalize", "redact"] and "jane@" not in str(one)

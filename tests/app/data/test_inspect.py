@@ -37,7 +37,7 @@ def test_rows_and_lengths_are_what_a_plain_loop_counts(shop):
         assert found["lengths"]["tokens"]["sides"][side]["max"] == max(words)
         assert sum(found["lengths"]["characters"]["counts"][side]) == len(mine)
     assert found["lengths"]["tokens"]["unit"] == "words" and "no model" in found["lengths"]["tokens"]["why"]
-    assert found["kinds"] == {"conversation": len(rows)} and found["weights"] is None
+    assert found["kinds"] == {"conversations": len(rows)} and found["weights"] is None
     assert found["sources"][0]["name"] == "rows.jsonl" and len(found["tasks"]) == 1
     assert {label: sum(n.values()) for label, n in found["labels"].items()} == {
         label: sum(r["label"] == label for r in rows) for label in ("billing", "delivery", "technical")
@@ -75,7 +75,7 @@ def test_plain_texts_pairs_and_weights_are_counted(shop):
         "    - {files: pairs.jsonl, map: {user: q, chosen: good, rejected: bad}}\n"
     )
     found = shop.app.data.inspect(shop.prepare().digest)
-    assert found["kinds"] == {"plain text": 40, "conversation": 40, "with a rejected answer": 40}
+    assert found["kinds"] == {"plain texts": 40, "conversations": 40, "with a rejected answer": 40}
     assert found["weights"] == {"min": 0.5, "mean": 0.75, "max": 1.0}
     assert {s["name"]: sum(s["counts"].values()) for s in found["sources"]} == {
         "rows.jsonl": 40,

@@ -55,13 +55,20 @@ class Data:
         store = self._app.store
         return compare(store, dataset_of(store, one), dataset_of(store, other), self._looking(watch, stop))
 
-    def explain(self, row: str, *, dataset: str | None = None) -> dict[str, Any]:
-        """What happened to one row: by its id, or by its place ("tickets.jsonl:12")."""
+    def explain(
+        self, row: str, *, dataset: str | None = None, recipe: Path | None = None, watch: Watch | None = None,
+        stop: threading.Event | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """What happened to one row: by its id, or by its place ("tickets.jsonl:12"). With `recipe`, whose folder the sources'
+        paths start from, the row is read again, so that every change shows what was there before and after."""
         from .explain import explain
-        from .find import dataset_of
+        from .find import Reader, dataset_of
 
-        store = self._app.store
-        return explain(store, row, dataset_of(store, dataset) if dataset else None)
+        store, reader = self._app.store, None
+        if recipe is not None:
+            folder = self._app._read(recipe, ()).folder
+            reader = Reader(store.home, folder, self._app._environ, self._looking(watch, stop))
+        return explain(store, row, dataset_of(store, dataset) if dataset else None, reader)
 
     def search(
         self, reference: str, words: Sequence[str] = (), where: Sequence[str] = (), *, limit: int = 20,

@@ -1,17 +1,23 @@
 """What happened to one row, from its line to the weights that saw it. A reading of what the preparation left:
 
-removed.parquet   rows that are not in use, with the rule and its reason
-trail.parquet     every change of a row, with its reason; datasets of earlier versions have none, and that is said
-rules.json        what each step was asked, and before and after for the few rows that are its examples
-the ledger        how the source was read
-rows.parquet      of each model: how often the kept weights saw the row, or why they did not
+    removed.parquet   rows that are not in use, with the rule and its reason
+    trail.parquet     every change of a row, with its reason; datasets of earlier versions have none, and that is said
+    rules.json        what each step was asked, and before and after for the few rows that are its examples
+    the ledger        how the source was read
+    rows.parquet      of each model: how often the kept weights saw the row, or why they did not
+
+Before and after are kept only for the rows that are a rule's examples. Where the sources are at hand (`reader`) and are still
+what they were, the row is read again and its rules are run on it alone, which shows them for any row: what a rule says of a
+row does not depend on the rows beside it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from luthier.app.lineage import fates
@@ -20,19 +26,19 @@ from luthier.core.errors import NotFound
 from luthier.data.forgotten import stem
 from luthier.store import Store
 
-from .find import SPLITS, batches, lines_of, models_of, names_of, paths, runs_with, sources_of
+from .find import SPLITS, Reader, batches, lines_of, models_of, names_of, paths, runs_with, sources_of
 
 RECORD_ID = re.compile(r"[0-9a-f]{32}(-[0-9]+)?")
 
 
-def explain(store: Store, row: str, dataset: Artifact | None) -> dict[str, Any]:
+def explain(store: Store, row: str, dataset: Artifact | None, reader: Reader | None = None) -> dict[str, Any]:
     """{"row", "found": [one for each dataset and row that answers], "forgotten"}. Raises NotFound."""
     wanted = row.removeprefix("row:")
     named = RECORD_ID.fullmatch(wanted) is not None
     found = []
     for one in [dataset] if dataset else store.catalog.all("dataset"):
         lines = _by_id(store, one, wanted) if named else _by_origin(store, one, wanted)
-        found += [_told(store, one, line) for line in lines]
+        found += [_told(store, one, line, reader) for line in lines]
     records = {stem(one["id"]) for one in found} | ({stem(wanted)} if named else set())
     tombstones = [
         {"record": t.record, "source": t.source, "by": t.by, "when_s": t.time_s, "reason": t.reason}
@@ -68,7 +74,7 @@ def _by_origin(store: Store, dataset: Artifact, origin: str) -> list[dict[str, A
     return lines
 
 
-def _told(store: Store, dataset: Artifact, line: Mapping[str, Any]) -> dict[str, Any]:
+def _told(store: Store, dataset: Artifact, line: Mapping[str, Any], reader: Reader | None) -> dict[str, Any]:
     folder = store.folder(dataset)
     rules = json.loads((folder / "rules.json").read_text(encoding="utf-8"))
     removed = {"rule": line["rule"], "reason": line["reason"]} if line["side"] == "removed" else None
@@ -81,7 +87,7 @@ def _told(store: Store, dataset: Artifact, line: Mapping[str, Any]) -> dict[str,
         "side": line["side"],
         "removed": removed,
         "mapped": _mapped(store, dataset, line.get("source")),
-        "steps": _steps(store, dataset, line, rules),
+        "steps": _steps(store, dataset, line, rules, reader),
         "recorded": bool(paths(folder, "trail")),
         "models": [] if removed else _models(store, dataset, line["id"]),
     }
@@ -114,7 +120,11 @@ def _mapped(store: Store, dataset: Artifact, source: str | None) -> dict[str, An
 
 
 def _steps(
-    store: Store, dataset: Artifact, line: Mapping[str, Any], rules: list[dict[str, Any]]
+    store: Store,
+    dataset: Artifact,
+    line: Mapping[str, Any],
+    rules: list[dict[str, Any]],
+    reader: Reader | None,
 ) -> list[dict[str, Any]]:
     """What was done to it, in order; before and after where the row is one of the step's examples.
 
@@ -131,7 +141,49 @@ def _steps(
             key = (number, "changed", example["reason"])
             step = told.setdefault(key, _step(number, "changed", example["reason"], rules))
             step |= {"before": example["before"], "after": example["after"]}
+    for number, what, why, before, after in _again(store, dataset, str(line["origin"]), reader):
+        step = told.setdefault((number, what, why), _step(number, what, why, rules))
+        step |= {"before": before, "after": after}
     return [told[key] for key in sorted(told)]
+
+
+def _again(
+    store: Store, dataset: Artifact, origin: str, reader: Reader | None
+) -> Iterator[tuple[int, str, str, str, str]]:
+    """(step, what, why, before, after) of every change, from the row as it stands in its source now. Nothing where that is
+    not what it was, or is not at hand."""
+    if reader is None:
+        return
+    import pyarrow.compute as pc
+
+    from luthier.data import split
+    from luthier.data.connectors import fingerprints
+    from luthier.data.engines.group import run_group
+    from luthier.data.opened import Opened
+    from luthier.data.plan import Group, plan_of
+    from luthier.data.preparation import records
+    from luthier.data.prepare import PrepareSpec
+    from luthier.data.report import HIDDEN, changed
+
+    spec = PrepareSpec.model_validate({name: dataset.spec[name] for name in ("task", "data")})
+    marks = [mark for _, mark in fingerprints(spec.data, reader.root, reader)]
+    if marks != list(sources_of(store, dataset).values()):
+        return
+    with TemporaryDirectory(dir=store.home / "work") as folder:
+        found = records(spec, Path(folder) / "read", reader)
+        rows = [one for batch in found if len(one := batch.filter(pc.equal(batch["origin"], origin)))]
+    plan = plan_of(spec.data.rules, split.Sides(spec.data.split, False, spec.task))
+    for batch in rows[:1]:
+        for step in [step for group in plan for step in group.rows]:
+            done = run_group(Group((step,)), batch)
+            if not len(done.batch):
+                return
+            for change in [one for lines in done.removed for one in lines.to_pylist()]:
+                old, new = (Opened(one).of_row(0) for one in (batch, done.batch))
+                one = changed(change["id"], old, new, change["reason"])
+                before, after = (HIDDEN, HIDDEN) if step.hidden else (one.before, one.after)
+                yield change["step"], change["what"], change["reason"], before, after
+            batch = done.batch
 
 
 def _step(number: int, what: str, why: str, rules: list[dict[str, Any]]) -> dict[str, Any]:

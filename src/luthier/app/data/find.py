@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.app.context import Watch
 from luthier.core.artifact import Artifact
 from luthier.core.errors import Interrupted, NotFound
+from luthier.core.event import Event
+from luthier.core.spec import resolve
 from luthier.store import Store
 
 if TYPE_CHECKING:
@@ -34,6 +37,33 @@ class Looking:
             raise Interrupted("stopped; nothing was changed.", remedy="Run the same command again.")
         if self._watch is not None and time.monotonic() - self._began > PATIENCE_S:
             self._watch.progress(what, done, total, facts)
+
+
+@dataclass
+class Reader:
+    """core.stage.Context for who only reads sources: nothing is recorded."""
+
+    home: Path
+    root: Path
+    environ: Mapping[str, str]
+    look: Looking
+    run: str = "reading"
+    hourly: None = None
+
+    def emit(self, kind: str, **data: Any) -> Event:
+        return Event(kind, self.run, data)
+
+    def progress(self, what: str, done: float, total: float | None, **facts: Any) -> None:
+        self.look.progress(what, done, total)
+
+    def check(self) -> None:
+        pass  # `progress` looks whether to stop
+
+    def folder(self, artifact: Artifact) -> Path:
+        raise AssertionError("sources have no files of ours")
+
+    def secret(self, text: str) -> str:
+        return resolve(text, self.environ)
 
 
 def dataset_of(store: Store, reference: str) -> Artifact:

@@ -25,12 +25,11 @@ from luthier.app.lineage import fates
 from luthier.core.artifact import Artifact
 from luthier.core.errors import NotFound, SpecError
 from luthier.core.event import Event
-from luthier.core.spec import resolve
 from luthier.data.forgotten import Forgotten, Hit, group_hash, stem
 from luthier.store import Store
 from luthier.store.tombstones import Tombstone
 
-from .find import SPLITS, Looking, batches, models_of, names_of, runs_with, sources_of
+from .find import SPLITS, Looking, Reader, batches, models_of, names_of, runs_with, sources_of
 from .where import Condition, expression, frame, read
 
 if TYPE_CHECKING:
@@ -148,7 +147,7 @@ def _in_sources(
     from luthier.data.preparation import records
     from luthier.data.prepare import PrepareSpec, source_names
 
-    at = _Reader(store.home, wish.folder, environ, look)
+    at = Reader(store.home, wish.folder, environ, look)
     data = wish.recipe.data
     names = source_names(data.sources)
     marks = dict(zip(names, (mark for _, mark in fingerprints(data, wish.folder, at)), strict=True))
@@ -161,33 +160,6 @@ def _in_sources(
                     sighting = found.setdefault(marks[row["source"]], {})
                     sighting.setdefault((row["id"], row["source"]), _Found()).origins.add(row["origin"])
     return found
-
-
-@dataclass
-class _Reader:
-    """core.stage.Context for who only reads sources: nothing is recorded."""
-
-    home: Path
-    root: Path
-    environ: Mapping[str, str]
-    look: Looking
-    run: str = "forget"
-    hourly: None = None
-
-    def emit(self, kind: str, **data: Any) -> Event:
-        return Event(kind, self.run, data)
-
-    def progress(self, what: str, done: float, total: float | None, **facts: Any) -> None:
-        self.look.progress(what, done, total)
-
-    def check(self) -> None:
-        pass  # `progress` looks whether to stop
-
-    def folder(self, artifact: Artifact) -> Path:
-        raise AssertionError("sources have no files of ours")
-
-    def secret(self, text: str) -> str:
-        return resolve(text, self.environ)
 
 
 def _held(store: Store, dataset: Artifact, records: set[str], group: str | None, look: Looking) -> Sighting:

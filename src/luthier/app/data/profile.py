@@ -65,8 +65,8 @@ class _Counted:
         turns = pl.Series(pl.from_arrow(batch["messages"])).list.len().fill_null(1)
         self.lengths["turns"][side].append(turns.to_numpy().astype(np.int64))
         conversation = batch["text"].null_count
-        self.kinds["plain text"] += batch.num_rows - conversation
-        self.kinds["conversation"] += conversation
+        self.kinds["plain texts"] += batch.num_rows - conversation
+        self.kinds["conversations"] += conversation
         self.kinds["with a rejected answer"] += batch.num_rows - batch["rejected"].null_count
         self.kinds["rated"] += batch.num_rows - batch["rating"].null_count
         self.weights.append(pc.fill_null(batch["weight"], 1.0).to_numpy(zero_copy_only=False))
@@ -158,8 +158,8 @@ def lengths(unit: str, by_side: Mapping[str, list[np.ndarray]], **more: Any) -> 
 
     numbers = {side: np.concatenate(parts) for side, parts in by_side.items() if parts}
     numbers = {side: told for side, told in numbers.items() if len(told)}
-    largest = max((int(told.max()) for told in numbers.values()), default=1)
-    edges = _edges(largest)
+    ends = [(int(told.min()), int(told.max())) for told in numbers.values()] or [(0, 0)]
+    edges = _edges(min(low for low, _ in ends), max(high for _, high in ends))
     return {
         "unit": unit,
         **more,
@@ -171,20 +171,21 @@ def lengths(unit: str, by_side: Mapping[str, list[np.ndarray]], **more: Any) -> 
             for side, told in numbers.items()
         },
         "edges": edges,
-        "counts": {side: np.histogram(told, [*edges[:-1], edges[-1]])[0].tolist() for side, told in numbers.items()},
+        "counts": {side: np.histogram(told, edges)[0].tolist() for side, told in numbers.items()},
     }  # fmt: skip
 
 
-def _edges(largest: int) -> list[int]:
+def _edges(smallest: int, largest: int) -> list[int]:
     """Whole numbers, each bin's lower end; the last is above everything.
 
-    >>> _edges(3), _edges(1000)[:4]
-    ([0, 1, 2, 3, 4], [0, 1, 2, 3])
+    >>> _edges(2, 4), _edges(10, 10), _edges(100, 10_000)[:4]
+    ([2, 3, 4, 5], [10, 11], [100, 121, 147, 178])
     """
-    if largest < BINS:
-        return list(range(largest + 2))
-    ratio = (largest + 1) ** (1 / BINS)
-    return sorted({0, *(round(ratio**n) for n in range(BINS)), largest + 1})
+    if largest - smallest < BINS:
+        return list(range(smallest, largest + 2))
+    low = max(1, smallest)
+    ratio = ((largest + 1) / low) ** (1 / BINS)
+    return sorted({smallest, *(round(low * ratio**n) for n in range(BINS)), largest + 1})
 
 
 def _tokens(
