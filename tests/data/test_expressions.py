@@ -1,4 +1,5 @@
-"""The little language: what it says, against a plain interpreter; and that no text at all makes it fail but with a ValueError."""
+"""The little language: what it says, against a plain interpreter; and that no text at all makes it fail but
+with a ValueError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A small typed language for looking at rows: `len(user) > 20 and not contains(lower(assistant), "as an ai")`.
+"""A small typed language for looking at rows: `len(user) > 20 and not contains(lower(assistant), "as an
+ai")`.
 
     text ──tokens──▶ ──parse, with types──▶ Node ──▶ a Polars expression over a frame of the names it uses
 
@@ -17,14 +18,14 @@
     number(x)                            the number that a text is, such as a label; missing if it is none
     given(x)                             whether x is there
 
-In quotes, a backslash before n, t, \\ or a quote is an escape; before anything else it stands for itself, as in "\\d+".
+In quotes, a backslash before n, t, \\ or a quote is an escape; before anything else it stands for itself, as
+in "\\d+".
 
-Missing values: a comparison or test of what is missing is false, so `not (rating < 3)` is true where there is no rating.
-Arithmetic with it is missing, as is a division by zero and whatever no finite number holds.
+Missing values: a comparison or test of what is missing is false, so `not (rating < 3)` is true where there is
+no rating. Arithmetic with it is missing, as is a division by zero and whatever no finite number holds.
 
-Nothing here is `eval`: there are no attributes, no subscripts, no names but these. Every mistake is a ValueError that says
-where (column, from 1), what, and what to write instead.
-"""
+Nothing here is `eval`: there are no attributes, no subscripts, no names but these. Every mistake is a
+ValueError that says where (column, from 1), what, and what to write instead. """
 
 from __future__ import annotations
 
@@ -87,7 +88,8 @@ FUNCTIONS = {
 
 @dataclass(frozen=True)
 class Node:
-    """`kind` is a literal, name, call, or operator; `value` what it is called; `column` where it stands, from 1."""
+    """`kind` is a literal, name, call, or operator; `value` what it is called; `column` where it stands, from
+    1."""
 
     kind: Literal["literal", "name", "call", "compare", "in", "and", "or", "not", "arithmetic", "minus"]
     type: Type
@@ -479,7 +481,8 @@ def _polars(node: Node) -> pl.Expr:
 
 
 def _finite(value: pl.Expr) -> pl.Expr:
-    """What no number holds is missing. Each value stands here once, or expressions would grow by powers of two."""
+    """What no number holds is missing. Each value stands here once, or expressions would grow by powers of
+    two."""
     return value.replace([math.inf, -math.inf, math.nan], None)
 
 

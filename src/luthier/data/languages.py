@@ -1,17 +1,17 @@
-"""Which language a text is in, by a vote of its function words and its letters. No model, some microseconds a text.
+"""Which language a text is in, by a vote of its function words and its letters. No model, some microseconds a
+text.
 
     "das ist nicht der Fall"     das, ist, nicht, der: four votes for German, one for Danish and Portuguese
     "これは本です"                 kana are Japanese, whatever stands beside them
 
-Points: a function word gives POINTS to every language that has it; a letter of a script that one language has for itself
-gives a few. The language with the most points wins; `clear` says when a vote is worth anything: enough points, enough of them
-per word, and far enough ahead of the next, which only words tell that the two do not share. Close relatives (Czech and
-Slovak, Danish and Norwegian) therefore often give no clear vote in short texts, and a language that is not listed gives few
-points and none either.
+Points: a function word gives POINTS to every language that has it; a letter of a script that one language has
+for itself gives a few. The language with the most points wins; `clear` says when a vote is worth anything:
+enough points, enough of them per word, and far enough ahead of the next, which only words tell that the two
+do not share. Close relatives (Czech and Slovak, Danish and Norwegian) therefore often give no clear vote in
+short texts, and a language that is not listed gives few points and none either.
 
-The lists are ours: the most frequent words that carry grammar, not topics. Languages that differ in spelling alone count as
-one (SAME).
-"""
+The lists are ours: the most frequent words that carry grammar, not topics. Languages that differ in spelling
+alone count as one (SAME). """
 
 from __future__ import annotations
 
@@ -161,7 +161,8 @@ SCRIPTS = (
     (0x1200, 0x137F, "am", 2), (0x1780, 0x17FF, "km", 2), (0x3041, 0x30FF, "ja", 6), (0x3400, 0x4DBF, "zh", 6),
     (0x4E00, 0x9FFF, "zh", 6), (0xAC00, 0xD7A3, "ko", 6), (0x20000, 0x323AF, "zh", 6),
 )  # fmt: skip
-"""(first character, last, the language that has it nearly for itself, points of a letter). Han in a text with kana is Japanese."""
+"""(first character, last, the language that has it nearly for itself, points of a letter). Han in a text with
+kana is Japanese."""
 KANA = 0.05
 """The share of kana among kana and Han from which on a text is Japanese."""
 
@@ -188,7 +189,8 @@ FASTTEXT = (
     "nl nn no oc or os pa pam pfl pl pms pnb ps pt qu rm ro ru rue sa sah sc scn sco sd sh si sk sl so sq sr su sv sw ta te tg th "
     "tk tl tr tt tyv ug uk ur uz vec vep vi vls vo wa war wuu xal xmf yi yo yue zh"
 )
-"""The languages of fastText's lid.176 (Joulin et al. 2016), which rules/language asks where the vote is not clear."""
+"""The languages of fastText's lid.176 (Joulin et al. 2016), which rules/language asks where the vote is not
+clear."""
 
 LANGUAGES = tuple(dict.fromkeys([*FUNCTION_WORDS, *(code for _, _, code, _ in SCRIPTS)]))
 """All that can be voted for, in the order of columns [L]."""
@@ -203,7 +205,8 @@ class Vote:
     words: np.ndarray
 
     def winner(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(column of the language with the most points, how sure that is from 0 to 1, whether it is clear), [R] each.
+        """(column of the language with the most points, how sure that is from 0 to 1, whether it is clear),
+        [R] each.
 
         Sure: n / (n + 1) where it is n function words ahead of the next.
         """

@@ -1,5 +1,5 @@
-"""Stand-ins for tests of rules, public because authors of rules need them too: small batches, one call that runs a rule on
-them, and the laws that every row rule keeps.
+"""Stand-ins for tests of rules, public because authors of rules need them too: small batches, one call that
+runs a rule on them, and the laws that every row rule keeps.
 
     run("normalize", batch_of("a  b")).texts     [["a b"]]
     obeys("normalize", rows)                     what it says of a row does not depend on the rows beside it, ...
@@ -49,7 +49,8 @@ HOSTILE = (
 
 
 def batch_of(*rows: Row, **columns: Sequence[Any]) -> pa.RecordBatch:
-    """A record for each row. The label is what a conversation says last; `columns` puts others in its place."""
+    """A record for each row. The label is what a conversation says last; `columns` puts others in its
+    place."""
     records = []
     for i, row in enumerate(rows):
         turns = [] if isinstance(row, str) else [turn for turn in row if turn[0] != "rejected"]

@@ -1,15 +1,16 @@
-"""agree: rows that are asked the same and answer differently. What is asked is all that stands before the last answer.
+"""agree: rows that are asked the same and answer differently. What is asked is all that stands before the
+last answer.
 
     drop        all rows of such an input go
     majority    the answer that most of its rows give stays; where several do, all go
     mark        all stay, and the report says how many there are
 
-Inputs and answers are compared folded: case, Unicode variants and whitespace do not matter. A row with a rejected answer or a
-rating is one of several by design and is left alone, and so is plain text. Rows that are the same throughout agree; to leave
-one of them is the matter of `deduplicate`.
+Inputs and answers are compared folded: case, Unicode variants and whitespace do not matter. A row with a
+rejected answer or a rating is one of several by design and is left alone, and so is plain text. Rows that are
+the same throughout agree; to leave one of them is the matter of `deduplicate`.
 
-For labels this is the oldest check of annotation there is; for free answers, `mark` first: many questions have several.
-"""
+For labels this is the oldest check of annotation there is; for free answers, `mark` first: many questions
+have several. """
 
 from __future__ import annotations
 

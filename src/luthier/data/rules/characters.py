@@ -1,4 +1,5 @@
-"""characters: texts that are hardly words: symbols, digits, shouting, bytes that a decoder lost, lines without end.
+"""characters: texts that are hardly words: symbols, digits, shouting, bytes that a decoder lost, lines
+without end.
 
     letters         share of letters among the characters that are no blanks
     alphanumeric    share of letters and digits among them   Data-Juicer's alphanumeric_filter keeps 0.25 and more
@@ -9,14 +10,14 @@
     .._word         characters per word, on average          Gopher keeps 3 to 10
     lettered_words  share of words with a letter             Gopher keeps 0.8 and more
 
-Each text is judged by itself, short ones not at all: "42" is a good answer. What is not set is not looked at. ASCII texts are
-counted in their bytes, with a table and one sum for all of them, others likewise in their code points. Marks of Indic and
-other scripts are letters. Scripts without blanks have no words: a stretch ends at their characters, and texts that
-are mostly theirs have no mean word.
+Each text is judged by itself, short ones not at all: "42" is a good answer. What is not set is not looked at.
+ASCII texts are counted in their bytes, with a table and one sum for all of them, others likewise in their
+code points. Marks of Indic and other scripts are letters. Scripts without blanks have no words: a stretch
+ends at their characters, and texts that are mostly theirs have no mean word.
 
-Raffel et al. 2020 (C4), section 2.2 and its code; Rae et al. 2021 (Gopher), section A1.1; Chen et al. 2024 (Data-Juicer).
-Those thresholds are for web pages. The defaults here are wide, because conversations are about code and numbers too.
-"""
+Raffel et al. 2020 (C4), section 2.2 and its code; Rae et al. 2021 (Gopher), section A1.1; Chen et al. 2024
+(Data-Juicer). Those thresholds are for web pages. The defaults here are wide, because conversations are about
+code and numbers too. """
 
 from __future__ import annotations
 
@@ -72,7 +73,8 @@ class Characters(Spec):
     upper: Share | None = None
     """The largest share of capitals among letters."""
     broken: Share | None = 0.01
-    """The largest share of control characters and U+FFFD (what a decoder could not read) among all characters."""
+    """The largest share of control characters and U+FFFD (what a decoder could not read) among all
+    characters."""
     run: int | None = Field(default=1000, ge=1)
     """The longest stretch without a blank, in characters."""
     shortest_word: float | None = Field(default=None, gt=0)
@@ -84,7 +86,8 @@ class Characters(Spec):
     from_chars: int = Field(default=40, ge=1)
     """Texts with fewer characters are not judged."""
     on: Literal["user", "assistant", "rejected", "all"] = "all"
-    """Which texts are judged, each by itself; a plain text counts as user, and `all` takes every text of the row."""
+    """Which texts are judged, each by itself; a plain text counts as user, and `all` takes every text of the
+    row."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Characters:
@@ -213,7 +216,8 @@ class _Counts:
         return _divided(self["lettered"], self["words"])
 
     def stretch(self) -> np.ndarray:
-        """The longest, where it is longer than allowed; else 0. It has as many bytes or more without a blank."""
+        """The longest, where it is longer than allowed; else 0. It has as many bytes or more without a
+        blank."""
         import numpy as np
 
         edges = self._rows.bytes[1]
@@ -232,7 +236,8 @@ class _Counts:
 
 
 def _kinds(codes: np.ndarray) -> np.ndarray:
-    """The kinds of characters as bits, uint8 [N]. What has not been met before is looked up in the regular expressions."""
+    """The kinds of characters as bits, uint8 [N]. What has not been met before is looked up in the regular
+    expressions."""
     import numpy as np
     import polars as pl
 

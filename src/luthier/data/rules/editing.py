@@ -1,4 +1,5 @@
-"""How rules edit texts that a cheap look picks out: the dear repair sees only those, and labels get the same one.
+"""How rules edit texts that a cheap look picks out: the dear repair sees only those, and labels get the same
+one.
 
 A label is the last answer of a classification once more, so what is done to one is done to the other.
 """
@@ -23,8 +24,8 @@ Repair = Callable[[str], tuple[str, Iterable[str]]]
 def repaired(
     rows: Opened, suspects: np.ndarray, suspect: Callable[[pl.Series], pl.Series], repair: Repair
 ) -> Said:
-    """`suspects` [T] are the texts to repair; `suspect` says the same of any series of texts, and is asked of labels.
-    Counts are of texts, by the names that `repair` gives."""
+    """`suspects` [T] are the texts to repair; `suspect` says the same of any series of texts, and is asked of
+    labels. Counts are of texts, by the names that `repair` gives."""
     import numpy as np
 
     hits = np.flatnonzero(suspects)

@@ -1,4 +1,5 @@
-"""filter: rows of which an expression is not true go. The language is small and typed; data/expressions explains it.
+"""filter: rows of which an expression is not true go. The language is small and typed; data/expressions
+explains it.
 
 filter: 'len(user) > 20 and label not in ["spam", "test"]'       short for {keep: ...}
 """
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 class Filter(Spec):
     keep: str
-    """What must be true of a row that stays, as in `len(user) > 20`; a comparison with a missing value is false."""
+    """What must be true of a row that stays, as in `len(user) > 20`; a comparison with a missing value is
+    false."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,17 +1,19 @@
-"""html: what HTML says, without its tags. Text that merely contains `<` stays: comparisons, generics, e-mail addresses, code.
+"""html: what HTML says, without its tags. Text that merely contains `<` stays: comparisons, generics, e-mail
+addresses, code.
 
-A tag counts only if it is one of HTML's, written in one case, with attributes that read as such, and is closed somewhere in
-the text or never is by its nature (`<br>`). Names that prompts like to use for their own marks (`<summary>`, `<output>`)
-count only beside plain ones. Markdown's code, in fences or backticks, is never looked into.
+A tag counts only if it is one of HTML's, written in one case, with attributes that read as such, and is
+closed somewhere in the text or never is by its nature (`<br>`). Names that prompts like to use for their own
+marks (`<summary>`, `<output>`) count only beside plain ones. Markdown's code, in fences or backticks, is
+never looked into.
 
     text ─▶ comments, scripts, styles and tags out ─▶ again, until nothing is left to do ─▶ entities decoded
 
-Entities that would become tags or entities again stay as they are: such a text shows markup, it is not made of it. So the
-rule done twice is the rule done once. What is not clean after a few passes is nobody's HTML: it stays, counted as `unclear`.
+Entities that would become tags or entities again stay as they are: such a text shows markup, it is not made
+of it. So the rule done twice is the rule done once. What is not clean after a few passes is nobody's HTML: it
+stays, counted as `unclear`.
 
-The texts are read in linear time. Whole documents, with their navigation and errors, are for `mode: document`; one that is
-nested deeper than any browser would follow is read as a fragment.
-"""
+The texts are read in linear time. Whole documents, with their navigation and errors, are for `mode:
+document`; one that is nested deeper than any browser would follow is read as a fragment. """
 
 from __future__ import annotations
 
@@ -73,7 +75,8 @@ FLAGS = "allowfullscreen async autofocus autoplay checked compact controls defau
 
 
 def _token(quoted: str) -> re.Pattern[str]:
-    """`quoted` says what a quoted value may hold, with Q for its quote. Every repetition is possessive: linear."""
+    """`quoted` says what a quoted value may hold, with Q for its quote. Every repetition is possessive:
+    linear."""
     value = "|".join(f"{q}{quoted.replace('Q', q)}*+{q}" for q in "\"'") + r"|[^\s\"'<>=`]++"
     attribute = rf"[A-Za-z_:@#*(\[][\w:.@#*()\[\]-]*+\s*+=\s*+(?:{value})"
     flag = rf"(?:{FLAGS.replace(' ', '|')}|[a-z]+-[a-z-]+)(?=[\s/>])"
@@ -99,8 +102,9 @@ LEFT_OUT = "script, style, noscript, template, iframe, noembed, noframes, svg, n
 
 class Html(Spec):
     mode: Mode = "strip"
-    """`strip` leaves plain text, `markdown` keeps headings, lists, links, tables and code as Markdown, `document` does the same
-    and reads whole documents with a parser, without navigation and forms (needs the extra `documents`)."""
+    """`strip` leaves plain text, `markdown` keeps headings, lists, links, tables and code as Markdown,
+    `document` does the same and reads whole documents with a parser, without navigation and forms (needs the
+    extra `documents`)."""
 
 
 def _run(rows: Opened, settings: Html) -> Said:
@@ -260,7 +264,8 @@ def _fences(text: str) -> list[tuple[int, int]]:
 
 
 class _Reader:
-    """Reads a text once from the left, and writes what it says. `found` gets the names of what was taken out."""
+    """Reads a text once from the left, and writes what it says. `found` gets the names of what was taken
+    out."""
 
     def __init__(self, text: str, token: re.Pattern[str], *, markdown: bool, found: set[str]) -> None:
         self._text, self._token, self._markdown, self._found = text, token, markdown, found

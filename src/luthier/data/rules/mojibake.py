@@ -1,11 +1,13 @@
-"""mojibake: UTF-8 that somebody read as Latin-1 or Windows-1252 ("cafÃ©") is read again as what it is ("café").
+"""mojibake: UTF-8 that somebody read as Latin-1 or Windows-1252 ("cafÃ©") is read again as what it is
+("café").
 
-The repair is ftfy's `fix_encoding` and nothing else of ftfy. It sees only texts with the trace that this mistake leaves: one
-of the letters that UTF-8's lead bytes become (Â to ô), followed by what its second bytes become. A correct text can have
-such a pair by chance ("voilà…"); ftfy decides by what would come out, and by how unlikely the letters are side by side.
+The repair is ftfy's `fix_encoding` and nothing else of ftfy. It sees only texts with the trace that this
+mistake leaves: one of the letters that UTF-8's lead bytes become (Â to ô), followed by what its second bytes
+become. A correct text can have such a pair by chance ("voilà…"); ftfy decides by what would come out, and by
+how unlikely the letters are side by side.
 
-Not repaired: what lost bytes on the way for good (those become U+FFFD), and mistakes between two one-byte encodings.
-"""
+Not repaired: what lost bytes on the way for good (those become U+FFFD), and mistakes between two one-byte
+encodings. """
 
 from __future__ import annotations
 

@@ -1,15 +1,16 @@
 """turns: a conversation must be one: system first, then user and assistant in turn, the assistant last.
 
-Also gone: more turns than wanted, and turns that hold the marks of a chat template ("<|im_end|>"), which are two turns that
-ran together, or somebody who wants a tokenizer to think so. Tools may answer after the assistant.
+Also gone: more turns than wanted, and turns that hold the marks of a chat template ("<|im_end|>"), which are
+two turns that ran together, or somebody who wants a tokenizer to think so. Tools may answer after the
+assistant.
 
-Only counted, because nobody can be sure: answers that seem cut off (a long text without an end of sentence, or a fence of code
-that is never closed), and, unless they are to be dropped, answers that refuse. Refusals are known by their usual words in the
-first characters of an answer, in six languages; a rejected answer may refuse, that is what it is for.
+Only counted, because nobody can be sure: answers that seem cut off (a long text without an end of sentence,
+or a fence of code that is never closed), and, unless they are to be dropped, answers that refuse. Refusals
+are known by their usual words in the first characters of an answer, in six languages; a rejected answer may
+refuse, that is what it is for.
 
-The words follow the lists that open chats were cleaned with (Vicuna, Chiang et al. 2023, `optional_clean`; WizardLM's
-unfiltered set), shortened to those that hardly occur otherwise.
-"""
+The words follow the lists that open chats were cleaned with (Vicuna, Chiang et al. 2023, `optional_clean`;
+WizardLM's unfiltered set), shortened to those that hardly occur otherwise. """
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ class Turns(Spec):
     marks: Literal["drop", "keep"] = "drop"
     """What happens to a row whose texts hold a chat template's marks, such as <|im_end|>."""
     refusals: Literal["keep", "drop"] = "keep"
-    """What happens to a row in which the assistant refuses ("As an AI language model .."); they are counted in any case."""
+    """What happens to a row in which the assistant refuses ("As an AI language model .."); they are counted
+    in any case."""
 
 
 def _run(rows: Opened, settings: Turns) -> Said:

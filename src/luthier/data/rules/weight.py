@@ -3,9 +3,8 @@
     weight: {by: source, weights: {billing: 2, chat: 0.5}}
     weight: {expression: "0.5 + rating"}          data/expressions explains the language
 
-A weight that is not above zero, or no number at all, is an error that names the row: a row that should not count is removed,
-by `filter`. Weights by how frequent a label is need all rows, and are not here.
-"""
+A weight that is not above zero, or no number at all, is an error that names the row: a row that should not
+count is removed, by `filter`. Weights by how frequent a label is need all rows, and are not here. """
 
 from __future__ import annotations
 
@@ -68,7 +67,8 @@ def _run(rows: Opened, settings: Weight) -> Said:
 
 
 def _factors(rows: Opened, settings: Weight) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """(what each row's weight is multiplied by, NaN where there is nothing [B]; which rows each name is of)."""
+    """(what each row's weight is multiplied by, NaN where there is nothing [B]; which rows each name is
+    of)."""
     import numpy as np
 
     if settings.expression is not None:
@@ -83,7 +83,8 @@ def _factors(rows: Opened, settings: Weight) -> tuple[np.ndarray, dict[str, np.n
 
 
 def _refuse(rows: Opened, factors: np.ndarray, after: np.ndarray) -> None:
-    """Raise DataError for the first row, by id, whose weight is none. Rows that rules before have removed do not matter."""
+    """Raise DataError for the first row, by id, whose weight is none. Rows that rules before have removed do
+    not matter."""
     import numpy as np
 
     bad = ~(np.isfinite(factors) & np.isfinite(after) & (after > 0))
