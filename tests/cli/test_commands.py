@@ -87,7 +87,10 @@ def test_init_writes_the_path_as_seen_from_the_recipe(tickets, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").mkdir()
     assert luthier("init", tickets.name, "-o", "recipes/r.yaml").exit_code == 0
-    assert read_recipe(tmp_path / "recipes/r.yaml").recipe.data.sources[0].settings.files == "../support tickets.csv"
+    assert (
+        read_recipe(tmp_path / "recipes/r.yaml").recipe.data.sources[0].settings.files
+        == "../support tickets.csv"
+    )
 
 
 def test_init_never_overwrites(tickets, tmp_path):

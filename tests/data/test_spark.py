@@ -167,15 +167,20 @@ def test_a_task_reads_a_part_without_the_environment_and_tells_its_accounts(tmp_
     reads, table = job(
         tmp_path, "".join(json.dumps({"q": f"question {n}", "a": "yes"}) + "\n" for n in range(3))
     )
-    [group] = plan_of(
-        RulesSpec.model_validate({"quality": [{"length": {"max": 9}}]}), Sides(SplitSpec(), False)
-    )
-    keys = run_group(group, pa.RecordBatch.from_pylist([], RECORD)).keys.schema
-    keys = pa.schema([pa.field(f"key_{one.name}", one.type) for one in keys])
-    lines = lines_of(Program(jobs=[reads], groups=[(group, 1)], keys=keys), table)
-    assert [line["what"] for line in lines] == [REMOVED, ACCOUNTS]
-    program = Program(jobs=[reads], keys=pa.schema([]))
-    rows = [line for line in lines_of(program, table) if line["what"] == ROW]
+
+    def plan(*rules: Any) -> Program:
+        """Everything up to the keys of one group."""
+        [group] = plan_of(RulesSpec.model_validate({"quality": list(rules)}), Sides(SplitSpec(), False))
+        keys = run_group(group, pa.RecordBatch.from_pylist([], RECORD)).keys.schema
+        keys = pa.schema([pa.field(f"key_{one.name}", one.type) for one in keys])
+        return Program(jobs=[reads], groups=[(group, 1)], keys=keys)
+
+    removed, accounts = lines_of(plan({"length": {"max": 9}}), table)
+    assert (removed["what"], accounts["what"]) == (REMOVED, ACCOUNTS)
+    assert [line.num_rows for line in spark_worker.unpacked(removed["said"])] == [3]
+    read, length = (json.loads(accounts["said"])["accounts"][n][0] for n in "01")
+    assert (read["rows_out"], length["rows_in"], length["removed"]) == (3, 3, 3)
+    rows = [line for line in lines_of(plan(), table) if line["what"] == ROW]
     assert [row["seq"] - (3 << 40) for row in rows] == [0, 1, 2]
     assert [row["messages"][0]["content"] for row in rows] == [f"question {n}" for n in range(3)]
     [whole] = list(
@@ -313,7 +318,7 @@ def test_rows_of_every_shape_and_named_ids_come_back_as_they_went(tmp_path: Path
             {"kind": "classify", "labels": ["login", "other", "billing"]},
             {},
         ),
-        ('{"body": "abc", ', CLASSIFY, {}),
+        ('{"body": "abc", ', CLASSIFY, {"on_bad_row": "refuse"}),
         ('{"body": "abc", "queue": null}', CLASSIFY, {"on_bad_row": "refuse"}),
         ('{"body": "abc", "queue": "login", "customer": "c7"}', CLASSIFY, {"id": "customer"}),
     ],

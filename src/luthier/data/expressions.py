@@ -25,7 +25,7 @@ Missing values: a comparison or test of what is missing is false, so `not (ratin
 no rating. Arithmetic with it is missing, as is a division by zero and whatever no finite number holds.
 
 Nothing here is `eval`: there are no attributes, no subscripts, no names but these. Every mistake is a
-ValueError that says where (column, from 1), what, and what to write instead. """
+ValueError that says where (column, from 1), what, and what to write instead."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ do not share. Close relatives (Czech and Slovak, Danish and Norwegian) therefore
 short texts, and a language that is not listed gives few points and none either.
 
 The lists are ours: the most frequent words that carry grammar, not topics. Languages that differ in spelling
-alone count as one (SAME). """
+alone count as one (SAME)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ rejected answer or a rating is one of several by design and is left alone, and s
 the same throughout agree; to leave one of them is the matter of `deduplicate`.
 
 For labels this is the oldest check of annotation there is; for free answers, `mark` first: many questions
-have several. """
+have several."""
 
 from __future__ import annotations
 

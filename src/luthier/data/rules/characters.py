@@ -17,7 +17,7 @@ ends at their characters, and texts that are mostly theirs have no mean word.
 
 Raffel et al. 2020 (C4), section 2.2 and its code; Rae et al. 2021 (Gopher), section A1.1; Chen et al. 2024
 (Data-Juicer). Those thresholds are for web pages. The defaults here are wide, because conversations are about
-code and numbers too. """
+code and numbers too."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ of it. So the rule done twice is the rule done once. What is not clean after a f
 stays, counted as `unclear`.
 
 The texts are read in linear time. Whole documents, with their navigation and errors, are for `mode:
-document`; one that is nested deeper than any browser would follow is read as a fragment. """
+document`; one that is nested deeper than any browser would follow is read as a fragment."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ JSON is taken strictly (RFC 8259): no NaN, no comments, nothing around it, no ke
 that is too long or nested too deep is refused, not read.
 
 The schema is checked before any row is read. It stands in the recipe, whole: a $ref may point into the schema
-alone, for nothing is ever fetched. `format` is not enforced, as JSON Schema 2020-12 leaves it. """
+alone, for nothing is ever fetched. `format` is not enforced, as JSON Schema 2020-12 leaves it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ brings a downloader.
     language: [en, de]                       short for {keep: [en, de]}
 
 A row is judged by all its texts that `on` names together. Short answers, numbers and code say nothing about a
-language. """
+language."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ become. A correct text can have such a pair by chance ("voilà…"); ftfy decide
 how unlikely the letters are side by side.
 
 Not repaired: what lost bytes on the way for good (those become U+FFFD), and mistakes between two one-byte
-encodings. """
+encodings."""
 
 from __future__ import annotations
 

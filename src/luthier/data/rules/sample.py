@@ -3,7 +3,7 @@ sample holds the smaller one. With `by`, every part keeps its share.
 
 Stratified: the k-th of the s rows of a part has the place (k - 1/2) / s, and the lowest n places stay. That
 is Webster's method of apportionment, the one of the usual that never takes a seat away when the house grows
-(Balinski and Young, 1982). """
+(Balinski and Young, 1982)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ are known by their usual words in the first characters of an answer, in six lang
 refuse, that is what it is for.
 
 The words follow the lists that open chats were cleaned with (Vicuna, Chiang et al. 2023, `optional_clean`;
-WizardLM's unfiltered set), shortened to those that hardly occur otherwise. """
+WizardLM's unfiltered set), shortened to those that hardly occur otherwise."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
     weight: {expression: "0.5 + rating"}          data/expressions explains the language
 
 A weight that is not above zero, or no number at all, is an error that names the row: a row that should not
-count is removed, by `filter`. Weights by how frequent a label is need all rows, and are not here. """
+count is removed, by `filter`. Weights by how frequent a label is need all rows, and are not here."""
 
 from __future__ import annotations
 
