@@ -77,9 +77,9 @@ def target(reader: str) -> Callable[[bytes], None]:
     def once(data: bytes, aside: bool) -> None:
         stream = io.BytesIO(data)
         if reader == "parquet":
-            blocks = parquet_rows.read(stream, "t", None, aside)
+            blocks = parquet_rows.read(stream, "t", None)
         elif reader == "arrow":
-            blocks = arrow_rows.read(stream, "t", None, aside)
+            blocks = arrow_rows.read(stream, "t", None)
         elif reader in plain:
             how = {"tabs": reader == "tsv"} if reader in ("csv", "tsv") else {}
             blocks = plain[reader].read(as_text(stream, "t"), "t", None, aside=aside, **how)
@@ -114,9 +114,7 @@ def guided(reader: str, seconds: int) -> int:
         done = subprocess.run(command, capture_output=True, text=True, cwd=corpus)  # noqa: S603
     found = re.search(r"number_of_executed_units: *(\d+)", done.stderr)
     if done.returncode or found is None:
-        sys.exit(
-            f"{reader}: something else than rows or a DataError:\n{done.stderr[-4000:]}"
-        )  # with the bytes, in Base64
+        sys.exit(f"{reader}: something else than rows or a DataError:\n{done.stderr[-4000:]}")
     return int(found[1])
 
 

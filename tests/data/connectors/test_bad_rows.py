@@ -9,8 +9,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -111,29 +109,6 @@ def test_a_quote_that_never_closes_costs_one_row_however_long_the_file(
 def test_paragraphs_around_bad_ones_are_all_read() -> None:
     data = b"one\n\ncaf\xe9\nmore of it\n\nthree\nfour\n\n\xff"
     assert read(text_rows, data, aside=True) == (["one", "three\nfour"], [1, 6], [3, 9])
-
-
-@pytest.mark.parametrize("name", ["t.parquet", "folded.parquet", "t.arrow", "nested.parquet"])
-def test_texts_of_parquet_and_arrow_that_are_no_text(
-    source: Any, rows_of: Any, tmp_path: Path, name: str
-) -> None:
-    """Arrow writes and reads bytes as texts unasked: only a look at them tells."""
-    raw = pa.array([b"good", b"caf\xe9", None, b"also good"])
-    text = pa.Array.from_buffers(pa.string(), 4, raw.buffers(), null_count=1)
-    if name == "nested.parquet":
-        text = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3, 4], pa.int32()), text)
-    table = pa.table({"text": text, "n": [1, 2, 3, 4]})
-    if name.endswith("arrow"):
-        with pa.ipc.new_file(tmp_path / name, table.schema) as file:
-            file.write_table(table)
-    else:
-        pq.write_table(table, tmp_path / name, use_dictionary=name.startswith("folded"))
-    with pytest.raises(DataError, match=rf"{name}:2: the column 'text' is not UTF-8(.|\n)*set_aside"):
-        rows_of(source({"files": name}), "text", "n")
-    keeps = source({"files": name, "map": {"text": "text", "on_bad_row": "set_aside"}})
-    assert [row["n"] for row in rows_of(keeps, "text", "n")] == [1, 3, 4]
-    [block] = keeps.blocks(["text", "n"])
-    assert (block.origins(), block.bad_origins()) == ([f"{name}:1", f"{name}:3", f"{name}:4"], [f"{name}:2"])
 
 
 def test_bad_rows_of_several_files_are_in_the_account_and_the_quarantine(

@@ -299,9 +299,9 @@ class FilesConnector:
     # reading
 
     def _read(self, file: File, columns: list[str] | None) -> Iterator[Block]:
-        how: dict[str, Any] = {"aside": self._aside}
+        how: dict[str, Any] = {} if file.format in WHOLE else {"aside": self._aside}
         if file.format == "excel":
-            how = {"sheet": self._wish.sheet}
+            how["sheet"] = self._wish.sheet
         elif file.format in ("csv", "tsv"):
             how["tabs"] = file.format == "tsv"
         with self._failing(file):

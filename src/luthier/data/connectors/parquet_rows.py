@@ -8,7 +8,7 @@ twice; a page that lies there can become 2 GB at most.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -17,23 +17,22 @@ import pyarrow.parquet as pq
 
 from luthier.core.errors import DataError
 
-from .faults import LONGEST_ROW_BYTES, Fault, too_long
+from .faults import LONGEST_ROW_BYTES, too_long
 from .opened import is_local, refuse_bomb
 from .parquet_footer import RowGroup, pages_of, row_groups
-from .protocol import BadRow, Block
+from .protocol import Block
 
 ROWS = 2_000
 BLOCK_BYTES = 4_000_000
 
 
-def read(stream: BinaryIO, place: str, columns: list[str] | None, aside: bool = False) -> Iterator[Block]:
+def read(stream: BinaryIO, place: str, columns: list[str] | None) -> Iterator[Block]:
     """Blocks of rows; `columns` None gives every column."""
     try:
         groups = row_groups(stream)
         file = pq.ParquetFile(stream)
         if len(groups) != file.num_row_groups:
             raise ValueError("its footer is damaged")
-        check_names(file.schema_arrow)
         present = file.schema_arrow.names
         wanted = [name for name in present if columns is None or name in columns]
         folded = [f.name for f in file.schema_arrow if f.name in wanted and _is_text(f.type)]
@@ -43,7 +42,7 @@ def read(stream: BinaryIO, place: str, columns: list[str] | None, aside: bool = 
             rows = _rows_at_once(group, wanted, stream, place)
             for batch in file.iter_batches(batch_size=rows, columns=wanted, row_groups=[number]):
                 for piece in pieces(batch, f"{place}:{start}"):
-                    yield block_of(piece, place, start, aside)
+                    yield block_of(piece, place, start)
                     start += piece.num_rows
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
@@ -60,7 +59,6 @@ def _rows_at_once(group: RowGroup, wanted: list[str], stream: BinaryIO, place: s
     chunks = [chunk for chunk in group.chunks if chunk.column in wanted]
     unpacked = sum(chunk.unpacked_bytes for chunk in chunks)
     refuse_bomb(unpacked, sum(chunk.stored_bytes for chunk in chunks), place)
-    refuse_bomb(group.rows, sum(chunk.stored_bytes for chunk in group.chunks), place)  # rows of nothing
     if is_local(stream):
         for chunk in chunks:
             for stored, becomes in pages_of(stream, chunk):
@@ -92,83 +90,12 @@ def _unfolded_bytes(batch: pa.RecordBatch) -> int:
     return total
 
 
-def block_of(batch: pa.RecordBatch, place: str, start: int, aside: bool) -> Block:
-    """The rows with their texts unfolded and checked: Arrow itself believes a file that its texts are UTF-8."""
-    names = batch.schema.names
-    lines: Sequence[int] = range(start, start + batch.num_rows)
-    if not names:
-        return Block({}, place, lines)
-    columns = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in batch.columns]
-    whole = pa.RecordBatch.from_arrays(columns, names=names)
-    bad: list[BadRow] = []
-    if not is_sound(whole):
-        good = []
-        for row in range(whole.num_rows):
-            if (name := _not_text(whole.take(pa.array([row])))) is None:
-                good.append(row)
-                continue
-            fault = Fault(f"the column {name!r} is not UTF-8", "", "Write it again with its texts in UTF-8")
-            if not aside:
-                raise fault.stop(f"{place}:{start + row}") from None
-            bad.append(fault.aside(start + row, ""))
-        whole = whole.take(pa.array(good, pa.int64()))
-        lines = [start + row for row in good]
-    return Block(dict(zip(names, whole.columns, strict=True)), place, lines, None, bad)
-
-
-def check_names(kind: pa.Schema | pa.DataType) -> None:
-    """Raises UnicodeDecodeError for a name, however deep, that is no text."""
-    for i in range(len(kind) if isinstance(kind, pa.Schema) else kind.num_fields):
-        field = kind.field(i)
-        str(field.name)
-        check_names(field.type)
-
-
-def is_sound(batch: pa.RecordBatch) -> bool:
-    """Whether all texts are UTF-8. Raises ArrowInvalid where more than that is wrong: the offsets of texts that are none are
-    looked at as those of bytes, for Arrow stops at the first fault, and an offset that nobody checked is a crash."""
-    sound = True
-    for column in batch.columns:
-        try:
-            column.validate(full=True)
-        except pa.ArrowInvalid as error:
-            if "UTF8" not in str(error):
-                raise
-            column.view(_as_bytes(column.type)).validate(full=True)
-            sound = False
-    return sound
-
-
-def _as_bytes(kind: pa.DataType) -> pa.DataType:
-    """The same layout with bytes for texts."""
-    is_ = pa.types
-    for text, raw in (
-        (pa.string(), pa.binary()), (pa.large_string(), pa.large_binary()), (pa.string_view(), pa.binary_view())
-    ):  # fmt: skip
-        if kind == text:
-            return raw
-    if is_.is_struct(kind):
-        return pa.struct(
-            [kind.field(i).with_type(_as_bytes(kind.field(i).type)) for i in range(kind.num_fields)]
-        )
-    if is_.is_map(kind):
-        return pa.map_(_as_bytes(kind.key_type), _as_bytes(kind.item_type))
-    if is_.is_list(kind) or is_.is_large_list(kind):
-        inner = kind.value_field.with_type(_as_bytes(kind.value_type))
-        return pa.list_(inner) if is_.is_list(kind) else pa.large_list(inner)
-    if is_.is_dictionary(kind):
-        return pa.dictionary(kind.index_type, _as_bytes(kind.value_type), kind.ordered)
-    return kind
-
-
-def _not_text(row: pa.RecordBatch) -> str | None:
-    """The first column of one row that is not what it should be."""
-    for name, column in zip(row.schema.names, row.columns, strict=True):
-        try:
-            column.validate(full=True)
-        except pa.ArrowInvalid:
-            return str(name)
-    return None
+def block_of(batch: pa.RecordBatch, place: str, start: int) -> Block:
+    columns = {
+        name: column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    }
+    return Block(columns, place, range(start, start + batch.num_rows))
 
 
 def count(stream: BinaryIO, place: str) -> int:
