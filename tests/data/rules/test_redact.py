@@ -317,7 +317,9 @@ def test_laws_of_pseudonyms(rows: list[dict[str, Any]]) -> None:
 @given(
     st.integers(0, 2**32),
     st.sampled_from(KINDS),
-    st.text(max_size=5),
+    st.sampled_from(
+        ["", "see", "Grüße", "日本", "ok!", "👩", "\u0301", "— and"]
+    ),  # nothing that makes it a paragraph or version
     st.sampled_from([" ", "\n", " (", ", ", ": "]),
 )
 @settings(max_examples=150, deadline=None)
