@@ -455,7 +455,9 @@ def _polars(node: Node) -> pl.Expr:
     import polars as pl
 
     if node.kind == "literal":
-        return pl.lit(node.value, {"text": pl.String, "number": pl.Float64, "truth": pl.Boolean}[node.type])
+        # A column and not pl.lit: Polars does not spread one value over all rows in every operation.
+        types = {"text": pl.String, "number": pl.Float64, "truth": pl.Boolean}
+        return pl.repeat(node.value, pl.len(), dtype=types[node.type])
     if node.kind == "name":
         found = pl.col(node.value)
         return _finite(found) if node.type == "number" else found
@@ -470,14 +472,19 @@ def _polars(node: Node) -> pl.Expr:
         return -parts[0]
     if node.kind == "in":
         values = pl.Series([part.value for part in node.parts[1:]])
-        found = parts[0].is_in(values.implode()).fill_null(False)
-        # is_in alone does not spread one value over all rows
-        return found if names(node) else pl.lit(pl.select(found).item())
+        return parts[0].is_in(values.implode()).fill_null(False)
     if node.kind == "compare":
         return _COMPARE[node.value](*parts).fill_null(False)
     if node.kind == "arithmetic":
         return _finite(_ARITHMETIC[node.value](*parts))
-    return _CALLS[node.value](*parts) if node.value != "turns" else pl.col("turns")
+    if node.value == "turns":
+        return pl.col("turns")
+    wanted = FUNCTIONS[node.value].takes
+    values_or_texts = [
+        pl.lit(part.value) if kind == "literal" else value
+        for part, kind, value in zip(node.parts, wanted, parts, strict=True)
+    ]
+    return _CALLS[node.value](*values_or_texts)
 
 
 def _finite(value: pl.Expr) -> pl.Expr:

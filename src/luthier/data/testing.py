@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -113,21 +114,25 @@ def keys(name: str, rows: Opened, **wish: Any) -> Mapping[str, list[Any]]:
 
 def decided(primitive: Any, columns: Mapping[str, Sequence[Any]]) -> tuple[dict[int, str], list[str]]:
     """What a primitive decides over a table of keys, as row to reason, and what it notes."""
-    import duckdb
-
     notes: list[str] = []
-    with duckdb.connect() as database:
-        n = len(next(iter(columns.values())))
-        table = pa.table(
-            {"row": pa.array(range(n), pa.int64()), **{k: pa.array(v) for k, v in columns.items()}}
-        )
-        database.register("keys", table)
-        sql = primitive.decide("keys", lambda asked: database.execute(asked).fetchall(), notes.append)
-        found = database.execute(sql).fetchall()
+    database = _database()
+    n = len(next(iter(columns.values())))
+    told = {name: pa.array(values) for name, values in columns.items()}
+    database.register("keys", pa.table({"row": pa.array(range(n), pa.int64()), **told}))
+    sql = primitive.decide("keys", lambda asked: database.execute(asked).fetchall(), notes.append)
+    found = database.execute(sql).fetchall()
+    database.unregister("keys")
     why = dict(found)
     assert len(why) == len(found), "a row must be named once"
     assert all(why.values()), "no row goes without a reason"
     return why, notes
+
+
+@cache
+def _database() -> Any:
+    import duckdb
+
+    return duckdb.connect(config={"threads": 1})
 
 
 def obeys(name: str, rows: Sequence[Row], *, edits_once: bool = True, **wish: Any) -> Ran:

@@ -43,7 +43,7 @@ def plain(rows: list[tuple[str, str | None, str | None]], how: str) -> dict[int,
     st.sampled_from(["drop", "majority", "mark"]),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_primitive_decides_as_its_plain_twin_whatever_the_order(
     pairs: Any, how: Any, random: Any
 ) -> None:

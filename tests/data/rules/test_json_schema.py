@@ -174,7 +174,7 @@ def test_whatever_is_written_as_json_is_json(value: Any, indent: int | None) -> 
         max_size=4,
     )
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_laws(texts: list[str]) -> None:
     rows: list[Any] = [[("user", "u"), ("assistant", text)] for text in texts]
     for on in ("answer", "assistant", "label"):

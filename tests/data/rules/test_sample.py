@@ -47,7 +47,7 @@ def stay(rows: list[tuple[str, str, str]], n: int | None, share: float | None) -
     st.sampled_from([None, 0.1, 1 / 3, 0.5, 1.0]),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_primitive_decides_as_its_plain_twin_whatever_the_order(
     rows: Any, n: int, share: Any, random: Any
 ) -> None:
