@@ -17,7 +17,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -153,7 +153,7 @@ class Task:
         for batch, seq in first:
             yield from self._through(batch, seq)
         yield from self._flush(0)
-        accounts = {n: [asdict(one) for one in of_step] for n, of_step in self._accounts.items()}
+        accounts = {n: [plain_account(one) for one in of_step] for n, of_step in self._accounts.items()}
         yield self.line(ACCOUNTS, _json({"accounts": accounts, **self._figures}))
 
     def _read(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Rows]:
@@ -266,6 +266,12 @@ def packed(batches: Sequence[pa.RecordBatch]) -> bytes:
 def unpacked(told: bytes) -> Iterator[pa.RecordBatch]:
     with pa.ipc.open_stream(told) as reader:
         yield from reader
+
+
+def plain_account(account: Account) -> dict[str, Any]:
+    """Its form as JSON. (dataclasses.asdict counts a Counter's pairs.)"""
+    examples = [vars(one) for one in account.examples]
+    return {**vars(account), "counts": dict(account.counts), "examples": examples}
 
 
 def account_of(told: Mapping[str, Any]) -> Account:
