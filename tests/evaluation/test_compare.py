@@ -9,7 +9,7 @@ from luthier.evaluation import compare, predictions
 from luthier.evaluation.metrics import classification
 
 SETTINGS = {"confidence": 0.95, "resamples": 300, "seed": 0}
-NAMES = ("accuracy", "precision_macro", "recall_macro", "macro_f1")
+NAMES = ("accuracy", "precision_macro", "recall_macro", "macro_f1", "weighted_f1", "mcc")
 
 labels_and_rows = st.integers(2, 5).flatmap(
     lambda k: st.tuples(
@@ -27,7 +27,8 @@ def _pair(k, rows):
 def test_a_system_does_not_differ_from_itself(drawn):
     k, rows = drawn
     one, _ = _pair(k, rows)
-    assert set(compare.difference(one, one, len(rows), **SETTINGS).values()) == {(0.0, 0.0, 0.0)}
+    found = compare.difference(one, one, len(rows), **SETTINGS).values()
+    assert set(found) == {compare.Apart(0.0, 0.0, 0.0, None)}
 
 
 @given(labels_and_rows)
@@ -37,8 +38,9 @@ def test_swapping_the_systems_swaps_the_signs(drawn):
     here = compare.difference(one, other, len(rows), **SETTINGS)
     there = compare.difference(other, one, len(rows), **SETTINGS)
     for name in NAMES:
-        value, low, high = here[name]
-        assert there[name] == pytest.approx((-value, -high, -low), abs=1e-12)
+        a, b = here[name], there[name]
+        assert (b.value, b.low, b.high) == pytest.approx((-a.value, -a.high, -a.low), abs=1e-12)
+        assert b.detectable == pytest.approx(a.detectable)
 
 
 @given(labels_and_rows)
@@ -123,7 +125,6 @@ def test_nine_in_ten_intervals_cover_the_truth():
             compare.of_labels(truth, one, 2), compare.of_labels(truth, other, 2), rows,
             confidence=0.9, resamples=400, seed=seed,
         )  # fmt: skip
-        _, low, high = found["accuracy"]
-        covered += low <= 0.2 <= high
+        covered += found["accuracy"].low <= 0.2 <= found["accuracy"].high
     # 270 of 300 expected, standard deviation sqrt(300 * 0.9 * 0.1) = 5.2; four of them either way
     assert 249 <= covered <= 291

@@ -15,7 +15,14 @@ TRUTH, SAID = list("aaabb"), list("aabba")
 def test_classification_by_hand():
     found = metrics.classification(TRUTH, SAID, ["a", "b"])
     assert found["metrics"] == pytest.approx(
-        {"accuracy": 3 / 5, "precision_macro": 7 / 12, "recall_macro": 7 / 12, "macro_f1": 7 / 12}
+        {
+            "accuracy": 3 / 5,
+            "precision_macro": 7 / 12,
+            "recall_macro": 7 / 12,
+            "macro_f1": 7 / 12,
+            "weighted_f1": 3 / 5,  # (3 * 2/3 + 2 * 1/2) / 5
+            "mcc": 1 / 6,  # (tp * tn - fp * fn) / sqrt(3 * 3 * 2 * 2) = (2 * 1 - 1 * 1) / 6
+        }
     )
     assert found["per_label"]["a"] == pytest.approx(
         {"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "support": 3}

@@ -72,7 +72,7 @@ def test_cautions_say_what_a_reader_must_know():
         questions, "aaaaaab", "aaaaaab", {"base": [Skipped("03", "600 tokens, and the context holds 512")]}
     )
     assert told["cautions"] == [
-        "The test split has only 7 rows: the intervals are wide, and percentile intervals of so few rows are somewhat too narrow still.",
+        "The test split has only 7 rows: the intervals are wide, and of so few rows not quite reliable.",
         "No test row has these labels, so nothing is known about them: 'c'.",
         "Fewer than 5 test rows have these labels: 'b' (1).",
         "Row 03 was not asked of base: 600 tokens, and the context holds 512. Nothing was cut.",
@@ -112,7 +112,8 @@ def test_plain_texts_count_for_perplexity_alone():
         predictions.table(lines), task, EvaluateSpec(against=["base"], resamples=200), texts, {}
     )
     # perplexity exp(0/2) = 1 and exp(2/2) = e
-    assert found["systems"]["tuned"]["metrics"] == {"exact_match": None, "token_f1": None, "perplexity": 1.0}
+    told = found["systems"]["tuned"]["metrics"]
+    assert {name: value for name, value in told.items() if value is not None} == {"perplexity": 1.0}
     assert [c["metric"] for c in found["comparisons"]] == ["perplexity"]
     assert round(found["comparisons"][0]["difference"], 6) == round(1 - 2.718281828, 6)
     assert found["examples"] == []

@@ -13,7 +13,9 @@ def test_defaults_are_what_applies():
     spec = EvaluateSpec()
     assert spec.systems("classify") == ("tuned", "base", "base_3shot", "tfidf")
     assert spec.systems("chat") == ("tuned", "base", "base_3shot")
-    assert spec.measured("chat") == ("exact_match", "token_f1", "perplexity")
+    assert spec.measured("chat") == (
+        "exact_match", "token_f1", "rouge_l", "chrf", "bleu", "length_error", "refused", "perplexity"
+    )  # fmt: skip
 
 
 def test_the_order_of_systems_and_metrics_is_fixed():

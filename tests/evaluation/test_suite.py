@@ -125,7 +125,7 @@ def test_what_does_not_fit_is_named_and_left_out_of_the_pairs(world, tmp_path, m
 
     template = Template(weights.load_tokenizer(world.folders["base"]), 256)
     bench = prompted.Bench(
-        SPEC, _task(world), _part(world), _questions(world), world.folders, tmp_path, world.at
+        SPEC, _task(world), _part(world), _questions(world), {}, world.folders, tmp_path, world.at
     )
     sheets, _ = prompted._sheets(bench, template, ["base_3shot"])
     lengths = sorted(len(one.prompt_ids) for one in sheets["base_3shot"])

@@ -15,7 +15,7 @@ from luthier.core.errors import DataError, missing_part
 from luthier.core.units import plain_number
 
 from .metrics import number_in
-from .questions import Message, Question
+from .questions import Message, Question, asked_text
 from .tasks import Answer, answer_from
 
 SHOTS = 3
@@ -79,15 +79,6 @@ def _fit(model: Any, train: Sequence[Mapping[str, Any]], truth: Sequence[Any]) -
             "no training row holds a single word, so the baseline tfidf cannot be fitted.",
             remedy="Leave tfidf out of evaluate.against.",
         ) from None
-
-
-def asked_text(prompt: Sequence[Message]) -> str:
-    """What was said before the answer, without the system message.
-
-    >>> asked_text([{"role": "system", "content": "Route."}, {"role": "user", "content": "My bill"}])
-    'My bill'
-    """
-    return "\n".join(message["content"] for message in prompt if message["role"] != "system")
 
 
 def three_examples(train: Sequence[Mapping[str, Any]], seed: int) -> list[Message]:

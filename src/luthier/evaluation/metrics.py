@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import string
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -51,11 +52,19 @@ def classification(
 ) -> dict[str, Any]:
     """{"metrics", "per_label", "confusion"}; confusion[i][j] counts rows of label i that were called label j."""
     try:
-        from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+        from sklearn.metrics import (
+            accuracy_score,
+            confusion_matrix,
+            matthews_corrcoef,
+            precision_recall_fscore_support,
+        )
     except ImportError:
         raise missing_part("scikit-learn", "train", "Measuring a classifier") from None
     truth, said = positions(references, labels), positions(predictions, labels)
     every = range(len(labels))
+    with warnings.catch_warnings():  # rows of one label have no correlation: that is 0, and no news
+        warnings.filterwarnings("ignore", "A single label was found", UserWarning)
+        mcc = float(matthews_corrcoef(truth, said))
     precision, recall, f1, support = precision_recall_fscore_support(
         truth, said, labels=every, zero_division=0
     )
@@ -66,6 +75,8 @@ def classification(
             "precision_macro": float(precision[present].mean()),
             "recall_macro": float(recall[present].mean()),
             "macro_f1": float(f1[present].mean()),
+            "weighted_f1": float(f1 @ support / support.sum()),
+            "mcc": mcc,
         },
         "per_label": {
             label: {

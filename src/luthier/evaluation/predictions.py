@@ -34,19 +34,23 @@ SCHEMA = pa.schema(
         ("probabilities", pa.list_(pa.float64())),
         ("loss_sum", pa.float64()),
         ("loss_tokens", pa.int64()),
+        ("slices", pa.list_(pa.struct([("by", pa.string()), ("value", pa.string())]))),
     ]
 )
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One system's lines, sorted by id. N rows; absent losses are NaN in `loss_sum_N` and 0 in `loss_tokens_N`."""
+    """One system's lines, sorted by id. N rows, K labels; absent losses are NaN in `loss_sum_N` and 0 in `loss_tokens_N`;
+    `probability_NK` is None where not every row has probabilities. `slices`: the (by, value) of each row's parts."""
 
     ids: tuple[str, ...]
     references: tuple[str, ...]
     predictions: tuple[str | None, ...]
     loss_sum_N: NDArray[np.float64]
     loss_tokens_N: NDArray[np.int64]
+    probability_NK: NDArray[np.float64] | None = None
+    slices: tuple[tuple[tuple[str, str], ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -61,6 +65,21 @@ class Answers:
             tuple(self.predictions[i] for i in at),
             self.loss_sum_N[at],
             self.loss_tokens_N[at],
+            None if self.probability_NK is None else self.probability_NK[at],
+            tuple(self.slices[i] for i in at),
+        )
+
+    def and_(self, other: Answers) -> Answers:
+        """These lines, then those of another system."""
+        mine, theirs = self.probability_NK, other.probability_NK
+        return Answers(
+            self.ids + other.ids,
+            self.references + other.references,
+            self.predictions + other.predictions,
+            np.concatenate([self.loss_sum_N, other.loss_sum_N]),
+            np.concatenate([self.loss_tokens_N, other.loss_tokens_N]),
+            None if mine is None or theirs is None else np.concatenate([mine, theirs]),
+            self.slices + other.slices,
         )
 
 
@@ -87,10 +106,20 @@ def _answers(lines: Sequence[dict[str, Any]]) -> Answers:
         tuple(line["prediction"] for line in lines),
         np.array([np.nan if line["loss_sum"] is None else line["loss_sum"] for line in lines], np.float64),
         np.array([line["loss_tokens"] or 0 for line in lines], np.int64),
+        _probabilities(lines),
+        tuple(tuple((one["by"], one["value"]) for one in line["slices"] or ()) for line in lines),
     )
 
 
-def line(question: Question, system: str, answer: Answer, part: Task) -> dict[str, Any]:
+def _probabilities(lines: Sequence[dict[str, Any]]) -> NDArray[np.float64] | None:
+    if any(line["probabilities"] is None for line in lines):
+        return None
+    return np.array([line["probabilities"] for line in lines], np.float64)
+
+
+def line(
+    question: Question, system: str, answer: Answer, part: Task, parts: Sequence[tuple[str, str]] = ()
+) -> dict[str, Any]:
     """One line of the table."""
     return {
         "id": question.id,
@@ -102,6 +131,7 @@ def line(question: Question, system: str, answer: Answer, part: Task) -> dict[st
         "probabilities": answer.probabilities,
         "loss_sum": answer.loss[0] if answer.loss else None,
         "loss_tokens": answer.loss[1] if answer.loss else None,
+        "slices": [{"by": by, "value": value} for by, value in parts],
     }
 
 

@@ -32,12 +32,14 @@ ROWS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Bench:
-    """What every system of one evaluation shares. `folders`: model, base, dataset."""
+    """What every system of one evaluation shares. `slices`: the parts that each row belongs to, by id. `folders`: model,
+    base, dataset."""
 
     spec: EvaluateSpec
     task: Mapping[str, Any]
     part: Task
     questions: Sequence[Question]
+    slices: Mapping[str, Sequence[tuple[str, str]]]
     folders: Mapping[str, Path]
     scratch: Path
     at: Context
@@ -142,7 +144,7 @@ def _answers(
         piece = sheet[start : start + ROWS_AT_ONCE]
         answers = bench.part.ask(model, template, piece, with_loss)
         for one, answer in zip(piece, answers, strict=True):
-            lines.append(line(one.question, system, answer, bench.part))
+            lines.append(line(one.question, system, answer, bench.part, bench.slices[one.question.id]))
         progress(sum(bench.cost(one) for one in piece), system)
     return lines
 

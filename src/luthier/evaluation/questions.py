@@ -17,6 +17,15 @@ from luthier.core.errors import DataError
 Message = Mapping[str, str]
 
 
+def asked_text(prompt: Sequence[Message]) -> str:
+    """What was said before the answer, without the system message.
+
+    >>> asked_text([{"role": "system", "content": "Route."}, {"role": "user", "content": "My bill"}])
+    'My bill'
+    """
+    return "\n".join(message["content"] for message in prompt if message["role"] != "system")
+
+
 @dataclass(frozen=True)
 class Question:
     """`prompt` is None for a plain text, whose reference is the text itself."""
@@ -24,6 +33,12 @@ class Question:
     id: str
     prompt: tuple[Message, ...] | None
     reference: str
+    source: str = ""
+
+    @property
+    def asked_text(self) -> str:
+        """What was said before the answer, without the system message; a plain text itself."""
+        return self.reference if self.prompt is None else asked_text(self.prompt)
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,7 @@ def records(path: Path) -> list[dict[str, Any]]:
     example to follow."""
     import pyarrow.parquet as pq
 
-    found = pq.read_table(path, columns=["id", "messages", "text", "label", "rating"]).to_pylist()
+    found = pq.read_table(path, columns=["id", "messages", "text", "label", "rating", "source"]).to_pylist()
     liked = [record for record in found if record["rating"] is None or record["rating"] > 0]
     return sorted(liked, key=lambda record: record["id"])
 
@@ -79,14 +94,14 @@ def disliked(path: Path) -> int:
 
 def _question(record: Mapping[str, Any]) -> Question:
     if not record["messages"]:
-        return Question(record["id"], None, record["text"])
+        return Question(record["id"], None, record["text"], record["source"] or "")
     *prompt, last = record["messages"]
     if last["role"] != "assistant":
         raise DataError(
             f"row {record['id']} ends with a message of {last['role']!r}: there is no reference answer.",
             remedy="Every row of the test split must end with the assistant's answer.",
         )
-    return Question(record["id"], tuple(prompt), last["content"])
+    return Question(record["id"], tuple(prompt), last["content"], record["source"] or "")
 
 
 def asked(

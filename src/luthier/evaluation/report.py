@@ -3,8 +3,12 @@
 {"task", "rows", "labels",
  "systems": {name: {"rows", "metrics": {name: value|null}, "intervals": {metric: [low, high]},
                     "per_label": {label: {"precision", "recall", "f1", "support"}}|null,
-                    "confusion": [[n]]|null}},                        rows: reference, columns: prediction
- "comparisons": [{"metric", "of", "to", "difference", "low", "high", "rows", "confidence", "resamples", "seed"}],
+                    "confusion": [[n]]|null,                          rows: reference, columns: prediction
+                    "reliability": [[rows, probability, right]]|null}},
+ "comparisons": [{"metric", "of", "to", "difference", "low", "high", "p", "p_corrected", "detectable", "rows",
+                  "confidence", "resamples", "seed"}],
+ "turned": [{"to", "gained", "lost", "p", "rows": [id]}],             right now and wrong there; the reverse, and its rows
+ "slices": [slices.build],
  "examples": [{"id", "prompt", "reference", "answers": {system: text}, "change": "improved"|"regressed"|"same"}],
  "cautions": [text]}
 """
@@ -15,9 +19,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import compare, metrics, tasks
+from . import compare, metrics, slices, tasks
 from .predictions import Answers, by_system
 from .questions import Question, Skipped
+from .significance import mcnemar, rows_for
 from .spec import EvaluateSpec
 
 if TYPE_CHECKING:
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
 
 FEW_ROWS = 30
 FEW_ROWS_OF_A_LABEL = 5
+SURE = 0.05
+LEADS = {"classify": "macro_f1", "chat": "token_f1", "regress": "mae"}
 SHOWN = {"improved": 5, "regressed": 3, "same": 2}
 
 
@@ -48,6 +55,8 @@ def build(
         resamples=spec.resamples,
         seed=spec.seed,
     )
+    answers = by_system(predictions)
+    parts = slices.build(predictions, task, spec)
     for name, found in systems.items():
         found["metrics"] = {metric: found["metrics"][metric] for metric in measured}
         found["intervals"] = intervals[name]
@@ -57,12 +66,68 @@ def build(
         "labels": task["labels"],
         "systems": systems,
         "comparisons": comparisons,
-        "examples": examples(by_system(predictions), task, questions),
+        "turned": turned(answers, task),
+        "slices": parts,
+        "examples": examples(answers, task, questions),
         "cautions": [
             *cautions(spec.systems(task["kind"]), systems, questions, skipped, disliked),
             *unsure(systems),
+            *blind(comparisons, task["kind"]),
+            *uneven(parts),
         ],
     }
+
+
+def turned(answers: Mapping[str, Answers], task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each other system: how many rows the tuned model alone has right, how many the other alone, which these are (the
+    regressions, by id), and how likely so uneven a division is by luck (exact McNemar test)."""
+    correct = tasks.of(task).correct
+    right = {
+        system: {
+            one: correct(truth, said)
+            for one, truth, said in zip(mine.ids, mine.references, mine.predictions, strict=True)
+            if said is not None
+        }
+        for system, mine in answers.items()
+    }
+    mine, found = right.get("tuned", {}), []
+    for system, theirs in right.items():
+        if system == "tuned" or not (shared := [one for one in mine if one in theirs]):
+            continue
+        gained = sum(mine[one] and not theirs[one] for one in shared)
+        lost = [one for one in shared if theirs[one] and not mine[one]]
+        p = mcnemar(gained, len(lost))
+        found.append({"to": system, "gained": gained, "lost": len(lost), "p": p, "rows": lost})
+    return found
+
+
+def blind(comparisons: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
+    """What the test split is too small to show: where no difference was found, how large a one would have been."""
+    told = []
+    for one in comparisons:
+        if one["metric"] != LEADS[kind] or one["detectable"] is None or not one["low"] <= 0 <= one["high"]:
+            continue
+        least, rows = one["detectable"], one["rows"]
+        sentence = (
+            f"Between the tuned model and {one['to']} no difference in {one['metric']} is certain. These {rows:,} rows show "
+            f"differences from about {least:.2g} on (four times in five)"
+        )
+        if (seen := abs(one["difference"])) > 0.05 * least:
+            sentence += f"; one of {seen:.2g}, as seen here, would need about {rows_for(seen, least, rows):,}"
+        told.append(sentence + ".")
+    return told
+
+
+def uneven(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The part of the rows that is surely worse than the rest, if any is."""
+    found = slices.worst(parts)
+    if found is None or found["p_corrected"] is None or found["p_corrected"] > SURE:
+        return []
+    value = found["systems"]["tuned"][found["metric"]]
+    return [
+        f"The tuned model is worse where {found['by']} is {found['value']!r}: {found['metric']} {value:.3g} over "
+        f"{found['rows']:,} rows, and that is no bad luck (p = {found['p_corrected']:.2g}, corrected for {len(parts)} parts)."
+    ]
 
 
 def examples(
@@ -131,8 +196,7 @@ def cautions(
     told = []
     if len(questions) < FEW_ROWS:
         told.append(
-            f"The test split has only {len(questions)} rows: the intervals are wide, "
-            "and percentile intervals of so few rows are somewhat too narrow still."
+            f"The test split has only {len(questions)} rows: the intervals are wide, and of so few rows not quite reliable."
         )
     if support := {label: one["support"] for label, one in (systems["tuned"]["per_label"] or {}).items()}:
         if never := [label for label, n in support.items() if n == 0]:

@@ -37,10 +37,61 @@ METRICS: dict[str, Metric] = {
     "precision_macro": Metric("precision (macro)", ("classify",), "precision, averaged over labels"),
     "recall_macro": Metric("recall (macro)", ("classify",), "recall, averaged over labels"),
     "macro_f1": Metric("F1 (macro)", ("classify",), "F1, averaged over labels, each label counting the same"),
+    "weighted_f1": Metric(
+        "F1 (weighted)", ("classify",), "F1, averaged over labels, each label counting by its rows"
+    ),
+    "mcc": Metric(
+        "Matthews correlation",
+        ("classify",),
+        "correlation of answers and labels: 1 is right throughout, 0 is luck, and it forgives no neglected label",
+    ),
+    "roc_auc": Metric(
+        "ROC AUC",
+        ("classify",),
+        "how often a row of a label is given more of it than another row, averaged over labels; 0.5 is luck",
+    ),
+    "average_precision": Metric(
+        "average precision", ("classify",), "area under the precision-recall curve, averaged over labels"
+    ),
+    "log_loss": Metric(
+        "log loss",
+        ("classify",),
+        "mean of -ln of the right label's probability",
+        higher_is_better=False,
+        share=False,
+    ),
+    "brier": Metric(
+        "Brier score",
+        ("classify",),
+        "mean squared distance of the probabilities from the truth, 0 to 2",
+        higher_is_better=False,
+        share=False,
+    ),
+    "ece": Metric(
+        "calibration error",
+        ("classify",),
+        "how far probabilities are from how often such answers are right (15 bins)",
+        higher_is_better=False,
+    ),
     "exact_match": Metric(
         "exact match", ("classify", "chat"), "share of answers equal to the reference, whitespace aside"
     ),
     "token_f1": Metric("token F1", ("chat",), "overlap of words between answer and reference"),
+    "rouge_l": Metric(
+        "ROUGE-L", ("chat",), "longest common run of words with the reference; for texts in Latin letters"
+    ),
+    "chrf": Metric("chrF", ("chat",), "overlap of character n-grams with the reference, in any language"),
+    "bleu": Metric("BLEU", ("chat",), "overlap of word n-grams with the references, over all rows together"),
+    "length_error": Metric(
+        "length error",
+        ("chat",),
+        "how far the answers' length is from the references', as a share of it",
+        higher_is_better=False,
+        share=False,
+    ),
+    "refused": Metric(
+        "refused", ("chat",), "share of answers that decline to answer", higher_is_better=False
+    ),
     "mae": Metric(
         "mean absolute error",
         ("regress",),
@@ -66,6 +117,11 @@ METRICS: dict[str, Metric] = {
         share=False,
     ),
 }
+SLICED = {"classify": "accuracy", "chat": "token_f1", "regress": "mae"}
+"""The metric that parts of the test rows are judged by: one that each row has a value of."""
+SLICE_ROWS = 20
+"""Rows below which a part of the test rows says nothing of its own."""
+Slice = Literal["source", "length", "language"]
 APPLIES: dict[str, tuple[System, ...]] = {
     "classify": ("base", "base_3shot", "tfidf"),
     "chat": ("base", "base_3shot"),
@@ -80,10 +136,13 @@ class EvaluateSpec(Spec):
     """Systems to compare with; without it all that apply (classify and regress: base, base_3shot, tfidf; chat: base, base_3shot)."""
     metrics: list[str] | None = None
     """Metrics to report; without it all that apply. Leaving out perplexity saves a pass over the rows."""
+    slices: list[Slice] | None = None
+    """Ways to divide the test rows and measure each part: by source, by length of the question, by its language. Without it
+    all that divide them; [] for none."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     """Confidence of the intervals."""
     resamples: int = Field(default=2000, ge=200, le=100_000)
-    """Resamples of the paired bootstrap."""
+    """Resamples of the paired bootstrap, and of the permutation tests."""
     seed: int = Field(default=0, ge=0)
     """Seed of the bootstrap and of the choice of the three examples."""
     rows: int | None = Field(default=None, ge=1)
@@ -104,9 +163,9 @@ class EvaluateSpec(Spec):
                 raise ValueError(f"there is no metric {name!r}; {did_you_mean(name, list(METRICS))}")
         return _no_repeats(value)
 
-    @field_validator("against")
+    @field_validator("against", "slices")
     @classmethod
-    def _each_once(cls, value: list[System] | None) -> list[System] | None:
+    def _each_once(cls, value: list[Any] | None) -> list[Any] | None:
         return _no_repeats(value)
 
     def systems(self, kind: str) -> tuple[str, ...]:
@@ -147,20 +206,41 @@ class GateRule(Spec):
     """The tuned model's value must be this or less."""
     better_than: System | None = None
     """The system that must be beaten: the whole confidence interval of the difference must lie beyond `by`."""
+    not_worse_than: System | None = None
+    """The system that may not be better: the whole interval of the difference must lie above minus `by`."""
+    every_slice: float | None = None
+    """What every part of the test rows (evaluate.slices) with at least 20 rows must reach: this or more, and for a metric
+    whose lower values are better this or less."""
     by: float | None = Field(default=None, ge=0)
-    """The margin that `better_than` must exceed; without it 0."""
+    """The margin that `better_than` must exceed, without it 0; or that `not_worse_than` forgives, which needs one."""
     confidence: float | None = Field(default=None, gt=0.5, lt=1.0)
     """Confidence of that interval; it must be the one that is measured (`evaluate.confidence`)."""
 
     @model_validator(mode="after")
     def _says_something(self) -> GateRule:
-        if self.at_least is None and self.at_most is None and self.better_than is None:
-            raise ValueError("this rule asks nothing; write at_least, at_most or better_than")
+        bounds = (self.at_least, self.at_most, self.better_than, self.not_worse_than, self.every_slice)
+        if all(bound is None for bound in bounds):
+            raise ValueError(
+                "this rule asks nothing; write at_least, at_most, better_than, not_worse_than or every_slice"
+            )
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
             raise ValueError(f"no value is at least {self.at_least:g} and at most {self.at_most:g}")
-        if self.better_than is None and (self.by is not None or self.confidence is not None):
-            raise ValueError("`by` and `confidence` belong to better_than, which is not there")
+        if self.rival is None and (self.by is not None or self.confidence is not None):
+            raise ValueError(
+                "`by` and `confidence` belong to better_than or not_worse_than, which is not there"
+            )
+        if self.better_than is not None and self.not_worse_than is not None:
+            raise ValueError("better_than and not_worse_than share `by`; write one of them")
+        if self.not_worse_than is not None and not self.by:
+            raise ValueError(
+                "not_worse_than needs a margin: by how much less still counts as no worse, as in `by: 0.01`"
+            )
         return self
+
+    @property
+    def rival(self) -> System | None:
+        """Whom it compares with."""
+        return self.better_than or self.not_worse_than
 
 
 def _known_gate(value: Any) -> Any:
@@ -183,7 +263,8 @@ class EvaluateSection(EvaluateSpec):
     """The recipe's `evaluate:`: how to measure, and the gate that the measured model must pass."""
 
     gate: GateSpec = Field(default={})
-    """What must hold for the line to go on: metric -> at_least, at_most, better_than (with by, confidence)."""
+    """What must hold for the line to go on: metric -> at_least, at_most, every_slice, better_than or not_worse_than (with by,
+    confidence)."""
 
     def measuring(self, trained: Literal["auto", "fp32", "bf16"] = "auto") -> EvaluateSpec:
         """The part that decides what is measured: all but the gate. `trained` is the number format that the recipe trains

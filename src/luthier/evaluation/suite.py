@@ -22,7 +22,7 @@ from .spec import EvaluateSpec
 def evaluate(
     spec: EvaluateSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context
 ) -> Output:
-    from . import predictions, prompted, questions, report, tasks
+    from . import predictions, prompted, questions, report, slices, tasks
 
     folders = {role: at.folder(inputs[role]) for role in ("model", "base", "dataset")}
     task = json.loads((folders["dataset"] / "dataset.json").read_text(encoding="utf-8"))["task"]
@@ -30,7 +30,8 @@ def evaluate(
     _refuse_strangers(tuned, inputs["base"], task)
     test = folders["dataset"] / "test.parquet"
     asked = questions.read(test, spec.rows)
-    bench = prompted.Bench(spec, task, tasks.of(task, spec.max_tokens), asked, folders, scratch, at)
+    parts = slices.assign(asked, spec.slices)
+    bench = prompted.Bench(spec, task, tasks.of(task, spec.max_tokens), asked, parts, folders, scratch, at)
     lines, skipped = prompted.answer_all(bench, tuned["adapter"])
     if "tfidf" in spec.systems(task["kind"]):
         lines += _tfidf(bench)
@@ -42,7 +43,7 @@ def evaluate(
     return Output({"rows": found["rows"], **{name: one["metrics"] for name, one in found["systems"].items()}})
 
 
-STAGE = Stage("report", 2, evaluate)
+STAGE = Stage("report", 3, evaluate)
 
 
 def _refuse_strangers(tuned: Mapping[str, Any], base: Artifact, task: Mapping[str, Any]) -> None:
@@ -65,6 +66,6 @@ def _tfidf(bench: Any) -> list[dict[str, Any]]:
     train = questions.records(bench.folders["dataset"] / "train.parquet")
     answers = bench.part.baseline(train, bench.questions, bench.spec.seed)
     return [
-        predictions.line(question, "tfidf", answer, bench.part)
+        predictions.line(question, "tfidf", answer, bench.part, bench.slices[question.id])
         for question, answer in zip(bench.questions, answers, strict=True)
     ]

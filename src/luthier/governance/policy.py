@@ -4,8 +4,9 @@
     judge(gate, report)           one verdict per rule, with the numbers and what would make it pass
     permit(verdicts)              raises GateFailed unless all passed
 
-`at_least` and `at_most` look at the tuned model's value. `better_than` looks at the paired confidence interval of
-the difference: it passes only when the whole interval lies beyond the margin, so luck of the test rows is not enough.
+`at_least` and `at_most` look at the tuned model's value, `every_slice` at that in each part of the test rows. `better_than`
+looks at the paired confidence interval of the difference: it passes only when the whole interval lies beyond the margin, so
+luck of the test rows is not enough. `not_worse_than` does the same with the margin below zero: too few rows do not pass it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.core.errors import GateFailed, SpecError, did_you_mean
-from luthier.evaluation.spec import METRICS, EvaluateSpec, GateRule
+from luthier.evaluation.spec import METRICS, SLICE_ROWS, EvaluateSpec, GateRule
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,18 @@ def check(gate: Mapping[str, GateRule], kind: str, evaluate: EvaluateSpec, own_h
                 f"evaluate.gate: {metric!r} is not measured in this evaluation of a {kind} task.",
                 remedy=f"{did_you_mean(metric, list(measured))} (evaluate.metrics says what is measured)",
             )
-        rival = rule.better_than
+        if rule.every_slice is not None and evaluate.slices == []:
+            raise SpecError(
+                f"evaluate.gate.{metric}: every_slice, and evaluate.slices divides the test rows in no way.",
+                remedy="Leave evaluate.slices out, or name how to divide: [source, length, language].",
+            )
+        rival = rule.rival
         if rival is None:
             continue
         if rival not in systems:
+            asked = "better_than" if rule.better_than else "not_worse_than"
             raise SpecError(
-                f"evaluate.gate.{metric}: better_than {rival!r}, which is not measured.",
+                f"evaluate.gate.{metric}: {asked} {rival!r}, which is not measured.",
                 remedy=f"{did_you_mean(rival, list(systems[1:]))} (evaluate.against says what is measured)",
             )
         if rival not in METRICS[metric].systems:
@@ -73,8 +80,10 @@ def judge(gate: Mapping[str, GateRule], report: Mapping[str, Any]) -> list[Verdi
             verdicts.append(_bound(metric, value, rule.at_least, least=True))
         if rule.at_most is not None:
             verdicts.append(_bound(metric, value, rule.at_most, least=False))
-        if rule.better_than is not None:
-            verdicts.append(_better(metric, rule, report))
+        if rule.every_slice is not None:
+            verdicts.append(_slices(metric, rule.every_slice, report))
+        if rule.rival is not None:
+            verdicts.append(_apart(metric, rule, report))
     return verdicts
 
 
@@ -102,14 +111,44 @@ def _bound(metric: str, value: float | None, bound: float, *, least: bool) -> Ve
     )
 
 
-def _better(metric: str, rule: GateRule, report: Mapping[str, Any]) -> Verdict:
+def _slices(metric: str, bound: float, report: Mapping[str, Any]) -> Verdict:
+    higher = METRICS[metric].higher_is_better
+    rule = f"at {'least' if higher else 'most'} {bound:g} in every slice"
+    found = [
+        (value, f"{one['by']} {one['value']!r}")
+        for one in report["slices"]
+        if one["rows"] >= SLICE_ROWS and (value := one["systems"]["tuned"].get(metric)) is not None
+    ]
+    if not found:
+        return Verdict(
+            metric,
+            rule,
+            False,
+            f"no part of the test rows has {SLICE_ROWS} rows and {metric} of the tuned model",
+        )
+    worst, where = min(found) if higher else max(found)
+    passed = worst >= bound if higher else worst <= bound
+    short = sum(value < bound if higher else value > bound for value, _ in found)
+    told = f"the worst of {len(found)} is {where} with {_digits(worst, bound)}"
+    return Verdict(
+        metric,
+        rule,
+        passed,
+        told if passed else f"{told}; {short} {'do' if short > 1 else 'does'} not reach it",
+    )
+
+
+def _apart(metric: str, rule: GateRule, report: Mapping[str, Any]) -> Verdict:
     by = rule.by or 0.0
-    said = f"better than {rule.better_than}" + (f" by more than {by:g}" if by else "")
+    if rule.better_than:
+        said = f"better than {rule.better_than}" + (f" by more than {by:g}" if by else "")
+    else:
+        said, by = f"not worse than {rule.not_worse_than} by {by:g} or more", -by
     found = next(
         (
             c
             for c in report["comparisons"]
-            if c["metric"] == metric and c["to"] == rule.better_than and c["of"] == "tuned"
+            if c["metric"] == metric and c["to"] == rule.rival and c["of"] == "tuned"
         ),
         None,
     )
@@ -118,7 +157,7 @@ def _better(metric: str, rule: GateRule, report: Mapping[str, Any]) -> Verdict:
             metric,
             said,
             False,
-            f"the report does not compare {metric} with {rule.better_than}; its cautions say why",
+            f"the report does not compare {metric} with {rule.rival}; its cautions say why",
         )
     if rule.confidence is not None and rule.confidence != found["confidence"]:
         return Verdict(

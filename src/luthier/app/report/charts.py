@@ -57,9 +57,11 @@ def dot_whisker(
     show: Callable[[float], str] = number,
     zero: bool = False,
     width: int = 380,
+    names: int = 20,
 ) -> str:
-    """One line for each dot on the range low..high. `zero` draws the line of no difference."""
-    gutter = 14 + CHARACTER * max((min(len(d.label), 20) for d in dots), default=0)
+    """One line for each dot on the range low..high. `zero` draws the line of no difference; `names` is how many characters of
+    a label are shown."""
+    gutter = 14 + CHARACTER * max((min(len(d.label), names) for d in dots), default=0)
     right = 12 + CHARACTER * max((len(show(d.value)) for d in dots), default=0)
     row, top = 30, 8
     bottom = top + row * len(dots)
@@ -84,7 +86,7 @@ def dot_whisker(
             )
         inside = [tip(told), whisker, _shape(dot.series, at(dot.value), y)]
         parts += [
-            text(shorten(dot.label, 20), 0, y + 4, f"name {dot.series}"),
+            text(shorten(dot.label, names), 0, y + 4, f"name {dot.series}"),
             element("g", inside, class_=dot.series),
             text(show(dot.value), width, y + 4, f"value {dot.series}", "end"),
         ]

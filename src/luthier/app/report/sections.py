@@ -10,6 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from luthier.evaluation.spec import METRICS
+
 from . import changes, charts, wording
 from .facts import Json, RunFacts
 from .verdict import correct, find, main_metric, reading
@@ -19,6 +21,11 @@ MOST_LABELS_DRAWN = 30
 MOST_LABELS_LISTED = 200
 MISTAKES_LISTED = 8
 SPLITS = ("train", "validation", "test")
+CHARTED = {
+    "classify": ("accuracy", "macro_f1", "average_precision", "ece"),
+    "chat": ("token_f1", "rouge_l", "chrf", "perplexity"),
+}
+"""What is drawn of a task that has many metrics; the others stand in a table."""
 
 
 def both(draw: Callable[[int], str]) -> dict[str, Markup]:
@@ -77,11 +84,16 @@ def before_after(report: Json) -> dict[str, Any]:
     rows = []
     for metric in metrics:
         found = [(s, find(report, metric, s)) for s in rivals]
-        rows += [_difference(c, s) for s, c in found if c]
+        rows += [(metric, _difference(c, s)) for s, c in found if c]
+    kind = str((report.get("task") or {}).get("kind"))
+    drawn = [m for m in CHARTED.get(kind, metrics) if m in metrics] or metrics
     return {
         "charts": [{"metric": wording.title(m), "lower": not wording.higher_is_better(m),
-                    "svg": Markup(_metric_chart(systems, m))} for m in metrics],  # noqa: S704
-        "differences": rows,
+                    "svg": Markup(_metric_chart(systems, m))} for m in drawn],  # noqa: S704
+        "table": _metric_table(systems, metrics),
+        "corrected": any(one.get("p_corrected") is not None for one in comparisons),
+        "differences": [one for metric, one in rows if metric in drawn],
+        "others": [one for metric, one in rows if metric not in drawn],
         "intervals": any(one.get("intervals") for one in systems.values()),
         "confidence": wording.percent(comparisons[0]["confidence"]) if comparisons else None,
         "resamples": comparisons[0].get("resamples") if comparisons else None,
@@ -90,6 +102,25 @@ def before_after(report: Json) -> dict[str, Any]:
         "rows": report["rows"],
         "twin": twin,
     }  # fmt: skip
+
+
+def _metric_table(systems: Json, metrics: Sequence[str]) -> dict[str, Any]:
+    """Every metric of every system."""
+    names = [s for s in wording.SYSTEMS if s in systems]
+    rows = []
+    for metric in metrics:
+        found = []
+        for name in names:
+            low, high = (systems[name].get("intervals") or {}).get(metric) or (None, None)
+            within = (
+                "" if low is None else f"{wording.score(metric, low, 2)}–{wording.score(metric, high, 2)}"
+            )
+            value = systems[name]["metrics"].get(metric)
+            found.append({"value": "–" if value is None else wording.score(metric, value), "within": within})
+        lower = not wording.higher_is_better(metric)
+        meaning = METRICS[metric].meaning if metric in METRICS else ""
+        rows.append({"metric": wording.title(metric), "lower": lower, "meaning": meaning, "values": found})
+    return {"systems": [wording.SYSTEMS[name] for name in names], "rows": rows}
 
 
 def _same_everywhere(systems: Json, one: str, other: str) -> bool:
@@ -128,6 +159,8 @@ def _difference(one: Json, rival: str) -> dict[str, Any]:
 
     return {"metric": wording.title(metric), "to": wording.SYSTEMS[rival], "difference": show(one["difference"]),
             "low": show(one["low"]), "high": show(one["high"]), "reading": reading(one), "said": _SAID[reading(one)],
+            "p": "–" if one.get("p_corrected") is None else f"{one['p_corrected']:.2g}",
+            "detectable": "–" if one.get("detectable") is None else wording.score(metric, one["detectable"]),
             "rows": one.get("rows")}  # fmt: skip
 
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ..compare import Statistics
     from ..predictions import Answers
     from ..questions import Asked, Question
@@ -49,6 +52,9 @@ class Task(Protocol):
 
     def correct(self, reference: str, prediction: str) -> bool:
         """Right or not."""
+
+    def each(self, answers: Answers) -> NDArray[np.float64]:
+        """What every row has of the metric that parts are judged by (spec.SLICED) [N]; NaN: none."""
 
     def summarise(self, answers: Answers) -> dict[str, Any]:
         """{"rows", "metrics": {name: value or None}, "per_label", "confusion"} of one system."""

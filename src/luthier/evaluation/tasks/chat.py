@@ -9,11 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from luthier.core.errors import SpecError
 
-from .. import compare, metrics
+from .. import compare, metrics, texts
 from ..predictions import Answers
 from ..questions import Asked, Question
+from ..spec import METRICS
 from . import Answer
 
 
@@ -47,15 +51,17 @@ class ChatTask:
     def correct(self, reference: str, prediction: str) -> bool:
         return metrics.same_text(reference, prediction)
 
+    def each(self, answers: Answers) -> NDArray[np.float64]:
+        return metrics.each(metrics.token_f1, answers.references, answers.predictions)
+
     def summarise(self, answers: Answers) -> dict[str, Any]:
-        exact = metrics.each(metrics.same_text, answers.references, answers.predictions)
-        overlap = metrics.each(metrics.token_f1, answers.references, answers.predictions)
+        found = compare.at_sample(self.statistics(answers), len(answers))
         return {
             "rows": len(answers),
             "metrics": {
-                "exact_match": metrics.mean(exact),
-                "token_f1": metrics.mean(overlap),
-                "perplexity": metrics.perplexity(answers.loss_sum_N, answers.loss_tokens_N),
+                name: found[name] if np.isfinite(found.get(name, np.nan)) else None
+                for name in METRICS
+                if "chat" in METRICS[name].kinds
             },
             "per_label": None,
             "confusion": None,
@@ -65,8 +71,11 @@ class ChatTask:
         parts = []
         if any(said is not None for said in answers.predictions):
             exact = metrics.each(metrics.same_text, answers.references, answers.predictions)
-            overlap = metrics.each(metrics.token_f1, answers.references, answers.predictions)
-            parts = [compare.of_mean("exact_match", exact), compare.of_mean("token_f1", overlap)]
+            parts = [
+                compare.of_mean("exact_match", exact),
+                compare.of_mean("token_f1", self.each(answers)),
+                texts.statistics(answers.references, answers.predictions),
+            ]
         if answers.loss_tokens_N.all():
             parts.append(compare.of_perplexity(answers.loss_sum_N, answers.loss_tokens_N))
         return compare.together(parts)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .. import baselines, compare, metrics
+from .. import baselines, compare, metrics, probabilities
 from ..predictions import Answers
 from ..questions import Asked, Question
 from . import Answer, answer_from
@@ -52,8 +53,22 @@ class ClassifyTask:
     def correct(self, reference: str, prediction: str) -> bool:
         return reference == prediction
 
+    def each(self, answers: Answers) -> NDArray[np.float64]:
+        return metrics.each(lambda a, b: a == b, answers.references, answers.predictions)
+
     def summarise(self, answers: Answers) -> dict[str, Any]:
         found = metrics.classification(answers.references, answers.predictions, self.labels)
+        told: dict[str, float | None] = dict.fromkeys(probabilities.NAMES)
+        if answers.probability_NK is not None:
+            truth = metrics.positions(answers.references, self.labels)
+            told = probabilities.values(truth, answers.probability_NK)
+            found["reliability"] = [
+                [rows, sure, right]
+                for rows, sure, right, _ in probabilities.reliability(
+                    *probabilities.answered(truth, answers.probability_NK)
+                )
+            ]
+        found["metrics"] |= told
         found["metrics"]["exact_match"] = metrics.mean(
             metrics.each(metrics.same_text, answers.references, answers.predictions)
         )
@@ -68,6 +83,8 @@ class ClassifyTask:
         )
         exact = metrics.each(metrics.same_text, answers.references, answers.predictions)
         parts = [compare.of_labels(truth, said, len(labels)), compare.of_mean("exact_match", exact)]
+        if answers.probability_NK is not None:
+            parts.append(probabilities.statistics(truth, answers.probability_NK))
         if answers.loss_tokens_N.all():
             parts.append(compare.of_perplexity(answers.loss_sum_N, answers.loss_tokens_N))
         return compare.together(parts)

@@ -55,6 +55,10 @@ class RegressTask:
     def correct(self, reference: str, prediction: str) -> bool:
         return metrics.number_in(prediction) == metrics.number_in(reference)
 
+    def each(self, answers: Answers) -> NDArray[np.float64]:
+        truth_N, said_N = _numbers(answers)
+        return np.abs(said_N - truth_N)
+
     def summarise(self, answers: Answers) -> dict[str, Any]:
         truth_N, said_N = _numbers(answers)
         at = np.arange(len(answers))[None, :]
