@@ -82,6 +82,7 @@ def test_the_adapter_alone_by_default(world, tmp_path):
         "model_digest": world[0]["model"].digest,
         "task": TASK,
         "constrain": "labels",
+        "temperature": 1.0,
         "abstain_below": None,
     }
     assert output.summary["forms"] == ["adapter"]
@@ -147,3 +148,35 @@ def test_a_head_goes_along_and_is_never_left_free(world, tmp_path):
     assert _files(tmp_path / "out") == []
     out, _ = _pack(world, tmp_path, "other", export=["adapter", "merged"])
     assert {"adapter/head.safetensors", "merged/head.safetensors"} <= set(_files(out))
+
+
+def _calibrated(world, tmp_path, **found):
+    from luthier.core.artifact import Artifact
+
+    inputs, at, folder = world
+    learnt = tmp_path / "learnt"
+    learnt.mkdir()
+    (learnt / "calibration.json").write_text(
+        json.dumps({"temperature": 1.5, "threshold": None, "why": None, **found})
+    )
+    calibration = Artifact("calibration", "key of calibration", {}, 1, {}, ())
+    at.folders[calibration.digest] = learnt
+    return {**inputs, "calibration": calibration}, at, folder
+
+
+def test_what_the_validation_rows_taught_is_packed(world, tmp_path):
+    threshold = {"at": 0.71, "coverage": 0.8, "wrong": 3, "bound": 0.04}
+    world = _calibrated(world, tmp_path, threshold=threshold)
+    out, _ = _pack(world, tmp_path, abstain={"risk": 0.05})
+    facts = json.loads((out / "luthier.json").read_text())
+    assert (facts["temperature"], facts["abstain_below"]) == (1.5, 0.71)
+    from luthier.serving.package import read_facts
+
+    served = read_facts(out)
+    assert (served.temperature, served.abstain_below) == (1.5, 0.71)
+
+
+def test_a_risk_that_cannot_be_kept_is_no_package(world, tmp_path):
+    world = _calibrated(world, tmp_path, why="no threshold keeps wrong answers at or below 0.01")
+    with pytest.raises(ModelError, match=r"no threshold keeps wrong answers .*\n.*larger risk"):
+        _pack(world, tmp_path, abstain={"risk": 0.01})

@@ -70,7 +70,11 @@ def test_a_full_model_has_no_adapter():
         ("abstain_below: 60", "between 0 and 1"),
         ("{constrain: null, abstain_below: 0.5}", "set `constrain: labels`"),
         ("constrain: label", "'auto' or 'labels'"),
-        ("abstain: 0.5", "did you mean"),
+        ("abstain: 0.5", "recipe.yaml:1: abstain"),
+        ("abstain: {risk: 0}", "greater than 0"),
+        ("abstains: {risk: 0.1}", "did you mean"),
+        ("{abstain: {risk: 0.1}, abstain_below: 0.5}", "keep one"),
+        ("{constrain: null, abstain: {risk: 0.1}}", "set `constrain: labels`"),
     ],
 )
 def test_what_cannot_be_is_refused(text, told):

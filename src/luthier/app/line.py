@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.core.artifact import Artifact, key_of, short
 from luthier.core.spec import Spec
@@ -25,9 +25,13 @@ from luthier.store.files import DISK_ERRORS, explain, write_atomic
 
 from . import openlineage
 from .context import RunContext
-from .recipe import Wish
+from .recipe import Recipe, Wish
 
-STEPS = ("dataset", "base", "model", "report", "package", "release")
+if TYPE_CHECKING:
+    from luthier.evaluation.calibration import CalibrateSpec
+    from luthier.evaluation.spec import EvaluateSpec
+
+STEPS = ("dataset", "base", "model", "calibration", "report", "package", "release")
 
 
 class Strategy(Protocol):
@@ -109,6 +113,7 @@ class Results:
     dataset: Artifact | None = None
     base: Artifact | None = None
     model: Artifact | None = None
+    calibration: Artifact | None = None
     report: Artifact | None = None
     package: Artifact | None = None
     release: Artifact | None = None
@@ -225,10 +230,22 @@ def _base(base: str, at: RunContext, make: Strategy) -> Artifact | None:
     )
 
 
+def calibrating(recipe: Recipe, measuring: EvaluateSpec) -> CalibrateSpec:
+    """What the probabilities are looked at for."""
+    from luthier.evaluation.calibration import CalibrateSpec
+
+    wish = recipe.postprocess
+    abstain = {} if wish.abstain is None else wish.abstain.plain()
+    return CalibrateSpec(
+        temperature=wish.calibrate is not None, dtype=measuring.dtype, device=measuring.device, **abstain
+    )
+
+
 def walk(
     wish: Wish, at: RunContext, make: Strategy, permit: Callable[[Results], None] | None = None
 ) -> Results:
     """The whole line. `permit` sees the report and raises GateFailed to stop before anything is packed or named."""
+    from luthier.evaluation.calibration import STAGE as CALIBRATE
     from luthier.evaluation.suite import STAGE as EVALUATE
     from luthier.governance.release import STAGE as PUBLISH
     from luthier.governance.release import ReleaseSpec
@@ -239,16 +256,18 @@ def walk(
     so_far = materials(wish, at, make)
     dataset, base = so_far.dataset, so_far.base
     model = make("model", TRAIN, recipe.train, {**so_far.others, "base": base, "dataset": dataset})
-    report = make(
-        "report",
-        EVALUATE,
-        recipe.evaluate.measuring(recipe.train.dtype),
-        {"model": model, "base": base, "dataset": dataset},
-    )
-    so_far = replace(so_far, model=model, report=report)
+    measuring = recipe.evaluate.measuring(recipe.train.dtype)
+    calibration: dict[str, Artifact | None] = {}
+    if recipe.postprocess.calibrating(recipe.task.kind):
+        wished = calibrating(recipe, measuring)
+        made = make("calibration", CALIBRATE, wished, {"model": model, "base": base, "dataset": dataset})
+        calibration = {"calibration": made}
+    tested = {"model": model, "base": base, "dataset": dataset, **calibration}
+    report = make("report", EVALUATE, measuring, tested)
+    so_far = replace(so_far, model=model, report=report, calibration=calibration.get("calibration"))
     if permit and report is not None:
         permit(so_far)
-    package = make("package", PACKAGE, recipe.postprocess, {"model": model, "base": base})
+    package = make("package", PACKAGE, recipe.postprocess, {"model": model, "base": base, **calibration})
     publish = ReleaseSpec(name=recipe.name, gate=recipe.evaluate.gate)
     parents = {"package": package, "report": report, "model": model, "dataset": dataset, "base": base}
     return replace(so_far, package=package, release=make("release", PUBLISH, publish, parents))

@@ -100,7 +100,7 @@ def make_plan(wish: Wish, at: RunContext, *, probe: bool) -> Plan:
     """The plan of a whole recipe. Raises what preparing the rows and importing the base raise."""
     there = walk(wish, at, Look(at))
     if there.model is not None:
-        return Plan(wish.recipe.name, _steps(there))
+        return Plan(wish.recipe.name, _steps(wish, there))
     so_far = materials(wish, at, Make(at))
     return plan_training(wish, at, so_far, probe=probe)
 
@@ -132,7 +132,9 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
             + (f"; the cheapest change that fits: {remedy}" if remedy else "")
         )
     notes = [*warnings, *_notes(wish, made)]
-    return Plan(recipe.name, _steps(walk(wish, at, Look(at))), made, seconds, cost, suggestion, over, notes)
+    return Plan(
+        recipe.name, _steps(wish, walk(wish, at, Look(at))), made, seconds, cost, suggestion, over, notes
+    )
 
 
 def _notes(wish: Wish, made: Forecast) -> list[str]:
@@ -181,9 +183,12 @@ def refuse_over_budget(plan: Plan) -> None:
         )
 
 
-def _steps(there: Results) -> list[dict[str, str]]:
+def _steps(wish: Wish, there: Results) -> list[dict[str, str]]:
     told = []
+    recipe = wish.recipe
     for step in STEPS:
+        if step == "calibration" and not recipe.postprocess.calibrating(recipe.task.kind):
+            continue
         artifact = getattr(there, step)
         if artifact is None:
             told.append({"step": step, "state": "to do", "detail": ""})

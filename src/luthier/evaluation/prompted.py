@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from luthier.core.errors import ModelError
 from luthier.core.stage import Context
@@ -21,10 +23,11 @@ from luthier.models.spec import KEPT_BESIDE
 from luthier.store.files import write_atomic
 
 from .baselines import three_examples
+from .calibration import tempered
 from .predictions import line
 from .questions import Asked, Question, Skipped, asked, records
 from .spec import METRICS, EvaluateSpec
-from .tasks import Task
+from .tasks import Answer, Task
 
 PROMPTED = ("tuned", "base", "base_3shot")
 ROWS_AT_ONCE = 64
@@ -33,7 +36,7 @@ ROWS_AT_ONCE = 64
 @dataclass(frozen=True)
 class Bench:
     """What every system of one evaluation shares. `slices`: the parts that each row belongs to, by id. `folders`: model,
-    base, dataset."""
+    base, dataset. `temperature`: of the tuned model's probabilities."""
 
     spec: EvaluateSpec
     task: Mapping[str, Any]
@@ -43,6 +46,14 @@ class Bench:
     folders: Mapping[str, Path]
     scratch: Path
     at: Context
+    temperature: float = 1.0
+
+    def told(self, system: str, answer: Answer) -> Answer:
+        """As it will be served: the tuned model's probabilities calibrated."""
+        if system != "tuned" or answer.probabilities is None or self.temperature == 1.0:
+            return answer
+        warm = tempered(np.array([answer.probabilities]), self.temperature)[0].tolist()
+        return replace(answer, probability=max(warm), probabilities=tuple(warm))
 
     def cost(self, one: Asked) -> int:
         """Tokens of work, near enough for the time left."""
@@ -144,7 +155,8 @@ def _answers(
         piece = sheet[start : start + ROWS_AT_ONCE]
         answers = bench.part.ask(model, template, piece, with_loss)
         for one, answer in zip(piece, answers, strict=True):
-            lines.append(line(one.question, system, answer, bench.part, bench.slices[one.question.id]))
+            told, parts = bench.told(system, answer), bench.slices[one.question.id]
+            lines.append(line(one.question, system, told, bench.part, parts))
         progress(sum(bench.cost(one) for one in piece), system)
     return lines
 

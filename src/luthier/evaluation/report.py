@@ -9,6 +9,8 @@
                   "confidence", "resamples", "seed"}],
  "turned": [{"to", "gained", "lost", "p", "rows": [id]}],             right now and wrong there; the reverse, and its rows
  "slices": [slices.build],
+ "calibration": {"temperature", "rows", "why", "before": {metric: value}, "after": {...}}|null,   of the test rows
+ "abstention": {"curve": [{"coverage", "at", "wrong", "given"}], "chosen": the same|null}|null,
  "examples": [{"id", "prompt", "reference", "answers": {system: text}, "change": "improved"|"regressed"|"same"}],
  "cautions": [text]}
 """
@@ -19,7 +21,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import compare, metrics, slices, tasks
+import numpy as np
+
+from . import compare, metrics, probabilities, slices, tasks
+from .calibration import COVERAGES, tempered
 from .predictions import Answers, by_system
 from .questions import Question, Skipped
 from .significance import mcnemar, rows_for
@@ -42,6 +47,7 @@ def build(
     questions: Sequence[Question],
     skipped: Mapping[str, Sequence[Skipped]],
     disliked: int = 0,
+    calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report as plain JSON values. `skipped` maps a system to the rows it could not be asked; `disliked` rows were
     asked of nobody, because their answers are rated 0 or less."""
@@ -68,6 +74,8 @@ def build(
         "comparisons": comparisons,
         "turned": turned(answers, task),
         "slices": parts,
+        "calibration": None if calibration is None else calibrated(answers["tuned"], task, calibration),
+        "abstention": abstention(answers["tuned"], calibration),
         "examples": examples(answers, task, questions),
         "cautions": [
             *cautions(spec.systems(task["kind"]), systems, questions, skipped, disliked),
@@ -76,6 +84,46 @@ def build(
             *uneven(parts),
         ],
     }
+
+
+def calibrated(
+    mine: Answers, task: Mapping[str, Any], calibration: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """What the temperature did to the test rows: the raw probabilities come back by its inverse."""
+    if mine.probability_NK is None:
+        return None
+    heat = calibration["temperature"]
+    truth = metrics.positions(mine.references, task["labels"])
+    shown = ("log_loss", "brier", "ece")
+
+    def of(probability_NK: Any) -> dict[str, Any]:
+        told = probabilities.values(truth, probability_NK)
+        return {name: told[name] for name in shown}
+
+    return {
+        "temperature": heat,
+        "rows": calibration["rows"],
+        "why": calibration["why"],
+        "before": of(tempered(mine.probability_NK, 1 / heat)),
+        "after": of(mine.probability_NK),
+    }
+
+
+def abstention(mine: Answers, calibration: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What is wrong among the surest answers: at ten coverages, and at the threshold that the validation rows gave."""
+    if mine.probability_NK is None:
+        return None
+    sure_N = mine.probability_NK.max(1)
+    right_N = np.array([a == b for a, b in zip(mine.references, mine.predictions, strict=True)])
+
+    def at(bar: float) -> dict[str, Any]:
+        given_N = sure_N >= bar
+        wrong, given = int((given_N & ~right_N).sum()), int(given_N.sum())
+        return {"coverage": given / len(mine), "at": bar, "wrong": wrong, "given": given}
+
+    bars = [float(np.quantile(sure_N, 1 - share, method="higher")) for share in COVERAGES]
+    chosen = (calibration or {}).get("threshold")
+    return {"curve": [at(bar) for bar in dict.fromkeys(bars)], "chosen": at(chosen["at"]) if chosen else None}
 
 
 def turned(answers: Mapping[str, Answers], task: Mapping[str, Any]) -> list[dict[str, Any]]:

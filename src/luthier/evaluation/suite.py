@@ -1,6 +1,6 @@
 """The stage: every system answers the test split, and the answers become a Report.
 
-    inputs: model (tuned), base, dataset        out: predictions.parquet, report.json
+    inputs: model (tuned), base, dataset, calibration where there is one       out: predictions.parquet, report.json
 
 Light at import: torch, pyarrow and scikit-learn load when the stage runs.
 """
@@ -31,19 +31,30 @@ def evaluate(
     test = folders["dataset"] / "test.parquet"
     asked = questions.read(test, spec.rows)
     parts = slices.assign(asked, spec.slices)
-    bench = prompted.Bench(spec, task, tasks.of(task, spec.max_tokens), asked, parts, folders, scratch, at)
+    learnt = _calibration(inputs, at)
+    heat = 1.0 if learnt is None else learnt["temperature"]
+    part = tasks.of(task, spec.max_tokens)
+    bench = prompted.Bench(spec, task, part, asked, parts, folders, scratch, at, heat)
     lines, skipped = prompted.answer_all(bench, tuned["adapter"])
     if "tfidf" in spec.systems(task["kind"]):
         lines += _tfidf(bench)
     table = predictions.table(lines)
     predictions.write(table, out / "predictions.parquet")
-    found = report.build(table, task, spec, asked, skipped, questions.disliked(test))
+    found = report.build(table, task, spec, asked, skipped, questions.disliked(test), learnt)
     text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
     (out / "report.json").write_text(text + "\n", encoding="utf-8")
     return Output({"rows": found["rows"], **{name: one["metrics"] for name, one in found["systems"].items()}})
 
 
 STAGE = Stage("report", 3, evaluate)
+
+
+def _calibration(inputs: Mapping[str, Artifact], at: Context) -> dict[str, Any] | None:
+    if "calibration" not in inputs:
+        return None
+    path = at.folder(inputs["calibration"]) / "calibration.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def _refuse_strangers(tuned: Mapping[str, Any], base: Artifact, task: Mapping[str, Any]) -> None:

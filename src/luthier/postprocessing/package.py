@@ -1,13 +1,13 @@
 """The stage that packs a tuned model for a server, and for any other tool that reads Hugging Face folders.
 
-    inputs: model (tuned), base
+    inputs: model (tuned), base, calibration where there is one
     out:    luthier.json   everything a server needs to know besides weights
             adapter/       peft's layout, with the base's tokenizer and chat template; plain peft loads it
             merged/        one whole model; plain transformers loads it
             (each with head.safetensors where training put a head on the model)
 
 luthier.json: {"role": "package", "forms", "base_digest", "base_name", "model_digest", "task", "constrain",
-"abstain_below"}. `forms` lists the folders; without merged/ a server needs the base artifact too.
+"temperature", "abstain_below"}. `forms` lists the folders; without merged/ a server needs the base artifact too.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def package(
             remedy="Package it with the base that it was tuned from.",
         )
     constrain = spec.constrained(tuned["task"]["kind"], (model / HEAD).is_file())
+    heat, bar = _calibrated(spec, inputs, at)
     forms = spec.forms(tuned["adapter"])
     for done, form in enumerate(forms):
         at.check()
@@ -61,7 +62,8 @@ def package(
         "model_digest": inputs["model"].digest,
         "task": tuned["task"],
         "constrain": constrain,
-        "abstain_below": spec.abstain_below,
+        "temperature": heat,
+        "abstain_below": bar,
     }
     (out / "luthier.json").write_text(
         json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -70,7 +72,24 @@ def package(
     return Output({"forms": list(forms), "constrain": constrain, "size_bytes": size_bytes})
 
 
-STAGE = Stage("package", 1, package)
+STAGE = Stage("package", 2, package)
+
+
+def _calibrated(
+    spec: PostprocessSpec, inputs: Mapping[str, Artifact], at: Context
+) -> tuple[float, float | None]:
+    """(temperature of the labels' probabilities, the probability below which nothing is answered)."""
+    if "calibration" not in inputs:
+        return 1.0, spec.abstain_below
+    found = json.loads((at.folder(inputs["calibration"]) / "calibration.json").read_text(encoding="utf-8"))
+    if spec.abstain is None:
+        return found["temperature"], spec.abstain_below
+    if found["threshold"] is None:
+        raise ModelError(
+            f"postprocess.abstain: {found['why']}.",
+            remedy="Tolerate a larger risk, give more validation rows, or leave `abstain` out. The model and its report are kept.",
+        )
+    return found["temperature"], found["threshold"]["at"]
 
 
 def _fill(folder: Path, form: str, adapter: str, model: Path, base: Path) -> None:

@@ -14,13 +14,28 @@ from luthier.models.spec import KEPT_BESIDE
 Form = Literal["adapter", "merged"]
 
 
+class AbstainSpec(Spec):
+    """When the model had better not answer."""
+
+    risk: float = Field(gt=0, lt=1)
+    """The largest share of wrong answers among those that are given."""
+    confidence: float = Field(default=0.9, gt=0.5, lt=1)
+    """How sure that must be, from the validation rows."""
+
+
 class PostprocessSpec(Spec):
     """How answers are refined, and in which forms the model is packed."""
 
     constrain: Literal["auto", "labels"] | None = "auto"
     """`labels`: only a label of the task can be the answer; `auto`: labels for classify, nothing for chat; null: nothing."""
+    calibrate: Literal["auto", "temperature"] | None = "auto"
+    """`temperature`: probabilities are corrected by one number that the validation rows give; `auto`: that for classify,
+    nothing for others; null: they stay as the model gives them."""
     abstain_below: Share | None = None
     """Below this share of probability the model declines to answer; needs answers constrained to labels."""
+    abstain: AbstainSpec | None = None
+    """In the place of `abstain_below`: the share of wrong answers that is tolerated, as in {risk: 0.02}; the validation rows
+    give the probability from which on the model answers."""
     export: list[Form] | None = Field(default=None, min_length=1)
     """`adapter` and/or `merged` (one folder with whole weights); without it the adapter for lora and ia3, whole weights for full and head."""
 
@@ -33,9 +48,16 @@ class PostprocessSpec(Spec):
 
     @model_validator(mode="after")
     def _abstains_from_something(self) -> PostprocessSpec:
-        if self.abstain_below is not None and self.constrain is None:
-            raise ValueError("`abstain_below` needs probabilities of labels; set `constrain: labels`")
+        for name in ("abstain_below", "abstain"):
+            if getattr(self, name) is not None and self.constrain is None:
+                raise ValueError(f"`{name}` needs probabilities of labels; set `constrain: labels`")
+        if self.abstain_below is not None and self.abstain is not None:
+            raise ValueError("abstain_below and abstain both say when to decline; keep one")
         return self
+
+    def calibrating(self, kind: str) -> bool:
+        """Whether the model's probabilities are looked at on the validation rows before it is measured and packed."""
+        return kind == "classify" and (self.calibrate is not None or self.abstain is not None)
 
     def constrained(self, kind: str, own_head: bool = False) -> Literal["labels"] | None:
         """What the answers of this kind of task are held to; `own_head`: training puts a head of its own on the model.
@@ -50,6 +72,8 @@ class PostprocessSpec(Spec):
         for name, asked in (
             ("constrain: labels", self.constrain == "labels"),
             ("abstain_below", self.abstain_below is not None),
+            ("abstain", self.abstain is not None),
+            ("calibrate: temperature", self.calibrate == "temperature"),
         ):
             if asked:
                 raise SpecError(

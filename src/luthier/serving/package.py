@@ -21,6 +21,8 @@ class PackageFacts:
     labels: tuple[str, ...] | None = None
     constrain: bool = False
     abstain_below: float | None = None
+    temperature: float = 1.0
+    """What log-probabilities of `labels` are divided by before anything is made of them."""
 
 
 def instructed(messages: tuple[Message, ...], facts: PackageFacts) -> tuple[Message, ...]:
@@ -66,6 +68,7 @@ class _Written(BaseModel):
     task: _Task | None = None
     constrain: Literal["labels"] | None = None
     abstain_below: float | None = Field(default=None, ge=0, le=1)
+    temperature: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
     def _labels_for_constrain(self) -> _Written:
@@ -82,4 +85,5 @@ class _Written(BaseModel):
             labels=tuple(task.labels) if task.labels else None,
             constrain=self.constrain == "labels",
             abstain_below=self.abstain_below,
+            temperature=self.temperature,
         )

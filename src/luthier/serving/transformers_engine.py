@@ -11,7 +11,7 @@ A model with a regression head answers with its number, as text.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from luthier.serving.engine import (
     Usage,
     always_wanted,
 )
-from luthier.serving.labels import answer, refuse_cutting
+from luthier.serving.labels import answer, refuse_cutting, tempered
 from luthier.serving.package import PackageFacts, instructed, read_facts
 
 
@@ -200,9 +200,10 @@ class TransformersEngine:
 
         refuse_cutting(request, labels, tokens_of)
         bar = self.facts.abstain_below if request.abstain_below is None else request.abstain_below
-        return answer(
-            request, labels, self._score(prompt_ids, labels), bar or 0.0, len(prompt_ids), tokens_of
-        )
+        logprobs: Sequence[float] = self._score(prompt_ids, labels)
+        if labels == self.facts.labels and self.facts.temperature != 1.0:
+            logprobs = tempered(logprobs, self.facts.temperature)
+        return answer(request, labels, logprobs, bar or 0.0, len(prompt_ids), tokens_of)
 
 
 def _layers(model: Any) -> list[Any]:

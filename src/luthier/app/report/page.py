@@ -42,6 +42,7 @@ def render(facts: RunFacts) -> str:
             parts=worst.parts(measured) if measured else None,
             turned=worst.turned(measured) if measured else [],
             reliability=worst.reliability(measured) if measured else None,
+            abstention=worst.abstention(measured) if measured else None,
             answers=sections.answers(measured) if measured else [],
             cautions=list((facts.report or {}).get("cautions") or ()),
             cost=provenance.cost(facts.forecast, facts.actual),

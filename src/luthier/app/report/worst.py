@@ -110,9 +110,34 @@ def reliability(report: Json) -> dict[str, Any] | None:
         if gap > 0
         else "less sure than it could be"
     )
+    told_of = report.get("calibration")
     return {
+        "temperature": told_of and told_of["temperature"],
+        "raw": told_of and wording.score("ece", told_of["before"]["ece"]),
         "svg": Markup(charts.lines(label, curves, "probability of the answer, %", width=460, height=300)),  # noqa: S704
         "ece": wording.score("ece", ece) if ece is not None else None,
         "way": way,
         "rows": rows,
+    }
+
+
+def abstention(report: Json) -> dict[str, Any] | None:
+    """What is wrong among the surest answers. None where there are no probabilities."""
+    found = report.get("abstention")
+    if not found:
+        return None
+    return {
+        "rows": [_share(one) for one in found["curve"]],
+        "chosen": found["chosen"] and _share(found["chosen"]),
+    }
+
+
+def _share(one: Json) -> dict[str, Any]:
+    given, wrong = one["given"], one["wrong"]
+    return {
+        "coverage": wording.percent(one["coverage"]),
+        "at": f"{one['at']:.2f}",
+        "given": given,
+        "wrong": wrong,
+        "error": f"{100 * wrong / given:.1f} %" if given else "–",
     }

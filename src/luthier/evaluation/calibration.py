@@ -1,0 +1,191 @@
+"""The stage that learns from the validation split how far the model's probabilities may be believed, and below which it had
+better not answer. What it finds is measured on the test split and served: the same numbers in both.
+
+    inputs: model (tuned), base, dataset        out: calibration.json, predictions.parquet (of the validation rows)
+
+Temperature: every log-probability is divided by one number, so the answers stay what they are (Guo et al., On Calibration of
+Modern Neural Networks, ICML 2017). Threshold: the lowest of ten at which, with the confidence asked, no more than the share
+`risk` of what is answered is wrong: the exact (Clopper-Pearson) upper bound of the error must lie below `risk`, with the
+confidence divided over the ten (Geifman & El-Yaniv, Selective Classification for Deep Neural Networks, NeurIPS 2017, in its
+plain form). Shapes: N rows, K labels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import missing_part
+from luthier.core.spec import Spec
+from luthier.core.stage import Context, Output, Stage
+
+from .spec import EvaluateSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FEWEST = 50
+"""Validation rows below which nothing is learnt from them."""
+MOST = 2_000
+COVERAGES = tuple(tenths / 10 for tenths in range(10, 0, -1))
+_BETWEEN = (0.05, 20.0)
+
+
+class CalibrateSpec(Spec):
+    """What to learn, and how the model is asked."""
+
+    temperature: bool = True
+    """Whether to find a temperature; without it the probabilities stay as the model gives them."""
+    risk: float | None = Field(default=None, gt=0, lt=1)
+    """The largest share of wrong answers among those given; None: no threshold is looked for."""
+    confidence: float = Field(default=0.9, gt=0.5, lt=1)
+    """How sure that must be."""
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    """Number format of the weights."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Answers with a probability of `at` or more are given: a share `coverage` of the validation rows, `wrong` of them wrong,
+    and at most the share `bound` in the long run."""
+
+    at: float
+    coverage: float
+    wrong: int
+    bound: float
+
+
+def calibrate(
+    spec: CalibrateSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context
+) -> Output:
+    from . import predictions, probabilities, prompted, questions, tasks
+    from .metrics import positions
+
+    folders = {role: at.folder(inputs[role]) for role in ("model", "base", "dataset")}
+    task = json.loads((folders["dataset"] / "dataset.json").read_text(encoding="utf-8"))["task"]
+    tuned = json.loads((folders["model"] / "luthier.json").read_text(encoding="utf-8"))
+    rows = questions.records(folders["dataset"] / "validation.parquet")
+    found: dict[str, Any] = {"temperature": 1.0, "rows": len(rows), "threshold": None, "why": None}
+    lines: list[dict[str, Any]] = []
+    if len(rows) < FEWEST:
+        found["why"] = f"{len(rows)} validation rows are too few to learn from; {FEWEST} are needed"
+        at.emit("note", about="calibration", message=found["why"])
+    else:
+        asked = questions.read(folders["dataset"] / "validation.parquet", MOST)
+        wish = EvaluateSpec(against=[], metrics=["accuracy"], dtype=spec.dtype, device=spec.device)
+        bench = prompted.Bench(
+            wish, task, tasks.of(task), asked, {one.id: () for one in asked}, folders, scratch, at
+        )
+        lines, _ = prompted.answer_all(bench, tuned["adapter"])
+        answers = predictions.by_system(predictions.table(lines))["tuned"]
+        assert answers.probability_NK is not None
+        truth = positions(answers.references, task["labels"])
+        raw = answers.probability_NK
+        heat = temperature(truth, raw) if spec.temperature else 1.0
+        warm = tempered(raw, heat)
+        sure, right = probabilities.answered(truth, warm)
+        told = None if spec.risk is None else threshold(sure, right, spec.risk, spec.confidence)
+        found |= {
+            "temperature": heat,
+            "rows": len(answers),
+            "threshold": None if told is None else asdict(told),
+            "before": probabilities.values(truth, raw),
+            "after": probabilities.values(truth, warm),
+        }
+        if spec.risk is not None and told is None:
+            wrong = int((~right).sum())
+            found["why"] = (
+                f"no threshold keeps wrong answers at or below {spec.risk:g} with {spec.confidence:g} confidence: of "
+                f"{len(right)} validation rows {wrong} are answered wrongly"
+            )
+    predictions.write(predictions.table(lines), out / "predictions.parquet")
+    text = json.dumps({**spec.plain(), **found}, indent=1, sort_keys=True, allow_nan=False)
+    (out / "calibration.json").write_text(text + "\n", encoding="utf-8")
+    return Output({"temperature": round(found["temperature"], 4), "rows": found["rows"]})
+
+
+STAGE = Stage("calibration", 1, calibrate)
+
+
+def tempered(probability_NK: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """p^(1/temperature), normalised again [N, K]; zeros stay zeros."""
+    import numpy as np
+
+    if temperature == 1.0:
+        return probability_NK
+    with np.errstate(divide="ignore"):
+        log_NK = np.log(probability_NK) / temperature
+    log_NK -= log_NK.max(1, keepdims=True)
+    warm_NK = np.exp(log_NK)
+    result: NDArray[np.float64] = warm_NK / warm_NK.sum(1, keepdims=True)
+    return result
+
+
+def temperature(truth_N: NDArray[np.int64], probability_NK: NDArray[np.float64]) -> float:
+    """The temperature of least log loss, by golden section over its logarithm (the loss is convex in 1/temperature). Rounded to
+    four digits, which no one can tell apart, so that it does not depend on the machine's last bit."""
+    import numpy as np
+
+    from .probabilities import values
+
+    def loss(log_t: float) -> float:
+        warm_NK = tempered(probability_NK, math.exp(log_t))
+        of_truth_N = warm_NK[np.arange(len(truth_N)), truth_N]
+        return float(-np.log(np.clip(of_truth_N, 1e-300, 1.0)).mean())
+
+    low, high = (math.log(edge) for edge in _BETWEEN)
+    golden = (math.sqrt(5) - 1) / 2
+    a, b = high - golden * (high - low), low + golden * (high - low)
+    at_a, at_b = loss(a), loss(b)
+    while high - low > 1e-4:
+        if at_a <= at_b:
+            high, b, at_b = b, a, at_a
+            a = high - golden * (high - low)
+            at_a = loss(a)
+        else:
+            low, a, at_a = a, b, at_b
+            b = low + golden * (high - low)
+            at_b = loss(b)
+    found = float(f"{math.exp((low + high) / 2):.4g}")
+    before, after = values(truth_N, probability_NK), values(truth_N, tempered(probability_NK, found))
+    return found if (after["log_loss"] or 0.0) < (before["log_loss"] or 0.0) else 1.0
+
+
+def threshold(
+    sure_N: NDArray[np.float64], right_N: NDArray[np.bool_], risk: float, confidence: float
+) -> Threshold | None:
+    """The one that answers most; None where even the surest tenth is not sure enough."""
+    import numpy as np
+
+    for coverage in COVERAGES:
+        at = float(np.quantile(sure_N, 1 - coverage, method="higher"))
+        given_N = sure_N >= at
+        n, wrong = int(given_N.sum()), int((given_N & ~right_N).sum())
+        bound = upper_bound(wrong, n, 1 - (1 - confidence) / len(COVERAGES))
+        if bound <= risk:
+            lowest = 0.0 if coverage == 1.0 else at
+            return Threshold(lowest, n / len(sure_N), wrong, bound)
+    return None
+
+
+def upper_bound(wrong: int, n: int, confidence: float) -> float:
+    """The largest share that makes so few wrong ones of n no surprise (Clopper & Pearson 1934, one-sided).
+
+    >>> round(upper_bound(0, 58, 0.95), 3)  # 1 - 0.05 ** (1 / 58)
+    0.05
+    """
+    try:
+        from scipy.special import betaincinv
+    except ImportError:
+        raise missing_part("scipy", "train", "Choosing when to abstain") from None
+    return 1.0 if wrong >= n else float(betaincinv(wrong + 1, n - wrong, confidence))
