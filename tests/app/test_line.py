@@ -19,7 +19,7 @@ from luthier.store import Store
 def test_a_recipe_becomes_a_release_that_answers(workshop):
     done = workshop.run()
     assert done["release"] == "router@1"
-    assert done["made"] == ["dataset", "base", "model", "report", "package", "release"]
+    assert done["made"] == ["dataset", "base", "model", "calibration", "report", "package", "release"]
     assert set(done["metrics"]) == {"tuned", "base", "base_3shot", "tfidf"}
     said = workshop.luthier("chat", "router", "--ask", "my parcel is late", "--json")
     assert said.exit_code == 0, said.output
@@ -48,8 +48,8 @@ def test_a_second_run_does_nothing_and_says_so(workshop):
     [
         (("--set", "evaluate.resamples=300"), ["report", "release"]),
         (("--set", "postprocess.export=[adapter, merged]"), ["package", "release"]),
-        (("--set", "train.seed=5"), ["model", "report", "package", "release"]),
-        (("--set", "data.split.seed=5"), ["dataset", "model", "report", "package", "release"]),
+        (("--set", "train.seed=5"), ["model", "calibration", "report", "package", "release"]),
+        (("--set", "data.split.seed=5"), ["dataset", "model", "calibration", "report", "package", "release"]),
         (("--set", "name=other"), ["release"]),
         (("--set", "budget.time=10 h"), []),
     ],
@@ -64,7 +64,7 @@ def test_new_rows_rerun_everything_but_the_base(workshop):
     workshop.run()
     path = workshop.folder / "rows.jsonl"
     path.write_text(path.read_text() + json.dumps({"text": "One more invoice.", "queue": "billing"}) + "\n")
-    assert workshop.run()["made"] == ["dataset", "model", "report", "package", "release"]
+    assert workshop.run()["made"] == ["dataset", "model", "calibration", "report", "package", "release"]
 
 
 def test_the_same_recipe_gives_the_same_digests_in_another_home(workshop, tmp_path, monkeypatch):
@@ -88,7 +88,7 @@ def test_a_plan_spends_nothing_and_a_budget_stops_a_run(workshop):
     plan = workshop.luthier("plan", workshop.folder / "recipe.yaml", "--json")
     assert plan.exit_code == 0, plan.output
     told = json.loads(plan.stdout)
-    assert [s["state"] for s in told["steps"]] == ["there", "there", "to do", "to do", "to do", "to do"]
+    assert [s["state"] for s in told["steps"]] == ["there", "there", *["to do"] * 5]
     assert told["forecast"]["probed"] and told["forecast"]["peak_bytes"] > 0
     stopped = workshop.luthier("run", workshop.folder / "recipe.yaml", "--set", "budget.time=1 ms")
     assert stopped.exit_code == 2 and "over its limits" in stopped.stderr
@@ -99,14 +99,22 @@ def test_a_plan_spends_nothing_and_a_budget_stops_a_run(workshop):
 def test_lineage_goes_both_ways(workshop):
     done = workshop.run()
     up = json.loads(workshop.luthier("lineage", "router@1", "--rows", "--json").stdout)
-    assert {n["kind"] for n in up["nodes"]} == {"source", "dataset", "model", "report", "package", "release"}
+    assert {n["kind"] for n in up["nodes"]} == {
+        "source",
+        "dataset",
+        "model",
+        "calibration",
+        "report",
+        "package",
+        "release",
+    }
     assert up["row_count"] == len(up["rows"]) > 0
     row = up["rows"][0]
     assert row["origin"].startswith("rows.jsonl:")
     down = json.loads(workshop.luthier("lineage", f"row:{row['id']}", "--json").stdout)
-    assert {done["digests"][s] for s in ("dataset", "model", "report", "package", "release")} <= {
-        n["digest"] for n in down["nodes"]
-    }
+    assert {
+        done["digests"][s] for s in ("dataset", "model", "calibration", "report", "package", "release")
+    } <= {n["digest"] for n in down["nodes"]}
     assert down["rows"][0]["split"] == "train" and down["rows"][0]["models"][0]["seen"] == 1
     assert {n["relation"] for n in down["nodes"] if n["kind"] == "report"} == {"trained on it"}
     tested = pq.read_table(
@@ -187,5 +195,5 @@ def test_an_exported_model_keeps_its_head_and_says_who_reads_it(workshop, form):
 def test_a_fresh_run_makes_everything_anew_and_gives_the_same_release(workshop):
     first = workshop.run()
     again = workshop.run("--fresh")
-    assert again["made"] == ["dataset", "base", "model", "report", "package", "release"]
+    assert again["made"] == ["dataset", "base", "model", "calibration", "report", "package", "release"]
     assert again["digests"] == first["digests"] and again["release"] == "router@1"

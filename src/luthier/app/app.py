@@ -30,12 +30,14 @@ from .openlineage import sender
 
 if TYPE_CHECKING:
     from .answering import Answerer
+    from .comparing import Compared
     from .doctor import Finding
     from .lineage import Lineage
     from .planning import Plan
     from .profiling import Profiled
     from .recipe import Wish
     from .running import Run
+    from .searching import Searched
 
 
 class App:
@@ -100,13 +102,32 @@ class App:
         with closing(self._context(wish, watch, stop)) as at:
             return profile_training(wish, at, steps)
 
+    def search(self, recipe: Path, overrides: tuple[str, ...] = (), *, watch: Watch | None = None,
+               stop: threading.Event | None = None) -> Searched:  # fmt: skip
+        """Try the settings that `search` names, on the validation rows. The test rows are not touched."""
+        from .searching import search_line
+
+        wish = self._read(recipe, overrides)
+        if wish.recipe.search is None:
+            raise SpecError(
+                "the recipe has no section `search`, so there is nothing to try.",
+                remedy="Add one: search: {over: {train.learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}}}",
+            )
+        with closing(self._context(wish, watch, stop)) as at:
+            return search_line(wish, at, at.hourly)
+
     def run(self, recipe: Path, overrides: tuple[str, ...] = (), *, fresh: bool = False, watch: Watch | None = None,
             stop: threading.Event | None = None) -> Run:  # fmt: skip
-        """The whole line. Raises GateFailed with the numbers when policy stops it, Interrupted when the user does."""
+        """The whole line; where the recipe has a search, that first, and then the line of what it kept. Raises GateFailed with
+        the numbers when policy stops it, Interrupted when the user does."""
         from .running import run_line
 
         wish = self._read(recipe, overrides)
         with closing(self._context(wish, watch, stop)) as at:
+            if wish.recipe.search is not None:
+                from .searching import search_line, with_setting
+
+                wish = with_setting(wish, search_line(wish, at, at.hourly).kept_trial.setting)
             return run_line(wish, at, fresh=fresh)
 
     def _read(self, recipe: Path, overrides: tuple[str, ...]) -> Wish:
@@ -127,15 +148,17 @@ class App:
 
     def _hourly(self, wish: Wish) -> Money | None:
         """Looked up only where training may cost no more than so much."""
-        budget, limit = wish.recipe.budget, wish.recipe.train.stop_at
-        if limit.money is None:
+        budget, limit, search = wish.recipe.budget, wish.recipe.train.stop_at, wish.recipe.search
+        searches = search is not None and search.money is not None
+        if limit.money is None and not searches:
             return None
         from luthier.cost.prices import load_prices
         from luthier.training.stopping import refuse_unpriced
 
         price = load_prices(self.home / "prices.yaml", machine=budget.machine)[0].look_up(budget.machine)
         hourly = Money(price.value * budget.machines, price.currency)
-        refuse_unpriced(limit, hourly)
+        refuse_unpriced(limit.money, hourly)
+        refuse_unpriced(search.money if search else None, hourly, "search")
         return hourly
 
     # -- records ----------------------------------------------------------------------------------------------------
@@ -210,6 +233,12 @@ class App:
             if path.exists():
                 return str(path)
         return None
+
+    def compare(self, one: str, other: str) -> Compared:
+        """Two releases (or reports) on the test rows that both were asked, paired."""
+        from .comparing import compare_releases
+
+        return compare_releases(self.store, one, other)
 
     def lineage(self, reference: str, *, all_rows: bool = False) -> Lineage:
         """Where something came from and what came of it; see app.lineage for the references."""

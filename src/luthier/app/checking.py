@@ -7,7 +7,7 @@ pass. Each floor keeps its own rules; a rule that needs the base or the rows is 
 
 from __future__ import annotations
 
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, SpecError
 
 from .recipe import Recipe
 
@@ -25,6 +25,15 @@ def check(recipe: Recipe) -> None:
             "data.split.test is 0, so nothing could be measured.",
             remedy="Give it a share of the rows (0.1, say).",
         )
+    if recipe.search is not None:
+        from .searching import leading
+
+        leading(recipe)
+        if split.validation == 0:
+            raise SpecError(
+                "search compares trials on the validation rows, and data.split.validation is 0.",
+                remedy="Give it a share of the rows (0.1, say).",
+            )
     own_head = not train.method.load().through_vocabulary
     policy.check(evaluate.gate, task, evaluate, own_head)
     recipe.postprocess.constrained(task, own_head)

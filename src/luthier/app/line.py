@@ -230,6 +230,14 @@ def _base(base: str, at: RunContext, make: Strategy) -> Artifact | None:
     )
 
 
+def trained(wish: Wish, make: Strategy, so_far: Results) -> Results:
+    """From the materials on to the tuned model."""
+    from luthier.training.train import STAGE as TRAIN
+
+    parents = {**so_far.others, "base": so_far.base, "dataset": so_far.dataset}
+    return replace(so_far, model=make("model", TRAIN, wish.recipe.train, parents))
+
+
 def calibrating(recipe: Recipe, measuring: EvaluateSpec) -> CalibrateSpec:
     """What the probabilities are looked at for."""
     from luthier.evaluation.calibration import CalibrateSpec
@@ -250,12 +258,10 @@ def walk(
     from luthier.governance.release import STAGE as PUBLISH
     from luthier.governance.release import ReleaseSpec
     from luthier.postprocessing.package import STAGE as PACKAGE
-    from luthier.training.train import STAGE as TRAIN
 
     recipe = wish.recipe
-    so_far = materials(wish, at, make)
-    dataset, base = so_far.dataset, so_far.base
-    model = make("model", TRAIN, recipe.train, {**so_far.others, "base": base, "dataset": dataset})
+    so_far = trained(wish, make, materials(wish, at, make))
+    dataset, base, model = so_far.dataset, so_far.base, so_far.model
     measuring = recipe.evaluate.measuring(recipe.train.dtype)
     calibration: dict[str, Artifact | None] = {}
     if recipe.postprocess.calibrating(recipe.task.kind):
@@ -264,7 +270,7 @@ def walk(
         calibration = {"calibration": made}
     tested = {"model": model, "base": base, "dataset": dataset, **calibration}
     report = make("report", EVALUATE, measuring, tested)
-    so_far = replace(so_far, model=model, report=report, calibration=calibration.get("calibration"))
+    so_far = replace(so_far, report=report, calibration=calibration.get("calibration"))
     if permit and report is not None:
         permit(so_far)
     package = make("package", PACKAGE, recipe.postprocess, {"model": model, "base": base, **calibration})

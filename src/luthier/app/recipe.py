@@ -18,6 +18,7 @@ from luthier.data.task import TaskSpec
 from luthier.evaluation.spec import EvaluateSection
 from luthier.postprocessing.spec import PostprocessSpec
 from luthier.store.catalog import check_name
+from luthier.training.search import SearchSpec
 from luthier.training.spec import TrainSpec
 
 
@@ -34,6 +35,8 @@ class Recipe(Spec):
     """Where the rows come from and what is done to them."""
     train: TrainSpec = TrainSpec()
     """How the base model is changed."""
+    search: SearchSpec | None = None
+    """Which settings to try before the best is measured and released; without it the recipe as written."""
     evaluate: EvaluateSection = EvaluateSection()
     """What it is measured against, and the gate it must pass."""
     postprocess: PostprocessSpec = PostprocessSpec()
@@ -59,6 +62,13 @@ class Wish:
     overrides: tuple[str, ...]
     folder: Path
     source: str
+
+
+def again(wish: Wish, more: tuple[str, ...]) -> Wish:
+    """The same recipe with further values changed. Raises SpecError."""
+    overrides = (*wish.overrides, *more)
+    tree = override(read_yaml(wish.text, Path(wish.source).name), overrides)
+    return Wish(parse(Recipe, tree), wish.text, overrides, wish.folder, wish.source)
 
 
 def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Wish:

@@ -148,6 +148,42 @@ def run(recipe: Path, sets: tuple[str, ...], fresh: bool, as_json: bool) -> None
 
 
 @main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@_sets
+@as_json_option
+@told
+def search(recipe: Path, sets: tuple[str, ...], as_json: bool) -> None:
+    """Try the settings that RECIPE's section `search` names, and say which to keep. `luthier run` does this first, too.
+
+    Trials are judged on validation rows; the test rows stay untouched. Run again to go on after a stop.
+    """
+    from .interrupt import stop_on_signals
+    from .show import watch
+    from .tables import print_search
+
+    eyes = watch()
+    try:
+        with stop_on_signals(eyes.say) as stop:
+            result = app().search(recipe, sets, watch=eyes, stop=stop)
+    finally:
+        eyes.close()
+    put_json(result.plain()) if as_json else print_search(result, str(recipe))
+
+
+@main.command()
+@click.argument("one")
+@click.argument("other")
+@as_json_option
+@told
+def compare(one: str, other: str, as_json: bool) -> None:
+    """ONE against OTHER (releases or reports), on the test rows that both were asked: what is better, and how sure is that."""
+    from .tables import print_comparison
+
+    found = app().compare(one, other)
+    put_json(found.plain()) if as_json else print_comparison(found)
+
+
+@main.command()
 @click.argument("ref")
 @click.option("--verify", is_flag=True, help="Read every byte and compare it with its hash.")
 @as_json_option

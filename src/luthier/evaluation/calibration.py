@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 FEWEST = 50
 """Validation rows below which nothing is learnt from them."""
-MOST = 2_000
 COVERAGES = tuple(tenths / 10 for tenths in range(10, 0, -1))
 _BETWEEN = (0.05, 20.0)
 
@@ -68,26 +67,21 @@ class Threshold:
 def calibrate(
     spec: CalibrateSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context
 ) -> Output:
-    from . import predictions, probabilities, prompted, questions, tasks
+    from . import predictions, probabilities, questions, validation
     from .metrics import positions
 
     folders = {role: at.folder(inputs[role]) for role in ("model", "base", "dataset")}
     task = json.loads((folders["dataset"] / "dataset.json").read_text(encoding="utf-8"))["task"]
-    tuned = json.loads((folders["model"] / "luthier.json").read_text(encoding="utf-8"))
-    rows = questions.records(folders["dataset"] / "validation.parquet")
+    rows = questions.records(folders["dataset"] / validation.SPLIT)
     found: dict[str, Any] = {"temperature": 1.0, "rows": len(rows), "threshold": None, "why": None}
-    lines: list[dict[str, Any]] = []
+    table = predictions.table([])
     if len(rows) < FEWEST:
         found["why"] = f"{len(rows)} validation rows are too few to learn from; {FEWEST} are needed"
         at.emit("note", about="calibration", message=found["why"])
     else:
-        asked = questions.read(folders["dataset"] / "validation.parquet", MOST)
         wish = EvaluateSpec(against=[], metrics=["accuracy"], dtype=spec.dtype, device=spec.device)
-        bench = prompted.Bench(
-            wish, task, tasks.of(task), asked, {one.id: () for one in asked}, folders, scratch, at
-        )
-        lines, _ = prompted.answer_all(bench, tuned["adapter"])
-        answers = predictions.by_system(predictions.table(lines))["tuned"]
+        table = validation.answers(wish, task, folders, scratch, at)
+        answers = predictions.by_system(table)["tuned"]
         assert answers.probability_NK is not None
         truth = positions(answers.references, task["labels"])
         raw = answers.probability_NK
@@ -108,7 +102,7 @@ def calibrate(
                 f"no threshold keeps wrong answers at or below {spec.risk:g} with {spec.confidence:g} confidence: of "
                 f"{len(right)} validation rows {wrong} are answered wrongly"
             )
-    predictions.write(predictions.table(lines), out / "predictions.parquet")
+    predictions.write(table, out / "predictions.parquet")
     text = json.dumps({**spec.plain(), **found}, indent=1, sort_keys=True, allow_nan=False)
     (out / "calibration.json").write_text(text + "\n", encoding="utf-8")
     return Output({"temperature": round(found["temperature"], 4), "rows": found["rows"]})

@@ -153,7 +153,7 @@ def _answers(
     for start in range(0, len(sheet), ROWS_AT_ONCE):
         bench.at.check()
         piece = sheet[start : start + ROWS_AT_ONCE]
-        answers = bench.part.ask(model, template, piece, with_loss)
+        answers = bench.part.ask(model, template, piece, with_loss, with_text=set(measured) != {"perplexity"})
         for one, answer in zip(piece, answers, strict=True):
             told, parts = bench.told(system, answer), bench.slices[one.question.id]
             lines.append(line(one.question, system, told, bench.part, parts))

@@ -8,7 +8,7 @@ digest and writes the model card from their own files, so that the card cannot s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from pydantic import Field
 from luthier.core.artifact import Artifact
 from luthier.core.spec import Spec
 from luthier.core.stage import Context, Output, Stage
+from luthier.data.prepare import source_names
+from luthier.data.spec import SourceSpec
 from luthier.evaluation.spec import GateSpec
 
 from .card import card, kept_weights
@@ -75,7 +77,7 @@ def _facts(
         "base": {"name": base["name"], "license": base.get("license"), "parameters": base.get("parameters")},
         "task": data["task"],
         "data": {
-            "sources": [{"name": _source(s)} for s in inputs["dataset"].spec["data"]["sources"]],
+            "sources": [{"name": name} for name in _sources(inputs["dataset"].spec["data"]["sources"])],
             "counts": data["counts"], "labels": data.get("labels"), "rules": _json(dataset / "rules.json"),
         },
         "training": {
@@ -89,11 +91,9 @@ def _facts(
     }  # fmt: skip
 
 
-def _source(written: Mapping[str, Any]) -> str:
-    """The name, or the last part of each pattern: a card leaves the company, and paths and buckets should not."""
-    files = written["files"]
-    patterns = [files] if isinstance(files, str) else files
-    return str(written.get("name") or ", ".join(p.rstrip("/").rpartition("/")[2] for p in patterns))
+def _sources(written: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What records of each are called: a card leaves the company, and paths, buckets and hosts should not."""
+    return source_names([SourceSpec.model_validate(one) for one in written])
 
 
 def _json(path: Path) -> Any:

@@ -143,19 +143,19 @@ def spent(
     return "tokens" if limit.tokens is not None and tokens >= limit.tokens else None
 
 
-def refuse_unpriced(limit: StopAtSpec, hourly: Money | None) -> None:
+def refuse_unpriced(limit: Money | None, hourly: Money | None, section: str = "train.stop_at") -> None:
     """A limit of money that nothing could be held against. Raises SpecError."""
-    if limit.money is None:
+    if limit is None:
         return
     if hourly is None:
         raise SpecError(
-            f"train.stop_at.money is {limit.money}, and what an hour of this run costs is not known.",
-            remedy="Name a machine of the price table in budget.machine, or limit train.stop_at.time.",
+            f"{section}.money is {limit}, and what an hour of this run costs is not known.",
+            remedy=f"Name a machine of the price table in budget.machine, or limit {section}.time.",
         )
-    if hourly.currency != limit.money.currency:
+    if hourly.currency != limit.currency:
         raise SpecError(
-            f"train.stop_at.money is {limit.money}, and an hour of this run costs {hourly}: they cannot be compared.",
-            remedy=f"Write the limit in {hourly.currency}, or the machine's price in {limit.money.currency} in "
+            f"{section}.money is {limit}, and an hour of this run costs {hourly}: they cannot be compared.",
+            remedy=f"Write the limit in {hourly.currency}, or the machine's price in {limit.currency} in "
             "LUTHIER_HOME/prices.yaml.",
         )
 

@@ -45,7 +45,7 @@ TOKENS = Path("cache", "tokens")
 def train(spec: TrainSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context) -> Output:
     from .launch import in_processes, launched, refuse_unshardable
 
-    refuse_unpriced(spec.stop_at, at.hourly)
+    refuse_unpriced(spec.stop_at.money, at.hourly)
     if spec.parallel.kind != "none" and not launched():
         refuse_unshardable(spec)
         return in_processes(spec, inputs, out, scratch, at)

@@ -39,8 +39,11 @@ class Task(Protocol):
     def room(self, template: Any) -> int:
         """Tokens to keep free after a prompt."""
 
-    def ask(self, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool) -> list[Answer]:
-        """One answer per question, with its loss if that is wanted."""
+    def ask(
+        self, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool, with_text: bool = True
+    ) -> list[Answer]:
+        """One answer per question, with its loss if that is wanted; a task that writes answers may leave the text out where it
+        is not."""
 
     def baseline(
         self, train: Sequence[Mapping[str, Any]], questions: Sequence[Question], seed: int

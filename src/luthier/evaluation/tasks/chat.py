@@ -29,15 +29,18 @@ class ChatTask:
     def room(self, template: Any) -> int:
         return self.max_tokens
 
-    def ask(self, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool) -> list[Answer]:
+    def ask(
+        self, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool, with_text: bool = True
+    ) -> list[Answer]:
         from luthier.models.generate import answer, sequence_loss
 
-        prompts = [one.prompt_ids for one in sheet if one.question.prompt is not None]
+        told = [with_text and one.question.prompt is not None for one in sheet]
+        prompts = [one.prompt_ids for one, wanted in zip(sheet, told, strict=True) if wanted]
         texts = iter(answer(model, template, prompts, self.max_tokens))
         losses = sequence_loss(model, [one.encoded for one in sheet]) if with_loss else [None] * len(sheet)
         return [
-            Answer(None if one.question.prompt is None else next(texts), loss=loss)
-            for one, loss in zip(sheet, losses, strict=True)
+            Answer(next(texts) if wanted else None, loss=loss)
+            for wanted, loss in zip(told, losses, strict=True)
         ]
 
     def baseline(

@@ -26,7 +26,9 @@ class ClassifyTask:
         """The longest label with its end token."""
         return max(len(template.answer(label)) for label in self.labels)
 
-    def ask(self, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool) -> list[Answer]:
+    def ask(
+        self, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool, with_text: bool = True
+    ) -> list[Answer]:
         from luthier.models.generate import score_freely
         from luthier.models.head import head_of
 

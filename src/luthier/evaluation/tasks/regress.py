@@ -33,7 +33,9 @@ class RegressTask:
     def room(self, template: Any) -> int:
         return min(self.max_tokens, 16)  # a number is short
 
-    def ask(self, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool) -> list[Answer]:
+    def ask(
+        self, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool, with_text: bool = True
+    ) -> list[Answer]:
         from luthier.models.generate import answer
         from luthier.models.head import head_of, numbers
 

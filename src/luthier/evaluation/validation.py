@@ -1,0 +1,98 @@
+"""The tuned model asked the validation rows: by one metric to choose between models, and by its probabilities to calibrate it.
+
+inputs: model (tuned), base, dataset        out: validation.json, predictions.parquet
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import DataError
+from luthier.core.spec import Spec
+from luthier.core.stage import Context, Output, Stage
+
+from .spec import METRICS, EvaluateSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MOST = 2_000
+SPLIT = "validation.parquet"
+
+
+class ValidateSpec(Spec):
+    """By what a model is judged on the validation rows, and how it is asked."""
+
+    metric: str
+    """A metric of the task."""
+    max_tokens: int = Field(default=128, ge=1)
+    """Longest answer of a chat task, in tokens."""
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    """Number format of the weights."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+
+
+def validate(
+    spec: ValidateSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context
+) -> Output:
+    from . import compare, predictions, tasks
+
+    folders = {role: at.folder(inputs[role]) for role in ("model", "base", "dataset")}
+    task = json.loads((folders["dataset"] / "dataset.json").read_text(encoding="utf-8"))["task"]
+    wish = EvaluateSpec(
+        against=[], metrics=[spec.metric], max_tokens=spec.max_tokens, dtype=spec.dtype, device=spec.device
+    )
+    table = answers(wish, task, folders, scratch, at)
+    mine = predictions.by_system(table)["tuned"]
+    found = compare.at_sample(tasks.of(task).statistics(mine), len(mine))
+    if spec.metric not in found:
+        raise DataError(
+            f"{spec.metric} cannot be computed of the {len(mine)} validation rows that were answered.",
+            remedy="Name another metric in search.metric, or give data.split.validation a larger share.",
+        )
+    predictions.write(table, out / "predictions.parquet")
+    told = {"metric": spec.metric, "value": found[spec.metric], "rows": len(mine)}
+    (out / "validation.json").write_text(json.dumps(told, allow_nan=False) + "\n", encoding="utf-8")
+    return Output({spec.metric: found[spec.metric], "rows": len(mine)})
+
+
+STAGE = Stage("validation", 1, validate)
+
+
+def answers(
+    wish: EvaluateSpec,
+    task: Mapping[str, Any],
+    folders: Mapping[str, Path],
+    scratch: Path,
+    at: Context,
+) -> pa.Table:
+    """What the tuned model says of the first validation rows by id, as a table of predictions. Raises DataError where there is
+    no row."""
+    from . import predictions, prompted, questions, tasks
+
+    tuned = json.loads((folders["model"] / "luthier.json").read_text(encoding="utf-8"))
+    asked = questions.read(folders["dataset"] / SPLIT, MOST)
+    parts: dict[str, tuple[()]] = {one.id: () for one in asked}
+    bench = prompted.Bench(wish, task, tasks.of(task, wish.max_tokens), asked, parts, folders, scratch, at)
+    return predictions.table(prompted.answer_all(bench, tuned["adapter"])[0])
+
+
+def lead(kind: str, metric: str | None) -> str:
+    """The metric that decides. Raises ValueError for one that the task has not.
+
+    >>> lead("chat", None), lead("classify", "accuracy")
+    ('perplexity', 'accuracy')
+    """
+    known = [name for name, one in METRICS.items() if kind in one.kinds]
+    if metric is None:
+        return {"classify": "macro_f1", "regress": "mae", "chat": "perplexity"}[kind]
+    if metric not in known:
+        raise ValueError(f"{metric!r} is no metric of a {kind} task; choose from {', '.join(known)}")
+    return metric
