@@ -273,7 +273,8 @@ def walk(
     so_far = replace(so_far, report=report, calibration=calibration.get("calibration"))
     if permit and report is not None:
         permit(so_far)
-    package = make("package", PACKAGE, recipe.postprocess, {"model": model, "base": base, **calibration})
+    packed = {"model": model, "base": base, "dataset": dataset, **calibration}
+    package = make("package", PACKAGE, recipe.postprocess, packed)
     publish = ReleaseSpec(name=recipe.name, gate=recipe.evaluate.gate)
     parents = {"package": package, "report": report, "model": model, "dataset": dataset, "base": base}
     return replace(so_far, package=package, release=make("release", PUBLISH, publish, parents))

@@ -1,10 +1,11 @@
 """The stage that packs a tuned model for a server, and for any other tool that reads Hugging Face folders.
 
-    inputs: model (tuned), base, calibration where there is one
+    inputs: model (tuned), base, dataset, calibration where there is one
     out:    luthier.json   everything a server needs to know besides weights
             adapter/       peft's layout, with the base's tokenizer and chat template; plain peft loads it
             merged/        one whole model; plain transformers loads it
             (each with head.safetensors where training put a head on the model)
+            parity.json    how far each form says what the trained model says (parity.py)
 
 luthier.json: {"role": "package", "forms", "base_digest", "base_name", "model_digest", "task", "constrain",
 "temperature", "abstain_below"}. `forms` lists the folders; without merged/ a server needs the base artifact too.
@@ -16,12 +17,15 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from luthier.core.artifact import Artifact, short
 from luthier.core.errors import ModelError
 from luthier.core.stage import Context, Output, Stage
 from luthier.models.spec import KEPT_BESIDE
+from luthier.models.weights import describe
 
+from . import parity
 from .spec import PostprocessSpec
 
 LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*")
@@ -53,7 +57,11 @@ def package(
         _fill(out / form, form, tuned["adapter"], model, base)
         if (model / HEAD).is_file():
             shutil.copyfile(model / HEAD, out / form / HEAD)
-    at.progress("package", len(forms), len(forms))
+    at.progress("package", len(forms), len(forms), form="parity")
+    folders: dict[str, Path] = {form: out / form for form in forms}
+    rows = _conversations(at.folder(inputs["dataset"]))
+    agreed = parity.check(model, base, folders, rows, describe(base).context)
+    (out / "parity.json").write_text(json.dumps(agreed, indent=1) + "\n", encoding="utf-8")
     facts = {
         "role": "package",
         "forms": list(forms),
@@ -73,6 +81,19 @@ def package(
 
 
 STAGE = Stage("package", 2, package)
+
+
+def _conversations(dataset: Path) -> list[Any]:
+    """A few rows: of validation where there are such, else of train; the shortest of the first by id, so that it is quick."""
+    import pyarrow.parquet as pq
+
+    for name in ("validation", "train"):
+        head = next(pq.ParquetFile(dataset / f"{name}.parquet").iter_batches(200), None)
+        rows = [] if head is None else head.select(["messages", "text"]).to_pylist()
+        if rows:
+            told = [row["messages"] or row["text"] for row in rows]
+            return sorted(told, key=lambda one: len(json.dumps(one)))[: parity.ROWS]
+    return []
 
 
 def _calibrated(
