@@ -33,6 +33,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "filter": "luthier.data.rules.filter:filter_",
         "sample": "luthier.data.rules.sample:sample",
         "weight": "luthier.data.rules.weight:weight",
+        "inverse_frequency": "luthier.data.rules.inverse_frequency:inverse_frequency",
         "deduplicate": "luthier.data.rules.deduplicate:deduplicate",
         "near_duplicates": "luthier.data.rules.near_duplicates:near_duplicates",
         "decontaminate": "luthier.data.rules.decontaminate:decontaminate",
