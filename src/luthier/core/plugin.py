@@ -45,6 +45,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "toxicity": "luthier.data.rules.toxicity:toxicity",
         "licence": "luthier.data.rules.licence:licence",
     },
+    "embedder": {
+        "hashed": "luthier.data.embedders.hashed:hashed",
+        "static": "luthier.data.embedders.static:static",
+        "endpoint": "luthier.data.embedders.endpoint:endpoint",
+    },
     "ner": {},
     "task": {
         "chat": "luthier.evaluation.tasks.chat:ChatTask",

@@ -66,10 +66,8 @@ def test_by_source_and_in_any_batches(tmp_path: Path) -> None:
     whole = gathered("inverse_frequency", [batch], tmp_path / "1", of="source").left
     parts = [batch.slice(start, 1) for start in reversed(range(6))]
     assert gathered("inverse_frequency", parts, tmp_path / "2", of="source").left == whole
-    assert {row["weight"] for row in whole.values()} == {
-        pytest.approx(0.6),
-        pytest.approx(3),
-    }  # 6 / (2 * 5), 6 / (2 * 1)
+    by_hand = [6 / (2 * 5), 6 / (2 * 1)]
+    assert sorted({row["weight"] for row in whole.values()}) == pytest.approx(by_hand)
 
 
 def test_labels_are_needed_for_labels(tmp_path: Path) -> None:
