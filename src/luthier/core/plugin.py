@@ -31,6 +31,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "json_schema": "luthier.data.rules.json_schema:json_schema",
         "agree": "luthier.data.rules.agree:agree",
         "filter": "luthier.data.rules.filter:filter_",
+        "rank": "luthier.data.rules.rank:rank",
         "sample": "luthier.data.rules.sample:sample",
         "weight": "luthier.data.rules.weight:weight",
         "inverse_frequency": "luthier.data.rules.inverse_frequency:inverse_frequency",
