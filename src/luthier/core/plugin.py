@@ -32,6 +32,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "agree": "luthier.data.rules.agree:agree",
         "filter": "luthier.data.rules.filter:filter_",
         "rank": "luthier.data.rules.rank:rank",
+        "select": "luthier.data.rules.select:select",
         "sample": "luthier.data.rules.sample:sample",
         "weight": "luthier.data.rules.weight:weight",
         "inverse_frequency": "luthier.data.rules.inverse_frequency:inverse_frequency",
