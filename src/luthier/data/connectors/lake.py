@@ -75,10 +75,6 @@ class Column:
     def of(cls, told: Sequence[Any]) -> Column:
         return cls(told[0], told[1], tuple(cls.of(one) for one in told[2]))
 
-    @property
-    def renamed(self) -> bool:
-        return self.name != self.key or any(one.renamed for one in self.inner)
-
 
 @dataclass(frozen=True)
 class DataFile:
@@ -184,12 +180,11 @@ class LakeConnector(ABC):
         with self._failing(place):
             stream = self._raw = self._open(at["path"])
             try:
-                there = {
-                    column.name: _field_of(parquet_rows.schema(stream, place), column) for column in wanted
-                }
+                schema, named = parquet_rows.schema(stream, place), at.get("names", {})
+                there = {column.name: _field_of(schema, column, named) for column in wanted}
                 names = [one.name for one in there.values() if one is not None]
                 for block in parquet_rows.read(stream, place, names):
-                    if len(block := self._counted(_shaped(block, wanted, there, at["values"]), at, columns)):
+                    if len(block := self._counted(_shaped(block, wanted, there, at), at, columns)):
                         yield block
             finally:
                 stream.close()
@@ -316,54 +311,71 @@ def leads_out(place: str, path: str) -> DataError:
 
 # columns
 
+Names = Mapping[str, Sequence[str]]
+"""What fields are called in files that do not number them, by number."""
 
-def _field_of(schema: pa.Schema, column: Column) -> pa.Field | None:
-    return next((one for one in schema if _is(one, column.key)), None)
+
+def _field_of(schema: pa.Schema, column: Column, names: Names) -> pa.Field | None:
+    return next((one for one in schema if _is(one, column.key, names)), None)
 
 
-def _is(there: pa.Field, key: str | int) -> bool:
+def _is(there: pa.Field, key: str | int, names: Names) -> bool:
     if isinstance(key, str):
         return bool(there.name == key)
-    return (there.metadata or {}).get(b"PARQUET:field_id") == str(key).encode()
+    number = (there.metadata or {}).get(b"PARQUET:field_id")
+    return there.name in names.get(str(key), ()) if number is None else bool(number == str(key).encode())
 
 
 def _shaped(
-    block: Block, wanted: Sequence[Column], there: Mapping[str, pa.Field | None], values: Mapping[str, Any]
+    block: Block, wanted: Sequence[Column], there: Mapping[str, pa.Field | None], at: Mapping[str, Any]
 ) -> Block:
     """The block's columns by their names of today; what is not in the file is the same in every row, or missing."""
     cells: dict[str, Any] = {}
     for column in wanted:
         found = there[column.name]
         if found is None:
-            cells[column.name] = [values.get(column.name)] * len(block)
+            cells[column.name] = [at["values"].get(column.name)] * len(block)
         else:
-            cells[column.name] = _as_now(block.columns[found.name], found, column)
+            cells[column.name] = _as_now(block.columns[found.name], found, column, at.get("names", {}))
     return Block(cells, block.place, block.lines)
 
 
-def _as_now(array: pa.Array, there: pa.Field, column: Column) -> pa.Array:
+def _as_now(array: pa.Array, there: pa.Field, column: Column, names: Names) -> pa.Array:
     """With the names of today inside it too."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not any(one.renamed for one in column.inner):
+    if not column.inner or _same(there, column, names):
         return array
     if pa.types.is_struct(there.type):
         inner = [there.type.field(i) for i in range(there.type.num_fields)]
-        cells, names = array.flatten(), []
-        parts = []
+        cells, parts = array.flatten(), []
         for one in column.inner:
-            n = next((i for i, f in enumerate(inner) if _is(f, one.key)), None)
-            parts.append(pa.nulls(len(array)) if n is None else _as_now(cells[n], inner[n], one))
-            names.append(one.name)
-        return pa.StructArray.from_arrays(parts, names, mask=array.is_null())
+            n = next((i for i, f in enumerate(inner) if _is(f, one.key, names)), None)
+            parts.append(pa.nulls(len(array)) if n is None else _as_now(cells[n], inner[n], one, names))
+        return pa.StructArray.from_arrays(parts, [one.name for one in column.inner], mask=array.is_null())
     if pa.types.is_list(there.type) or pa.types.is_large_list(there.type):
         counts = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
         offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-        element = _as_now(array.flatten(), there.type.value_field, column.inner[0])
+        element = _as_now(array.flatten(), there.type.value_field, column.inner[0], names)
         return pa.ListArray.from_arrays(offsets, element, mask=array.is_null())
     return array
+
+
+def _same(there: pa.Field, column: Column, names: Names) -> bool:
+    """Whether everything within stands in the file as it is today."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(there.type):
+        inner = [there.type.field(i) for i in range(there.type.num_fields)]
+        return [one.name for one in inner] == [one.name for one in column.inner] and all(
+            _is(f, one.key, names) and _same(f, one, names)
+            for f, one in zip(inner, column.inner, strict=True)
+        )
+    if pa.types.is_list(there.type) or pa.types.is_large_list(there.type):
+        return not column.inner or _same(there.type.value_field, column.inner[0], names)
+    return True
 
 
 def _within(cells: Any, bounds: LakeSpec, place: str) -> np.ndarray:
