@@ -1,6 +1,16 @@
-"""Nothing in the tests reaches a network, reads the user's home, or depends on the order they run in."""
+"""Nothing in the tests reaches a network, reads the user's home, or depends on the order they run in. Servers of object stores
+are started here, on this machine, and each test gets a bucket of its own."""
 
 import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,3 +30,84 @@ def _own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "home"))
     for name in ("LUTHIER_DATABASE", "LUTHIER_BLOBS"):
         monkeypatch.delenv(name, raising=False)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def served(command: list[str], port: int) -> Iterator[None]:
+    """A server of this command until the block ends; the block starts when the port answers."""
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert server.poll() is None, f"{command[0]} stopped by itself"
+            time.sleep(0.1)
+        yield
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    pytest.importorskip("s3fs", reason="s3fs is not installed (pip install 'luthier[s3]')")
+    pytest.importorskip("moto", reason="moto is not installed (pip install 'moto[server]')")
+    port = free_port()
+    with served([sys.executable, "-m", "moto.server", "-p", str(port)], port):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch):
+    """An s3fs with an empty bucket `company`, and the environment that leads to it."""
+    import s3fs
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    fs = s3fs.S3FileSystem()
+    fs.mkdir("company", region_name="eu-west-1")
+    yield fs
+    fs.rm("company", recursive=True)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory):
+    """Azurite, Microsoft's own server of the Blob protocol: its connection string."""
+    pytest.importorskip("adlfs", reason="adlfs is not installed (pip install 'luthier[azure]')")
+    beside = Path(__file__).parents[1] / ".services" / "node_modules" / ".bin" / "azurite"
+    azurite = shutil.which("azurite") or (str(beside) if beside.exists() else None)
+    if azurite is None:
+        pytest.skip("Azurite is not installed (npm install --prefix .services azurite)")
+    port, folder = free_port(), tmp_path_factory.mktemp("azurite")
+    options = ["--silent", "--skipApiVersionCheck", "--disableTelemetry", "--location", str(folder)]
+    ports = ["--blobPort", str(port), "--queuePort", str(free_port()), "--tablePort", str(free_port())]
+    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # public: Azurite's own
+    with served([azurite, *options, *ports], port):
+        yield (
+            f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={key};"
+            f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
+        )
+
+
+@pytest.fixture
+def container(azure_server, monkeypatch):
+    """(an adlfs, the name of an empty container), and the environment that leads there."""
+    import adlfs
+
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azure_server)
+    adlfs.AzureBlobFileSystem.clear_instance_cache()
+    fs, name = adlfs.AzureBlobFileSystem(connection_string=azure_server), f"c{uuid.uuid4().hex[:10]}"
+    fs.mkdir(name)
+    yield fs, name
+    adlfs.AzureBlobFileSystem.clear_instance_cache()

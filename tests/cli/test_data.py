@@ -119,6 +119,16 @@ def test_export_writes_and_never_overwrites(made, tmp_path):
     assert "wrote 5 files" in luthier("data", "export", digest, tmp_path / "out", "--croissant").stdout
     again = luthier("data", "export", digest, tmp_path / "out")
     assert again.exit_code == 2 and "already there" in again.stderr
+    assert told("data", "export", digest, tmp_path / "lines", "--format", "jsonl")["rows"].keys() == {
+        "train", "validation", "test",
+    }  # fmt: skip
+    url = f"sqlite:///{tmp_path}/out.db"
+    wrote = luthier("data", "export", digest, url, "--table", "t").stdout
+    assert wrote.startswith("wrote ") and wrote.endswith("rows to the table t\n")
+    clash = luthier("data", "export", digest, url, "--table", "t")
+    assert (
+        clash.exit_code == 2 and "--table" in clash.stderr and "nothing is ever overwritten" in clash.stderr
+    )
 
 
 def test_show_and_list_say_what_people_say_of_a_dataset(made):

@@ -12,7 +12,7 @@ import click
 
 from luthier.core.errors import SpecError
 
-from .command import Nearest, app, as_json_option, put, put_json, told
+from .command import Nearest, app, as_json_option, put_json, told
 
 if TYPE_CHECKING:
     from .show import Bars, Lines
@@ -132,14 +132,30 @@ def search(dataset: str, words: tuple[str, ...], where: tuple[str, ...], limit: 
 
 @data.command()
 @click.argument("dataset")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("to")
+@click.option(
+    "--format", "form", type=click.Choice(["parquet", "jsonl", "csv"]), default="parquet", show_default=True,
+    help="jsonl: chat messages as trainers read them; csv: where every row is one question and one answer.",
+)  # fmt: skip
+@click.option("--table", metavar="NAME", help="Make this table; TO is then the address of a database.")
 @click.option("--croissant", is_flag=True, help="Add croissant.json, which other tools load datasets by.")
 @as_json_option
 @told
-def export(dataset: str, folder: Path, croissant: bool, as_json: bool) -> None:
-    """Write the rows of DATASET to FOLDER as Parquet. Never overwrites."""
-    found = app().data.export(dataset, folder, croissant=croissant)
-    _show(found, as_json, lambda one: put(f"wrote {len(one['files'])} files to {one['folder']}"))
+def export(dataset: str, to: str, form: str, table: str | None, croissant: bool, as_json: bool) -> None:
+    """Write the rows of DATASET to TO: a folder, a URL, or a database. Never overwrites; verifies what it wrote.
+
+    \b
+    luthier data export ticket-router folder
+    luthier data export ticket-router s3://bucket/tickets --format jsonl
+    luthier data export ticket-router '${DATABASE_URL}' --table training.tickets
+
+    Credentials stand in the environment, as each store documents; ${VAR} in TO is filled in from there.
+    """
+    from .data_tables import print_exported
+
+    with _watched() as watched:
+        found = app().data.export(dataset, to, format=form, table=table, croissant=croissant, **watched)
+    _show(found, as_json, print_exported)
 
 
 @data.command()

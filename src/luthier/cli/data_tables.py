@@ -15,6 +15,18 @@ from .tables import columns
 SIDES = ("train", "validation", "test")
 
 
+def print_exported(found: Mapping[str, Any]) -> None:
+    rows = ", ".join(f"{found['rows'][side]:,} {side}" for side in SIDES)
+    if "table" in found:
+        click.echo(f"wrote {rows} rows to the table {found['table']}")
+        return
+    click.echo(f"wrote {len(found['files'])} files to {_seen(found['to'])}: {rows} rows")
+    if guarded := found.get("guarded_cells"):
+        click.echo(
+            f"{guarded:,} cells begin as formulas do and have an apostrophe before them; Parquet and jsonl leave them as they are"
+        )
+
+
 def print_profile(found: Mapping[str, Any]) -> None:
     rows = found["rows"]
     _title("dataset", found)

@@ -14,6 +14,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "connector": {
         "files": "luthier.data.connectors.files:FilesConnector",
         "sql": "luthier.data.connectors.sql:SqlConnector",
+        "delta": "luthier.data.connectors.delta:DeltaConnector",
+        "iceberg": "luthier.data.connectors.iceberg:IcebergConnector",
     },
     "rows_engine": {
         "local": "luthier.data.engines.protocol:local",

@@ -5,7 +5,7 @@ Everything heavy (Arrow, Polars, DuckDB) is imported from here down, so `prepare
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,12 @@ class Preparation:
     """One run of the chain. `reports` says what each step did."""
 
     def __init__(
-        self, spec: PrepareSpec, out: Path, work: Path, at: Context, forgotten: Forgotten | None = None
-    ) -> None:
+        self, spec: PrepareSpec, out: Path, work: Path, at: Context, forgotten: Forgotten | None = None,
+        pins: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:  # fmt: skip
         self.spec, self.out, self.work, self.at = spec, out, work, at
         self._forgotten, self._watched = forgotten or Forgotten(), Forgotten(spec.watched)
+        self._pins = pins or {}  # where sources that move stood when their fingerprints were taken, by role
         self.classify = spec.task.kind == "classify"
         self.labels: list[str] | None = None
         self.reports: list[dict[str, Any]] = []
@@ -146,7 +148,10 @@ class Preparation:
     def _work(self) -> list[tuple[Job, Part]]:
         """Every part of every source, in order. A source that is not there is told before any is read."""
         wishes = self.spec.data.sources
-        found = [connect(source, self.at.root, self.at.secret) for source in wishes]
+        found = [
+            connect(source, self.at.root, self.at.secret, self._pins.get(f"source.{n}"))
+            for n, source in enumerate(wishes)
+        ]
         parts = [connector.parts() for connector in found]
         names = source_names(wishes)
         return [

@@ -65,7 +65,8 @@ def prepare(
     work.mkdir(parents=True)
     listed = inputs.get("forgotten")
     forgotten = Forgotten.of(listed.spec["forgotten"]) if listed else Forgotten()
-    preparation = Preparation(spec, out, work, at, forgotten)
+    pins = {role: one.spec["pinned"] for role, one in inputs.items() if "pinned" in one.spec}
+    preparation = Preparation(spec, out, work, at, forgotten, pins)
     full_disk: tuple[type[Exception], ...] = (OSError, *preparation.write_errors)
     try:
         facts = preparation.run()

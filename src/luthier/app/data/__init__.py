@@ -4,7 +4,7 @@
     diff       which rows two datasets do not share, and why               diff.py
     explain    what happened to one row, from its line to the weights      explain.py
     search     rows that contain words or meet conditions                  search.py, where.py
-    export     its files as a plain folder, with Croissant metadata        export.py, croissant.py
+    export     its rows as files or a table, with Croissant metadata       export*.py, croissant.py
     forget     leave records out from now on; who used them                forget.py
     forgotten  what was forgotten, by whom, when and why
 
@@ -81,12 +81,20 @@ class Data:
         store = self._app.store
         return search(store, dataset_of(store, reference), words, where, limit, self._looking(watch, stop))
 
-    def export(self, reference: str, target: Path, *, croissant: bool = False) -> dict[str, Any]:
-        """Copy a dataset's rows out as a plain folder. Never overwrites."""
+    def export(
+        self, reference: str, to: str | Path, *, format: str = "parquet", table: str | None = None,
+        croissant: bool = False, watch: Watch | None = None, stop: threading.Event | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Copy a dataset's rows out: files in a folder or under a URL, or, with `table`, a table of a database. `to` may hold
+        ${VAR}. Never overwrites."""
         from .export import export
         from .find import dataset_of
 
-        return export(self._app.store, dataset_of(self._app.store, reference), target, croissant)
+        store, look = self._app.store, self._looking(watch, stop)
+        return export(
+            store, dataset_of(store, reference), str(to), look, self._app._environ,
+            form=format, table=table, croissant=croissant,
+        )  # fmt: skip
 
     def forget(
         self, where: Sequence[str], *, reason: str | None = None, recipe: Path | None = None, really: bool = False,

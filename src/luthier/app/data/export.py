@@ -1,51 +1,137 @@
-"""A dataset as a plain folder: its Parquet files, what was done to make them, and with `croissant` metadata for loaders.
+"""A dataset leaves: as files in a folder or under a URL (Parquet, JSON Lines, CSV), or as one table of a database.
 
-Rows that were removed and the trail of changes stay behind: they quote what was taken out.
+Nothing is ever overwritten, what was written is verified, and who exported what is on record. Rows that were removed and the
+trail of changes stay behind: they quote what was taken out.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact, short
 from luthier.core.errors import SpecError
+from luthier.core.event import Event
+from luthier.core.spec import resolve
+from luthier.data.connectors.database import Database, holds_secret
 from luthier.store import Store
-from luthier.store.files import explained
 
+from . import export_files as files
+from . import export_table
 from .about import about_of
-from .find import SPLITS, names_of, paths
+from .export_forms import Csv, JsonLines
+from .find import SPLITS, Looking, batches, names_of, paths, row_count
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CROISSANT = "croissant.json"
+FORMATS = ("parquet", "jsonl", "csv")
+DATABASES = ("postgresql", "postgres", "sqlite", "duckdb", "mysql", "mariadb", "oracle", "mssql")
+ROWS_AT_ONCE = 500
 
 
-def export(store: Store, dataset: Artifact, target: Path, croissant: bool) -> dict[str, Any]:
-    """Fill `target`, which must not be there yet. {"folder", "files", "dataset"}."""
-    if target.exists():
-        raise SpecError(f"{target} is already there.", remedy="Name a folder that does not exist yet.")
+def export(
+    store: Store, dataset: Artifact, to: str, look: Looking, environ: Mapping[str, str], *,
+    form: str = "parquet", table: str | None = None, croissant: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """{"to", "format" or "table", "rows" by side, "files", "dataset"}. `to` may hold ${VAR} and is told as written."""
+    _can_be(to, resolve(to, environ), form, table, croissant)
     folder = store.folder(dataset)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-    with explained(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            for side in SPLITS:
-                for path in paths(folder, side):
-                    copy = partial / path.relative_to(folder)
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(path, copy)
-            shutil.copyfile(folder / "dataset.json", partial / "dataset.json")
-            if croissant:
-                text = json.dumps(_metadata(store, dataset, folder), indent=2, ensure_ascii=False)
-                (partial / CROISSANT).write_text(text + "\n", encoding="utf-8")
-            os.rename(partial, target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    files = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file())
-    return {"folder": str(target), "files": files, "dataset": dataset.digest}
+    if table is not None:
+        told = _to_table(folder, to, table, look, environ)
+    else:
+        told = _to_files(store, dataset, folder, to, form, croissant, look, environ)
+    told = {"to": to, **told, "dataset": dataset.digest}
+    more = {name: cell for name, cell in told.items() if name not in ("files", "dataset")}
+    store.ledger.append(Event("exported", dataset.digest, more))
+    return told
+
+
+def _can_be(to: str, resolved: str, form: str, table: str | None, croissant: bool) -> None:
+    if holds_secret(to):
+        raise SpecError(
+            "a password is written in the address, where others may read it.",
+            remedy="Put it in an environment variable and write '${PASSWORD}' (in single quotes, so that the shell leaves it alone).",
+        )
+    scheme = resolved.partition("://")[0].partition("+")[0] if "://" in resolved else ""
+    if table is None and scheme in DATABASES:
+        raise SpecError(f"{to} is a database.", remedy="Name the table to make: --table NAME")
+    if table is not None:
+        export_table.check_name(table)
+        if scheme not in DATABASES:
+            raise SpecError(
+                f"--table {table} goes into a database, and {to} is none.",
+                remedy="Write its address, such as '${DATABASE_URL}', or leave --table out.",
+            )
+    if form not in FORMATS:
+        raise SpecError(f"there is no format {form!r}.", remedy=f"known: {', '.join(FORMATS)}")
+    if form != "parquet" and (table is not None or croissant):
+        odd = "--table" if table is not None else "--croissant"
+        raise SpecError(f"{odd} and --format {form} do not go together.", remedy="Leave one of them out.")
+    if croissant and table is not None:
+        raise SpecError("--croissant describes files, and a table has none.", remedy="Leave one of them out.")
+
+
+def _rows(folder: Path, side: str, look: Looking, done: list[int], total: int) -> Iterator[pa.RecordBatch]:
+    for batch in batches(folder, side, at_once=ROWS_AT_ONCE):
+        yield batch
+        done[0] += batch.num_rows
+        look.progress("writing rows", done[0], total)
+
+
+def _to_table(folder: Path, to: str, table: str, look: Looking, environ: Mapping[str, str]) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    sides = [side for side in SPLITS if paths(folder, side)]
+    total, done = sum(row_count(folder, side) for side in sides), [0]
+    schema = pq.read_schema(paths(folder, sides[0])[0])
+    database = Database(to, table, Path.cwd(), lambda text: resolve(text, environ), None)
+    rows = ((side, batch) for side in sides for batch in _rows(folder, side, look, done, total))
+    found = export_table.write(database, table, schema, rows)
+    return {"table": table, "rows": {side: found.get(side, 0) for side in SPLITS}}
+
+
+def _to_files(
+    store: Store, dataset: Artifact, folder: Path, to: str, form: str, croissant: bool, look: Looking,
+    environ: Mapping[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    into = files.folder_at(to, environ)
+    rows = {side: row_count(folder, side) for side in SPLITS}
+    done, total = [0], sum(rows.values())
+    lines: JsonLines | Csv | None = None
+    if form == "jsonl":
+        lines = JsonLines()
+    elif form == "csv":
+        lines = Csv(batch for side in SPLITS for batch in batches(folder, side, at_once=ROWS_AT_ONCE))
+
+    def alive() -> None:
+        look.progress("reading back", done[0], total)
+
+    written = []
+    with into.filling():
+        for side in SPLITS:
+            for path in paths(folder, side) if lines is None else ():
+                name = path.relative_to(folder).as_posix()
+                written.append(files.write(into, name, files.bytes_of(path), alive))
+                done[0] = sum(rows[one] for one in SPLITS[: SPLITS.index(side) + 1])
+            if lines is not None and paths(folder, side):
+                pieces = (lines.lines(batch) for batch in _rows(folder, side, look, done, total))
+                name = side + lines.suffix
+                written.append(files.write(into, name, _after(lines.head(), pieces), alive))
+        if croissant:
+            text = json.dumps(_metadata(store, dataset, folder), indent=2, ensure_ascii=False) + "\n"
+            written.append(files.write(into, CROISSANT, [text.encode()], alive))
+        written.append(files.write(into, files.LAST, files.bytes_of(folder / files.LAST), alive))
+    more = lines.facts() if lines is not None else {}
+    return {"format": form, "rows": rows, "files": sorted(one["path"] for one in written), **more}
+
+
+def _after(head: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    yield head
+    yield from pieces
 
 
 def _metadata(store: Store, dataset: Artifact, folder: Path) -> dict[str, Any]:

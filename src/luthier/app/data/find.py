@@ -108,14 +108,16 @@ def paths(folder: Path, name: str) -> list[Path]:
     return sorted((folder / name).glob("*.parquet"), key=lambda path: (len(path.stem), path.stem))
 
 
-def batches(folder: Path, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def batches(
+    folder: Path, name: str, columns: Sequence[str] | None = None, *, at_once: int = ROWS_AT_ONCE
+) -> Iterator[pa.RecordBatch]:
     """Rows of a split in order. Columns that its files do not have are left out."""
     import pyarrow.parquet as pq
 
     for path in paths(folder, name):
         file = pq.ParquetFile(path)
         there = [one for one in file.schema_arrow.names if columns is None or one in columns]
-        yield from file.iter_batches(ROWS_AT_ONCE, columns=there)
+        yield from file.iter_batches(at_once, columns=there)
 
 
 def row_count(folder: Path, name: str) -> int:

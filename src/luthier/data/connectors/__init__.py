@@ -6,20 +6,24 @@ whether anything has to be read at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from luthier.core import plugin
 from luthier.core.stage import Context
 from luthier.data.spec import DataSpec, SourceSpec
 
-from .protocol import Connector, Secret
+from .protocol import Connector, Moving, Secret
 
 
-def connect(source: SourceSpec, base: Path, secret: Secret) -> Connector:
-    """The connector of a source. Touches nothing yet."""
+def connect(
+    source: SourceSpec, base: Path, secret: Secret, pinned: Mapping[str, Any] | None = None
+) -> Connector:
+    """The connector of a source, at what was pinned when its fingerprint was taken. Touches nothing yet."""
     connector: Connector = plugin.load("connector", source.connector)(source, base, secret)
+    if pinned is not None:
+        cast("Moving", connector).pin(pinned)
     return connector
 
 
@@ -27,14 +31,17 @@ def fingerprints(
     data: DataSpec, base: Path, at: Context, cache: MutableMapping[str, str] | None = None
 ) -> Iterator[tuple[dict[str, Any], str]]:
     """Each source, and each file that a rule reads, as written and a digest of what is there. `cache` remembers hashes of local
-    files between runs.
+    files between runs. A source that moves is pinned here, once, and what is pinned stands beside what is written.
 
     Raises DataError when one is missing or cannot be read.
     """
     from luthier.data.plan import reads
 
     for source in data.sources:
-        yield source.plain(), connect(source, base, at.secret).fingerprint(cache)
+        connector = connect(source, base, at.secret)
+        mark = connector.fingerprint(cache)
+        more = {"pinned": connector.pinned()} if isinstance(connector, Moving) else {}
+        yield {**source.plain(), **more}, mark
     for wish in data.rules.ordered:
         for name, files in reads(wish).items():
             read = SourceSpec.model_validate({"files": files})

@@ -1,8 +1,10 @@
-"""A database as a source opens it: by a URL whose secrets are filled in at the last moment, for reading only, with one time
-zone and one way to write dates, and with errors in words that never hold a secret or a row."""
+"""A database by a URL whose secrets are filled in at the last moment, and with errors in words that never hold a secret or a
+row. As a source it is opened for reading only, with one time zone and one way to write dates; to take rows that leave, in one
+transaction that is kept as a whole or not at all."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,19 @@ if TYPE_CHECKING:
 
 CONNECT_S = 15
 EXTRAS = {"psycopg": "postgres", "duckdb_engine": "duckdb"}
+_WRITTEN_SECRET = re.compile(
+    r"://[^/@:]*:([^@]*)@|[?&](?:password|passwd|token|secret|sig|key)=([^&]*)", re.IGNORECASE
+)
+
+
+def holds_secret(url: str) -> bool:
+    """Whether a password or a key is written in a URL, and not by reference.
+
+    >>> holds_secret("postgresql://me:hunter2@db/x"), holds_secret("postgresql://me:${PW}@db/x")
+    (True, False)
+    """
+    found = [one[1] or one[2] for one in _WRITTEN_SECRET.finditer(url)]
+    return any(secret and not references(secret) for secret in found)
 
 
 class Database:
@@ -50,13 +65,28 @@ class Database:
         except (sa.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
             self._fail(error)
 
-    def _engine(self) -> sa.Engine:
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that may write: what was done in it is kept when its block ends, and undone when that raises."""
+        import sqlalchemy as sa
+
+        try:
+            with self._engine(write=True).begin() as connection:
+                yield connection
+        except LuthierError:
+            raise
+        except (sa.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
+            self._fail(error, write=True)
+
+    def _engine(self, write: bool = False) -> sa.Engine:
         import sqlalchemy as sa
 
         url = self._address()
         kind = url.get_backend_name()
         options: dict[str, Any] = {}
-        if kind == "sqlite" and url.database not in (None, "", ":memory:"):
+        if write and kind in ("sqlite", "duckdb") and url.database not in (None, "", ":memory:"):
+            url = url.set(database=str(self._base / Path(str(url.database)).expanduser()))
+        elif kind == "sqlite" and url.database not in (None, "", ":memory:"):
             path = self._file(str(url.database).removeprefix("file:"))
             url = url.set(
                 database=f"file:{quote(str(path))}", query={**url.query, "mode": "ro", "uri": "true"}
@@ -66,7 +96,13 @@ class Database:
             options = {"read_only": True}
         elif kind == "postgresql":
             options = {"connect_timeout": CONNECT_S}
-        return sa.create_engine(url, poolclass=sa.pool.NullPool, hide_parameters=True, connect_args=options)
+        engine = sa.create_engine(url, poolclass=sa.pool.NullPool, hide_parameters=True, connect_args=options)
+        if (
+            write and kind == "sqlite"
+        ):  # Python's driver would keep a table that is made out of the transaction
+            sa.event.listen(engine, "connect", lambda raw, _: setattr(raw, "isolation_level", None))
+            sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        return engine
 
     def _address(self) -> sa.URL:
         import sqlalchemy as sa
@@ -118,11 +154,13 @@ class Database:
         elif kind in ("mysql", "mariadb", "oracle"):
             connection.exec_driver_sql("SET TRANSACTION READ ONLY")
 
-    def _fail(self, error: Exception) -> NoReturn:
+    def _fail(self, error: Exception, write: bool = False) -> NoReturn:
         """A library's error in our words: never with the statement's values, and never with a secret."""
         if isinstance(error, ImportError):
             package = (error.name or str(error)).partition(".")[0]
-            raise missing_part(package, EXTRAS.get(package, package), f"reading {self._place}") from None
+            raise missing_part(
+                package, EXTRAS.get(package, package), f"the database of {self._place}"
+            ) from None
         if type(error).__name__ == "NoSuchModuleError":
             raise DataError(
                 f"{self._place}: no driver is installed for {self._url.partition(':')[0]!r}.",
@@ -130,7 +168,7 @@ class Database:
             ) from None
         told = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
         reason = self._told(" ".join(told.split("\n\n")[0].split())[:400])
-        why, remedy = explain(reason, self._timeout_s, references(self._url))
+        why, remedy = explain(reason, self._timeout_s, references(self._url), write=write)
         raise DataError(f"{self._place}: {why}", remedy=remedy) from None
 
     def _told(self, text: str) -> str:

@@ -45,10 +45,23 @@ def read(stream: BinaryIO, place: str, columns: list[str] | None) -> Iterator[Bl
                     yield block_of(piece, place, start)
                     start += piece.num_rows
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            f"{place}: this is not a readable Parquet file: {str(error).splitlines()[0][:300].rstrip('.')}.",
-            remedy="Write it again, or set `format:`.",
-        ) from None
+        raise _unreadable(place, error) from None
+
+
+def schema(stream: BinaryIO, place: str) -> pa.Schema:
+    """What columns it has."""
+    try:
+        row_groups(stream)
+        return pq.ParquetFile(stream).schema_arrow
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(place, error) from None
+
+
+def _unreadable(place: str, error: Exception) -> DataError:
+    return DataError(
+        f"{place}: this is not a readable Parquet file: {str(error).splitlines()[0][:300].rstrip('.')}.",
+        remedy="Write it again, or set `format:`.",
+    )
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -102,7 +115,4 @@ def count(stream: BinaryIO, place: str) -> int:
     try:
         return sum(group.rows for group in row_groups(stream))
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{place}: this is not a readable Parquet file: {str(error).splitlines()[0][:300].rstrip('.')}.",
-            remedy="Write it again, or set `format:`.",
-        ) from None
+        raise _unreadable(place, error) from None

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,3 +114,15 @@ class Connector(Protocol):
 
     def fingerprint(self, cache: MutableMapping[str, str] | None = None) -> str:
         """A digest that changes when any byte or any file's name changes. `cache` remembers hashes of local files."""
+
+
+@runtime_checkable
+class Moving(Protocol):
+    """A connector whose source goes on while it is read (a table's newest version, a topic): where it stands is fixed once, with
+    the fingerprint, is part of the identity, and leads another connector to the very same rows."""
+
+    def pinned(self) -> dict[str, Any]:
+        """Where it stands, as plain values without a secret."""
+
+    def pin(self, what: Mapping[str, Any]) -> None:
+        """Stand there, whatever is the newest now."""

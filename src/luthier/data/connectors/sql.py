@@ -24,9 +24,9 @@ from pydantic import Field, model_validator
 
 from luthier.core.artifact import digest_of
 from luthier.core.errors import DataError, did_you_mean
-from luthier.core.spec import Spec, references
+from luthier.core.spec import Spec
 
-from .database import Database
+from .database import Database, holds_secret
 from .protocol import BadRow, Block, Estimate, Head, Part, Secret
 from .values import not_text, plain, size_of, typed
 
@@ -44,7 +44,6 @@ LARGEST_CELL = 64_000_000
 
 # As SQLAlchemy finds `:name` in a text; `::type` and `\\:` are no parameters.
 _PARAMETER = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
-_WRITTEN_PASSWORD = re.compile(r"://[^/@:]*:([^@]*)@|[?&]password=([^&]*)", re.IGNORECASE)
 
 
 class SqlSpec(Spec):
@@ -79,11 +78,10 @@ class SqlSpec(Spec):
             )
         if self.key == []:
             raise ValueError("key names no column; write for example key: id")
-        for password in [found[1] or found[2] for found in _WRITTEN_PASSWORD.finditer(self.url)]:
-            if password and not references(password):
-                raise ValueError(
-                    "a password is written in the URL, and what is written is recorded; put it in an environment variable and write ${PASSWORD}"
-                )
+        if holds_secret(self.url):
+            raise ValueError(
+                "a password is written in the URL, and what is written is recorded; put it in an environment variable and write ${PASSWORD}"
+            )
         wanted = _PARAMETER.findall(self.query or "")
         if lacking := next((name for name in wanted if name not in self.params), None):
             raise ValueError(

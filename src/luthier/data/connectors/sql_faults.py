@@ -25,16 +25,29 @@ FAULTS: list[tuple[str, str, str]] = [
      "the user may not read it", "Let the user select from it: grant select on TABLE to USER."),
 ]  # fmt: skip
 
+WRITING: list[tuple[str, str, str]] = [
+    (r"already exists", "the table is already there", "Name another table: nothing is ever overwritten."),
+    (r"permission denied|not authorized|access denied for user .* to database|read-only|readonly|read only",
+     "the user may not create a table there", "Let the user create tables: grant create on schema NAME to USER."),
+    (r"schema .* does not exist|invalid schema name|unknown database",
+     "there is no such schema", "Create the schema first, or leave it out of --table."),
+    (r"no space left|disk is full|database or disk is full|disk full",
+     "the database has no space left", "Free some space there, and run the same command again."),
+]  # fmt: skip
+"""What is said otherwise where rows are to be written; nothing of them is kept then."""
 
-def explain(reason: str, timeout_s: float | None, secrets: list[str]) -> tuple[str, str]:
+
+def explain(reason: str, timeout_s: float | None, secrets: list[str], write: bool = False) -> tuple[str, str]:
     """The message and the remedy for a database's sentence; `secrets` are the variables that the address refers to.
 
     >>> explain('column "bdy" does not exist', None, [])[0]
     'the query names a column that is not there: column "bdy" does not exist'
     """
-    fault = next((one for one in FAULTS if re.search(one[0], reason, re.IGNORECASE)), None)
+    faults = [*FAULTS[:1], *WRITING, *FAULTS[1:]] if write else FAULTS
+    fault = next((one for one in faults if re.search(one[0], reason, re.IGNORECASE)), None)
     if fault is None:
-        return f"the database says: {reason}", "Run the query in the database's own client first."
+        remedy = "Nothing was written." if write else "Run the query in the database's own client first."
+        return f"the database says: {reason}", remedy
     timeout = f"{timeout_s:g} s" if timeout_s is not None else "its own limit"
     names = " and ".join(f"${{{name}}}" for name in secrets) or "the environment"
     return f"{fault[1].format(timeout=timeout)}: {reason}", fault[2].format(names=names)
