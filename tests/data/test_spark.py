@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import luthier
@@ -254,6 +255,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         **HERE,
         **spark._log(tmp_path_factory.mktemp("log") / "spark.log"),
         "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
     }.items():
         builder = builder.config(name, value)
     with spark._kept(sys.executable):
@@ -351,6 +353,48 @@ def test_a_bad_row_is_told_in_the_same_words(
         prepared(tmp_path, data, here, task)
     assert str(other.value) == str(one.value)
     assert "Traceback" not in str(other.value)
+
+
+def test_large_files_are_read_in_pieces_by_all(
+    tmp_path: Path, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.data.engines import spark
+
+    data = planted(tmp_path, 400, files=2)
+    lines = (tmp_path / "tickets-1.jsonl").read_text("utf-8").splitlines()
+    lines[100:100] = ["", "{broken", ""]
+    (tmp_path / "tickets-1.jsonl").write_text("\n".join(lines), "utf-8")
+    rows = [
+        {**json.loads(line), "body": f"again {n} " + "x" * 200}
+        for n, line in enumerate(lines)
+        if line.startswith('{"')
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", row_group_size=100, compression=None)
+    data["sources"].append({"files": "t.parquet", "map": data["sources"][0]["map"]})
+    parts = []
+    monkeypatch.setattr(spark, "PART_BYTES", 12_000)
+    monkeypatch.setattr(
+        spark.Session,
+        "spread",
+        lambda self, told, real=spark.Session.spread: parts.append(told) or real(self, told),
+    )
+    one = prepared(tmp_path, data, task=CLASSIFY)
+    same(prepared(tmp_path, data, here, CLASSIFY), one)
+    counted, read = parts
+    files = {json.loads(part[3])["place"] for part in counted}
+    assert len(counted) > 3 and files == {
+        "tickets-0.jsonl",
+        "tickets-1.jsonl",
+    }  # a footer says what row groups hold
+    assert len(read) == len(counted) + 1 + 2  # old.csv; 200 rows of 200 signs and more, two row groups
+    origins = pq.read_table(pa.BufferReader(one["removed.parquet"]))["origin"].to_pylist()
+    assert "tickets-1.jsonl:102" in origins
+    refuse = [{**source, "map": {**source["map"], "on_bad_row": "refuse"}} for source in data["sources"]]
+    with pytest.raises(DataError) as local:
+        prepared(tmp_path, {**data, "sources": refuse}, task=CLASSIFY)
+    with pytest.raises(DataError) as there:
+        prepared(tmp_path, {**data, "sources": refuse}, here, CLASSIFY)
+    assert str(there.value) == str(local.value)
 
 
 def test_when_no_row_is_left_that_is_told_in_the_same_words(tmp_path: Path, here: Any) -> None:

@@ -126,3 +126,18 @@ class Moving(Protocol):
 
     def pin(self, what: Mapping[str, Any]) -> None:
         """Stand there, whatever is the newest now."""
+
+
+Count = Callable[[Sequence[Part]], Sequence[int]]
+"""Asks `Divisible.count` about each of some parts, wherever and in whatever order."""
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A connector whose parts may be too large for one process."""
+
+    def divide(self, parts: Sequence[Part], about_bytes: int, count: Count) -> Sequence[Part]:
+        """The same rows in the same order and with the same places, in parts of about that size where that is possible."""
+
+    def count(self, part: Part) -> int:
+        """What `divide` has to know of a part before it can number its rows: cheap, though it reads the part once."""

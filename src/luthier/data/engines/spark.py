@@ -34,7 +34,7 @@ from luthier.core.errors import LuthierError, MissingPart, SpecError, StoreError
 from luthier.core.spec import references
 from luthier.data.connectors.protocol import Part
 from luthier.data.plan import Group, Step
-from luthier.data.reading import Job
+from luthier.data.reading import Job, divided
 from luthier.data.records import RECORD
 from luthier.data.report import Account
 
@@ -43,7 +43,7 @@ from .decide import decide
 from .gather import AllFeatures, learn
 from .group import run_group
 from .protocol import At, Look, SparkEngineSpec
-from .spark_worker import ACCOUNTS, DECIDED, FAILED, KEY, LEAVES, PARTS, REMOVED, ROW, Program
+from .spark_worker import ACCOUNTS, COUNTS, DECIDED, FAILED, KEY, LEAVES, PARTS, REMOVED, ROW, Program
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -52,6 +52,7 @@ POLL_S = 0.2
 LINES_AT_ONCE = 10_000
 COLLECT_BYTES = 64_000_000  # what is smaller comes in one answer; more comes partition by partition
 MOST_TASKS = 10_000
+PART_BYTES = 32_000_000  # a task of seconds to minutes, whatever the rules
 TYPES = {
     pa.string(): "string",
     pa.binary(): "binary",
@@ -101,14 +102,8 @@ class SparkEngine:
 
     def read(self, work: Sequence[tuple[Job, Part]], account: Account, look: Look) -> Rows:
         self._total_bytes = sum(part.size_bytes for _, part in work)
-        jobs: list[Job] = []
-        parts: list[tuple[int, int, int, str]] = []
-        for n, (job, part) in enumerate(work):
-            if not jobs or jobs[-1] is not job:
-                jobs.append(job)
-            parts.append((n, len(jobs) - 1, part.size_bytes, json.dumps(part.at)))
-        program = Program(jobs=jobs, versions=spark_worker.versions())
-        return Rows(self._session.spread(parts), program, ([account],))
+        frame, program = self._spread(divided(work, PART_BYTES, self._counts))
+        return Rows(frame, program, ([account],))
 
     def run(self, group: Group, frame: Rows | None, accounts: Sequence[Account], look: Look) -> Rows | None:
         """None where no row is left."""
@@ -193,6 +188,31 @@ class SparkEngine:
 
     # tasks
 
+    def _spread(self, work: Sequence[tuple[Job, Part]]) -> tuple[DataFrame, Program]:
+        """The table of parts, and the jobs that they belong to."""
+        jobs: list[Job] = []
+        parts: list[tuple[int, int, int, str]] = []
+        for n, (job, part) in enumerate(work):
+            if not jobs or jobs[-1] is not job:
+                jobs.append(job)
+            parts.append((n, len(jobs) - 1, part.size_bytes, json.dumps(part.at)))
+        return self._session.spread(parts), Program(jobs=jobs, versions=spark_worker.versions())
+
+    def _counts(self, job: Job, parts: Sequence[Part]) -> list[int]:
+        """reading.count_part of each, in tasks."""
+        if not parts:
+            return []
+        frame, program = self._spread([(job, part) for part in parts])
+        schema = ", ".join(f"{one.name} {_type(one.type)}" for one in COUNTS)
+        lines = self._session.collect(frame.mapInArrow(partial(spark_worker.count, program.text()), schema))
+        self._raise([(line["seq"], bytes(line["failed"])) for line in lines if line["failed"]])
+        return [line["lines"] for line in sorted(lines, key=lambda line: line["seq"])]
+
+    def _raise(self, failed: Sequence[tuple[int, bytes]]) -> None:
+        """The error of the first row."""
+        if failed:
+            raise spark_worker.error_of(json.loads(min(failed)[1]))
+
     def _work(self, frame: Rows, keys: pa.Schema | None, look: Look) -> tuple[Kept, dict[str, int]]:
         """Let tasks run; their output, kept, and its figures added up."""
         self._look = look
@@ -205,9 +225,7 @@ class SparkEngine:
         kept = self._session.keep(frame.start.mapInArrow(task, schema), seen)
         told = kept.frame.where(f"what >= {ACCOUNTS}").select("what", "seq", "said")
         lines = self._session.collect(told)
-        failed = [(line["seq"], bytes(line["said"])) for line in lines if line["what"] == FAILED]
-        if failed:
-            raise spark_worker.error_of(json.loads(min(failed)[1]))
+        self._raise([(line["seq"], bytes(line["said"])) for line in lines if line["what"] == FAILED])
         figures = {"rows": 0, "leaving_bytes": 0, "removed": 0}
         for line in lines:
             found = json.loads(bytes(line["said"]))
