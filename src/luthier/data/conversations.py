@@ -19,14 +19,17 @@ import pyarrow.compute as pc
 
 from .connectors import cells
 from .connectors.protocol import Block
+from .json_text import loads
+from .maps import ConversationSpec, MapSpec, Part
 from .records import TURNS, build_messages, message_counts
-from .spec import MapSpec, Part
 
 VOICES = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
     "chatgpt": "assistant", "bard": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant",
 }  # fmt: skip
 SPEAKER = re.compile(r"\n\n(Human|Assistant):[^\S\n]?")
+TOGETHER = "(conversation)"
+"""The column of conversations that were gathered from rows (gather.py)."""
 
 Turn = dict[str, Any]
 
@@ -52,23 +55,83 @@ def read(
     return messages, _rejected(messages, prompts, others, name, problems)
 
 
+def grouped(
+    block: Block, system: pa.Array | None, wish: ConversationSpec, problems: cells.Problems
+) -> pa.Array:
+    """messages [B] of conversations that were gathered from rows, in their order."""
+    found: list[list[Turn]] = []
+    beginnings = [None] * len(block) if system is None else system.to_pylist()
+    for row, (said, beginning) in enumerate(zip(block.columns.get(TOGETHER, []), beginnings, strict=True)):
+        turns = [] if beginning is None else [{"role": "system", "content": beginning}]
+        turns += said
+        last = max((n for n, turn in enumerate(turns) if turn["role"] == "assistant"), default=-1)
+        if wish.ending == "trim" and last >= 0:
+            turns = turns[: last + 1]
+        elif 0 <= last < len(turns) - 1:
+            why = f"{len(turns) - 1 - last} messages follow the last answer; `ending: trim` leaves them out"
+            problems.setdefault(row, why)
+        found.append(_one_voice(row, turns, wish, problems))
+    messages = pa.array(found, TURNS)
+    _check_turns(messages, wish.content, problems)
+    return messages
+
+
+def _one_voice(row: int, turns: list[Turn], wish: ConversationSpec, problems: cells.Problems) -> list[Turn]:
+    """Messages of one role after each other as one."""
+    merged: list[Turn] = []
+    for turn in turns:
+        if not merged or merged[-1]["role"] != turn["role"]:
+            merged.append(dict(turn))
+        elif wish.same_role == "merge":
+            merged[-1]["content"] += f"\n\n{turn['content']}"
+        else:
+            why = f"two messages of {turn['role']} stand after each other; `same_role: merge` makes them one"
+            problems.setdefault(row, why)
+    return merged
+
+
 def _column(part: Part | None) -> str:
     assert isinstance(part, str)  # MapSpec allows nothing else where there is no `user`
     return part
 
 
 def _conversations(block: Block, column: str, keys: tuple[str, str], problems: cells.Problems) -> pa.Array:
-    """Lists of messages, or transcripts where the cells are text."""
+    """Lists of messages; where the cells are text, lists written as JSON, or transcripts."""
     found = block.columns.get(column, [None] * len(block))
-    if not _holds_lists(found) and _holds_text(found):
-        texts, why = cells.texts(found, column, block.place)
-        _mark(why, problems)
-        return pa.array(
-            [_transcript(i, text, column, problems) for i, text in enumerate(texts.to_pylist())], TURNS
-        )
-    messages, why = cells.conversations(found, column, keys, block.place)
+    if not _holds_text(found) or _holds_lists(found):
+        return _lists(found, column, keys, block.place, problems)
+    texts, why = cells.texts(found, column, block.place)
+    _mark(why, problems)
+    told = texts.to_pylist()
+    written = [_written(i, text, column, problems) for i, text in enumerate(told)]
+    if all(one is None for one in written):
+        return pa.array([_transcript(i, text, column, problems) for i, text in enumerate(told)], TURNS)
+    lists = _lists(written, column, keys, block.place, problems)
+    both = [
+        _transcript(i, text, column, problems) if one is None and i not in problems else one
+        for i, (text, one) in enumerate(zip(told, lists.to_pylist(), strict=True))
+    ]
+    return pa.array(both, TURNS)
+
+
+def _lists(
+    found: list[Any] | pa.Array, column: str, keys: tuple[str, str], place: str, problems: cells.Problems
+) -> pa.Array:
+    messages, why = cells.conversations(found, column, keys, place)
     _mark(why, problems)
     return _voices(messages)
+
+
+def _written(row: int, text: str | None, column: str, problems: cells.Problems) -> list[Any] | None:
+    """The list that JSON in a cell of text says; None where the text is none."""
+    if text is None or not text.lstrip().startswith("["):
+        return None
+    try:
+        found = loads(text)
+    except ValueError as error:
+        problems.setdefault(row, f"{column!r} begins like a list of messages, and {error}")
+        return None
+    return found if isinstance(found, list) else None
 
 
 def _answers(block: Block, column: str, keys: tuple[str, str], problems: cells.Problems) -> pa.Array:

@@ -6,7 +6,8 @@ a conversation has no answer, speaks out of turn or with an unknown voice (`conv
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -17,20 +18,23 @@ import pyarrow.compute as pc
 from . import conversations
 from .connectors import cells
 from .connectors.protocol import Block
+from .maps import ConstantSpec, MapSpec, Part, columns_of, is_template, template_pieces
+from .paths import Steps, paths_of, reach
 from .records import RECORD, TURNS, build_messages, content_ids, last_contents, named_ids
 from .shapes import Shape
-from .spec import MapSpec, Part, columns_of, is_template, template_pieces
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A map made definite: which columns to read and how messages name their parts."""
+    """A map made definite: which columns to read and how messages name their parts. `paths` says for every name of the map
+    that is no plain column where its value stands."""
 
     map: MapSpec
     keys: tuple[str, str]
     classify: bool
     source: str
     weight: float
+    paths: dict[str, Steps] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -42,19 +46,23 @@ class Layout:
         classify: bool,
         source: str,
         weight: float,
+        columns: Sequence[str] = (),
     ) -> Layout:
-        """The shape's map, completed by what the recipe says beside it."""
+        """The shape's map, completed by what the recipe says beside it; `columns` are those that the source has. Raises
+        DataError for a name that is neither a column nor a path."""
         extra: dict[str, Any] = {}
         if written:
             extra = {"id": written.id, "group": written.group, "on_bad_row": written.on_bad_row}
-            extra |= {"rating": written.rating} if written.rating else {}
+            extra |= {"rating": written.rating} if written.rating is not None else {}
         chosen = shape.map.model_copy(update=extra)
         if chosen.group is None and group_by is not None:
             chosen = chosen.model_copy(update={"group": group_by})
-        return cls(chosen, shape.keys, classify, source, weight)
+        plain = cls(chosen, shape.keys, classify, source, weight)
+        return replace(plain, paths=paths_of(plain.names, columns, source))
 
     @property
-    def columns(self) -> list[str]:
+    def names(self) -> list[str]:
+        """The columns and paths that the map names."""
         m = self.map
         parts: list[Part | None] = [
             m.system,
@@ -67,7 +75,13 @@ class Layout:
             m.id,
             m.group,
         ]
-        return list(dict.fromkeys(name for part in parts if part is not None for name in columns_of(part)))
+        named = [name for part in parts if part is not None for name in columns_of(part)]
+        return list(dict.fromkeys([*(m.conversation.columns if m.conversation else []), *named]))
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns to read."""
+        return list(dict.fromkeys(str(self.paths.get(name, [name])[0]) for name in self.names))
 
 
 @dataclass(frozen=True)
@@ -88,10 +102,16 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
     """Records in the order of the rows, with ids that do not yet tell identical rows apart."""
     n = len(block)
     problems: cells.Problems = {}
+    raw = block
+    if layout.map.conversation is None:  # else they were followed when its rows were gathered
+        block = reach(block, layout.paths, problems)
     text = rejected = pa.nulls(n, pa.string())
     if layout.map.text is not None:
         text = _part(block, layout.map.text, "text", problems)
         messages = pa.nulls(n, TURNS)
+    elif layout.map.conversation is not None:
+        system = _part(block, layout.map.system, None, problems) if layout.map.system is not None else None
+        messages = conversations.grouped(block, system, layout.map.conversation, problems)
     elif layout.map.user is not None:
         messages = _pairs(block, layout, problems)
         if layout.map.rejected is not None:
@@ -130,7 +150,7 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
     return batch, Bad(
         [*(origins[i] for i in rows), *block.bad_origins()],
         [*(problems[i] for i in rows), *(bad.reason for bad in block.bad)],
-        [*(_preview(block, i) for i in rows), *(bad.preview for bad in block.bad)],
+        [*(_preview(raw, i) for i in rows), *(bad.preview for bad in block.bad)],
     )
 
 
@@ -153,6 +173,8 @@ def _pairs(block: Block, layout: Layout, problems: cells.Problems) -> pa.Array:
 def _part(block: Block, part: Part, needed: str | None, problems: cells.Problems) -> pa.Array:
     """The text of one part of the map [B]; marks rows where it is `needed` and missing."""
     columns = [_texts(block, name, problems) for name in columns_of(part)]
+    if isinstance(part, ConstantSpec):
+        return pa.repeat(cells.text_of(part.constant), len(block))
     if isinstance(part, list):
         text = reduce(_under, (_nonblank(column) for column in columns))
     elif is_template(part):
@@ -195,9 +217,11 @@ def _optional(block: Block, column: str | None, what: str | None, problems: cell
     return text
 
 
-def _rating(block: Block, column: str | None, problems: cells.Problems) -> pa.Array:
+def _rating(block: Block, column: str | ConstantSpec | None, problems: cells.Problems) -> pa.Array:
     if column is None:
         return pa.nulls(len(block), pa.float64())
+    if isinstance(column, ConstantSpec):
+        return pa.repeat(pa.scalar(cells.number_of(column.constant), pa.float64()), len(block))
     rating, found = cells.numbers(block.columns.get(column, [None] * len(block)), column, block.place)
     for row, why in found.items():
         problems.setdefault(row, why)

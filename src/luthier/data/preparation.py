@@ -23,6 +23,7 @@ from .connectors.protocol import Connector, Part
 from .engines.local import SortedParquet
 from .engines.protocol import At, Engine, Frame
 from .forgotten import STILL_THERE, Forgotten, Hit, StillThere
+from .gather import whole
 from .mapping import Layout
 from .plan import Group, plan_of
 from .prepare import PrepareSpec, source_names
@@ -153,7 +154,7 @@ class Preparation:
             (job, part)
             for name, source, connector, of_source in zip(names, wishes, found, parts, strict=True)
             for job in [self._job(source, self._layout(source, name, connector))]
-            for part in of_source
+            for part in ([whole(of_source)] if job.layout.map.conversation is not None else of_source)
         ]
 
     def _job(self, source: SourceSpec, layout: Layout) -> Job:
@@ -175,7 +176,13 @@ class Preparation:
             shape = Shape("map", written, 1.0, "the recipe says so", keys or ("role", "content"))
         group_by = self.spec.data.split.group_by
         layout = Layout.of(
-            shape, written, group_by, classify=self.classify, source=name, weight=source.weight
+            shape,
+            written,
+            group_by,
+            classify=self.classify,
+            source=name,
+            weight=source.weight,
+            columns=head.columns,
         )
         if self.classify and layout.map.text is not None:
             raise DataError(

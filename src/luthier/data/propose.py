@@ -14,8 +14,9 @@ from typing import Any, Literal
 from .connectors import connect
 from .connectors.cells import text_of
 from .connectors.protocol import Estimate, Secret
+from .maps import MapSpec, Part, columns_of
 from .shapes import Shape, detect
-from .spec import MapSpec, Part, SourceSpec, columns_of
+from .spec import SourceSpec
 
 SAMPLE_ROWS = 2_000
 GROUPS = re.compile(

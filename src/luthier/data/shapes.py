@@ -21,7 +21,8 @@ from typing import Any
 from luthier.core.errors import DataError
 
 from .conversations import SPEAKER
-from .spec import MapSpec
+from .maps import MapSpec
+from .paths import value_of
 
 PAIRS = [
     ("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("query", "response"), ("query", "answer"),
@@ -76,7 +77,7 @@ def detect(columns: Sequence[str], rows: Sequence[dict[str, Any]], place: str) -
 def message_keys(column: str, rows: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
     """The names that the column's messages use for who speaks and what is said; None if it holds no messages."""
     for row in rows:
-        cell = row.get(column)
+        cell = value_of(row, column)
         if isinstance(cell, list) and cell and isinstance(cell[0], dict):
             for keys in (("role", "content"), ("from", "value")):
                 if keys[0] in cell[0] and keys[1] in cell[0]:
