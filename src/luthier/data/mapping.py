@@ -22,6 +22,7 @@ from .maps import ConstantSpec, MapSpec, Part, columns_of, is_template, template
 from .paths import Steps, paths_of, reach
 from .records import RECORD, TURNS, build_messages, content_ids, last_contents, named_ids
 from .shapes import Shape
+from .tools import CALL
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Layout:
             m.rejected,
             m.text,
             m.messages,
+            m.tools,
             m.rating,
             m.id,
             m.group,
@@ -105,7 +107,7 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
     raw = block
     if layout.map.conversation is None:  # else they were followed when its rows were gathered
         block = reach(block, layout.paths, problems)
-    text = rejected = pa.nulls(n, pa.string())
+    text = rejected = tools = pa.nulls(n, pa.string())
     if layout.map.text is not None:
         text = _part(block, layout.map.text, "text", problems)
         messages = pa.nulls(n, TURNS)
@@ -116,6 +118,10 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
         messages = _pairs(block, layout, problems)
         if layout.map.rejected is not None:
             rejected = _part(block, layout.map.rejected, "rejected answer", problems)
+    elif layout.map.tools is not None:
+        messages, tools = conversations.with_tools(block, layout.map, layout.keys, problems)
+        if layout.classify:
+            _refuse_calls(messages, problems)
     else:
         messages, rejected = conversations.read(block, layout.map, layout.keys, problems)
     rating = _rating(block, layout.map.rating, problems)
@@ -124,10 +130,10 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
     good = np.ones(n, bool)
     good[list(problems)] = False
     keep = pa.array(good)
-    columns = (messages, text, named, group, rejected, rating)
-    messages, text, named, group, rejected, rating = (array.filter(keep) for array in columns)
+    columns = (messages, text, named, group, rejected, rating, tools)
+    messages, text, named, group, rejected, rating, tools = (array.filter(keep) for array in columns)
     by_name = layout.map.id is not None
-    ids = named_ids(layout.source, named) if by_name else content_ids(messages, text, rejected, rating)
+    ids = named_ids(layout.source, named) if by_name else content_ids(messages, text, rejected, rating, tools)
     origins = block.origins()
     batch = pa.record_batch(
         [
@@ -143,6 +149,7 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
             rating,
             pa.nulls(len(ids), pa.string()),
             pa.nulls(len(ids), pa.string()),
+            tools,
         ],
         schema=RECORD,
     )
@@ -152,6 +159,12 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
         [*(problems[i] for i in rows), *(bad.reason for bad in block.bad)],
         [*(_preview(raw, i) for i in rows), *(bad.preview for bad in block.bad)],
     )
+
+
+def _refuse_calls(messages: pa.Array, problems: cells.Problems) -> None:
+    for row, turns in enumerate(messages.to_pylist()):
+        if turns and turns[-1]["role"] == CALL:
+            problems.setdefault(row, "the conversation ends with a call, which is no label")
 
 
 def _pairs(block: Block, layout: Layout, problems: cells.Problems) -> pa.Array:

@@ -12,6 +12,8 @@ from pydantic import Field, model_validator
 
 from luthier.core.spec import Spec
 
+from .tools import tools_of
+
 
 class ConstantSpec(Spec):
     constant: str | bool | int | float
@@ -84,6 +86,8 @@ class ConversationSpec(Spec):
 class MapSpec(Spec):
     messages: str | None = None
     """The column with a list of messages: role and content (OpenAI), or from and value (ShareGPT)."""
+    tools: str | ConstantSpec | None = None
+    """The column with the functions that the assistant may call in `messages`: a list as OpenAI writes it, or JSON of one; or {constant: JSON} for all rows. Calls and answers of tools are then part of the conversation."""
     conversation: ConversationSpec | None = None
     """Where each row is one message: which rows make a conversation, and in which order."""
     system: Part | None = None
@@ -108,6 +112,12 @@ class MapSpec(Spec):
     """A column whose equal values must stay on one side of the split, such as a customer."""
     on_bad_row: Literal["refuse", "set_aside"] = "refuse"
     """What happens to a row without a label or answer: stop, or keep it in removed.parquet with the reason."""
+
+    @model_validator(mode="after")
+    def _tools_are_tools(self) -> MapSpec:
+        if isinstance(self.tools, ConstantSpec):
+            tools_of(str(self.tools.constant))
+        return self
 
     @model_validator(mode="after")
     def _rating_is_a_number(self) -> MapSpec:
@@ -147,6 +157,12 @@ class MapSpec(Spec):
         return self
 
     def _pair_fits(self) -> None:
+        if self.tools is not None and (
+            self.messages is None or self.chosen is not None or self.rejected is not None
+        ):
+            raise ValueError(
+                "tools belong to a list of messages (map.messages) without chosen and rejected answers"
+            )
         if self.text is not None and (self.chosen is not None or self.rejected is not None):
             raise ValueError(
                 "plain text has no answers to compare; chosen and rejected belong to a conversation"

@@ -107,4 +107,4 @@ def source_names(sources: Sequence[SourceSpec]) -> list[str]:
     return names
 
 
-STAGE = Stage("dataset", 3, prepare)
+STAGE = Stage("dataset", 4, prepare)

@@ -23,6 +23,7 @@ from luthier.core.errors import DataError
 from .conversations import SPEAKER
 from .maps import MapSpec
 from .paths import value_of
+from .tools import tools_of
 
 PAIRS = [
     ("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("query", "response"), ("query", "answer"),
@@ -38,6 +39,7 @@ PROMPTS = ("prompt", "question", "instruction", "query", "input")
 RATINGS = ("label", "rating", "thumb", "thumbs", "thumbs_up", "feedback", "liked", "desirable")
 TEXTS = ("text", "message", "body", "content", "sentence", "utterance", "review", "comment", "description", "ticket",
          "question", "query", "input", "document", "title", "subject", "notice")  # fmt: skip
+TOOLS = ("tools", "functions", "available_tools")
 PLAIN: tuple[str, ...] = ("text", "content", "document", "body")
 LABELS = ("label", "labels", "category", "class", "intent", "queue", "sentiment", "topic", "target", "tag", "type", "rating",
           "department", "priority", "licence", "license")  # fmt: skip
@@ -142,7 +144,22 @@ def _conversation(lower: dict[str, str], rows: Sequence[dict[str, Any]]) -> Shap
             column = lower[name]
             kind = "messages" if keys[0] == "role" else "sharegpt"
             reason = f"{column!r} holds lists of messages with {keys[0]} and {keys[1]}"
-            return Shape(kind, MapSpec(messages=column), 0.98, reason, keys)
+            found = _tools(lower, rows)
+            more = f", and {found!r} the tools it may call" if found else ""
+            return Shape(kind, MapSpec(messages=column, tools=found), 0.98, reason + more, keys)
+    return None
+
+
+def _tools(lower: dict[str, str], rows: Sequence[dict[str, Any]]) -> str | None:
+    """A column of tools, known by its name and by what is in it."""
+    for name in TOOLS:
+        if name in lower:
+            for row in rows:
+                try:
+                    if tools_of(row.get(lower[name])):
+                        return lower[name]
+                except ValueError:
+                    break
     return None
 
 
