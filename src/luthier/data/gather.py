@@ -30,6 +30,7 @@ from .connectors.protocol import BadRow, Block, Connector, Part
 from .conversations import TOGETHER, VOICES
 from .maps import ConversationSpec, columns_of
 from .paths import reach
+from .rankings import ranked
 
 if TYPE_CHECKING:
     from .mapping import Layout
@@ -54,6 +55,8 @@ def blocks_of(connector: Connector, part: Part, layout: Layout) -> Iterator[Bloc
     """The rows of a part, each of which becomes a record or tells why not."""
     if layout.map.conversation is not None:
         return gathered(connector, part, layout)
+    if layout.map.ranking is not None:
+        return ranked(connector, part, layout)
     return connector.read(part, layout.columns)
 
 

@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 from . import conversations
 from .connectors import cells
 from .connectors.protocol import Block
-from .maps import ConstantSpec, MapSpec, Part, columns_of, is_template, template_pieces
+from .maps import ConstantSpec, MapSpec, Part, RatingSpec, columns_of, is_template, template_pieces
 from .paths import Steps, paths_of, reach
+from .rankings import paired
 from .records import RECORD, TURNS, build_messages, content_ids, last_contents, named_ids
 from .shapes import Shape
 from .tools import CALL
@@ -65,7 +66,7 @@ class Layout:
     def names(self) -> list[str]:
         """The columns and paths that the map names."""
         m = self.map
-        parts: list[Part | None] = [
+        parts: list[Part | RatingSpec | None] = [
             m.system,
             m.user,
             m.answer,
@@ -74,6 +75,7 @@ class Layout:
             m.messages,
             m.tools,
             m.rating,
+            m.ranking.answers if m.ranking else None,
             m.id,
             m.group,
         ]
@@ -105,6 +107,8 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
     n = len(block)
     problems: cells.Problems = {}
     raw = block
+    if layout.map.ranking is not None:
+        layout = paired(layout)
     if layout.map.conversation is None:  # else they were followed when its rows were gathered
         block = reach(block, layout.paths, problems)
     text = rejected = tools = pa.nulls(n, pa.string())
@@ -230,16 +234,36 @@ def _optional(block: Block, column: str | None, what: str | None, problems: cell
     return text
 
 
-def _rating(block: Block, column: str | ConstantSpec | None, problems: cells.Problems) -> pa.Array:
-    if column is None:
+def _rating(block: Block, wish: str | ConstantSpec | RatingSpec | None, problems: cells.Problems) -> pa.Array:
+    if wish is None:
         return pa.nulls(len(block), pa.float64())
-    if isinstance(column, ConstantSpec):
-        return pa.repeat(pa.scalar(cells.number_of(column.constant), pa.float64()), len(block))
-    rating, found = cells.numbers(block.columns.get(column, [None] * len(block)), column, block.place)
+    if isinstance(wish, ConstantSpec):
+        return pa.repeat(pa.scalar(cells.number_of(wish.constant), pa.float64()), len(block))
+    if isinstance(wish, RatingSpec):
+        return _judged(block, wish, problems)
+    rating, found = cells.numbers(block.columns.get(wish, [None] * len(block)), wish, block.place)
     for row, why in found.items():
         problems.setdefault(row, why)
-    _need(rating, "rating", column, problems)
+    _need(rating, "rating", wish, problems)
     return rating
+
+
+def _judged(block: Block, wish: RatingSpec, problems: cells.Problems) -> pa.Array:
+    """Judgements on a scale or in words, as 1 and 0 or what the words are worth."""
+    words = {word.casefold(): worth for word, worth in wish.words.items()}
+    told = _texts(block, wish.column, problems)
+    rating: list[float | None] = []
+    for row, text in enumerate(told.to_pylist()):
+        worth = None if text is None else words.get(text.strip().casefold())
+        number = cells.number_of(text) if worth is None and wish.good is not None else None
+        if number is not None and wish.good is not None and wish.bad is not None:
+            worth = 1.0 if number >= wish.good else 0.0 if number <= wish.bad else None
+        if worth is None and text is not None:
+            problems.setdefault(row, f"{wish.column!r} holds {text[:60]!r}, which is neither good nor bad")
+        rating.append(worth)
+    array = pa.array(rating, pa.float64())
+    _need(told, "rating", wish.column, problems)
+    return array
 
 
 def _texts(block: Block, name: str, problems: cells.Problems) -> pa.Array:

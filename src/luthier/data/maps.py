@@ -23,7 +23,7 @@ class ConstantSpec(Spec):
 Part = str | Annotated[list[str], Field(min_length=1)] | ConstantSpec
 
 
-def columns_of(part: Part) -> list[str]:
+def columns_of(part: Part | RatingSpec) -> list[str]:
     """The columns that a part of a map reads: one column, several, those named in a template, or none.
 
     >>> columns_of("body"), columns_of(["instruction", "input"]), columns_of("{title}\\n{ticket.body}")
@@ -31,6 +31,8 @@ def columns_of(part: Part) -> list[str]:
     """
     if isinstance(part, ConstantSpec):
         return []
+    if isinstance(part, RatingSpec):
+        return [part.column]
     if isinstance(part, list):
         return part
     return [piece for _, piece in template_pieces(part) if piece] if is_template(part) else [part]
@@ -83,6 +85,49 @@ class ConversationSpec(Spec):
         return [self.group, *self.ordered_by, self.role, self.content]
 
 
+class RankingSpec(Spec):
+    """Several answers to one question, the best first, as pairs of a better and a worse one."""
+
+    answers: str
+    """The column with the list of answers."""
+    text: str | None = None
+    """Where the text stands in an answer that is an object."""
+    score: str | None = None
+    """Where its score stands; the highest is the best, and equal ones make no pair. Without it the list is in order."""
+    pairs: Literal["adjacent", "all"] = "adjacent"
+    """Each answer against the next, or against all that are worse."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _column_alone(cls, value: object) -> object:
+        return {"answers": value} if isinstance(value, str) else value
+
+
+class RatingSpec(Spec):
+    """A judgement on a scale or in words, as 1 for good and 0 for bad."""
+
+    column: str
+    """The column with the judgement."""
+    good: float | None = None
+    """The lowest number that is good."""
+    bad: float | None = None
+    """The highest number that is bad; what lies between is neither, and such a row is no good."""
+    words: dict[str, float] = Field(default_factory=dict)
+    """What words are worth, as in {up: 1, down: 0}; in any case."""
+
+    @model_validator(mode="after")
+    def _tells_good_from_bad(self) -> RatingSpec:
+        if (self.good is None) != (self.bad is None):
+            raise ValueError(
+                "good and bad belong together: from which number on is it good, up to which is it bad?"
+            )
+        if self.good is not None and self.bad is not None and self.bad >= self.good:
+            raise ValueError(f"bad {self.bad:g} reaches up to good {self.good:g}; bad must be lower")
+        if self.good is None and not self.words:
+            raise ValueError("nothing says what is good; write good and bad, or words")
+        return self
+
+
 class MapSpec(Spec):
     messages: str | None = None
     """The column with a list of messages: role and content (OpenAI), or from and value (ShareGPT)."""
@@ -102,8 +147,10 @@ class MapSpec(Spec):
     """The better answer of a pair, in place of `assistant`; without `user`, a whole conversation that ends with it."""
     rejected: Part | None = None
     """The worse answer of a pair, or the same conversation ending with it; what stands before must be equal."""
-    rating: str | ConstantSpec | None = None
-    """The column that judges the answer: 1 and 0 (or true and false) for good and bad. An answer rated 0 or less is no reference and no example when the model is measured."""
+    ranking: RankingSpec | None = None
+    """In place of `chosen` and `rejected`, beside `user` or `messages`: a column with a list of answers, the best first."""
+    rating: str | ConstantSpec | RatingSpec | None = None
+    """The column that judges the answer: 1 and 0 (or true and false) for good and bad; a scale or words as {column, good, bad, words}. An answer rated 0 or less is no reference and no example when the model is measured."""
     text: str | None = None
     """The column with plain text to learn as it stands, or a template of several."""
     id: str | None = None
@@ -143,7 +190,8 @@ class MapSpec(Spec):
         given = [name for name, value in layouts.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"{given[0]} and {given[1]} describe two different layouts; keep one")
-        if given == ["user"] and (self.user is None or self.answer is None):
+        answered = self.answer or self.ranking
+        if given == ["user"] and (self.user is None or answered is None):
             lacking = "user" if self.user is None else "assistant (or label)"
             raise ValueError(f"{lacking} is not mapped; a pair needs user, and assistant or label")
         self._pair_fits()
@@ -157,6 +205,8 @@ class MapSpec(Spec):
         return self
 
     def _pair_fits(self) -> None:
+        if self.ranking is not None:
+            self._ranking_fits()
         if self.tools is not None and (
             self.messages is None or self.chosen is not None or self.rejected is not None
         ):
@@ -181,6 +231,19 @@ class MapSpec(Spec):
             for part in (self.chosen, self.rejected):
                 if part is not None and (not isinstance(part, str) or is_template(part)):
                     raise ValueError(f"{part!r}: without user, chosen and rejected are each one column")
+
+    def _ranking_fits(self) -> None:
+        if self.user is None and self.messages is None:
+            raise ValueError("ranking has no question; map user (or messages) beside it")
+        given = [
+            name
+            for name in ("assistant", "label", "chosen", "rejected", "tools", "rating")
+            if getattr(self, name) is not None
+        ]
+        if given:
+            raise ValueError(f"ranking and {given[0]} both judge the answer; keep one")
+        if self.id is not None:
+            raise ValueError("one ranking makes several rows, and id names each row once; leave id out")
 
     @property
     def answer(self) -> Part | None:
