@@ -31,7 +31,7 @@ from .reading import REMOVED, TRAIL, Job, read_part, reading
 from .records import RECORD, contents, with_instruction
 from .report import Account
 from .rules.primitives import Ask
-from .shapes import Shape, detect, message_keys
+from .shapes import shape_of
 from .spec import SourceSpec
 from .task import default_instruction
 
@@ -168,12 +168,9 @@ class Preparation:
     def _layout(self, source: SourceSpec, name: str, connector: Connector) -> Layout:
         head = connector.head(SAMPLE_ROWS)
         written = source.map
-        if written is None or not written.has_layout:
-            shape = detect(head.columns, head.rows, name)
+        shape = shape_of(written, head, name)
+        if shape.name != "map":
             self.at.emit("layout", source=name, layout=shape.name, map=shape.map.plain(), reason=shape.reason)
-        else:
-            keys = message_keys(written.messages, head.rows) if written.messages is not None else None
-            shape = Shape("map", written, 1.0, "the recipe says so", keys or ("role", "content"))
         group_by = self.spec.data.split.group_by
         layout = Layout.of(
             shape,

@@ -20,6 +20,7 @@ from typing import Any
 
 from luthier.core.errors import DataError
 
+from .connectors.protocol import Head
 from .conversations import SPEAKER
 from .maps import MapSpec
 from .paths import value_of
@@ -76,8 +77,18 @@ def detect(columns: Sequence[str], rows: Sequence[dict[str, Any]], place: str) -
     )
 
 
+def shape_of(written: MapSpec | None, head: Head, place: str) -> Shape:
+    """What the recipe says, or else what is recognised. Raises DataError."""
+    if written is None or not written.has_layout:
+        return detect(head.columns, head.rows, place)
+    column = written.messages or written.chosen
+    keys = message_keys(column, head.rows) if isinstance(column, str) else None
+    return Shape("map", written, 1.0, "the recipe says so", keys or ("role", "content"))
+
+
 def message_keys(column: str, rows: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
-    """The names that the column's messages use for who speaks and what is said; None if it holds no messages."""
+    """The names that the column's messages use for who speaks and what is said; None if it holds no messages, as a list or
+    as JSON of one."""
     for row in rows:
         cell = value_of(row, column)
         if isinstance(cell, list) and cell and isinstance(cell[0], dict):
@@ -138,8 +149,9 @@ def _system(lower: dict[str, str]) -> str | None:
 
 
 def _conversation(lower: dict[str, str], rows: Sequence[dict[str, Any]]) -> Shape | None:
-    names = ["messages", "conversations", "conversation", "chat", "dialog", "dialogue", *lower]
-    for name in dict.fromkeys(names):
+    named = ["messages", "conversations", "conversation", "chat", "dialog", "dialogue"]
+    lists = [name for name in lower if any(isinstance(row.get(lower[name]), list) for row in rows)]
+    for name in dict.fromkeys([*named, *lists]):  # text is read as JSON only where the name says what it is
         if name in lower and (keys := message_keys(lower[name], rows)):
             column = lower[name]
             kind = "messages" if keys[0] == "role" else "sharegpt"

@@ -3,8 +3,9 @@
     as read        {"role": "assistant", "tool_calls": [{"id", "function": {"name", "arguments": JSON text}}]}, {"role": "tool",
                    "tool_call_id", "content"} and a list of tools beside them (OpenAI); or from/value with function_call and
                    observation (ShareGPT)
-    in a record    `tools`: the list as JSON; a turn `call` for each call: {"id", "name", "arguments"} as compact JSON; a turn
-                   `tool` for each answer, in the order of the calls
+    in a record    `tools`: the list as JSON; a turn `call` for each call: {"name", "arguments"} as compact JSON; a turn `tool`
+                   for each answer, in the order of the calls. Ids only say which answer belongs to which call, as the order
+                   does then; they are mostly random, and equal rows must not differ by them
     for rules      a call's text is its name, which no rule changes; each text and number in its arguments is a text of its
                    own, of the role `argument` (opened.py), so a rule that edits it cannot break the JSON around it
     for templates  OpenAI's messages again, with arguments as objects, which is what chat templates write out
@@ -90,13 +91,13 @@ class Conversation:
         if not calls or self._answers:
             self._settle()
         for one in calls:
-            told = call_of(one)
+            id_, told = call_of(one)
             if told["name"] not in self.known:
                 there = ", ".join(self.known) or "none"
                 raise ValueError(f"it calls {told['name']!r}, which is none of its tools ({there})")
-            if told.get("id") is not None and told["id"] in self._open:
-                raise ValueError(f"two calls have the id {told['id']!r}")
-            self._open.append(told.get("id"))
+            if id_ is not None and id_ in self._open:
+                raise ValueError(f"two calls have the id {id_!r}")
+            self._open.append(id_)
             self.turns.append({"role": CALL, "content": dumps(told)})
 
     def answer(self, name: str | None, content: str | None) -> None:
@@ -133,8 +134,8 @@ class Conversation:
         self._open, self._answers = [], {}
 
 
-def call_of(one: Any) -> dict[str, Any]:
-    """{"id", "name", "arguments"} of a call in any of its forms. Raises ValueError."""
+def call_of(one: Any) -> tuple[str | None, dict[str, Any]]:
+    """The id, if there is one, and {"name", "arguments"} of a call in any of its forms. Raises ValueError."""
     function = one.get("function", one) if isinstance(one, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise ValueError("a call has no name")
@@ -146,15 +147,16 @@ def call_of(one: Any) -> dict[str, Any]:
             raise ValueError(f"the arguments of {function['name']!r} are no JSON: {error}") from None
     if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of {function['name']!r} are no object")
-    name = {} if one.get("id") is None else {"id": str(one["id"])}
-    return {**name, "name": function["name"], "arguments": arguments}
+    id_ = None if one.get("id") is None else str(one["id"])
+    return id_, {"name": function["name"], "arguments": arguments}
 
 
 # for templates
 
 
 def chat(turns: Sequence[Mapping[str, Any]]) -> list[Turn]:
-    """A record's messages in OpenAI's form, arguments as objects. Calls without an id are given one."""
+    """A record's messages in OpenAI's form, arguments as objects. Calls are given ids: nine letters and digits, since some
+    templates want just that."""
     messages: list[Turn] = []
     waiting: list[str] = []
     for n, turn in enumerate(turns):
