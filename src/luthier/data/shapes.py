@@ -46,7 +46,7 @@ LABELS = ("label", "labels", "category", "class", "intent", "queue", "sentiment"
           "department", "priority", "licence", "license")  # fmt: skip
 
 
-LESS_SURE = 0.8
+LESS_SURE = 0.9
 """What is left of a confidence when other columns could mean the same."""
 
 
