@@ -176,3 +176,25 @@ def test_the_reference_page_has_every_command_of_the_group():
     page = module.cli_page()
     for name in ("", " inspect", " diff", " explain", " search", " export", " forget", " forgotten"):
         assert f"## `luthier data{name}`" in page
+
+
+def test_a_file_is_looked_at_and_converted(tmp_path):
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    rows.write_text(
+        "".join(json.dumps({"text": f"t{n}", "queue": "a", "priority": "b"}) + "\n" for n in range(3))
+    )
+    found = told("data", "layout", rows)
+    assert [one["map"].get("label") for one in found["layouts"]] == ["queue", "priority", None] and not found[
+        "sure"
+    ]
+    result = luthier("data", "layout", rows)
+    assert "it is labelled" in result.output and "More than one is likely" in result.output
+    done = told("data", "convert", rows, out, "--to", "alpaca", "--map", "{user: text, label: priority}")
+    assert (done["rows"], done["from"], done["set_aside"]) == (3, "map", [])
+    assert json.loads(out.read_text().splitlines()[2]) == {"instruction": "t2", "input": "", "output": "b"}
+    result = luthier("data", "convert", rows, out, "--to", "alpaca")
+    assert result.exit_code != 0 and "already there" in result.output
+    result = luthier(
+        "data", "convert", rows, tmp_path / "b.jsonl", "--to", "text", "--map", "{user: text, label: queue}"
+    )
+    assert "rows.jsonl:1: it has a conversation, for which text has no place" in result.output

@@ -63,6 +63,7 @@ def _text(found: Proposal, base: str, name: str) -> str:
         "data:",
         "  sources:",
         f"    # {_line(found.map.reason)}.",
+        *(f"    # It could also be map: {_flow(one.value)}: {_line(one.reason)}." for one in found.others),
         f"    - files: {_flow(found.files)}",
     ]
     if found.map.value:

@@ -27,6 +27,8 @@ def data() -> None:
     luthier data explain tickets.jsonl:12          what happened to one row
     luthier data diff ticket-router@1 @2           what two datasets do not share
     luthier data forget --where group=customer-7   leave rows out from now on
+    luthier data layout rows.jsonl                 what the columns of a file mean
+    luthier data convert rows.csv out.jsonl --to openai
 
     DATASET is a release's name, name@version, a run, or the first digits of a digest.
     """
@@ -201,3 +203,33 @@ def forgotten(as_json: bool) -> None:
     from .data_tables import print_forgotten
 
     _show(app().data.forgotten(), as_json, print_forgotten)
+
+
+@data.command()
+@click.argument("file")
+@as_json_option
+@told
+def layout(file: str, as_json: bool) -> None:
+    """Which layout FILE has, how sure that is and why, what else it could be, and how many of its first rows fit."""
+    from .file_tables import print_layouts
+
+    _show(app().data.layout(file), as_json, print_layouts)
+
+
+@data.command()
+@click.argument("file")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--to", required=True, metavar="LAYOUT",
+              help="openai, sharegpt, alpaca, prompt_completion, labelled, preference, rated or text.")  # fmt: skip
+@click.option("--map", "map_", metavar="MAP", help="What the columns mean, as a recipe writes it: '{user: q, assistant: a}'")  # fmt: skip
+@as_json_option
+@told
+def convert(file: str, out: Path, to: str, map_: str | None, as_json: bool) -> None:
+    """Write the rows of FILE to OUT (JSON Lines) in another layout. Never overwrites.
+
+    A row that the layout has no place for stops it, with the row's place: nothing is left out. Ids, groups and weights stay
+    behind.
+    """
+    from .file_tables import print_converted
+
+    _show(app().data.convert(file, out, to=to, map_=map_), as_json, print_converted)

@@ -17,16 +17,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from . import tools
 from .connectors import cells
 from .connectors.protocol import Block
+from .json_text import loads
+from .maps import ConstantSpec, ConversationSpec, MapSpec, Part
 from .records import TURNS, build_messages, message_counts
-from .spec import MapSpec, Part
 
 VOICES = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
     "chatgpt": "assistant", "bard": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant",
 }  # fmt: skip
+TOOL_VOICES = {
+    **VOICES, "tool": tools.TOOL, "function": tools.TOOL, "observation": tools.TOOL, "ipython": tools.TOOL, "function_call":
+    tools.CALL, "tool_call": tools.CALL,
+}  # fmt: skip
+"""Where a source has tools."""
 SPEAKER = re.compile(r"\n\n(Human|Assistant):[^\S\n]?")
+TOGETHER = "(conversation)"
+"""The column of conversations that were gathered from rows (gather.py)."""
 
 Turn = dict[str, Any]
 
@@ -34,7 +43,7 @@ Turn = dict[str, Any]
 def read(
     block: Block, wish: MapSpec, keys: tuple[str, str], problems: cells.Problems
 ) -> tuple[pa.Array, pa.Array]:
-    """(messages [B], rejected [B]); marks rows that cannot be learnt from."""
+    """(messages [B], rejected [B]); marks rows that cannot be learnt from. Conversations with tools: `with_tools`."""
     column = _column(wish.messages or wish.chosen)
     messages = _conversations(block, column, keys, problems)
     prompts = message_counts(messages)
@@ -52,23 +61,163 @@ def read(
     return messages, _rejected(messages, prompts, others, name, problems)
 
 
+def with_tools(
+    block: Block, wish: MapSpec, keys: tuple[str, str], problems: cells.Problems
+) -> tuple[pa.Array, pa.Array]:
+    """(messages [B], tools [B]); calls and what tools answer are turns of their own (tools.py)."""
+    assert wish.tools is not None
+    column, none = _column(wish.messages), [None] * len(block)
+    if isinstance(wish.tools, ConstantSpec):
+        beside: list[Any] = [wish.tools.constant] * len(block)
+    else:
+        beside = _plain_cells(block.columns.get(wish.tools, none))
+    messages: list[list[Turn] | None] = []
+    offered: list[str | None] = []
+    for row, (cell, told) in enumerate(
+        zip(_plain_cells(block.columns.get(column, none)), beside, strict=True)
+    ):
+        found = known = None
+        try:
+            known = tools.tools_of(told)
+            found = _spoken(cell, keys, tools.names_of(known))
+        except ValueError as error:
+            problems.setdefault(row, f"{column!r}: {error}")
+        messages.append(found)
+        offered.append(known)
+    array = pa.array(messages, TURNS)
+    _check_turns(array, column, problems, ends=("assistant", tools.CALL))
+    return array, pa.array(offered, pa.string())
+
+
+def _plain_cells(column: list[Any] | pa.Array) -> list[Any]:
+    return column if isinstance(column, list) else list(column.to_pylist(maps_as_pydicts="strict"))
+
+
+def _spoken(cell: Any, keys: tuple[str, str], known: list[str]) -> list[Turn] | None:
+    """Raises ValueError."""
+    if isinstance(cell, str):
+        cell = loads(cell) if cell.strip() else None
+    if cell is None:
+        return None
+    said = tools.Conversation(known)
+    for message in cells.cell_list(cell):
+        turn = cells.turn_of(message, *keys)
+        word, content = turn["role"], turn["content"]
+        voice = TOOL_VOICES.get(word.lower(), word) if word is not None else None
+        calls = message.get("tool_calls") or [one for one in [message.get("function_call")] if one]
+        if voice == tools.CALL:
+            written = loads(content or "")
+            said.call(written if isinstance(written, list) else [written])
+        elif voice == tools.TOOL:
+            said.answer(message.get("tool_call_id"), content)
+        elif calls and voice != "assistant":
+            raise ValueError(f"{word!r} calls a tool, and only the assistant may")
+        elif calls:
+            if content:
+                said.say(voice, content)
+            said.call(cells.cell_list(calls))
+        else:
+            said.say(voice, content)
+    return said.end()
+
+
+def grouped(
+    block: Block, system: pa.Array | None, wish: ConversationSpec, problems: cells.Problems
+) -> pa.Array:
+    """messages [B] of conversations that were gathered from rows, in their order."""
+    found: list[list[Turn]] = []
+    beginnings = [None] * len(block) if system is None else system.to_pylist()
+    for row, (said, beginning) in enumerate(zip(block.columns.get(TOGETHER, []), beginnings, strict=True)):
+        turns = [] if beginning is None else [{"role": "system", "content": beginning}]
+        turns += said
+        last = max((n for n, turn in enumerate(turns) if turn["role"] == "assistant"), default=-1)
+        if wish.ending == "trim" and last >= 0:
+            turns = turns[: last + 1]
+        elif 0 <= last < len(turns) - 1:
+            why = f"{len(turns) - 1 - last} messages follow the last answer; `ending: trim` leaves them out"
+            problems.setdefault(row, why)
+        found.append(_one_voice(row, turns, wish, problems))
+    messages = pa.array(found, TURNS)
+    _check_turns(messages, wish.content, problems)
+    return messages
+
+
+def _one_voice(row: int, turns: list[Turn], wish: ConversationSpec, problems: cells.Problems) -> list[Turn]:
+    """Messages of one role after each other as one."""
+    merged: list[Turn] = []
+    for turn in turns:
+        if not merged or merged[-1]["role"] != turn["role"]:
+            merged.append(dict(turn))
+        elif wish.same_role == "merge":
+            merged[-1]["content"] += f"\n\n{turn['content']}"
+        else:
+            why = f"two messages of {turn['role']} stand after each other; `same_role: merge` makes them one"
+            problems.setdefault(row, why)
+    return merged
+
+
 def _column(part: Part | None) -> str:
     assert isinstance(part, str)  # MapSpec allows nothing else where there is no `user`
     return part
 
 
 def _conversations(block: Block, column: str, keys: tuple[str, str], problems: cells.Problems) -> pa.Array:
-    """Lists of messages, or transcripts where the cells are text."""
+    """Lists of messages; where the cells are text, lists written as JSON, or transcripts."""
     found = block.columns.get(column, [None] * len(block))
-    if not _holds_lists(found) and _holds_text(found):
-        texts, why = cells.texts(found, column, block.place)
-        _mark(why, problems)
-        return pa.array(
-            [_transcript(i, text, column, problems) for i, text in enumerate(texts.to_pylist())], TURNS
-        )
-    messages, why = cells.conversations(found, column, keys, block.place)
+    if not _holds_text(found) or _holds_lists(found):
+        return _lists(found, column, keys, block.place, problems)
+    texts, why = cells.texts(found, column, block.place)
+    _mark(why, problems)
+    told = texts.to_pylist()
+    written = [_written(i, text, column, problems) for i, text in enumerate(told)]
+    if all(one is None for one in written):
+        return pa.array([_transcript(i, text, column, problems) for i, text in enumerate(told)], TURNS)
+    lists = _lists(written, column, keys, block.place, problems)
+    both = [
+        _transcript(i, text, column, problems) if one is None and i not in problems else one
+        for i, (text, one) in enumerate(zip(told, lists.to_pylist(), strict=True))
+    ]
+    return pa.array(both, TURNS)
+
+
+def _lists(
+    found: list[Any] | pa.Array, column: str, keys: tuple[str, str], place: str, problems: cells.Problems
+) -> pa.Array:
+    for row in _calling(found):
+        problems.setdefault(row, f"{column!r} calls a tool; say which there are, as in map: {{tools: tools}}")
+    messages, why = cells.conversations(found, column, keys, place)
     _mark(why, problems)
     return _voices(messages)
+
+
+CALLING = ("tool_calls", "function_call")
+
+
+def _calling(found: list[Any] | pa.Array) -> list[int]:
+    """Rows with a message that calls a tool."""
+    if not isinstance(found, list):
+        inner = found.type.value_type if _holds_lists(found) else None
+        if inner is None or not pa.types.is_struct(inner) or not {f.name for f in inner} & {*CALLING}:
+            return []
+        found = found.to_pylist()
+    return [
+        row
+        for row, cell in enumerate(found)
+        if isinstance(cell, list)
+        and any(isinstance(one, dict) and any(one.get(name) for name in CALLING) for one in cell)
+    ]
+
+
+def _written(row: int, text: str | None, column: str, problems: cells.Problems) -> list[Any] | None:
+    """The list that JSON in a cell of text says; None where the text is none."""
+    if text is None or not text.lstrip().startswith("["):
+        return None
+    try:
+        found = loads(text)
+    except ValueError as error:
+        problems.setdefault(row, f"{column!r} begins like a list of messages, and {error}")
+        return None
+    return found if isinstance(found, list) else None
 
 
 def _answers(block: Block, column: str, keys: tuple[str, str], problems: cells.Problems) -> pa.Array:
@@ -154,13 +303,16 @@ def _rejected(
     return pa.array(found, pa.string())
 
 
-def _check_turns(messages: pa.Array, column: str, problems: cells.Problems) -> None:
+def _check_turns(
+    messages: pa.Array, column: str, problems: cells.Problems, ends: tuple[str, ...] = ("assistant",)
+) -> None:
+    """`ends` are the voices that a conversation may end with; where calls are among them, tools may speak."""
     flat = messages.flatten()
     counts = message_counts(messages)
     rows = np.repeat(np.arange(len(messages)), counts)
-    ends = np.cumsum(counts)
+    stops = np.cumsum(counts)
     first = np.zeros(len(flat), bool)
-    first[(ends - counts)[counts > 0]] = True
+    first[(stops - counts)[counts > 0]] = True
 
     def mark(turns: np.ndarray, why: str) -> None:
         for row in rows[turns]:
@@ -169,16 +321,17 @@ def _check_turns(messages: pa.Array, column: str, problems: cells.Problems) -> N
     for row in np.flatnonzero(counts == 0):
         problems.setdefault(int(row), f"the conversation is missing ({column!r} is empty)")
     role = np.array(flat.field("role").to_pylist(), dtype=object)
-    known = np.isin(role.astype(str), ["system", "user", "assistant"])
+    voices = ["system", "user", "assistant", *([tools.CALL, tools.TOOL] if tools.CALL in ends else [])]
+    known = np.isin(role.astype(str), voices)
     for turn in np.flatnonzero(~known):
         problems.setdefault(
-            int(rows[turn]), f"a message speaks as {role[turn]!r}; known: system, user, assistant"
+            int(rows[turn]), f"a message speaks as {role[turn]!r}; known: {', '.join(voices)}"
         )
     mark(flat.field("content").is_null().to_numpy(zero_copy_only=False), "a message has no content")
     mark((role == "system") & ~first, "a system message stands after the first message")
     if len(role):
         last = np.flatnonzero(counts > 0)
-        for row in last[role[ends[last] - 1] != "assistant"]:
+        for row in last[~np.isin(role[stops[last] - 1].astype(str), ends)]:
             problems.setdefault(
                 int(row), "the conversation does not end with the assistant, so there is no answer to learn"
             )

@@ -436,7 +436,7 @@ def _frame(rows: Opened, used: set[str]) -> pl.DataFrame:
     import numpy as np
     import polars as pl
 
-    spoken = ~rows.says("system", "text", "rejected")
+    spoken = ~rows.says("system", "text", "rejected", "argument")
     columns: dict[str, pl.Series] = {
         "turns": pl.Series(np.bincount(rows.row[spoken], minlength=len(rows)).astype(np.float64))
     }

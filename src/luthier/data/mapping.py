@@ -6,7 +6,8 @@ a conversation has no answer, speaks out of turn or with an unknown voice (`conv
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -17,20 +18,25 @@ import pyarrow.compute as pc
 from . import conversations
 from .connectors import cells
 from .connectors.protocol import Block
+from .maps import ConstantSpec, MapSpec, Part, RatingSpec, columns_of, is_template, template_pieces
+from .paths import Steps, paths_of, reach
+from .rankings import paired
 from .records import RECORD, TURNS, build_messages, content_ids, last_contents, named_ids
 from .shapes import Shape
-from .spec import MapSpec, Part, columns_of, is_template, template_pieces
+from .tools import CALL
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A map made definite: which columns to read and how messages name their parts."""
+    """A map made definite: which columns to read and how messages name their parts. `paths` says for every name of the map
+    that is no plain column where its value stands."""
 
     map: MapSpec
     keys: tuple[str, str]
     classify: bool
     source: str
     weight: float
+    paths: dict[str, Steps] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -42,32 +48,44 @@ class Layout:
         classify: bool,
         source: str,
         weight: float,
+        columns: Sequence[str] = (),
     ) -> Layout:
-        """The shape's map, completed by what the recipe says beside it."""
+        """The shape's map, completed by what the recipe says beside it; `columns` are those that the source has. Raises
+        DataError for a name that is neither a column nor a path."""
         extra: dict[str, Any] = {}
         if written:
             extra = {"id": written.id, "group": written.group, "on_bad_row": written.on_bad_row}
-            extra |= {"rating": written.rating} if written.rating else {}
+            extra |= {"rating": written.rating} if written.rating is not None else {}
         chosen = shape.map.model_copy(update=extra)
         if chosen.group is None and group_by is not None:
             chosen = chosen.model_copy(update={"group": group_by})
-        return cls(chosen, shape.keys, classify, source, weight)
+        plain = cls(chosen, shape.keys, classify, source, weight)
+        return replace(plain, paths=paths_of(plain.names, columns, source))
 
     @property
-    def columns(self) -> list[str]:
+    def names(self) -> list[str]:
+        """The columns and paths that the map names."""
         m = self.map
-        parts: list[Part | None] = [
+        parts: list[Part | RatingSpec | None] = [
             m.system,
             m.user,
             m.answer,
             m.rejected,
             m.text,
             m.messages,
+            m.tools,
             m.rating,
+            m.ranking.answers if m.ranking else None,
             m.id,
             m.group,
         ]
-        return list(dict.fromkeys(name for part in parts if part is not None for name in columns_of(part)))
+        named = [name for part in parts if part is not None for name in columns_of(part)]
+        return list(dict.fromkeys([*(m.conversation.columns if m.conversation else []), *named]))
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns to read."""
+        return list(dict.fromkeys(str(self.paths.get(name, [name])[0]) for name in self.names))
 
 
 @dataclass(frozen=True)
@@ -88,14 +106,26 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
     """Records in the order of the rows, with ids that do not yet tell identical rows apart."""
     n = len(block)
     problems: cells.Problems = {}
-    text = rejected = pa.nulls(n, pa.string())
+    raw = block
+    if layout.map.ranking is not None:
+        layout = paired(layout)
+    if layout.map.conversation is None:  # else they were followed when its rows were gathered
+        block = reach(block, layout.paths, problems)
+    text = rejected = tools = pa.nulls(n, pa.string())
     if layout.map.text is not None:
         text = _part(block, layout.map.text, "text", problems)
         messages = pa.nulls(n, TURNS)
+    elif layout.map.conversation is not None:
+        system = _part(block, layout.map.system, None, problems) if layout.map.system is not None else None
+        messages = conversations.grouped(block, system, layout.map.conversation, problems)
     elif layout.map.user is not None:
         messages = _pairs(block, layout, problems)
         if layout.map.rejected is not None:
             rejected = _part(block, layout.map.rejected, "rejected answer", problems)
+    elif layout.map.tools is not None:
+        messages, tools = conversations.with_tools(block, layout.map, layout.keys, problems)
+        if layout.classify:
+            _refuse_calls(messages, problems)
     else:
         messages, rejected = conversations.read(block, layout.map, layout.keys, problems)
     rating = _rating(block, layout.map.rating, problems)
@@ -104,10 +134,10 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
     good = np.ones(n, bool)
     good[list(problems)] = False
     keep = pa.array(good)
-    columns = (messages, text, named, group, rejected, rating)
-    messages, text, named, group, rejected, rating = (array.filter(keep) for array in columns)
+    columns = (messages, text, named, group, rejected, rating, tools)
+    messages, text, named, group, rejected, rating, tools = (array.filter(keep) for array in columns)
     by_name = layout.map.id is not None
-    ids = named_ids(layout.source, named) if by_name else content_ids(messages, text, rejected, rating)
+    ids = named_ids(layout.source, named) if by_name else content_ids(messages, text, rejected, rating, tools)
     origins = block.origins()
     batch = pa.record_batch(
         [
@@ -123,6 +153,7 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
             rating,
             pa.nulls(len(ids), pa.string()),
             pa.nulls(len(ids), pa.string()),
+            tools,
         ],
         schema=RECORD,
     )
@@ -130,8 +161,14 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
     return batch, Bad(
         [*(origins[i] for i in rows), *block.bad_origins()],
         [*(problems[i] for i in rows), *(bad.reason for bad in block.bad)],
-        [*(_preview(block, i) for i in rows), *(bad.preview for bad in block.bad)],
+        [*(_preview(raw, i) for i in rows), *(bad.preview for bad in block.bad)],
     )
+
+
+def _refuse_calls(messages: pa.Array, problems: cells.Problems) -> None:
+    for row, turns in enumerate(messages.to_pylist()):
+        if turns and turns[-1]["role"] == CALL:
+            problems.setdefault(row, "the conversation ends with a call, which is no label")
 
 
 def _pairs(block: Block, layout: Layout, problems: cells.Problems) -> pa.Array:
@@ -153,6 +190,8 @@ def _pairs(block: Block, layout: Layout, problems: cells.Problems) -> pa.Array:
 def _part(block: Block, part: Part, needed: str | None, problems: cells.Problems) -> pa.Array:
     """The text of one part of the map [B]; marks rows where it is `needed` and missing."""
     columns = [_texts(block, name, problems) for name in columns_of(part)]
+    if isinstance(part, ConstantSpec):
+        return pa.repeat(cells.text_of(part.constant), len(block))
     if isinstance(part, list):
         text = reduce(_under, (_nonblank(column) for column in columns))
     elif is_template(part):
@@ -195,14 +234,36 @@ def _optional(block: Block, column: str | None, what: str | None, problems: cell
     return text
 
 
-def _rating(block: Block, column: str | None, problems: cells.Problems) -> pa.Array:
-    if column is None:
+def _rating(block: Block, wish: str | ConstantSpec | RatingSpec | None, problems: cells.Problems) -> pa.Array:
+    if wish is None:
         return pa.nulls(len(block), pa.float64())
-    rating, found = cells.numbers(block.columns.get(column, [None] * len(block)), column, block.place)
+    if isinstance(wish, ConstantSpec):
+        return pa.repeat(pa.scalar(cells.number_of(wish.constant), pa.float64()), len(block))
+    if isinstance(wish, RatingSpec):
+        return _judged(block, wish, problems)
+    rating, found = cells.numbers(block.columns.get(wish, [None] * len(block)), wish, block.place)
     for row, why in found.items():
         problems.setdefault(row, why)
-    _need(rating, "rating", column, problems)
+    _need(rating, "rating", wish, problems)
     return rating
+
+
+def _judged(block: Block, wish: RatingSpec, problems: cells.Problems) -> pa.Array:
+    """Judgements on a scale or in words, as 1 and 0 or what the words are worth."""
+    words = {word.casefold(): worth for word, worth in wish.words.items()}
+    told = _texts(block, wish.column, problems)
+    rating: list[float | None] = []
+    for row, text in enumerate(told.to_pylist()):
+        worth = None if text is None else words.get(text.strip().casefold())
+        number = cells.number_of(text) if worth is None and wish.good is not None else None
+        if number is not None and wish.good is not None and wish.bad is not None:
+            worth = 1.0 if number >= wish.good else 0.0 if number <= wish.bad else None
+        if worth is None and text is not None:
+            problems.setdefault(row, f"{wish.column!r} holds {text[:60]!r}, which is neither good nor bad")
+        rating.append(worth)
+    array = pa.array(rating, pa.float64())
+    _need(told, "rating", wish.column, problems)
+    return array
 
 
 def _texts(block: Block, name: str, problems: cells.Problems) -> pa.Array:

@@ -4,6 +4,9 @@
     row     [T] which row a content belongs to          every rejected answer (the order of records.turns)
     role    [T] who says it                      label  [B]
 
+Where rows have tools, the text of a turn `call` is the function's name, which stays what it is whatever a rule says; the texts
+and numbers in its arguments follow after all turns as texts of the role `argument`, and are put back into the call's JSON.
+
 What several rules need of the texts (bytes, which kinds of characters occur) is made when it is first asked for and kept
 until a rule edits. A rule edits through what it returns, never in place.
 
@@ -21,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .records import build_messages, hashed, message_counts, replace, turns
+from .tools import ARGUMENT, Arguments
 
 # What kinds of bytes a text has, as bits: a rule looks only where its own can be.
 BLANK, TAB, BREAK, CONTROL, DIGIT, UPPER, LOWER, AT, TAG, FROM_0300, NOT_ASCII = (1 << k for k in range(11))
@@ -46,12 +50,34 @@ def _kinds() -> np.ndarray:
 KINDS = _kinds()
 
 
+def _with_arguments(frame: pl.DataFrame, turns_: int) -> tuple[pl.DataFrame, Arguments]:
+    """The texts of rows with tools; `turns_` of them are turns."""
+    inside = Arguments.of(frame["role"][:turns_].to_list(), frame["content"][:turns_].to_list())
+    rows = frame["row"][:turns_].to_list()
+    names = pl.Series([one["name"] for one in inside.told], dtype=pl.String)
+    content = frame["content"].scatter(inside.calls, names) if inside.calls else frame["content"]
+    frame = frame.with_columns(content=content)
+    more = pl.DataFrame(
+        {
+            "row": pl.Series(
+                [rows[inside.calls[owner]] for owner in inside.owners], dtype=frame["row"].dtype
+            ),
+            "role": pl.repeat(ARGUMENT, len(inside.texts), dtype=pl.String, eager=True),
+            "content": pl.Series(inside.texts, dtype=pl.String),
+        }
+    )
+    return pl.concat([frame[:turns_], more, frame[turns_:]]), inside
+
+
 class Opened:
     """Raises nothing; `close` gives the batch with the texts and labels as they now are."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         self.batch = batch
         frame = turns(batch)
+        self._arguments: Arguments | None = None
+        if batch["tools"].null_count < batch.num_rows:
+            frame, self._arguments = _with_arguments(frame, int(message_counts(batch["messages"]).sum()))
         self.row: np.ndarray = frame["row"].to_numpy()
         self.role: pl.Series = frame["role"]
         self._text: pl.Series = frame["content"]
@@ -214,9 +240,21 @@ class Opened:
         texts = [told[row] for row in rows.tolist()]
         return [text if len(text) <= longest else text[: longest - 1] + "…" for text in texts]
 
+    def _strings(self) -> pa.Array:
+        """The contents in the order of records.turns, as they now are."""
+        if self._arguments is None:
+            return self._text.to_arrow().cast(pa.string())
+        inside, turns_ = self._arguments, int(message_counts(self.batch["messages"]).sum())
+        after = turns_ + len(inside.texts)
+        before = self.batch["messages"].flatten().field("content")
+        new = inside.edited(self._text.slice(turns_, len(inside.texts)).to_list())
+        calls = [new.get(place, before[place].as_py()) for place in inside.calls]
+        told = self._text.slice(0, turns_).scatter(inside.calls, calls)
+        return pl.concat([told, self._text.slice(after)]).to_arrow().cast(pa.string())
+
     def close(self) -> pa.RecordBatch:
         """The rows with their texts and labels as they now are."""
-        strings = self._text.to_arrow().cast(pa.string())
+        strings = self._strings()
         messages = self.batch["messages"]
         counts = message_counts(messages)
         at = int(counts.sum())

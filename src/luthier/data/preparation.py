@@ -23,6 +23,7 @@ from .connectors.protocol import Connector, Part
 from .engines.local import SortedParquet
 from .engines.protocol import At, Engine, Frame
 from .forgotten import STILL_THERE, Forgotten, Hit, StillThere
+from .gather import whole
 from .mapping import Layout
 from .plan import Group, plan_of
 from .prepare import PrepareSpec, source_names
@@ -30,7 +31,7 @@ from .reading import REMOVED, TRAIL, Job, read_part, reading
 from .records import RECORD, contents, with_instruction
 from .report import Account
 from .rules.primitives import Ask
-from .shapes import Shape, detect, message_keys
+from .shapes import shape_of
 from .spec import SourceSpec
 from .task import default_instruction
 
@@ -158,7 +159,7 @@ class Preparation:
             (job, part)
             for name, source, connector, of_source in zip(names, wishes, found, parts, strict=True)
             for job in [self._job(source, self._layout(source, name, connector))]
-            for part in of_source
+            for part in ([whole(of_source)] if job.layout.map.conversation is not None else of_source)
         ]
 
     def _job(self, source: SourceSpec, layout: Layout) -> Job:
@@ -172,15 +173,18 @@ class Preparation:
     def _layout(self, source: SourceSpec, name: str, connector: Connector) -> Layout:
         head = connector.head(SAMPLE_ROWS)
         written = source.map
-        if written is None or not written.has_layout:
-            shape = detect(head.columns, head.rows, name)
+        shape = shape_of(written, head, name)
+        if shape.name != "map":
             self.at.emit("layout", source=name, layout=shape.name, map=shape.map.plain(), reason=shape.reason)
-        else:
-            keys = message_keys(written.messages, head.rows) if written.messages is not None else None
-            shape = Shape("map", written, 1.0, "the recipe says so", keys or ("role", "content"))
         group_by = self.spec.data.split.group_by
         layout = Layout.of(
-            shape, written, group_by, classify=self.classify, source=name, weight=source.weight
+            shape,
+            written,
+            group_by,
+            classify=self.classify,
+            source=name,
+            weight=source.weight,
+            columns=head.columns,
         )
         if self.classify and layout.map.text is not None:
             raise DataError(

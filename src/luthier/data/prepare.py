@@ -108,4 +108,4 @@ def source_names(sources: Sequence[SourceSpec]) -> list[str]:
     return names
 
 
-STAGE = Stage("dataset", 3, prepare)
+STAGE = Stage("dataset", 4, prepare)

@@ -7,15 +7,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from .connectors import connect
 from .connectors.cells import text_of
 from .connectors.protocol import Estimate, Secret
+from .maps import MapSpec, Part, columns_of
 from .shapes import Shape, detect
-from .spec import MapSpec, Part, SourceSpec, columns_of
+from .spec import SourceSpec
 
 SAMPLE_ROWS = 2_000
 GROUPS = re.compile(
@@ -46,6 +47,7 @@ class Proposal:
     columns: list[str]
     layout: Choice
     map: Choice
+    others: list[Choice]
     task: Choice
     method: Choice
     labels: list[str] | None
@@ -68,7 +70,7 @@ def propose(files: str, base: Path, secret: Secret = lambda text: text) -> Propo
     task, labels = _task(shape, answers)
     if labels is not None and shape.map.label is None and isinstance(shape.map.assistant, str):
         renamed = shape.map.model_copy(update={"assistant": None, "label": shape.map.assistant})
-        shape = Shape(shape.name, renamed, shape.confidence, shape.reason, shape.keys)
+        shape = replace(shape, map=renamed)
     taken = {
         name
         for part in (*(getattr(shape.map, name) for name in READ), shape.map.answer)
@@ -83,6 +85,7 @@ def propose(files: str, base: Path, secret: Secret = lambda text: text) -> Propo
         columns=head.columns,
         layout=Choice(shape.name, shape.reason),
         map=chosen,
+        others=[Choice(_written(one.map), one.reason) for one in shape.others],
         task=task,
         method=_method(shape),
         labels=labels,

@@ -26,6 +26,7 @@ from . import report
 from .connectors import connect
 from .connectors.protocol import Connector, Divisible, Part, Secret
 from .forgotten import STILL_THERE, Forgotten
+from .gather import blocks_of
 from .mapping import Bad, Layout, to_records
 from .records import hashed
 from .report import HIDDEN, Account
@@ -135,7 +136,7 @@ def reading() -> Account:
 def read_part(job: Job, part: Part) -> Iterator[Read]:
     """In the order of the rows. Raises DataError for a row that the source does not allow to be set aside."""
     connector = job.connect()
-    for block in connector.read(part, job.layout.columns):
+    for block in blocks_of(connector, part, job.layout):
         records, bad = to_records(block, job.layout)
         account = reading()
         records, bad, gone = _forget(records, bad, job, account)

@@ -2,7 +2,8 @@
 
 A record is a conversation (`messages`) or a plain `text`, never both. A conversation may bring a second, worse last
 answer (`rejected`), and any record a judgement of its answer (`rating`: 1 and 0 for thumbs up and down). A record that a
-rule made of another says of which (`made_from`, an id) and which rule it was (`made_by`).
+rule made of another says of which (`made_from`, an id) and which rule it was (`made_by`). Where functions may be called,
+`tools` lists them as JSON, and calls and their answers are turns `call` and `tool` (tools.py).
 Shapes, per batch of B rows:
     turns     T rows: every message of every row in order, then every plain text, then every rejected answer, each
               with the row it belongs to
@@ -40,6 +41,7 @@ RECORD = pa.schema(
         ("rating", pa.float64()),
         ("made_from", pa.string()),
         ("made_by", pa.string()),
+        ("tools", pa.string()),
     ]
 )
 
@@ -128,10 +130,14 @@ def _hash(text: str) -> str:
 
 
 def content_ids(
-    messages: pa.Array, text: pa.Array, rejected: pa.Array | None = None, rating: pa.Array | None = None
+    messages: pa.Array,
+    text: pa.Array,
+    rejected: pa.Array | None = None,
+    rating: pa.Array | None = None,
+    tools: pa.Array | None = None,
 ) -> pa.Array:
-    """Ids from content [B]. Every piece carries its length, so that no two contents share one form; a rejected answer
-    and a rating add a piece of their own, so that a row without them has the id it would have if they did not exist."""
+    """Ids from content [B]. Every piece carries its length, so that no two contents share one form; a rejected answer,
+    a rating and tools add a piece of their own, so that a row without them has the id it would have if they did not exist."""
     flat = messages.flatten()
     content = flat.field("content")
     piece = pc.binary_join_element_wise(
@@ -146,6 +152,8 @@ def content_ids(
     if rating is not None:
         told = [None if value is None else repr(value + 0.0) for value in rating.to_pylist()]  # -0.0 is 0.0
         form = _with_piece(form, "rating", pa.array(told, pa.string()))
+    if tools is not None:
+        form = _with_piece(form, "tools", tools)
     return hashed(form)
 
 

@@ -6,9 +6,8 @@ own Spec, so a new one needs no line in this file.
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
     Field,
@@ -26,118 +25,9 @@ from luthier.core.part import PartSpec, under
 from luthier.core.spec import Spec
 from luthier.core.units import Share
 
+from .maps import MapSpec as MapSpec
 from .rules.rule import GrowRule
 from .task import SourceTaskSpec
-
-Part = str | Annotated[list[str], Field(min_length=1)]
-
-
-def columns_of(part: Part) -> list[str]:
-    """The columns that a part of a map reads: one column, several, or those named in a template.
-
-    >>> columns_of("body"), columns_of(["instruction", "input"]), columns_of("{title}\\n{body}")
-    (['body'], ['instruction', 'input'], ['title', 'body'])
-    """
-    if isinstance(part, list):
-        return part
-    return [piece for _, piece in template_pieces(part) if piece] if is_template(part) else [part]
-
-
-def is_template(part: str) -> bool:
-    return "{" in part
-
-
-def template_pieces(template: str) -> list[tuple[str, str | None]]:
-    """(literal text, column after it or None) in order. Raises ValueError for what is not a template."""
-    pieces: list[tuple[str, str | None]] = []
-    try:
-        parsed = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise ValueError(
-            f"{template!r} is not a template: {error}; write {{column}}, and {{{{ for a brace"
-        ) from None
-    for literal, column, form, conversion in parsed:
-        if column == "" or form or conversion:
-            raise ValueError(f"{template!r}: write only a column's name between braces, as in '{{title}}'")
-        pieces.append((literal, column))
-    return pieces
-
-
-class MapSpec(Spec):
-    messages: str | None = None
-    """The column with a list of messages: role and content (OpenAI), or from and value (ShareGPT)."""
-    system: Part | None = None
-    """The system message: a column, a list of columns joined by a blank line, or a template such as "{title}\\n{body}"."""
-    user: Part | None = None
-    """The user message: a column, a list of columns joined by a blank line, or a template such as "{title}\\n{body}"."""
-    assistant: Part | None = None
-    """The answer to learn: a column, a list of columns joined by a blank line, or a template."""
-    label: str | None = None
-    """The column with the label; for classification, in place of `assistant`."""
-    chosen: Part | None = None
-    """The better answer of a pair, in place of `assistant`; without `user`, a whole conversation that ends with it."""
-    rejected: Part | None = None
-    """The worse answer of a pair, or the same conversation ending with it; what stands before must be equal."""
-    rating: str | None = None
-    """The column that judges the answer: 1 and 0 (or true and false) for good and bad. An answer rated 0 or less is no reference and no example when the model is measured."""
-    text: str | None = None
-    """The column with plain text to learn as it stands."""
-    id: str | None = None
-    """A column that names every row once; without it the id comes from the content."""
-    group: str | None = None
-    """A column whose equal values must stay on one side of the split, such as a customer."""
-    on_bad_row: Literal["refuse", "set_aside"] = "refuse"
-    """What happens to a row without a label or answer: stop, or keep it in removed.parquet with the reason."""
-
-    @model_validator(mode="after")
-    def _one_layout(self) -> MapSpec:
-        answers = {"label": self.label, "assistant": self.assistant, "chosen": self.chosen}
-        named = [name for name, value in answers.items() if value is not None]
-        if len(named) > 1:
-            raise ValueError(f"{named[0]} and {named[1]} both name the answer; keep one")
-        layouts = {
-            "messages": self.messages,
-            "text": self.text,
-            "user": self.user or self.assistant or self.label or self.system,
-        }
-        given = [name for name, value in layouts.items() if value is not None]
-        if len(given) > 1:
-            raise ValueError(f"{given[0]} and {given[1]} describe two different layouts; keep one")
-        if given == ["user"] and (self.user is None or self.answer is None):
-            lacking = "user" if self.user is None else "assistant (or label)"
-            raise ValueError(f"{lacking} is not mapped; a pair needs user, and assistant or label")
-        self._pair_fits()
-        for part in (self.system, self.user, self.assistant, self.chosen, self.rejected):
-            if isinstance(part, str) and is_template(part) and not columns_of(part):
-                raise ValueError(f"{part!r} names no column; write for example '{{body}}'")
-        return self
-
-    def _pair_fits(self) -> None:
-        if self.text is not None and (self.chosen is not None or self.rejected is not None):
-            raise ValueError(
-                "plain text has no answers to compare; chosen and rejected belong to a conversation"
-            )
-        if self.rejected is not None and self.answer is None and self.messages is None:
-            raise ValueError(
-                "rejected has nothing to stand against; map chosen (or assistant, or messages) too"
-            )
-        if self.user is None and self.chosen is not None:
-            if self.messages is None and self.rejected is None:
-                raise ValueError(
-                    "chosen alone is a whole conversation: write it as messages, or map rejected too"
-                )
-            for part in (self.chosen, self.rejected):
-                if isinstance(part, list) or (part is not None and is_template(part)):
-                    raise ValueError(f"{part!r}: without user, chosen and rejected are each one column")
-
-    @property
-    def answer(self) -> Part | None:
-        found = (part for part in (self.assistant, self.chosen, self.label) if part is not None)
-        return next(found, None)
-
-    @property
-    def has_layout(self) -> bool:
-        return any(v is not None for v in (self.messages, self.user, self.text, self.chosen))
 
 
 class SourceSpec(Spec):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import DataError
+from luthier.data.tools import answer_text, said
 
 Message = Mapping[str, str]
 
@@ -28,12 +29,15 @@ def asked_text(prompt: Sequence[Message]) -> str:
 
 @dataclass(frozen=True)
 class Question:
-    """`prompt` is None for a plain text, whose reference is the text itself."""
+    """`prompt` is None for a plain text, whose reference is the text itself. With `tools`, `answer` is the reference as a
+    message: it may call them."""
 
     id: str
     prompt: tuple[Message, ...] | None
     reference: str
     source: str = ""
+    tools: Sequence[Mapping[str, Any]] | None = None
+    answer: Mapping[str, Any] | None = None
 
     @property
     def asked_text(self) -> str:
@@ -79,7 +83,9 @@ def records(path: Path) -> list[dict[str, Any]]:
     example to follow."""
     import pyarrow.parquet as pq
 
-    found = pq.read_table(path, columns=["id", "messages", "text", "label", "rating", "source"]).to_pylist()
+    there = pq.read_schema(path).names  # datasets of before had no tools
+    wanted = ["id", "messages", "text", "label", "rating", "source", "tools"]
+    found = pq.read_table(path, columns=[name for name in wanted if name in there]).to_pylist()
     liked = [record for record in found if record["rating"] is None or record["rating"] > 0]
     return sorted(liked, key=lambda record: record["id"])
 
@@ -95,13 +101,17 @@ def disliked(path: Path) -> int:
 def _question(record: Mapping[str, Any]) -> Question:
     if not record["messages"]:
         return Question(record["id"], None, record["text"], record["source"] or "")
-    *prompt, last = record["messages"]
+    messages, tools = said(record)
+    *prompt, last = messages
     if last["role"] != "assistant":
         raise DataError(
             f"row {record['id']} ends with a message of {last['role']!r}: there is no reference answer.",
             remedy="Every row of the test split must end with the assistant's answer.",
         )
-    return Question(record["id"], tuple(prompt), last["content"], record["source"] or "")
+    source = record["source"] or ""
+    if tools:
+        return Question(record["id"], tuple(prompt), answer_text(last), source, tools, last)
+    return Question(record["id"], tuple(prompt), last["content"], source)
 
 
 def asked(
@@ -120,14 +130,21 @@ def asked(
                     yield Asked(question, [], template.encode_text(question.reference))
                 continue
             messages = with_examples(question.prompt, examples)
-            prompt_ids = template.prompt(messages)
+            offered = {"tools": question.tools} if question.tools else {}
+            prompt_ids = template.prompt(messages, **offered)
             if len(prompt_ids) + room > template.context:
                 raise TooLong(len(prompt_ids) + room, template.context)
-            whole = template.encode([*messages, {"role": "assistant", "content": question.reference}])
+            answer = question.answer or {"role": "assistant", "content": question.reference}
+            whole = template.encode([*messages, answer], **offered)
         except TooLong as error:
             yield Skipped(question.id, f"{error.tokens} tokens, and the context holds {error.limit}")
             continue
         answer_only = [on and i >= len(prompt_ids) for i, on in enumerate(whole.supervised)]
+        if question.tools:  # calls are compared as the model would write them
+            told = [token for token, on in zip(whole.ids, answer_only, strict=True) if on]
+            asked_ = dataclasses.replace(question, reference=template.decode(told))
+            yield Asked(asked_, prompt_ids, dataclasses.replace(whole, supervised=answer_only))
+            continue
         yield Asked(question, prompt_ids, dataclasses.replace(whole, supervised=answer_only))
 
 

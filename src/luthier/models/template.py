@@ -7,7 +7,10 @@ What lies between the two is the answer: it is supervised up to and including th
 a template is not a prefix (it drops earlier thinking, or merges tokens across the seam) this raises and never guesses.
 
 Control tokens written in a message's *content* ("<|im_end|>" in a row, or typed by a user) are encoded as the
-characters they are, so that data can never close a turn.
+characters they are, so that data can never close a turn. The same holds for what stands in tools and in calls of them.
+
+Tools are rendered by the template too, or refused where it does not know them: an assistant's calls are then its answer, and
+supervised like one.
 
 Not here: a time limit. A template is a program; `intake` runs it once in a process that can be killed.
 """
@@ -22,6 +25,8 @@ from typing import Any
 from luthier.core.errors import ModelError
 
 Message = Mapping[str, Any]
+Tools = Sequence[Mapping[str, Any]] | None
+"""Functions in OpenAI's form: [{"type": "function", "function": {"name", "description", "parameters"}}]."""
 # Unicode noncharacters: never assigned to anything, so they mark a place in text without meaning anything.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _SHIELDED = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
@@ -66,6 +71,7 @@ class Template:
             {str(token.content) for token in added if token.special}, key=len, reverse=True
         )
         self._control_pattern = re.compile("|".join(map(re.escape, self._control)) or "(?!)")
+        self._tools_fault: str | None = None
         self.end_ids: frozenset[int] = self._find_end_ids()
 
     def need_chat(self) -> None:
@@ -76,18 +82,30 @@ class Template:
                 remedy="Choose its instruct or chat version, or train it on plain text (map: {text: COLUMN}).",
             )
 
-    def encode(self, messages: Sequence[Message]) -> Encoded:
-        """Token ids of a whole conversation. Raises NotAPrefix, TooLong, ModelError."""
+    def need_tools(self) -> None:
+        """Raises ModelError where the chat template leaves out tools, calls or what they answer."""
+        if self._tools_fault is None:
+            self._tools_fault = self._find_tools_fault()
+        if self._tools_fault:
+            raise ModelError(
+                f"this model's chat template does not know tools: {self._tools_fault}.",
+                remedy="Choose a model that calls functions (its template writes `tools`), or leave rows with tools out.",
+            )
+
+    def encode(self, messages: Sequence[Message], tools: Tools = None) -> Encoded:
+        """Token ids of a whole conversation, with the tools it may call. Raises NotAPrefix, TooLong, ModelError."""
         turns = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
         if not turns:
             raise ModelError(
                 "the conversation has no assistant message.", remedy="Map an answer for every row."
             )
-        whole = self._render(messages)
+        if tools:
+            self.need_tools()
+        whole = self._render(messages, tools=tools)
         supervised = [False] * len(whole)
         for k in turns:
-            prompt = self._render(messages[:k], answer_next=True)
-            answered = whole if k == len(messages) - 1 else self._render(messages[: k + 1])
+            prompt = self._render(messages[:k], answer_next=True, tools=tools)
+            answered = whole if k == len(messages) - 1 else self._render(messages[: k + 1], tools=tools)
             self._need_prefix(prompt, answered, k, "its prompt")
             self._need_prefix(answered, whole, k, "the turn alone")
             end = next((i for i in range(len(prompt), len(answered)) if answered[i] in self.end_ids), None)
@@ -106,9 +124,11 @@ class Template:
         self._need_room(len(ids))
         return Encoded(ids, [False] + [True] * (len(ids) - 1))
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
+    def prompt(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
         """Token ids up to where the answer begins. Raises TooLong when no room is left for one token of answer."""
-        ids = self._render(messages, answer_next=True)
+        if tools:
+            self.need_tools()
+        ids = self._render(messages, answer_next=True, tools=tools)
         self._need_room(len(ids) + 1)
         return ids
 
@@ -125,19 +145,29 @@ class Template:
         """The text of an answer, control tokens left out."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def _render(self, messages: Sequence[Message], answer_next: bool = False) -> list[int]:
+    def _render(
+        self, messages: Sequence[Message], answer_next: bool = False, tools: Tools = None
+    ) -> list[int]:
+        return self._read(self._written(messages, answer_next, tools))
+
+    def _written(self, messages: Sequence[Message], answer_next: bool, tools: Tools) -> str:
+        """The template's text, control tokens in contents shielded."""
         self.need_chat()
         shielded = [
-            {**message, "content": self._shield(message["content"])}
-            if isinstance(message["content"], str)
-            else message
+            {
+                name: self._shielded(value) if name in ("content", "tool_calls") else value
+                for name, value in message.items()
+            }
             for message in messages
         ]
+        offered = {"tools": self._shielded(tools)} if tools else {}
         from jinja2.exceptions import TemplateError
 
         try:
-            text = self.tokenizer.apply_chat_template(
-                shielded, tokenize=False, add_generation_prompt=answer_next
+            return str(
+                self.tokenizer.apply_chat_template(
+                    shielded, tokenize=False, add_generation_prompt=answer_next, **offered
+                )
             )
         except TemplateError as error:
             roles = ", ".join(str(message["role"]) for message in messages)
@@ -145,6 +175,8 @@ class Template:
                 f"the chat template refuses this conversation ({roles}): {error}.",
                 remedy="Many templates want system first, then user and assistant in turn.",
             ) from None
+
+    def _read(self, text: str) -> list[int]:
         ids = self._tokens(text)
         bos = self.tokenizer.bos_token_id
         if bos is not None and ids[:2] == [bos, bos]:
@@ -153,6 +185,14 @@ class Template:
                 remedy="Fix chat_template in the model's folder; a doubled begin token lowers quality without a sign.",
             )
         return ids
+
+    def _shielded(self, value: Any) -> Any:
+        """A content, or all texts inside calls or tools."""
+        if isinstance(value, str):
+            return self._shield(value)
+        if isinstance(value, Mapping):
+            return {key: self._shielded(inner) for key, inner in value.items()}
+        return [self._shielded(inner) for inner in value] if isinstance(value, list) else value
 
     def _shield(self, content: str) -> str:
         return self._control_pattern.sub(lambda m: f"{_OPEN}{self._control.index(m[0])}{_CLOSE}", content)
@@ -191,6 +231,38 @@ class Template:
         after = answered[len(prompt) + len(self._plain_tokens(_PROBE)) :]
         control = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         return frozenset({self.tokenizer.eos_token_id, *(after[:1] if after and after[0] in control else [])})
+
+    def _find_tools_fault(self) -> str:
+        """ "" where a tool's name, a call's argument and an answer all stand in what is written."""
+        function = {
+            "name": "probe_name",
+            "description": "probe",
+            "parameters": {"type": "object", "properties": {}},
+        }
+        tools = [{"type": "function", "function": function}]
+        call = {
+            "id": "probe0001",
+            "type": "function",
+            "function": {"name": "probe_name", "arguments": {"x": "probe_value"}},
+        }
+        asked: list[Message] = [{"role": "user", "content": _PROBE}]
+        called: list[Message] = [*asked, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        told: list[Message] = [
+            *called,
+            {"role": "tool", "tool_call_id": "probe0001", "content": "probe_answer"},
+        ]
+        steps = (
+            (asked, "probe_name", "it does not write which tools there are"),
+            (called, "probe_value", "it does not write calls"),
+            (told, "probe_answer", "it does not write what tools answer"),
+        )
+        for messages, word, fault in steps:
+            try:
+                if word not in self._written(messages, messages is not called, tools):
+                    return fault
+            except ModelError as error:
+                return f"{fault} ({error.message.rstrip('.')})"
+        return ""
 
     def _need_room(self, tokens: int) -> None:
         if tokens > self.context:

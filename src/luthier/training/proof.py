@@ -100,7 +100,7 @@ def text(path: Path, rows: Rows, template: Template) -> dict[str, Any]:
     cuts those in two, which decodes to the same characters."""
     import pyarrow.parquet as pq
 
-    first = next(pq.ParquetFile(path).iter_batches(TEXTS, columns=["id", "messages", "text"]), None)
+    first = next(pq.ParquetFile(path).iter_batches(TEXTS, columns=["id", "messages", "text", "tools"]), None)
     compared = 0
     for record in first.to_pylist() if first is not None else []:
         at = bisect_left(rows.names, record["id"])
@@ -121,21 +121,28 @@ def text(path: Path, rows: Rows, template: Template) -> dict[str, Any]:
 
 def _written(record: Mapping[str, Any], template: Template) -> tuple[str, bool]:
     """What the first sequence must begin with, and whether the record is a whole conversation."""
-    messages = record["messages"]
+    from luthier.data.tools import said
+
+    messages, tools = said(record)
     if messages is None or not len(messages):
         return record["text"] or "", False
     answered = messages[-1]["role"] == "assistant"
     asked = messages[:-1] if answered else messages
     if not asked:
         return "", answered
-    written = template.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    written = template.tokenizer.apply_chat_template(
+        asked, tokenize=False, add_generation_prompt=True, tools=tools
+    )
     return written, answered
 
 
 def _whole(record: Mapping[str, Any], template: Template) -> bool:
     """However long the row's own answer is: a method that learns from others has not looked at it."""
-    written = template.tokenizer.apply_chat_template(record["messages"], tokenize=False)
-    ids = type(template)(template.tokenizer, 1 << 30).encode(record["messages"]).ids
+    from luthier.data.tools import said
+
+    messages, tools = said(record)
+    written = template.tokenizer.apply_chat_template(messages, tokenize=False, tools=tools)
+    ids = type(template)(template.tokenizer, 1 << 30).encode(messages, tools).ids
     return _same(template.tokenizer, ids, written)
 
 

@@ -253,6 +253,11 @@ def encoded(record: Mapping[str, Any], method: Method, template: Template) -> Li
 
     name, origin, group = record["id"], record["origin"] or record["id"], record["source"] or ""
     weight = 1.0 if record["weight"] is None else record["weight"]
+    if record.get("tools") and "tools" not in method.reads:
+        raise DataError(
+            f"{origin}: this row has tools, and the method learns no calls of them.",
+            remedy="Train with `sft`, or leave rows with tools out.",
+        )
     try:
         example: Example = method.encode(record, template)
     except TooLong as error:

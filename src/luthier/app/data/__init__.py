@@ -7,6 +7,8 @@
     export     its rows as files or a table, with Croissant metadata       export*.py, croissant.py
     forget     leave records out from now on; who used them                forget.py
     forgotten  what was forgotten, by whom, when and why
+    layout     how a file looks before it is a dataset                     files.py
+    convert    the rows of a file in another layout                        files.py
 
 A dataset is named as everything else is: a release's name, name@version, a run, the first digits of a digest (find.py).
 """
@@ -113,6 +115,19 @@ class Data:
         from .forget import forgotten_records
 
         return forgotten_records(self._app.store)
+
+    def layout(self, file: str) -> dict[str, Any]:
+        """Every layout that a file could have: how sure that is, why, and how many of its first rows fit."""
+        from .files import layout
+
+        return layout(file, self._app._environ)
+
+    def convert(self, file: str, out: Path, *, to: str, map_: str | None = None) -> dict[str, Any]:
+        """Write the rows of a file in another layout. `map_` says what its columns mean, as a recipe writes it. Never
+        overwrites."""
+        from .files import convert
+
+        return convert(file, out, to, map_, self._app._environ)
 
     def about(self, digest: str) -> Mapping[str, Any] | None:
         """What people say of a dataset; the newest word counts."""

@@ -264,7 +264,9 @@ def _first(folder: Path, side: str, n: int) -> Iterable[dict[str, Any]]:
 def _count(row: Mapping[str, Any], template: Template) -> int:
     if row["text"] is not None:
         return len(template.encode_text(row["text"]).ids)
-    return len(template.encode(row["messages"]).ids)
+    from luthier.data.tools import said
+
+    return len(template.encode(*said(row)).ids)
 
 
 # -- labels, duplicates, examples -----------------------------------------------------------------------------------------

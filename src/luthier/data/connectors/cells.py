@@ -128,7 +128,7 @@ def conversations(
     for row, cell in enumerate(column):
         try:
             values.append(
-                None if cell is None else [_turn(message, role, content) for message in cell_list(cell)]
+                None if cell is None else [turn_of(message, role, content) for message in cell_list(cell)]
             )
         except ValueError as error:
             problems[row] = f"{name!r}: {error}"
@@ -142,7 +142,8 @@ def cell_list(cell: Any) -> list[Any]:
     return cell
 
 
-def _turn(message: Any, role: str, content: str) -> dict[str, Any]:
+def turn_of(message: Any, role: str, content: str) -> dict[str, Any]:
+    """Role and content of a message as it stands. Raises ValueError."""
     if not isinstance(message, dict):
         raise ValueError("a message is not an object")
     if message.get(role) is not None and not isinstance(message[role], str):

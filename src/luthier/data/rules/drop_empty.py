@@ -1,7 +1,7 @@
 """drop_empty: a row in which a user or assistant turn, or the plain text, is blank teaches nothing. Nor does a pair whose
 rejected answer is blank, or is the chosen one.
 
-A blank system message is no reason: many templates render it as none.
+A blank system message is no reason: many templates render it as none. Nor is what a tool is given or answers.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class DropEmpty(Spec):
 def _run(rows: Opened, settings: DropEmpty) -> Said:  # noqa: ARG001  every rule has this signature
     import numpy as np
 
-    blank = ~rows.text.str.contains(r"\S").to_numpy() & ~rows.says("system")
+    blank = ~rows.text.str.contains(r"\S").to_numpy() & ~rows.says("system", "tool", "argument")
     why = {
         row: f"the {rows.role[int(turn)]} turn is empty"
         for row, turn in enumerate(rows.first(blank).tolist())
         if turn >= 0
     }
-    chosen, rejected = rows.last(~rows.says("text", "rejected")), rows.last(rows.says("rejected"))
+    chosen, rejected = rows.last(~rows.says("text", "rejected", "argument")), rows.last(rows.says("rejected"))
     pairs = np.flatnonzero((chosen >= 0) & (rejected >= 0))
     same = rows.text.gather(chosen[pairs]).to_numpy() == rows.text.gather(rejected[pairs]).to_numpy()
     for row in pairs[same].tolist():

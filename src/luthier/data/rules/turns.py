@@ -1,8 +1,8 @@
 """turns: a conversation must be one: system first, then user and assistant in turn, the assistant last.
 
 Also gone: more turns than wanted, and turns that hold the marks of a chat template ("<|im_end|>"), which are
-two turns that ran together, or somebody who wants a tokenizer to think so. Tools may answer after the
-assistant.
+two turns that ran together, or somebody who wants a tokenizer to think so. The assistant may call tools, which
+then answer, and may end with a call.
 
 Only counted, because nobody can be sure: answers that seem cut off (a long text without an end of sentence,
 or a fence of code that is never closed), and, unless they are to be dropped, answers that refuse. Refusals
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 NEXT = {
     "": ("system", "user"),
     "system": ("user",),
-    "user": ("assistant",),
-    "assistant": ("user", "tool"),
-    "tool": ("assistant", "tool"),
+    "user": ("assistant", "call"),
+    "assistant": ("user", "tool", "call"),
+    "call": ("call", "tool"),
+    "tool": ("assistant", "tool", "call"),
 }
 """Who may speak after whom; the first is nobody."""
 
@@ -83,7 +84,7 @@ def _run(rows: Opened, settings: Turns) -> Said:
     if settings.order:
         _order(rows, why)
     if settings.most is not None:
-        spoken = ~rows.says("system", "text", "rejected")
+        spoken = ~rows.says("system", "text", "rejected", "argument")
         turns = np.bincount(rows.row[spoken], minlength=len(rows))
         for row in np.flatnonzero(turns > settings.most).tolist():
             why.setdefault(row, f"{turns[row]} turns, more than {settings.most}")
@@ -108,7 +109,7 @@ def _run(rows: Opened, settings: Turns) -> Said:
 def _order(rows: Opened, why: dict[int, str]) -> None:
     import numpy as np
 
-    turns = np.flatnonzero(~rows.says("text", "rejected"))  # of messages alone, row after row
+    turns = np.flatnonzero(~rows.says("text", "rejected", "argument"))  # of messages alone, row after row
     names = list(NEXT)
     codes = np.full(len(turns), -1, np.int64)
     for code, name in enumerate(names):
@@ -130,7 +131,8 @@ def _order(rows: Opened, why: dict[int, str]) -> None:
             why[int(row[k])] = f"{role} speaks first"
     last = np.ones(len(turns), bool)
     last[:-1] = first[1:]
-    for k in np.flatnonzero(last & (codes != names.index("assistant"))).tolist():
+    ends = (names.index("assistant"), names.index("call"))
+    for k in np.flatnonzero(last & ~np.isin(codes, ends)).tolist():
         why.setdefault(int(row[k]), f"{rows.role[int(turns[k])]} speaks last, not the assistant")
 
 

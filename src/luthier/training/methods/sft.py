@@ -22,13 +22,16 @@ class Sft(Method):
 
     spec = NoSettings
     figures = ("loss", "token_accuracy")
+    reads = ("tools",)
 
     def __init__(self, settings: NoSettings) -> None:
         self.settings = settings
 
     def encode(self, record: Mapping[str, Any], template: Template) -> Example:
+        from luthier.data.tools import said
+
         text = record["text"]
-        return Example([template.encode(record["messages"]) if text is None else template.encode_text(text)])
+        return Example([template.encode(*said(record)) if text is None else template.encode_text(text)])
 
     def collate(self, rows: Sequence[Row]) -> Packed:
         from luthier.training.packing import pack_rows

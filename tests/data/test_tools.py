@@ -1,0 +1,295 @@
+"""Tools: how calls are read, what is refused, and that rules reach into arguments without breaking them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.core import plugin
+from luthier.data.connectors.protocol import Block
+from luthier.data.json_text import dumps
+from luthier.data.mapping import Layout, to_records
+from luthier.data.maps import MapSpec
+from luthier.data.opened import Opened
+from luthier.data.records import RECORD, TURNS, content_ids
+from luthier.data.shapes import detect
+from luthier.data.testing import run
+from luthier.data.tools import chat, said
+
+from .conftest import Prepare
+
+Jsonl = Callable[..., str]
+
+
+def tool(name: str, **properties: str) -> dict[str, Any]:
+    kinds = {key: {"type": kind} for key, kind in properties.items()}
+    return {"type": "function", "function": {"name": name, "description": f"Does {name}.", "parameters": {"type": "object", "properties": kinds}}}  # fmt: skip
+
+
+def call(name: str, given_: dict[str, Any], id_: str = "call_1") -> dict[str, Any]:
+    return {"id": id_, "type": "function", "function": {"name": name, "arguments": json.dumps(given_)}}
+
+
+def calls(*told: dict[str, Any], content: str | None = None) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, "tool_calls": list(told)}
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def answer(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def result(text: str, id_: str = "call_1") -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": id_, "content": text}
+
+
+MATHS, WEATHER, SEND = tool("area", base="integer", height="integer"), tool("weather", city="string"), tool("send", to="string", body="string")  # fmt: skip
+# Like BFCL's categories, made by hand: simple, multiple, parallel, several turns, and one where no tool fits.
+FIXTURE: list[dict[str, Any]] = [
+    {"tools": [MATHS], "messages": [user("Area of a triangle, base 10, height 5?"), calls(call("area", {"base": 10, "height": 5}))]},
+    {"tools": [MATHS, WEATHER], "messages": [user("Is it raining in Oslo?"), calls(call("weather", {"city": "Oslo"}), content="Let me look.")]},
+    {"tools": [WEATHER], "messages": [user("Oslo or Bergen?"), calls(call("weather", {"city": "Oslo"}, "a"), call("weather", {"city": "Bergen"}, "b")),
+                                      result("dry", "a"), result("rain", "b"), answer("Only in Bergen.")]},
+    {"tools": [SEND, WEATHER], "messages": [{"role": "system", "content": "Be kind."}, user("Tell Ann the weather."), calls(call("weather", {"city": "Bonn"}, "x")),
+                                            result("sun", "x"), calls(call("send", {"to": "ann@example.org", "body": "Sun!"}, "y")), result("", "y"), answer("Done.")]},
+    {"tools": [MATHS], "messages": [user("Who wrote Faust?"), answer("Goethe did.")]},
+    {"tools": None, "messages": [user("Hello"), answer("Hi")]},
+]  # fmt: skip
+WISH = MapSpec(messages="messages", tools="tools")
+
+
+def read(
+    rows: list[dict[str, Any]], wish: MapSpec = WISH, keys: tuple[str, str] = ("role", "content")
+) -> Any:
+    layout = Layout(wish, keys, False, "t", 1.0)
+    columns = {name: [row.get(name) for row in rows] for name in layout.columns}
+    return to_records(Block(columns, "t.jsonl", range(1, len(rows) + 1)), layout)
+
+
+def roles(record: dict[str, Any]) -> list[str]:
+    return [turn["role"] for turn in record["messages"]]
+
+
+def test_calls_and_answers_are_turns_of_their_own() -> None:
+    batch, bad = read(FIXTURE)
+    assert bad.reasons == []
+    rows = batch.to_pylist()
+    assert [roles(row) for row in rows] == [
+        ["user", "call"],
+        ["user", "assistant", "call"],
+        ["user", "call", "call", "tool", "tool", "assistant"],
+        ["system", "user", "call", "tool", "call", "tool", "assistant"],
+        ["user", "assistant"],
+        ["user", "assistant"],
+    ]
+    assert rows[0]["messages"][1]["content"] == '{"name":"area","arguments":{"base":10,"height":5}}'
+    assert json.loads(rows[1]["tools"]) == [MATHS, WEATHER] and rows[5]["tools"] is None
+
+
+def test_what_a_template_is_given_is_what_was_read() -> None:
+    batch, _ = read(FIXTURE)
+    for row, record in zip(FIXTURE, batch.to_pylist(), strict=True):
+        messages, tools = said(record)
+        assert tools == row["tools"]
+        ours = [one["id"] for message in messages for one in message.get("tool_calls", ())]
+        assert ours == [m["tool_call_id"] for m in messages if m["role"] == "tool"] or messages[-1].get(
+            "tool_calls"
+        )
+        given_ids = dict(
+            zip((one["id"] for m in row["messages"] for one in m.get("tool_calls", ())), ours, strict=True)
+        )
+        wanted = json.loads(json.dumps(row["messages"]))
+        for message in wanted:
+            for one in message.get("tool_calls", ()):
+                one["function"]["arguments"] = json.loads(one["function"]["arguments"])
+            for one in [*message.get("tool_calls", ()), *([message] if message["role"] == "tool" else [])]:
+                name = "id" if "id" in one else "tool_call_id"
+                one[name] = given_ids.setdefault(one[name], f"call{len(given_ids)}")
+            message["content"] = message["content"] or ""
+        assert messages == wanted
+
+
+def test_ids_of_rows_without_tools_stay_what_they_are() -> None:
+    """The number was taken before there were tools."""
+    messages = pa.array([[user("q"), answer("a")]], TURNS)
+    none = pa.nulls(1, pa.string())
+    [known] = content_ids(messages, none).to_pylist()
+    assert known == "e5e0708a310b2c6c1ae5bdd9f8755cc2"
+    assert content_ids(messages, none, none, pa.nulls(1, pa.float64()), none).to_pylist() == [known]
+    assert content_ids(messages, none, tools=pa.array(["[]"])).to_pylist() != [known]
+    plain, _ = read([{"messages": [user("q"), answer("a")]}], MapSpec(messages="messages"))
+    beside, _ = read([{"messages": [user("q"), answer("a")], "tools": []}])
+    assert plain["id"].to_pylist() == beside["id"].to_pylist() == [known]
+
+
+def test_sharegpt_parquet_and_json_text_say_the_same(tmp_path: Path) -> None:
+    share = [
+        {"from": "human", "value": "Oslo?"},
+        {"from": "function_call", "value": json.dumps({"name": "weather", "arguments": {"city": "Oslo"}})},
+        {"from": "observation", "value": "dry"},
+        {"from": "gpt", "value": "Dry."},
+    ]
+    told = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Oslo"}}}],
+    }
+    openai = [user("Oslo?"), told, {"role": "tool", "content": "dry"}, answer("Dry.")]
+    rows = [
+        read([{"messages": share, "tools": json.dumps([WEATHER])}], keys=("from", "value"))[0],
+        read([{"messages": openai, "tools": [WEATHER["function"]]}])[0],
+        read([{"messages": json.dumps(openai), "tools": json.dumps([WEATHER])}])[0],
+    ]
+    assert len({tuple(map(str, batch.drop_columns(["origin"]).to_pylist())) for batch in rows}) == 1
+    pq.write_table(pa.Table.from_pylist(FIXTURE), tmp_path / "t.parquet")
+    table = pq.read_table(tmp_path / "t.parquet")
+    columns = {name: table[name].combine_chunks() for name in ("messages", "tools")}
+    typed, bad = to_records(
+        Block(columns, "t", range(1, 7)), Layout(WISH, ("role", "content"), False, "t", 1.0)
+    )
+    assert bad.reasons == []
+    plain = read(FIXTURE)[0]
+    assert [roles(row) for row in typed.to_pylist()] == [roles(row) for row in plain.to_pylist()]
+    assert typed["id"].to_pylist()[4:] == plain["id"].to_pylist()[4:]
+
+
+@pytest.mark.parametrize(
+    ("messages", "tools", "reason"),
+    [
+        ([user("q"), calls(call("nope", {}))], [WEATHER], "it calls 'nope', which is none of its tools (weather)"),
+        ([user("q"), calls(call("weather", {}))], None, "none of its tools (none)"),
+        ([user("q"), calls({"id": "a", "function": {"name": "weather", "arguments": "{oops"}})], [WEATHER], "the arguments of 'weather' are no JSON"),
+        ([user("q"), calls({"id": "a", "function": {"name": "weather", "arguments": "[1]"}})], [WEATHER], "are no object"),
+        ([user("q"), calls(call("weather", {})), answer("a")], [WEATHER], "the call 'call_1' has no answer"),
+        ([user("q"), calls(call("weather", {}, "a"), call("weather", {}, "b")), result("x", "a"), answer("a")], [WEATHER], "the call 'b' has no answer"),
+        ([user("q"), result("x"), answer("a")], [WEATHER], "a tool answers, and nothing was asked of it"),
+        ([user("q"), calls(call("weather", {})), result("x", "other"), answer("a")], [WEATHER], "answers the call 'other', which is not there"),
+        ([user("q"), calls(call("weather", {}), call("weather", {}))], [WEATHER], "two calls have the id 'call_1'"),
+        ([user("q"), {**user("r"), "tool_calls": [call("weather", {})]}, answer("a")], [WEATHER], "only the assistant may"),
+        ([user("q"), answer("a")], [{"type": "function"}], "a tool has no name"),
+        ([user("q"), answer("a")], [WEATHER, WEATHER], "two tools have the name 'weather'"),
+        ([user("q"), answer("a")], "not json", "it is not valid JSON"),
+        ([user("q"), calls(call("weather", {})), result("x")], [WEATHER], "does not end with the assistant"),
+    ],
+)  # fmt: skip
+def test_calls_that_cannot_be_learnt_are_told(messages: Any, tools: Any, reason: str) -> None:
+    batch, bad = read([FIXTURE[0], {"messages": messages, "tools": tools}, FIXTURE[1]])
+    assert len(batch) == 2 and bad.origins == ["t.jsonl:2"]
+    assert reason in bad.reasons[0]
+
+
+def test_calls_are_never_dropped_where_tools_are_not_mapped() -> None:
+    _, bad = read([FIXTURE[1]], MapSpec(messages="messages"))
+    assert bad.reasons == ["'messages' calls a tool; say which there are, as in map: {tools: tools}"]
+
+
+def test_a_column_of_tools_is_recognised() -> None:
+    assert detect(["messages", "tools"], FIXTURE, "t").map == WISH
+    assert (
+        detect(
+            ["messages", "tools"], [{"messages": FIXTURE[4]["messages"], "tools": "hammer"}], "t"
+        ).map.tools
+        is None
+    )
+
+
+PRIVATE = {
+    "tools": [SEND],
+    "messages": [
+        user("Write to her."),
+        calls(call("send", {"to": "ann@example.org", "body": 'Say "hi" to ann@example.org', "card": 4111111111111111, "list": [{"at": "ann@example.org"}]})),
+        result("sent to ann@example.org"),
+        answer("Done."),
+    ],
+}  # fmt: skip
+
+
+def test_redact_reaches_into_arguments_and_leaves_json() -> None:
+    batch, _ = read([PRIVATE, FIXTURE[5]])
+    after = run("redact", batch)
+    [first, second] = after.batch.to_pylist()
+    told = json.loads(first["messages"][1]["content"])
+    assert set(told["arguments"]) == {"to", "body", "card", "list"} and told["name"] == "send"
+    assert "ann@example.org" not in dumps(first["messages"]) and "4111111111111111" not in dumps(
+        first["messages"]
+    )
+    assert isinstance(told["arguments"]["card"], str) and told["arguments"]["body"].startswith('Say "hi" to ')
+    assert second["messages"] == read([FIXTURE[5]])[0].to_pylist()[0]["messages"]
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in plugin.names("rule") if n in ("normalize", "drop_empty", "mojibake", "html", "redact", "turns", "repetition", "injection", "toxicity")]
+)  # fmt: skip
+def test_rules_leave_calls_valid_and_keep_good_rows(name: str) -> None:
+    odd = 'a &quot;b&quot; &amp; "c" <b>d</b> \u201cquoted\u201d\u00a0e\\n '
+    rows = [
+        *FIXTURE,
+        {
+            "tools": [SEND],
+            "messages": [
+                user("Please send it now."),
+                calls(call("send", {"to": odd, "body": "", "n": 1.50})),
+            ],
+        },
+    ]
+    batch, _ = read(rows)
+    after = run(name, batch)
+    assert after.removed == [None] * len(rows)
+    for before, record in zip(batch.to_pylist(), after.batch.to_pylist(), strict=True):
+        assert roles(record) == roles(before)
+        for old, new in zip(before["messages"], record["messages"], strict=True):
+            if new["role"] == "call":
+                was, told = json.loads(old["content"]), json.loads(new["content"])
+                assert (told["name"], list(told["arguments"])) == (was["name"], list(was["arguments"]))
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=3), JSON, max_size=3), min_size=1, max_size=4))
+def test_opening_and_closing_changes_nothing(arguments: list[dict[str, Any]]) -> None:
+    rows = [{"tools": [SEND], "messages": [user("q"), calls(call("send", one))]} for one in arguments]
+    batch, bad = read([*rows, FIXTURE[5], FIXTURE[2]])
+    assert bad.reasons == []
+    assert Opened(batch).close().equals(batch)
+    opened = Opened(batch)
+    opened.edit(opened.text)
+    assert opened.close().equals(batch)
+    turned = Opened(batch)
+    turned.edit(turned.text.str.to_uppercase())
+    for record in turned.close().to_pylist():
+        for turn in record["messages"]:
+            if turn["role"] == "call":
+                json.loads(turn["content"])
+
+
+def test_a_dataset_with_tools_is_prepared(prepare: Prepare, jsonl: Jsonl) -> None:
+    rows = [json.loads(json.dumps(row).replace("Oslo", f"Oslo {n}").replace("Hello", f"Hello {n}").replace("Faust", f"Faust {n}")
+            .replace("Tell Ann", f"Tell Ann {n}").replace("triangle", f"triangle {n}")) for n in range(20) for row in FIXTURE]  # fmt: skip
+    rules = {"quality": ["normalize", "drop_empty", "turns", "deduplicate"]}
+    found = prepare({"sources": [{"files": jsonl(rows)}], "rules": rules})
+    assert found.summary["removed"] == 0
+    assert {tuple(roles(row)) for row in found.rows()} == {
+        tuple(roles(row)) for row in read(FIXTURE)[0].to_pylist()
+    }
+    assert set(pq.read_schema(found.out / "train.parquet").names) == set(RECORD.names)
+    assert all(chat(row["messages"]) for row in found.rows())
