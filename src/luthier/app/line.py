@@ -182,6 +182,7 @@ def prepared(wish: Wish, at: RunContext, make: Strategy) -> Artifact | None:
     """Without the rows that are to be forgotten. Where such rows turn up in bytes that no tombstone knows yet, it is told that
     they stand there too, and the dataset is made anew."""
     from luthier.data.forgotten import StillThere
+    from luthier.data.plan import model_roles
     from luthier.data.prepare import STAGE as PREPARE
     from luthier.data.prepare import PrepareSpec
 
@@ -191,8 +192,9 @@ def prepared(wish: Wish, at: RunContext, make: Strategy) -> Artifact | None:
     recipe = wish.recipe
     spec = PrepareSpec(task=recipe.task, data=recipe.data, watched=watched(at.store))
     parents = sources(wish, at)
+    asked = {role: _base(name, at, make) for name, role in model_roles(recipe.data.rules).items()}
     try:
-        dataset = make("dataset", PREPARE, spec, parents)
+        dataset = make("dataset", PREPARE, spec, {**parents, **asked})
     except StillThere as found:
         if not still_there(at.store, found.hits, _marks(wish, parents.values())):
             raise
@@ -202,7 +204,7 @@ def prepared(wish: Wish, at: RunContext, make: Strategy) -> Artifact | None:
             about="forgotten",
             message=f"{rows} that were to be forgotten stand in these sources too; they are left out",
         )
-        dataset = make("dataset", PREPARE, spec, sources(wish, at))
+        dataset = make("dataset", PREPARE, spec, {**sources(wish, at), **asked})
     if dataset is not None:
         describe(at.store, dataset.digest, recipe.data.about)
     return dataset

@@ -43,6 +43,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "injection": "luthier.data.rules.injection:injection",
         "toxicity": "luthier.data.rules.toxicity:toxicity",
         "licence": "luthier.data.rules.licence:licence",
+        "difficulty": "luthier.evaluation.rules.difficulty:difficulty",
     },
     "ner": {},
     "task": {

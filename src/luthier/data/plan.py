@@ -19,14 +19,14 @@ from typing import Any
 from luthier.core import plugin
 
 from .report import Account
-from .rules.rule import GrowRule, KeyedRule, PairRule, RowRule, Rule
+from .rules.rule import GrowRule, KeyedRule, Lent, PairRule, RowRule, Rule
 from .spec import RuleSpec, RulesSpec
 from .split import Sides
 
 
 @dataclass(frozen=True)
 class Step:
-    """A rule with its settings; `given` are the same with files as they are reached. `hidden`: a rule of the recipe takes
+    """A rule with its settings; `given` are the same with files as they are reached, or what is lent to a rule that asks a model. `hidden`: a rule of the recipe takes
     private data out, and has not seen the rows before this step: nothing of them is shown. `number`: its place in rules.json,
     where the reading is 0."""
 
@@ -72,11 +72,28 @@ def reads(wish: RuleSpec) -> dict[str, list[str]]:
     return {name: [told] if isinstance(told, str) else list(told) for name, told in found.items() if told}
 
 
+def models(wish: RuleSpec) -> dict[str, str]:
+    """The base models that a rule's settings name, by setting."""
+    rule = plugin.load("rule", wish.name)
+    found = {name: getattr(wish.settings, name) for name in getattr(rule, "models", ())}
+    return {name: told for name, told in found.items() if told is not None}
+
+
+def model_roles(rules: RulesSpec) -> dict[str, str]:
+    """Every base model that rules name -> the role that it has among the parents of the dataset."""
+    named = dict.fromkeys(name for wish in rules.ordered for name in models(wish).values())
+    return {name: f"asked.{n}" for n, name in enumerate(named)}
+
+
 def plan_of(
-    rules: RulesSpec, sides: Sides, named: tuple[str, ...] = (), reached: Callable[[str], str] = str
+    rules: RulesSpec,
+    sides: Sides,
+    named: tuple[str, ...] = (),
+    reached: Callable[[str], str] = str,
+    lend: Callable[[RuleSpec], Lent] | None = None,
 ) -> list[Group]:
     """In order; those after the one that divides are for train alone. `reached` gives a file that a rule names as it is found
-    from anywhere.
+    from anywhere; `lend` what a rule that asks a model works with.
 
     >>> from luthier.data.spec import SplitSpec
     >>> rules = RulesSpec.model_validate({"quality": ["normalize", "deduplicate", "drop_empty"]})
@@ -85,7 +102,7 @@ def plan_of(
     [(['normalize'], ['deduplicate'], ()), (['drop_empty'], [], None)]
     """
     wishes = rules.ordered
-    steps = [_step(wish, reached) for wish in wishes]
+    steps = [_step(wish, reached, lend) for wish in wishes]
     last_private = max((n for n, step in enumerate(steps) if step.rule.private), default=-1)
     steps = [replace(step, hidden=n <= last_private, number=n + 1) for n, step in enumerate(steps)]
     divide = len(wishes) - len(rules.quantity)
@@ -98,10 +115,15 @@ def plan_of(
     return before + _grouped(steps[divide:])
 
 
-def _step(wish: RuleSpec, reached: Callable[[str], str]) -> Step:
+def _step(
+    wish: RuleSpec, reached: Callable[[str], str], lend: Callable[[RuleSpec], Lent] | None = None
+) -> Step:
+    rule = plugin.load("rule", wish.name)
+    if lend is not None and getattr(rule, "models", ()):
+        return Step(rule, wish.settings, bound=lend(wish))
     files = {name: [reached(one) for one in told] for name, told in reads(wish).items()}
     bound = wish.settings.model_copy(update=files) if files else None
-    return Step(plugin.load("rule", wish.name), wish.settings, bound=bound)
+    return Step(rule, wish.settings, bound=bound)
 
 
 def _grouped(steps: Iterable[Step]) -> list[Group]:
@@ -109,7 +131,10 @@ def _grouped(steps: Iterable[Step]) -> list[Group]:
     rows: list[Step] = []
     keyed: list[Step] = []
     for step in steps:
-        if keyed and not isinstance(step.rule, KeyedRule | PairRule):
+        asks = bool(
+            getattr(step.rule, "models", ())
+        )  # of rows that the steps before have left, since it is dear
+        if (keyed and not isinstance(step.rule, KeyedRule | PairRule)) or (asks and (rows or keyed)):
             found.append(Group(tuple(rows), keyed=tuple(keyed)))
             rows, keyed = [], []
         if isinstance(step.rule, RowRule):

@@ -5,7 +5,7 @@ Everything heavy (Arrow, Polars, DuckDB) is imported from here down, so `prepare
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from luthier.core import plugin
+from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.core.stage import Context
+from luthier.store.answers import ANSWERS
 
 from . import split
 from .connectors import connect
@@ -24,14 +26,15 @@ from .engines.local import SortedParquet
 from .engines.protocol import At, Engine, Frame
 from .forgotten import STILL_THERE, Forgotten, Hit, StillThere
 from .mapping import Layout
-from .plan import Group, plan_of
+from .plan import Group, model_roles, models, plan_of
 from .prepare import PrepareSpec, source_names
 from .reading import REMOVED, TRAIL, Job, read_part, reading
 from .records import RECORD, contents, with_instruction
 from .report import Account
 from .rules.primitives import Ask
+from .rules.rule import Lent
 from .shapes import Shape, detect, message_keys
-from .spec import SourceSpec
+from .spec import RuleSpec, SourceSpec
 from .task import default_instruction
 
 MOST_LABELS = 200
@@ -68,9 +71,17 @@ class Preparation:
     """One run of the chain. `reports` says what each step did."""
 
     def __init__(
-        self, spec: PrepareSpec, out: Path, work: Path, at: Context, forgotten: Forgotten | None = None
+        self,
+        spec: PrepareSpec,
+        out: Path,
+        work: Path,
+        at: Context,
+        forgotten: Forgotten | None = None,
+        asked: Mapping[str, Artifact] | None = None,
     ) -> None:
+        """`asked` holds the models that rules ask, by their roles (plan.model_roles)."""
         self.spec, self.out, self.work, self.at = spec, out, work, at
+        self._asked = asked or {}
         self._forgotten, self._watched = forgotten or Forgotten(), Forgotten(spec.watched)
         self.classify = spec.task.kind == "classify"
         self.labels: list[str] | None = None
@@ -113,7 +124,7 @@ class Preparation:
         self._total_bytes = sum(part.size_bytes for _, part in work)
         try:
             frame = self._engine.read(work, self._read_account, self)
-            for group in plan_of(self.spec.data.rules, sides, named, self._reached):
+            for group in plan_of(self.spec.data.rules, sides, named, self._reached, self._lender()):
                 frame = self._run(group, frame)
             for batch in self._engine.rows(frame):
                 self._write(batch, "train")
@@ -140,6 +151,26 @@ class Preparation:
         """A file that a rule names, from wherever a process stands."""
         written = self.at.secret(pattern)
         return written if "://" in written else str(self.at.root / Path(written).expanduser())
+
+    def _lender(self) -> Callable[[RuleSpec], Lent]:
+        """What rules that ask a model are given. What one of them loads the next finds loaded."""
+        roles, made = model_roles(self.spec.data.rules), {}
+
+        def lend(wish: RuleSpec) -> Lent:
+            found = {setting: self._asked[roles[name]] for setting, name in models(wish).items()}
+            return Lent(
+                wish.settings,
+                {setting: str(self.at.folder(one)) for setting, one in found.items()},
+                {setting: one.digest for setting, one in found.items()},
+                str(self.at.home / ANSWERS),
+                self.at.check,
+                self.at.progress,
+                self.at.secret,
+                self.at.emit,
+                made=made,
+            )
+
+        return lend
 
     # sources -> records
 

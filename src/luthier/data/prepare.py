@@ -49,15 +49,18 @@ class PrepareSpec(Spec):
 def prepare(
     spec: PrepareSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context
 ) -> Output:
-    """Read the sources, run the rules, split, write. The parents in `inputs` have no files: they are identity only, and
-    `forgotten` says which records are not read.
+    """Read the sources, run the rules, split, write. The sources in `inputs` have no files: they are identity only, and
+    `forgotten` says which records are not read. The models there are asked by rules (plan.model_roles).
 
     Raises DataError for anything a source, a row or a label is not supposed to be."""
     from .forgotten import Forgotten
     from .preparation import Preparation
 
-    if odd := [role for role, parent in inputs.items() if parent.kind != "source"]:
-        raise AssertionError(f"a dataset is made from sources, and {odd[0]} is none")
+    asked = {role: parent for role, parent in inputs.items() if parent.kind == "model"}
+    if odd := [role for role, parent in inputs.items() if parent.kind != "source" and role not in asked]:
+        raise AssertionError(
+            f"a dataset is made from sources, with models that rules ask, and {odd[0]} is neither"
+        )
     work = scratch / "prepare"
     shutil.rmtree(
         work, ignore_errors=True
@@ -65,7 +68,7 @@ def prepare(
     work.mkdir(parents=True)
     listed = inputs.get("forgotten")
     forgotten = Forgotten.of(listed.spec["forgotten"]) if listed else Forgotten()
-    preparation = Preparation(spec, out, work, at, forgotten)
+    preparation = Preparation(spec, out, work, at, forgotten, asked)
     full_disk: tuple[type[Exception], ...] = (OSError, *preparation.write_errors)
     try:
         facts = preparation.run()

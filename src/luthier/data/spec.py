@@ -300,6 +300,18 @@ class DataSpec(Spec):
     about: AboutSpec | None = Field(default=None, exclude=True)
     """Who answers for the dataset, under which terms and what for; shown with it, and no part of its identity."""
 
+    @model_validator(mode="after")
+    def _models_are_within_reach(self) -> DataSpec:
+        if getattr(self.engine.settings, "here", True):
+            return self
+        for wish in self.rules.ordered:
+            if getattr(plugin.load("rule", wish.name), "models", ()):
+                raise ValueError(
+                    f"{wish.name} asks a model that stands on this machine, where the workers of {self.engine.name} do not reach it; "
+                    "use engine: local, or a local master of Spark"
+                )
+        return self
+
 
 def rule_version(name: str) -> int:
     """The version of a rule's algorithm; part of a dataset's identity. Raises SpecError for an unknown name."""

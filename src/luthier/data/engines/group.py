@@ -58,6 +58,7 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
         assert isinstance(step.rule, KeyedRule | PairRule)
         with account.clock():
             found = step.rule.keys(opened, step.given)
+            removed += _told(step, batch, alive, found)
         columns |= {f"k{n}_{name}": found[name] for name in found.schema.names}
     if group.numbers is not None:
         columns |= {f"u_{name}": told for name, told in numbering.keys(batch, group.numbers).items()}
@@ -77,6 +78,15 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
     if group.sides is not None:
         answers.check(closed, group.sides.task)
     return Grouped(closed, accounts, removed, keys, alive)
+
+
+def _told(step: Step, batch: pa.RecordBatch, alive: np.ndarray, keys: pa.RecordBatch) -> list[pa.RecordBatch]:
+    """The lines of trail.parquet of what a keyed rule has found of each row, whether it stays or not."""
+    if not isinstance(step.rule, KeyedRule) or step.rule.tells is None:
+        return []
+    why = step.rule.tells(keys, step.given)
+    rows = pa.array(np.flatnonzero(why.is_valid().to_numpy(zero_copy_only=False) & alive))
+    return [trail_lines(batch["id"].take(rows), step.number, "scored", why.take(rows))] if len(rows) else []
 
 
 def _grown(step: Step, batch: pa.RecordBatch, account: Account) -> pa.RecordBatch:

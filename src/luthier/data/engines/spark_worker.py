@@ -35,7 +35,7 @@ from luthier.data.plan import Group, Step
 from luthier.data.reading import Job, read_part, reading
 from luthier.data.records import RECORD
 from luthier.data.report import Account, Example
-from luthier.data.rules.rule import PairRule
+from luthier.data.rules.rule import Lent, PairRule
 from luthier.data.spec import SplitSpec
 from luthier.data.task import TaskSpec
 
@@ -355,7 +355,14 @@ def _step(
     name: str, settings: Mapping[str, Any], hidden: bool, number: int, bound: Mapping[str, Any] | None
 ) -> Step:
     rule = plugin.load("rule", name)
-    given = None if bound is None else rule.spec.model_validate(bound)
+    lent = bool(getattr(rule, "models", ()))
+    given = (
+        None
+        if bound is None
+        else Lent.from_plain(rule.spec, bound)
+        if lent
+        else rule.spec.model_validate(bound)
+    )
     return Step(rule, rule.spec.model_validate(settings), hidden, number, given)
 
 

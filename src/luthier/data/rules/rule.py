@@ -8,7 +8,7 @@
                looked at again, by features of theirs.
     GrowRule   makes rows of rows, one at a time: for the rules of quantity, which see the rows of train alone.
 
-A rule never reads anything but its rows, its Spec and the files that are named there; what it says of a row does not depend on the rows beside it, and it
+A rule never reads anything but its rows, its Spec and the files and models that are named there; what it says of a row does not depend on the rows beside it, and it
 never drops a row without a reason. Whoever runs it checks rows in = rows out + removed, times it, and keeps examples.
 
 Raise `version` when the same rows and Spec would give another result; it is part of every dataset's identity.
@@ -52,6 +52,57 @@ class Said:
     counts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+def _nothing() -> None:
+    """Nobody wants to stop."""
+
+
+def _unseen(what: str, done: float, total: float | None) -> None:
+    """Nobody looks on."""
+
+
+def _unsaid(kind: str, **data: Any) -> None:
+    """Nobody keeps a record."""
+
+
+@dataclass
+class Lent:
+    """What a rule that asks a model (`models`) is given in place of its Spec.
+
+    settings  the Spec
+    folders   the setting that names a model -> the folder of that model on this machine
+    digests   the same -> the model's digest
+    answers   the file of answers that cost something (store/answers.py): what stands there is not paid for again
+    """
+
+    settings: Any
+    folders: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    answers: str = ""
+    check: Callable[[], None] = _nothing
+    progress: Callable[[str, float, float | None], None] = _unseen
+    secret: Callable[[str], str] = str
+    emit: Callable[..., Any] = _unsaid
+    made: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, name: Any, make: Callable[[], Any]) -> Any:
+        """What is made when it is first asked for and kept as long as the preparation lasts, such as a loaded model."""
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]
+
+    def plain(self) -> dict[str, Any]:
+        """What crosses to another process of this machine."""
+        told = {name: getattr(self, name) for name in ("folders", "digests", "answers")}
+        return {
+            "settings": self.settings.plain(),
+            **{k: v if isinstance(v, str) else dict(v) for k, v in told.items()},
+        }
+
+    @classmethod
+    def from_plain(cls, spec: type[Spec], told: Mapping[str, Any]) -> Lent:
+        return cls(**{**told, "settings": spec.model_validate(told["settings"])})
+
+
 @dataclass(frozen=True)
 class RowRule:
     """`run(rows, settings) -> Said`. `source` says where the rule is from: a paper, a tool, or "ours". `private`: what it
@@ -72,7 +123,9 @@ class RowRule:
 
 @dataclass(frozen=True)
 class KeyedRule:
-    """`keys(rows, settings)` gives the columns that the primitive names, one line per row; ids are there without asking."""
+    """`keys(rows, settings)` gives the columns that the primitive names, one line per row; ids are there without asking.
+    `tells(keys, settings)` says of each row [B] what its trail shall tell, null for nothing. `models` names settings that may
+    name a base model: the rule is given a Lent, and the models are parents of the dataset."""
 
     name: str
     version: int
@@ -82,6 +135,8 @@ class KeyedRule:
     primitive: Callable[[Any], Primitive]
     source: str = "ours"
     private: bool = False
+    models: tuple[str, ...] = ()
+    tells: Callable[[pa.RecordBatch, Any], pa.Array] | None = None
 
 
 @dataclass(frozen=True)
