@@ -154,7 +154,8 @@ class Preparation:
 
     def _lender(self) -> Callable[[RuleSpec], Lent]:
         """What rules that ask a model are given. What one of them loads the next finds loaded."""
-        roles, made = model_roles(self.spec.data.rules), {}
+        roles = model_roles(self.spec.data.rules)
+        made: dict[Any, Any] = {}
 
         def lend(wish: RuleSpec) -> Lent:
             found = {setting: self._asked[roles[name]] for setting, name in models(wish).items()}

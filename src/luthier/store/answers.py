@@ -1,7 +1,7 @@
 """Answers that cost something, kept by what was asked: a run that is repeated, or goes on after a kill, pays for none twice.
 
     key     a hash of everything that the answer follows from: the rule and its version, the model, the settings, the question
-    about   the record that was asked about, so that what is forgotten can be forgotten here too
+    about   the record that was asked about (its id without a number), so that what is forgotten is forgotten here too
 
 One SQLite file beside the store's folders, readable by its owner alone, shared by any number of processes. It is a cache: no
 part of any identity, and losing it costs money but no result. Not here: what an answer means.

@@ -42,7 +42,7 @@ class Made:
         return {
             line["id"]: round(float(line["why"].split()[1]) * 1000)
             for line in self.trail
-            if line["what"] == "scored"
+            if line["what"] == "noted"
         }
 
 
@@ -176,7 +176,7 @@ def test_plain_text_has_a_loss_and_no_ifd(tmp_path: Path, tiny: Path) -> None:
     rows = [{"t": f"text number {i}"} for i in range(4)]
     found = make(tmp_path, tiny, {"by": "loss"}, rows=rows, map={"text": "t"})
     assert len(found.scores()) == 4
-    with pytest.raises(DataError, match="plain text.*no instruction"):
+    with pytest.raises(DataError, match=r"plain text.*no instruction"):
         make(tmp_path, tiny, {"by": "ifd"}, rows=rows, map={"text": "t"})
 
 

@@ -22,7 +22,7 @@ from luthier.data.plan import Group, Step
 from luthier.data.reading import removed_lines, trail_lines
 from luthier.data.records import replace
 from luthier.data.report import HIDDEN, Account
-from luthier.data.rules.rule import GrowRule, KeyedRule, PairRule, RowRule
+from luthier.data.rules.rule import GatherRule, GrowRule, KeyedRule, PairRule, RowRule
 
 PREVIEW = 200
 
@@ -58,7 +58,6 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
         assert isinstance(step.rule, KeyedRule | PairRule)
         with account.clock():
             found = step.rule.keys(opened, step.given)
-            removed += _told(step, batch, alive, found)
         columns |= {f"k{n}_{name}": found[name] for name in found.schema.names}
     if group.numbers is not None:
         columns |= {f"u_{name}": told for name, told in numbering.keys(batch, group.numbers).items()}
@@ -78,15 +77,6 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
     if group.sides is not None:
         answers.check(closed, group.sides.task)
     return Grouped(closed, accounts, removed, keys, alive)
-
-
-def _told(step: Step, batch: pa.RecordBatch, alive: np.ndarray, keys: pa.RecordBatch) -> list[pa.RecordBatch]:
-    """The lines of trail.parquet of what a keyed rule has found of each row, whether it stays or not."""
-    if not isinstance(step.rule, KeyedRule) or step.rule.tells is None:
-        return []
-    why = step.rule.tells(keys, step.given)
-    rows = pa.array(np.flatnonzero(why.is_valid().to_numpy(zero_copy_only=False) & alive))
-    return [trail_lines(batch["id"].take(rows), step.number, "scored", why.take(rows))] if len(rows) else []
 
 
 def _grown(step: Step, batch: pa.RecordBatch, account: Account) -> pa.RecordBatch:
@@ -146,14 +136,19 @@ def _row_step(
 ) -> bool:
     """Whether it has edited anything. Marks in `alive` what it removes."""
     rule = step.rule
-    assert isinstance(rule, RowRule)
     rows_in = int(alive.sum())
-    said = rule.run(opened, step.given)
+    if isinstance(rule, GatherRule):
+        assert step.learnt is not None
+        said = rule.run(opened, step.given, step.learnt)
+    else:
+        assert isinstance(rule, RowRule)
+        said = rule.run(opened, step.given)
     before = opened.text
     edits = said.text is not None or said.label is not None or bool(said.columns)
     opened.edit(said.text, said.label, dict(said.columns))
     if said.changed is not None:
-        what = "changed" if said.text is not None or said.label is not None else "weighed"
+        texts = said.text is not None or said.label is not None
+        what = "changed" if texts else "weighed" if said.columns else "noted"
         removed += _see_changes(said.changed, before, opened, alive, account, step, what)
     for name, of_rows in said.counts.items():
         if n := int(np.asarray(of_rows)[alive].sum()):
@@ -182,7 +177,8 @@ def _see_changes(
     rows = np.flatnonzero(why.is_valid().to_numpy(zero_copy_only=False) & alive)
     if not len(rows):
         return []
-    account.changed += len(rows)
+    if what != "noted":
+        account.changed += len(rows)
     taken = pa.array(rows)
     ids = opened.batch["id"].take(taken)
     names = ids.to_pylist()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError
+from luthier.data.forgotten import stem
 from luthier.data.rules.rule import Lent
 from luthier.models.forward import TOKEN_BUDGET, sequence_loss
 from luthier.models.place import place
@@ -59,7 +60,7 @@ def model(given: Lent) -> Model:
 def scored(rows: Opened, given: Lent) -> Iterator[int | str]:
     """For each row its score in thousandths, or why it has none. Raises DataError for a row that no such score can be of."""
     wish = given.settings
-    ids = rows.column("id").to_pylist()
+    records = [stem(one) for one in rows.column("id").to_pylist()]
     conversations = [_conversation(rows, row) for row in range(len(rows))]
     if wish.by == "ifd":
         _need_instructions(rows, conversations)
@@ -79,7 +80,7 @@ def scored(rows: Opened, given: Lent) -> Iterator[int | str]:
             given.progress("difficulty: rows that the model reads", start, len(missing))
             piece = missing[start : start + AT_ONCE]
             found = _scores([conversations[row] for row in piece], wish.by, model(given))
-            answers.keep((keys[row], ids[row], score) for row, score in zip(piece, found, strict=True))
+            answers.keep((keys[row], records[row], score) for row, score in zip(piece, found, strict=True))
             known |= {keys[row]: score for row, score in zip(piece, found, strict=True)}
     for key in keys:
         yield known[key]

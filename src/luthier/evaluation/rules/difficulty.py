@@ -5,22 +5,20 @@
            (Li et al. 2024, "From Quantity to Quality", arXiv 2308.12032, section 2.2). Near 0 the instruction gives the answer
            away; near 1 it hardly helps; from 1 on it misleads, and as there such rows go, unless `range` says otherwise
 
-A score is kept in thousandths and stands in the trail of its row. It is the model's, and the machine's: another processor may
+A score is kept in thousandths and noted in the trail of its row, whether it stays or not. It is the model's, and the machine's: another processor may
 round otherwise in the last place. Not here: how a score is computed (answer_loss).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from luthier.core.spec import Spec
 from luthier.core.units import Share
-from luthier.data.rules.primitives import Ask
-from luthier.data.rules.rule import KeyedRule, Lent
+from luthier.data.rules.rule import Gathered, GatherRule, Lent, Said
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,57 +63,8 @@ class Difficulty(Spec):
         return self.range or ((None, 1.0) if self.by == "ifd" else (None, None))
 
 
-@dataclass(frozen=True)
-class Scored:
-    """Columns: score (in thousandths, null where there is none), told (the score in words), lacks (why there is none)."""
-
-    wish: Difficulty
-
-    def decide(self, rows: str, ask: Ask, note: Callable[[str], None]) -> str:
-        self._note(rows, ask, note)
-        low, high = (None if bound is None else round(bound * PARTS) for bound in self.wish.bounds)
-        outside = [f"SELECT row, lacks AS reason FROM {rows} WHERE score IS NULL"]
-        inside = "score IS NOT NULL"
-        if low is not None:
-            outside.append(
-                f"SELECT row, told || ' is below {low / PARTS:g}' AS reason FROM {rows} WHERE score < {low}"
-            )
-            inside += f" AND score >= {low}"
-        if high is not None:
-            outside.append(
-                f"SELECT row, told || ' is not below {high / PARTS:g}' AS reason FROM {rows} WHERE score >= {high}"
-            )
-            inside += f" AND score < {high}"
-        left = int(ask(f"SELECT count(*) FROM {rows} WHERE {inside}")[0][0])
-        limit = self.wish.n
-        if self.wish.share is not None:
-            limit = -(-round(self.wish.share * 1_000_000_000) * left // 1_000_000_000)  # rounded up
-        if limit is not None and limit < left:
-            order, which = ("DESC", "hardest") if self.wish.prefer == "hard" else ("ASC", "easiest")
-            outside.append(
-                f"SELECT row, told || ' is not among the {limit} {which} of {left}' AS reason FROM (SELECT row, told, "
-                f"row_number() OVER (ORDER BY score {order}, id) AS place FROM {rows} WHERE {inside}) AS p WHERE place > {limit}"
-            )
-        return " UNION ALL ".join(outside)
-
-    def _note(self, rows: str, ask: Ask, note: Callable[[str], None]) -> None:
-        scored = int(ask(f"SELECT count(score) FROM {rows}")[0][0])
-        if not scored:
-            return
-        places = [1, (scored + 3) // 4, (scored + 1) // 2, (3 * scored + 3) // 4, scored]
-        found = dict(
-            ask(
-                f"SELECT place, score FROM (SELECT score, row_number() OVER (ORDER BY score, id) AS place FROM {rows} "
-                f"WHERE score IS NOT NULL) AS p WHERE place IN ({', '.join(map(str, places))})"
-            )
-        )
-        low, first, middle, third, high = (f"{found[place] / PARTS:.3f}" for place in places)
-        note(
-            f"{self.wish.by} of {scored} rows: lowest {low}, quartiles {first}, {middle} and {third}, highest {high}"
-        )
-
-
-def _keys(rows: Opened, given: Lent) -> pa.RecordBatch:
+def _features(rows: Opened, given: Lent) -> pa.RecordBatch:
+    """score, in thousandths, null where there is none; lacks, why there is none."""
     import pyarrow as pa
 
     scores: list[int | None] = []
@@ -126,18 +75,77 @@ def _keys(rows: Opened, given: Lent) -> pa.RecordBatch:
         for score in scored(rows, given):
             scores.append(score if isinstance(score, int) else None)
             lacks.append(None if isinstance(score, int) else score)
-    by = given.settings.by
-    told = [None if score is None else f"{by} {score / PARTS:.3f}" for score in scores]
-    columns = {
-        "score": pa.array(scores, pa.int64()),
-        "told": pa.array(told, pa.string()),
-        "lacks": pa.array(lacks, pa.string()),
-    }
-    return pa.record_batch(columns)
+    return pa.record_batch({"score": pa.array(scores, pa.int64()), "lacks": pa.array(lacks, pa.string())})
 
 
-difficulty = KeyedRule(
-    "difficulty", VERSION, Difficulty, "Keeps rows by how hard a model finds their answers.", _keys,
-    lambda given: Scored(given.settings), models=("model",), tells=lambda keys, given: keys["told"],
-    source="Li et al. 2024 (IFD, arXiv 2308.12032)",
+def _learn(rows: Gathered, given: Lent, note: Callable[[str], None]) -> pa.Table:
+    """A line per row: id, told (the score in words), why (it goes, null where it stays)."""
+    import pyarrow as pa
+
+    wish: Difficulty = given.settings
+    ids: list[str] = []
+    scores: list[int | None] = []
+    why: list[str | None] = []
+    for batch in rows.read():
+        ids += batch["id"].to_pylist()
+        scores += batch["score"].to_pylist()
+        why += batch["lacks"].to_pylist()
+    told = [None if score is None else f"{wish.by} {score / PARTS:.3f}" for score in scores]
+    known = sorted(score for score in scores if score is not None)
+    if known:
+        low, first, middle, third, high = (f"{one / PARTS:.3f}" for one in _quartiles(known))
+        note(
+            f"{wish.by} of {len(known)} rows: lowest {low}, quartiles {first}, {middle} and {third}, highest {high}"
+        )
+    for at, reason in _gone(scores, wish):
+        why[at] = f"{told[at]} {reason}"
+    return pa.table({"id": ids, "told": pa.array(told, pa.string()), "why": pa.array(why, pa.string())})
+
+
+def _quartiles(known: Sequence[int]) -> list[int]:
+    """Of sorted numbers, one of them each: the lowest, the three quartiles, the highest.
+
+    >>> _quartiles([1, 2, 3, 4, 5]), _quartiles([7])
+    ([1, 2, 3, 4, 5], [7, 7, 7, 7, 7])
+    """
+    return [known[(len(known) - 1) * k // 4] for k in range(5)]
+
+
+def _gone(scores: Sequence[int | None], wish: Difficulty) -> list[tuple[int, str]]:
+    """(place, why) of every row that its score takes out; rows come in the order of their ids, which breaks ties.
+
+    >>> _gone([500, 1200, None, 700], Difficulty(model="m", n=1))
+    [(1, 'is not below 1'), (0, 'is not among the 1 hardest of 2')]
+    """
+    low, high = wish.bounds
+    gone: list[tuple[int, str]] = []
+    inside: list[tuple[int, int]] = []
+    for at, score in enumerate(scores):
+        if score is None:
+            continue
+        if low is not None and score < round(low * PARTS):
+            gone.append((at, f"is below {low:g}"))
+        elif high is not None and score >= round(high * PARTS):
+            gone.append((at, f"is not below {high:g}"))
+        else:
+            inside.append((-score if wish.prefer == "hard" else score, at))
+    limit = wish.n if wish.n is not None else len(inside)
+    if wish.share is not None:
+        limit = -(-round(wish.share * 1_000_000_000) * len(inside) // 1_000_000_000)  # rounded up
+    which = "hardest" if wish.prefer == "hard" else "easiest"
+    rest = sorted(inside)[limit:]
+    return gone + [(at, f"is not among the {limit} {which} of {len(inside)}") for _, at in rest]
+
+
+def _run(rows: Opened, given: Lent, learnt: pa.Table) -> Said:  # noqa: ARG001
+    import pyarrow.compute as pc
+
+    at = pc.index_in(rows.column("id"), learnt["id"].combine_chunks())
+    told, why = (learnt[name].combine_chunks().take(at) for name in ("told", "why"))
+    return Said(changed=told, removed=why)
+
+
+difficulty = GatherRule(
+    "difficulty", VERSION, Difficulty, "Keeps rows by how hard a model finds their answers.", _features, _learn, _run,
+    models=("model",), source="Li et al. 2024 (IFD, arXiv 2308.12032)",
 )  # fmt: skip
