@@ -44,6 +44,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "toxicity": "luthier.data.rules.toxicity:toxicity",
         "licence": "luthier.data.rules.licence:licence",
         "difficulty": "luthier.evaluation.rules.difficulty:difficulty",
+        "generate": "luthier.evaluation.rules.generate:generate",
     },
     "ner": {},
     "task": {

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core import plugin
 
 from .report import Account
-from .rules.rule import GatherRule, GrowRule, KeyedRule, Lent, PairRule, RowRule, Rule
+from .rules.rule import GatherRule, GrowRule, KeyedRule, Lent, MakeRule, PairRule, RowRule, Rule
 from .spec import RuleSpec, RulesSpec
 from .split import Sides
 
@@ -151,7 +151,7 @@ def _grouped(steps: Iterable[Step]) -> list[Group]:
             rows, keyed = [], []
         if isinstance(step.rule, RowRule):
             rows.append(step)
-        elif isinstance(step.rule, GrowRule):
+        elif isinstance(step.rule, GrowRule | MakeRule):
             found.append(Group(tuple(rows), grows=step))
             rows = []
         elif isinstance(step.rule, GatherRule):

@@ -168,7 +168,8 @@ class Preparation:
                 self.at.progress,
                 self.at.secret,
                 self.at.emit,
-                made=made,
+                self.spec.asks,
+                made,
             )
 
         return lend

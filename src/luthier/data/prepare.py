@@ -39,6 +39,9 @@ class PrepareSpec(Spec):
     watched: dict[str, list[str] | None] = Field(default_factory=dict, exclude=True)
     """Records that were forgotten elsewhere (data/forgotten): if one of them is read nothing is made. No part of the identity."""
 
+    asks: bool = Field(default=True, exclude=True)
+    """Whether rules may ask what costs time or money; otherwise such a rule raises rules.rule.WouldAsk. No part of the identity."""
+
     @computed_field  # type: ignore[prop-decorator]
     @property
     def rule_versions(self) -> dict[str, int]:

@@ -124,7 +124,9 @@ def test_nothing_is_computed_twice(tmp_path: Path, tiny: Path, monkeypatch: pyte
     from luthier.evaluation.rules import answer_loss
 
     first = make(tmp_path, tiny, {})
-    monkeypatch.setattr(answer_loss, "model", lambda given: pytest.fail("a score was computed again"))
+    monkeypatch.setattr(
+        answer_loss, "model", lambda given, section: pytest.fail("a score was computed again")
+    )
     again = make(tmp_path, tiny, {})
     assert again.bytes == first.bytes
     make(tmp_path, tiny, {"n": 3})  # other rows stay, of the same scores

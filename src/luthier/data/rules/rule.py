@@ -1,4 +1,4 @@
-"""What a rule is. Five kinds, because they scale differently:
+"""What a rule is. Six kinds, because they scale differently:
 
     RowRule    looks at one row at a time: Opened -> Said. Stateless, so any engine may call it on any batch in any
                order; Spark's mapInArrow runs the very same function. Neighbours run on a batch that is opened once.
@@ -9,6 +9,7 @@
     GatherRule learns something small from a few numbers of every row, and then looks at one row at a time like a RowRule,
                with what it has learnt at hand: shares of a whole, frequencies, a selection.
     GrowRule   makes rows of rows, one at a time: for the rules of quantity, which see the rows of train alone.
+    MakeRule   makes rows with what costs time or money, so it sees all rows before it begins and says what it would cost.
 
 A rule never reads anything but its rows, its Spec and the files and models that are named there; what it says of a row does not depend on the rows beside it, and it
 never drops a row without a reason. Whoever runs it checks rows in = rows out + removed, times it, and keeps examples.
@@ -54,6 +55,14 @@ class Said:
     counts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+class WouldAsk(Exception):
+    """A rule was not to ask anything that costs (`Lent.ask`), and says what it would ask: sentences for people, and figures."""
+
+    def __init__(self, rule: str, sentences: list[str], figures: Mapping[str, Any]) -> None:
+        super().__init__(f"{rule}: " + "; ".join(sentences))
+        self.rule, self.sentences, self.figures = rule, sentences, dict(figures)
+
+
 def _nothing() -> None:
     """Nobody wants to stop."""
 
@@ -74,6 +83,7 @@ class Lent:
     folders   the setting that names a model -> the folder of that model on this machine
     digests   the same -> the model's digest
     answers   the file of answers that cost something (store/answers.py): what stands there is not paid for again
+    ask       whether what costs time or money may be asked; otherwise a MakeRule raises WouldAsk
     """
 
     settings: Any
@@ -84,6 +94,7 @@ class Lent:
     progress: Callable[[str, float, float | None], None] = _unseen
     secret: Callable[[str], str] = str
     emit: Callable[..., Any] = _unsaid
+    ask: bool = True
     made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def once(self, name: Any, make: Callable[[], Any]) -> Any:
@@ -213,4 +224,24 @@ class GrowRule:
     private: bool = False
 
 
-Rule = RowRule | KeyedRule | PairRule | GatherRule | GrowRule
+@dataclass(frozen=True)
+class MakeRule:
+    """`make(rows, settings, note)` gives rows to add, as a GrowRule does; `rows()` are all rows of train, as often as wanted, in
+    any order and batches. It is given a Lent, and may raise WouldAsk. `models` are those of a GatherRule. `sends(settings)` is
+    the host that rows leave for, None where they stay: the recipe may not take private data out after that. It runs where the
+    engine is one process."""
+
+    name: str
+    version: int
+    spec: type[Spec]
+    about: str
+    make: Callable[
+        [Callable[[], Iterator[pa.RecordBatch]], Lent, Callable[[str], None]], Iterator[pa.RecordBatch]
+    ]
+    sends: Callable[[Any], str | None]
+    models: tuple[str, ...] = ("model",)
+    source: str = "ours"
+    private: bool = False
+
+
+Rule = RowRule | KeyedRule | PairRule | GatherRule | GrowRule | MakeRule

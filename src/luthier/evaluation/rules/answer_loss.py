@@ -17,10 +17,10 @@ from luthier.core.errors import DataError
 from luthier.data.forgotten import stem
 from luthier.data.rules.rule import Lent
 from luthier.models.forward import TOKEN_BUDGET, sequence_loss
-from luthier.models.place import place
 from luthier.models.template import Encoded, Template, TooLong
 from luthier.store.answers import Answers, key_of
 
+from ..asking.model import Model, model
 from .difficulty import PARTS, VERSION
 
 if TYPE_CHECKING:
@@ -35,26 +35,6 @@ class Asked:
 
     whole: Encoded
     alone: Encoded | None
-
-
-class Model:
-    """A base model in memory with its template."""
-
-    def __init__(self, folder: Path, device: str, dtype: str) -> None:
-        from luthier.models.weights import describe, load, load_tokenizer
-
-        where = place(device, dtype, "difficulty")
-        self.template = Template(load_tokenizer(folder), describe(folder).context)
-        self.weights = load(folder, dtype=where.dtype, device=where.device)
-        self.device = where.device
-
-
-def model(given: Lent) -> Model:
-    wish = given.settings
-    folder = given.folders["model"]
-    return given.once(
-        ("model", folder, wish.device, wish.dtype), lambda: Model(Path(folder), wish.device, wish.dtype)
-    )
 
 
 def scored(rows: Opened, given: Lent) -> Iterator[int | str]:
@@ -79,7 +59,7 @@ def scored(rows: Opened, given: Lent) -> Iterator[int | str]:
             given.check()
             given.progress("difficulty: rows that the model reads", start, len(missing))
             piece = missing[start : start + AT_ONCE]
-            found = _scores([conversations[row] for row in piece], wish.by, model(given))
+            found = _scores([conversations[row] for row in piece], wish.by, model(given, "difficulty"))
             answers.keep((keys[row], records[row], score) for row, score in zip(piece, found, strict=True))
             known |= {keys[row]: score for row, score in zip(piece, found, strict=True)}
     for key in keys:
