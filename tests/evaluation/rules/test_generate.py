@@ -207,7 +207,7 @@ def test_the_forecast_is_held_against_the_budget_before_anything_is_sent(tmp_pat
             ({"tokens": 100}, "tokens, and the budget is 100"),
             ({"money": "0.01 USD"}, "USD, and the budget is 0.01 USD"),
         ):
-            with pytest.raises(DataError, match=f"{told}; nothing was sent"):
+            with pytest.raises(DataError, match=rf"{told}; nothing was sent"):
                 make(tmp_path, server.url, {"budget": budget, "endpoint": {"price": price}})
         assert server.requests == 0
         found = make(
@@ -387,7 +387,7 @@ def test_rows_stay_on_this_machine_unless_the_recipe_names_the_host() -> None:
         ValueError, match=r"rows would be sent to llm\.example.* write allow_host: llm\.example"
     ):
         spec_of("https://llm.example/v1", {})
-    with pytest.raises(ValueError, match="allow_host is 'other.example'"):
+    with pytest.raises(ValueError, match=r"allow_host is 'other\.example'"):
         spec_of("https://llm.example/v1", {"endpoint": {"allow_host": "other.example"}})
     spec_of("https://llm.example/v1", {"endpoint": {"allow_host": "llm.example"}})
     for here in ("http://127.0.0.1:1/v1", "http://localhost:1/v1", "http://[::1]:1/v1"):
@@ -408,7 +408,7 @@ def test_rows_stay_on_this_machine_unless_the_recipe_names_the_host() -> None:
 def test_private_data_is_taken_out_before_rows_leave() -> None:
     who = {"n": 3, "endpoint": {"url": "https://llm.example/v1", "model": "m", "allow_host": "llm.example"}}
     with pytest.raises(
-        ValueError, match="generate sends rows to llm.example before redact has taken private data out"
+        ValueError, match=r"generate sends rows to llm\.example before redact has taken private data out"
     ):
         spec_of("", {}, rules={"quantity": [{"generate": who}, {"redact": "pii"}]})
     spec_of("", {}, rules={"quality": [{"redact": "pii"}], "quantity": [{"generate": who}]})
@@ -456,19 +456,28 @@ def test_a_plan_asks_nothing_and_says_what_it_would(tmp_path: Path) -> None:
 
 
 def test_made_rows_that_stand_in_held_out_rows_go(tmp_path: Path) -> None:
-    """The server knows the whole file, and answers with what stands on the other side."""
+    """The model knows the whole file by heart, and answers the first question with what stands on the other side."""
+    rows = [
+        {"text": f"Where is the {a} that I have left on the {b}?", "queue": a}
+        for a in THINGS
+        for b in ("desk", "shelf")
+    ]
     split = {"validation": 0.25, "test": 0.25}
-    first = make(tmp_path, "http://127.0.0.1:1/v1", split=split, rules={})
+    first = make(tmp_path, "", rows=rows, split=split, rules={})
     copied = first.held[0]["messages"][0]["content"]
 
     def script(n: int, body: dict[str, Any]) -> str:
-        return f" {copied.upper()} " if n == 0 else otherwise(n, body)
+        words = said_by_user(body).rstrip("?").split()
+        return f" {copied.upper()} " if n == 0 else f"I miss the {words[3]}: is it still on that {words[-1]}"
 
     with serving(script) as server:
-        found = make(tmp_path, server.url, {"n": 4, "likeness": [0, 0.99], "keep": []}, split=split)
-    number_kept = copied.split()[-1] == said_by_user(server.bodies[0]).split()[-1]
-    assert not number_kept, "the rows differ in their number, which the check of numbers tells"
-    assert len(found.made) == 3
+        found = make(tmp_path, server.url, {"n": 4, "likeness": [0, 0.99]}, rows=rows, split=split)
+    assert len(found.made) == 3 and found.held == first.held
+    [gone] = found.removed
+    assert gone["rule"] == "held_out" and gone["reason"] == "says what a row that is held out says"
+    assert copied.casefold() not in {row["messages"][0]["content"].casefold() for row in found.train}
+    entry = found.rules[-1]
+    assert (entry["rule"], entry["rows_in"], entry["rows_out"], entry["removed"]) == ("held_out", 4, 3, 1)
 
 
 def test_a_local_model_writes(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from luthier.core.errors import SpecError
 from luthier.core.spec import Spec
 
 if TYPE_CHECKING:
@@ -55,12 +56,12 @@ class Said:
     counts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-class WouldAsk(Exception):
+class WouldAsk(SpecError):
     """A rule was not to ask anything that costs (`Lent.ask`), and says what it would ask: sentences for people, and figures."""
 
-    def __init__(self, rule: str, sentences: list[str], figures: Mapping[str, Any]) -> None:
-        super().__init__(f"{rule}: " + "; ".join(sentences))
-        self.rule, self.sentences, self.figures = rule, sentences, dict(figures)
+    def __init__(self, sentences: list[str], figures: Mapping[str, Any]) -> None:
+        super().__init__("; ".join(sentences) + ". Nothing was asked.", remedy="`luthier run RECIPE` asks.")
+        self.sentences, self.figures = sentences, dict(figures)
 
 
 def _nothing() -> None:

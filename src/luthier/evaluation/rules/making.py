@@ -241,7 +241,7 @@ def _permit(going: Sequence[tuple[str, Question, Made]], wish: Generate, given: 
             sentences.append(f"rows of train would be sent to {wish.endpoint.host}")
         if broken := bill.over(wish.budget, price):
             sentences.append(f"that is over its budget: {broken}")
-        raise WouldAsk("generate", sentences, {"by": _by(given), **bill.plain(price)})
+        raise WouldAsk(sentences, {"by": _by(given), **bill.plain(price)})
     purse.permit(bill)
     given.emit("forecast", rule="generate", by=_by(given), **bill.plain(price))
 
