@@ -72,13 +72,18 @@ def recipe_page() -> str:
 def _part(name: str, part: Any) -> list[str]:
     about = getattr(part, "about", None) or part.__doc__ or ""
     told = [f"### `{name}`\n", " ".join(about.split()) + "\n"]
-    spec: type[BaseModel] = part.spec
-    if spec.model_fields:
+    todo: list[tuple[str, type[BaseModel]]] = [("", part.spec)]
+    while todo:
+        where, spec = todo.pop(0)
+        if not spec.model_fields:
+            continue
+        told += [f"`{where}`:\n"] if where else []
         told.append("| key | what it takes | default | meaning |\n|---|---|---|---|")
         for key, field in spec.model_fields.items():
             told.append(
                 f"| `{key}` | {_kind(field.annotation)} | {_default(field)} | {' '.join((field.description or '').split())} |"
             )
+            todo += [(f"{where}.{key}".lstrip("."), inner) for inner in _specs(field.annotation)]
         told.append("")
     return told
 

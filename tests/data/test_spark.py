@@ -552,3 +552,33 @@ def test_errors_of_ours_are_ours_again() -> None:
     for kind in (LuthierError, DataError, MissingPart):
         error = spark_worker.error_of(spark_worker.plain_error(kind("what", remedy="how")))
         assert type(error) is kind and str(error) == "what\n  → how"
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    "engine", [pytest.param({"spark": {"master": "local[2]", "options": HERE}}, marks=needs_spark)]
+)
+def test_a_model_is_asked_by_the_workers_of_this_machine(tmp_path: Path, engine: Any) -> None:
+    """Here and not beside the rule, because two Sparks in one process are one too many."""
+    from luthier.core.artifact import Artifact
+    from luthier.models.testing import tiny_model
+
+    tiny, asked = tiny_model(tmp_path / "tiny"), Artifact("model", "k", {}, 1, {}, ())
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({"q": f"What is {n}?", "a": f"It is {n % 7}"}) + "\n" for n in range(30))
+    )
+    rules = {
+        "quality": ["deduplicate"],
+        "relevance": [{"difficulty": {"model": "tiny", "range": [0, None], "n": 20}}],
+    }
+    data = {"sources": [{"files": "rows.jsonl", "map": {"user": "q", "assistant": "a"}}], "rules": rules}
+    found = []
+    for name, one in (("here", "local"), ("spark", engine)):
+        home, out, scratch = (tmp_path / f"{name}-{what}" for what in ("home", "out", "scratch"))
+        for folder in (home, out, scratch):
+            folder.mkdir()
+        at = FakeContext(home, root=tmp_path, folders={asked.digest: tiny})
+        spec = PrepareSpec.model_validate({"data": {**data, "engine": one}})
+        STAGE.function(spec, {"asked.0": asked}, out, scratch, at)
+        found.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert found[0] == found[1]

@@ -175,18 +175,20 @@ def _recorded(at: RunContext, spec: Mapping[str, Any], summary: Mapping[str, Any
     return at.store.catalog.record(Artifact("source", key, spec, 1, {}, (), summary, time.time()))
 
 
-def materials(wish: Wish, at: RunContext, make: Strategy) -> Results:
-    """The first part of the line, which costs little: the dataset, the base, and other models that the method needs."""
+def materials(wish: Wish, at: RunContext, make: Strategy, *, asks: bool = True) -> Results:
+    """The first part of the line, which costs little: the dataset, the base, and other models that the method needs. Where a
+    rule would have rows written by a model, it is asked only if `asks`; otherwise WouldAsk is raised."""
     recipe = wish.recipe
-    dataset = prepared(wish, at, make)
+    dataset = prepared(wish, at, make, asks=asks)
     others = {role: _base(name, at, make) for role, name in recipe.train.other_models.items()}
     return Results(dataset, _base(recipe.base, at, make), others=others)
 
 
-def prepared(wish: Wish, at: RunContext, make: Strategy) -> Artifact | None:
+def prepared(wish: Wish, at: RunContext, make: Strategy, *, asks: bool = True) -> Artifact | None:
     """Without the rows that are to be forgotten. Where such rows turn up in bytes that no tombstone knows yet, it is told that
     they stand there too, and the dataset is made anew."""
     from luthier.data.forgotten import StillThere
+    from luthier.data.plan import model_roles
     from luthier.data.prepare import STAGE as PREPARE
     from luthier.data.prepare import PrepareSpec
 
@@ -194,10 +196,11 @@ def prepared(wish: Wish, at: RunContext, make: Strategy) -> Artifact | None:
     from .data.forget import still_there, watched
 
     recipe = wish.recipe
-    spec = PrepareSpec(task=recipe.task, data=recipe.data, watched=watched(at.store))
+    spec = PrepareSpec(task=recipe.task, data=recipe.data, watched=watched(at.store), asks=asks)
     parents = sources(wish, at)
+    asked = {role: _base(name, at, make) for name, role in model_roles(recipe.data.rules).items()}
     try:
-        dataset = make("dataset", PREPARE, spec, parents)
+        dataset = make("dataset", PREPARE, spec, {**parents, **asked})
     except StillThere as found:
         if not still_there(at.store, found.hits, _marks(wish, parents.values())):
             raise
@@ -207,7 +210,7 @@ def prepared(wish: Wish, at: RunContext, make: Strategy) -> Artifact | None:
             about="forgotten",
             message=f"{rows} that were to be forgotten stand in these sources too; they are left out",
         )
-        dataset = make("dataset", PREPARE, spec, sources(wish, at))
+        dataset = make("dataset", PREPARE, spec, {**sources(wish, at), **asked})
     if dataset is not None:
         describe(at.store, dataset.digest, recipe.data.about)
     return dataset

@@ -15,6 +15,7 @@ from luthier.core.artifact import short
 from luthier.core.errors import SpecError
 from luthier.core.event import Event
 from luthier.core.units import show_bytes, show_count, show_seconds
+from luthier.data.rules.rule import WouldAsk
 
 from .context import RunContext
 from .line import STEPS, Look, Make, Results, materials, walk
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """`steps`: each step of the line with its state. Without `training` nothing has to be trained."""
+    """`steps`: each step of the line with its state. Without `training` nothing has to be trained, or with `asking` the rows are
+    not all there."""
 
     name: str
     steps: list[dict[str, str]]
@@ -39,6 +41,7 @@ class Plan:
     suggestion: Suggestion | None = None
     over_budget: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    asking: dict[str, Any] | None = None  # what rules would have models write, at most
 
     def forecast_facts(self) -> dict[str, Any]:
         """The figures that a run is measured against."""
@@ -54,7 +57,7 @@ class Plan:
 
     def plain(self) -> dict[str, Any]:
         return {"name": self.name, "steps": self.steps, "forecast": self.forecast_facts(), "suggestion": asdict(self.suggestion) if self.suggestion else None,
-                "over_budget": self.over_budget, "notes": self.notes}  # fmt: skip
+                "over_budget": self.over_budget, "notes": self.notes, "asking": self.asking}  # fmt: skip
 
     def sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """Titles with (what, how much) pairs, for people."""
@@ -101,7 +104,12 @@ def make_plan(wish: Wish, at: RunContext, *, probe: bool) -> Plan:
     there = walk(wish, at, Look(at))
     if there.model is not None:
         return Plan(wish.recipe.name, _steps(wish, there))
-    so_far = materials(wish, at, Make(at))
+    try:
+        so_far = materials(wish, at, Make(at), asks=False)
+    except WouldAsk as told:
+        later = "training can be forecast once the rows are there: `luthier run` asks for them, or leave the rule out for a first look"
+        notes = [*told.sentences, later]
+        return Plan(wish.recipe.name, _steps(wish, there), asking=told.figures, notes=notes)
     return plan_training(wish, at, so_far, probe=probe)
 
 

@@ -91,7 +91,7 @@ def profile_training(wish: Wish, at: RunContext, steps: int) -> Profiled:
         raise SpecError(
             f"{steps} steps cannot be profiled.", remedy=f"Give a number from 1 to {MOST_STEPS:,}."
         )
-    bench = workbench(wish, at, materials(wish, at, Make(at)))
+    bench = workbench(wish, at, materials(wish, at, Make(at), asks=False))
     found = profile(
         bench.spec, bench.method, bench.folders, bench.splits, bench.template, bench.facts, steps, at
     )

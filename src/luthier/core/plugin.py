@@ -50,6 +50,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "injection": "luthier.data.rules.injection:injection",
         "toxicity": "luthier.data.rules.toxicity:toxicity",
         "licence": "luthier.data.rules.licence:licence",
+        "difficulty": "luthier.evaluation.rules.difficulty:difficulty",
+        "generate": "luthier.evaluation.rules.generate:generate",
     },
     "embedder": {
         "hashed": "luthier.data.embedders.hashed:hashed",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core import plugin
 
 from .report import Account
-from .rules.rule import GatherRule, GrowRule, KeyedRule, PairRule, RowRule, Rule
+from .rules.rule import GatherRule, GrowRule, KeyedRule, Lent, MakeRule, PairRule, RowRule, Rule
 from .spec import RuleSpec, RulesSpec
 from .split import Sides
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """A rule with its settings; `given` are the same with files as they are reached. `hidden`: a rule of the recipe takes
+    """A rule with its settings; `given` are the same with files as they are reached, or what is lent to a rule that asks a model. `hidden`: a rule of the recipe takes
     private data out, and has not seen the rows before this step: nothing of them is shown. `number`: its place in rules.json,
     where the reading is 0. `learnt`: what a GatherRule has learnt from all rows; such a step is carried out like a row rule."""
 
@@ -78,11 +78,28 @@ def reads(wish: RuleSpec) -> dict[str, list[str]]:
     return {name: [told] if isinstance(told, str) else list(told) for name, told in found.items() if told}
 
 
+def models(wish: RuleSpec) -> dict[str, str]:
+    """The base models that a rule's settings name, by setting."""
+    rule = plugin.load("rule", wish.name)
+    found = {name: getattr(wish.settings, name) for name in getattr(rule, "models", ())}
+    return {name: told for name, told in found.items() if told is not None}
+
+
+def model_roles(rules: RulesSpec) -> dict[str, str]:
+    """Every base model that rules name -> the role that it has among the parents of the dataset."""
+    named = dict.fromkeys(name for wish in rules.ordered for name in models(wish).values())
+    return {name: f"asked.{n}" for n, name in enumerate(named)}
+
+
 def plan_of(
-    rules: RulesSpec, sides: Sides, named: tuple[str, ...] = (), reached: Callable[[str], str] = str
+    rules: RulesSpec,
+    sides: Sides,
+    named: tuple[str, ...] = (),
+    reached: Callable[[str], str] = str,
+    lend: Callable[[RuleSpec], Lent] | None = None,
 ) -> list[Group]:
     """In order; those after the one that divides are for train alone. `reached` gives a file that a rule names as it is found
-    from anywhere.
+    from anywhere; `lend` what a rule that asks a model works with.
 
     >>> from luthier.data.spec import SplitSpec
     >>> rules = RulesSpec.model_validate({"quality": ["normalize", "deduplicate", "drop_empty"]})
@@ -91,7 +108,7 @@ def plan_of(
     [(['normalize'], ['deduplicate'], ()), (['drop_empty'], [], None)]
     """
     wishes = rules.ordered
-    steps = [_step(wish, reached) for wish in wishes]
+    steps = [_step(wish, reached, lend) for wish in wishes]
     last_private = max((n for n, step in enumerate(steps) if step.rule.private), default=-1)
     steps = [replace(step, hidden=n <= last_private, number=n + 1) for n, step in enumerate(steps)]
     divide = len(wishes) - len(rules.quantity)
@@ -113,10 +130,15 @@ def _numbered(groups: list[Group], named: tuple[str, ...]) -> list[Group]:
     return [*groups[:first], *numbers, *groups[first + 1 :]]
 
 
-def _step(wish: RuleSpec, reached: Callable[[str], str]) -> Step:
+def _step(
+    wish: RuleSpec, reached: Callable[[str], str], lend: Callable[[RuleSpec], Lent] | None = None
+) -> Step:
+    rule = plugin.load("rule", wish.name)
+    if lend is not None and bool(getattr(rule, "models", None)):
+        return Step(rule, wish.settings, bound=lend(wish))
     files = {name: [reached(one) for one in told] for name, told in reads(wish).items()}
     bound = wish.settings.model_copy(update=files) if files else None
-    return Step(plugin.load("rule", wish.name), wish.settings, bound=bound)
+    return Step(rule, wish.settings, bound=bound)
 
 
 def _grouped(steps: Iterable[Step]) -> list[Group]:
@@ -129,7 +151,7 @@ def _grouped(steps: Iterable[Step]) -> list[Group]:
             rows, keyed = [], []
         if isinstance(step.rule, RowRule):
             rows.append(step)
-        elif isinstance(step.rule, GrowRule):
+        elif isinstance(step.rule, GrowRule | MakeRule):
             found.append(Group(tuple(rows), grows=step))
             rows = []
         elif isinstance(step.rule, GatherRule):

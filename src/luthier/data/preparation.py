@@ -5,7 +5,7 @@ Everything heavy (Arrow, Polars, DuckDB) is imported from here down, so `prepare
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,25 +14,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from luthier.core import plugin
+from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.core.stage import Context
+from luthier.store.answers import ANSWERS
 
 from . import split
 from .connectors import connect
 from .connectors.protocol import Connector, Part
-from .engines.local import SortedParquet
+from .engines.group import set_aside
+from .engines.local import SortedParquet, Spool
 from .engines.protocol import At, Engine, Frame
 from .forgotten import STILL_THERE, Forgotten, Hit, StillThere
 from .gather import whole
+from .held_out import HeldOut
 from .mapping import Layout
-from .plan import Group, plan_of
+from .plan import Group, model_roles, models, plan_of
 from .prepare import PrepareSpec, source_names
 from .reading import REMOVED, TRAIL, Job, read_part, reading
 from .records import RECORD, contents, with_instruction
 from .report import Account
 from .rules.primitives import Ask
+from .rules.rule import GrowRule, Lent, MakeRule
 from .shapes import shape_of
-from .spec import SourceSpec
+from .spec import RuleSpec, SourceSpec
 from .task import default_instruction
 
 MOST_LABELS = 200
@@ -69,12 +74,21 @@ class Preparation:
     """One run of the chain. `reports` says what each step did."""
 
     def __init__(
-        self, spec: PrepareSpec, out: Path, work: Path, at: Context, forgotten: Forgotten | None = None,
+        self,
+        spec: PrepareSpec,
+        out: Path,
+        work: Path,
+        at: Context,
+        forgotten: Forgotten | None = None,
         pins: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> None:  # fmt: skip
+        asked: Mapping[str, Artifact] | None = None,
+    ) -> None:
+        """`pins` say where sources that move stood when their fingerprints were taken, `asked` holds the models that rules ask
+        (plan.model_roles), both by role."""
         self.spec, self.out, self.work, self.at = spec, out, work, at
+        self._asked = asked or {}
         self._forgotten, self._watched = forgotten or Forgotten(), Forgotten(spec.watched)
-        self._pins = pins or {}  # where sources that move stood when their fingerprints were taken, by role
+        self._pins = pins or {}
         self.classify = spec.task.kind == "classify"
         self.labels: list[str] | None = None
         self.reports: list[dict[str, Any]] = []
@@ -90,6 +104,9 @@ class Preparation:
         self._private = any(plugin.load("rule", wish.name).private for wish in spec.data.rules.ordered)
         self._read_account = reading()
         self._sides_account = Account("split", spec.data.split.plain(), 1)
+        self._copies_account = Account("held_out", {}, 1)
+        grows = [one for one in spec.data.rules.ordered if isinstance(one.load(), GrowRule | MakeRule)]
+        self._held_out = HeldOut() if grows else None
         self._total_bytes = 0
         self._accounts: list[Account] = []
         self._files = {
@@ -116,10 +133,9 @@ class Preparation:
         self._total_bytes = sum(part.size_bytes for _, part in work)
         try:
             frame = self._engine.read(work, self._read_account, self)
-            for group in plan_of(self.spec.data.rules, sides, named, self._reached):
+            for group in plan_of(self.spec.data.rules, sides, named, self._reached, self._lender()):
                 frame = self._run(group, frame)
-            for batch in self._engine.rows(frame):
-                self._write(batch, "train")
+            self._write_train(frame)
         except DataError:
             if not self._lines.still_there:  # without those rows anything may be wrong, and it is made anew
                 raise
@@ -143,6 +159,28 @@ class Preparation:
         """A file that a rule names, from wherever a process stands."""
         written = self.at.secret(pattern)
         return written if "://" in written else str(self.at.root / Path(written).expanduser())
+
+    def _lender(self) -> Callable[[RuleSpec], Lent]:
+        """What rules that ask a model are given. What one of them loads the next finds loaded."""
+        roles = model_roles(self.spec.data.rules)
+        made: dict[Any, Any] = {}
+
+        def lend(wish: RuleSpec) -> Lent:
+            found = {setting: self._asked[roles[name]] for setting, name in models(wish).items()}
+            return Lent(
+                wish.settings,
+                {setting: str(self.at.folder(one)) for setting, one in found.items()},
+                {setting: one.digest for setting, one in found.items()},
+                str(self.at.home / ANSWERS),
+                self.at.check,
+                self.at.progress,
+                self.at.secret,
+                self.at.emit,
+                self.spec.asks,
+                made,
+            )
+
+        return lend
 
     # sources -> records
 
@@ -234,7 +272,34 @@ class Preparation:
 
     def held(self, batch: pa.RecordBatch, side: str) -> None:
         """Rows of validation and test are written as the engine divides them."""
+        if self._held_out is not None:
+            self._held_out.add(batch)
         self._write(batch, side)
+
+    def _write_train(self, frame: Frame) -> None:
+        """Rows that were made wait until all that is held out is known."""
+        made: Spool | None = None
+        for batch in self._engine.rows(frame):
+            is_made = batch["made_from"].is_valid()
+            if self._held_out is not None and pc.any(is_made).as_py():
+                made = made or Spool(self.work / "made.arrow", RECORD)
+                made.write(batch.filter(is_made))
+                batch = batch.filter(pc.invert(is_made))
+            self._write(batch, "train")
+        for batch in made.read() if made else ():
+            self._write(self._not_held_out(batch), "train")
+
+    def _not_held_out(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows that were made, without those that stand in what is held out."""
+        assert self._held_out is not None
+        gone = pa.array(self._held_out.holds(batch))
+        why = pc.if_else(gone, "says what a row that is held out says", pa.scalar(None, pa.string()))
+        hidden = self._private  # of what is held out as little is shown as of other rows of this recipe
+        last = len(self.spec.data.rules.ordered) + 1
+        left, lines = set_aside(batch, why, self._copies_account, hidden=hidden, number=last)
+        if lines is not None:
+            self._lines.write(lines)
+        return left
 
     def _write(self, rows: pa.RecordBatch, side: str) -> None:
         self.at.check()
@@ -324,8 +389,7 @@ class Preparation:
 
     def _account(self) -> None:
         steps = [self._read_account, *self._accounts]
-        if self._sides_account.removed:
-            steps.append(self._sides_account)
+        steps += [one for one in (self._copies_account, self._sides_account) if one.removed]
         for account in steps:
             self.reports.append(account.plain())
             figures = {

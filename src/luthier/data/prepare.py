@@ -39,6 +39,9 @@ class PrepareSpec(Spec):
     watched: dict[str, list[str] | None] = Field(default_factory=dict, exclude=True)
     """Records that were forgotten elsewhere (data/forgotten): if one of them is read nothing is made. No part of the identity."""
 
+    asks: bool = Field(default=True, exclude=True)
+    """Whether rules may ask what costs time or money; otherwise such a rule raises rules.rule.WouldAsk. No part of the identity."""
+
     @computed_field  # type: ignore[prop-decorator]
     @property
     def rule_versions(self) -> dict[str, int]:
@@ -49,15 +52,18 @@ class PrepareSpec(Spec):
 def prepare(
     spec: PrepareSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context
 ) -> Output:
-    """Read the sources, run the rules, split, write. The parents in `inputs` have no files: they are identity only, and
-    `forgotten` says which records are not read.
+    """Read the sources, run the rules, split, write. The sources in `inputs` have no files: they are identity only, and
+    `forgotten` says which records are not read. The models there are asked by rules (plan.model_roles).
 
     Raises DataError for anything a source, a row or a label is not supposed to be."""
     from .forgotten import Forgotten
     from .preparation import Preparation
 
-    if odd := [role for role, parent in inputs.items() if parent.kind != "source"]:
-        raise AssertionError(f"a dataset is made from sources, and {odd[0]} is none")
+    asked = {role: parent for role, parent in inputs.items() if parent.kind == "model"}
+    if odd := [role for role, parent in inputs.items() if parent.kind != "source" and role not in asked]:
+        raise AssertionError(
+            f"a dataset is made from sources, with models that rules ask, and {odd[0]} is neither"
+        )
     work = scratch / "prepare"
     shutil.rmtree(
         work, ignore_errors=True
@@ -66,7 +72,7 @@ def prepare(
     listed = inputs.get("forgotten")
     forgotten = Forgotten.of(listed.spec["forgotten"]) if listed else Forgotten()
     pins = {role: one.spec["pinned"] for role, one in inputs.items() if "pinned" in one.spec}
-    preparation = Preparation(spec, out, work, at, forgotten, pins)
+    preparation = Preparation(spec, out, work, at, forgotten, pins, asked)
     full_disk: tuple[type[Exception], ...] = (OSError, *preparation.write_errors)
     try:
         facts = preparation.run()

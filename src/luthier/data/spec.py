@@ -26,7 +26,7 @@ from luthier.core.spec import Spec
 from luthier.core.units import Share
 
 from .maps import MapSpec as MapSpec
-from .rules.rule import GrowRule
+from .rules.rule import GrowRule, MakeRule
 from .task import SourceTaskSpec
 
 
@@ -114,9 +114,22 @@ class RulesSpec(Spec):
     @model_validator(mode="after")
     def _rows_are_made_in_train_alone(self) -> RulesSpec:
         for wish in [*self.quality, *self.relevance]:
-            if isinstance(plugin.load("rule", wish.name), GrowRule):
+            if isinstance(plugin.load("rule", wish.name), GrowRule | MakeRule):
                 raise ValueError(
                     f"{wish.name} makes rows, which train alone may have; write it under quantity"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _private_data_goes_before_rows_leave(self) -> RulesSpec:
+        wishes = self.ordered
+        for n, wish in enumerate(wishes):
+            rule = plugin.load("rule", wish.name)
+            host = rule.sends(wish.settings) if isinstance(rule, MakeRule) else None
+            late = [one.name for one in wishes[n:] if plugin.load("rule", one.name).private]
+            if host is not None and late:
+                raise ValueError(
+                    f"{wish.name} sends rows to {host} before {late[0]} has taken private data out of them; write {late[0]} before it"
                 )
         return self
 
@@ -189,6 +202,24 @@ class DataSpec(Spec):
     """What carries the rules out, by name: `local` is this machine."""
     about: AboutSpec | None = Field(default=None, exclude=True)
     """Who answers for the dataset, under which terms and what for; shown with it, and no part of its identity."""
+
+    @model_validator(mode="after")
+    def _models_are_within_reach(self) -> DataSpec:
+        made = [w.name for w in self.rules.ordered if isinstance(plugin.load("rule", w.name), MakeRule)]
+        if made and self.engine.name == "spark":
+            raise ValueError(
+                f"{made[0]} sees all rows of train in one process, which Spark does not have; use engine: local, or prepare the "
+                "rows with Spark first and give what it leaves to a recipe of its own"
+            )
+        if getattr(self.engine.settings, "here", True):
+            return self
+        for wish in self.rules.ordered:
+            if getattr(plugin.load("rule", wish.name), "models", ()):
+                raise ValueError(
+                    f"{wish.name} asks a model that stands on this machine, where the workers of {self.engine.name} do not reach it; "
+                    "use engine: local, or a local master of Spark"
+                )
+        return self
 
 
 def rule_version(name: str) -> int:

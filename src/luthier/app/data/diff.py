@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.artifact import Artifact
+from luthier.core.artifact import Artifact, short
 from luthier.store import Store
 
 from .find import SPLITS, Looking, batches, lines_of, names_of, row_count
@@ -192,8 +192,11 @@ def _wish(store: Store, dataset: Artifact) -> dict[str, Any]:
     """The spec, and what its parents are: the sources' bytes, the rows that were forgotten."""
     found: dict[str, Any] = {**dataset.spec, "preparation": dataset.version}
     for role, parent in dataset.parents.items():
-        spec = store.catalog.get(parent).spec
-        found[role] = spec.get("fingerprint") or f"{len(_forgotten(store, dataset))} records"
+        one = store.catalog.get(parent)
+        if one.kind == "model":
+            found[role] = short(parent)
+        else:
+            found[role] = one.spec.get("fingerprint") or f"{len(_forgotten(store, dataset))} records"
     return found
 
 

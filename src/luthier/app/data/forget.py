@@ -27,6 +27,7 @@ from luthier.core.errors import NotFound, SpecError
 from luthier.core.event import Event
 from luthier.data.forgotten import Forgotten, Hit, group_hash, stem
 from luthier.store import Store
+from luthier.store.answers import ANSWERS, Answers
 from luthier.store.tombstones import Tombstone
 
 from .find import SPLITS, Looking, Reader, batches, models_of, names_of, runs_with, sources_of
@@ -92,12 +93,21 @@ def forget(
     }
     if really:
         store.tombstones.add(stones)
+        _forget_answers(store, records)
         facts = {"rows": told["rows"], "records": len(records), "by": actor(), "reason": reason}
         facts |= {"by_field": [one.field if one.field != "says" else "contains" for one in conditions]}
         store.ledger.append(
             Event("forgotten", "rows", facts | {"datasets": sorted(held), "new": told["new"]})
         )
     return told
+
+
+def _forget_answers(store: Store, records: Iterable[str]) -> None:
+    """What models have answered about these records: it may say what they said."""
+    path = store.home / ANSWERS
+    if path.exists():
+        with Answers(path) as answers:
+            answers.forget(records)
 
 
 def _conditions(where: Sequence[str]) -> list[Condition]:

@@ -28,10 +28,12 @@ from luthier.data.plan import Group, Step
 from luthier.data.reading import Job, read_part
 from luthier.data.records import RECORD
 from luthier.data.report import Account
+from luthier.data.rules.rule import MakeRule
 
 from .decide import decide
 from .gather import AllFeatures, features_of_all, learn
 from .group import Grouped, carry_out, run_group
+from .making import make_rows
 from .pairs import features_of
 from .protocol import At, LocalEngineSpec, Look
 
@@ -196,6 +198,10 @@ class LocalEngine:
         """Batches without a row vanish."""
         self._groups += 1
         passed = self._passed(group, frame, accounts)
+        if group.grows is not None and isinstance(group.grows.rule, MakeRule):
+            alone = self._passed(replace(group, grows=None), frame, accounts)
+            yield from self._made(group.grows, alone, accounts[-1])
+            return
         if group.learns is not None:
             yield from self._learnt(group.learns, passed, accounts[-1])
             return
@@ -241,6 +247,17 @@ class LocalEngine:
                 found.batch
                 for found in self._passed(Group(rows=(replace(step, learnt=told),)), spool.read(), [account])
             )
+        spool.remove()
+        shutil.rmtree(folder)
+
+    def _made(self, step: Step, passed: Iterator[Grouped], account: Account) -> Batches:
+        """All rows, and then those that were made of them."""
+        folder = self._at.work / f"group-{self._groups}"
+        spool = Spool(folder / "rows.arrow", RECORD)
+        for found in passed:
+            spool.write(found.batch)
+        yield from spool.read()
+        yield from make_rows(step, lambda: self._stoppable(spool.read()), account)
         spool.remove()
         shutil.rmtree(folder)
 

@@ -102,6 +102,11 @@ class SparkEngineSpec(Spec):
     options: dict[str, str] = Field(default_factory=dict)
     """Settings of the session as Spark names them, such as `spark.executor.memory`. ${VAR} is filled in when it is used."""
 
+    @property
+    def here(self) -> bool:
+        """Whether everything runs on this machine."""
+        return (self.master or "").startswith("local")
+
     @model_validator(mode="after")
     def _one_place(self) -> SparkEngineSpec:
         if (self.master is None) == (self.connect is None):

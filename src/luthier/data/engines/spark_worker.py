@@ -36,7 +36,7 @@ from luthier.data.plan import Group, Step
 from luthier.data.reading import Job, count_part, read_part, reading
 from luthier.data.records import RECORD
 from luthier.data.report import Account, Example
-from luthier.data.rules.rule import GatherRule, PairRule
+from luthier.data.rules.rule import GatherRule, Lent, PairRule
 from luthier.data.spec import SplitSpec
 from luthier.data.task import TaskSpec
 
@@ -391,7 +391,10 @@ def _step(
     learnt: str | None,
 ) -> Step:
     rule = plugin.load("rule", name)
-    given = None if bound is None else rule.spec.model_validate(bound)
+    given: Any = None
+    if bound is not None:
+        lent = bool(getattr(rule, "models", ()))
+        given = Lent.from_plain(rule.spec, bound) if lent else rule.spec.model_validate(bound)
     table = None if learnt is None else pa.Table.from_batches(unpacked(b64decode(learnt)))
     return Step(rule, rule.spec.model_validate(settings), hidden, number, given, table)
 

@@ -1,4 +1,4 @@
-"""What a rule is. Five kinds, because they scale differently:
+"""What a rule is. Six kinds, because they scale differently:
 
     RowRule    looks at one row at a time: Opened -> Said. Stateless, so any engine may call it on any batch in any
                order; Spark's mapInArrow runs the very same function. Neighbours run on a batch that is opened once.
@@ -9,8 +9,9 @@
     GatherRule learns something small from a few numbers of every row, and then looks at one row at a time like a RowRule,
                with what it has learnt at hand: shares of a whole, frequencies, a selection.
     GrowRule   makes rows of rows, one at a time: for the rules of quantity, which see the rows of train alone.
+    MakeRule   makes rows with what costs time or money, so it sees all rows before it begins and says what it would cost.
 
-A rule never reads anything but its rows, its Spec and the files that are named there; what it says of a row does not depend on the rows beside it, and it
+A rule never reads anything but its rows, its Spec and the files and models that are named there; what it says of a row does not depend on the rows beside it, and it
 never drops a row without a reason. Whoever runs it checks rows in = rows out + removed, times it, and keeps examples.
 
 Raise `version` when the same rows and Spec would give another result; it is part of every dataset's identity.
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from luthier.core.errors import SpecError
 from luthier.core.spec import Spec
 
 if TYPE_CHECKING:
@@ -52,6 +54,67 @@ class Said:
     changed: pa.Array | None = None
     removed: pa.Array | None = None
     counts: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class WouldAsk(SpecError):
+    """A rule was not to ask anything that costs (`Lent.ask`), and says what it would ask: sentences for people, and figures."""
+
+    def __init__(self, sentences: list[str], figures: Mapping[str, Any]) -> None:
+        super().__init__("; ".join(sentences) + ". Nothing was asked.", remedy="`luthier run RECIPE` asks.")
+        self.sentences, self.figures = sentences, dict(figures)
+
+
+def _nothing() -> None:
+    """Nobody wants to stop."""
+
+
+def _unseen(what: str, done: float, total: float | None) -> None:
+    """Nobody looks on."""
+
+
+def _unsaid(kind: str, **data: Any) -> None:
+    """Nobody keeps a record."""
+
+
+@dataclass
+class Lent:
+    """What a rule that asks a model (`models`) is given in place of its Spec.
+
+    settings  the Spec
+    folders   the setting that names a model -> the folder of that model on this machine
+    digests   the same -> the model's digest
+    answers   the file of answers that cost something (store/answers.py): what stands there is not paid for again
+    ask       whether what costs time or money may be asked; otherwise a MakeRule raises WouldAsk
+    """
+
+    settings: Any
+    folders: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    answers: str = ""
+    check: Callable[[], None] = _nothing
+    progress: Callable[[str, float, float | None], None] = _unseen
+    secret: Callable[[str], str] = str
+    emit: Callable[..., Any] = _unsaid
+    ask: bool = True
+    made: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, name: Any, make: Callable[[], Any]) -> Any:
+        """What is made when it is first asked for and kept as long as the preparation lasts, such as a loaded model."""
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]
+
+    def plain(self) -> dict[str, Any]:
+        """What crosses to another process of this machine."""
+        told = {name: getattr(self, name) for name in ("folders", "digests", "answers")}
+        return {
+            "settings": self.settings.plain(),
+            **{k: v if isinstance(v, str) else dict(v) for k, v in told.items()},
+        }
+
+    @classmethod
+    def from_plain(cls, spec: type[Spec], told: Mapping[str, Any]) -> Lent:
+        return cls(**{**told, "settings": spec.model_validate(told["settings"])})
 
 
 @dataclass(frozen=True)
@@ -131,7 +194,8 @@ class GatherRule:
     rows and gives a table, which travels to wherever the rows are: small against the features, as with a line per label, or
     per row that something is to be said of. `run(rows, settings, learnt)` then says what becomes of each row, as a RowRule
     does: removed, edited, weighed. `note` tells people something, and never a text of a row. `reads` and `mark` are those of
-    a RowRule; `features` and `run` are given files as they are reached, and so is `learn`."""
+    a RowRule; `features` and `run` are given files as they are reached, and so is `learn`. `models` names settings that may name
+    a base model: all three are given a Lent, and the models are parents of the dataset."""
 
     name: str
     version: int
@@ -144,6 +208,7 @@ class GatherRule:
     private: bool = False
     reads: tuple[str, ...] = ()
     mark: Callable[[Any], str | None] | None = None
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,4 +225,24 @@ class GrowRule:
     private: bool = False
 
 
-Rule = RowRule | KeyedRule | PairRule | GatherRule | GrowRule
+@dataclass(frozen=True)
+class MakeRule:
+    """`make(rows, settings, note)` gives rows to add, as a GrowRule does; `rows()` are all rows of train, as often as wanted, in
+    any order and batches. It is given a Lent, and may raise WouldAsk. `models` are those of a GatherRule. `sends(settings)` is
+    the host that rows leave for, None where they stay: the recipe may not take private data out after that. It runs where the
+    engine is one process."""
+
+    name: str
+    version: int
+    spec: type[Spec]
+    about: str
+    make: Callable[
+        [Callable[[], Iterator[pa.RecordBatch]], Lent, Callable[[str], None]], Iterator[pa.RecordBatch]
+    ]
+    sends: Callable[[Any], str | None]
+    models: tuple[str, ...] = ("model",)
+    source: str = "ours"
+    private: bool = False
+
+
+Rule = RowRule | KeyedRule | PairRule | GatherRule | GrowRule | MakeRule

@@ -1,0 +1,191 @@
+"""The way out: what a rule sends to a server, and what it may.
+
+    host       loopback, or the one that the recipe allows by name: rows never leave by a slip of the pen
+    redirects  are not followed, since rows and key would follow to a host that nobody has allowed
+    key        a reference, ${NAME}; its value is in no record, log or error
+    answers    bounded in bytes and in seconds, however slowly a server drips
+
+Not here: how often to try again and what that may cost (evaluation/asking), and what an answer means.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from luthier.core.errors import DataError
+from luthier.core.spec import Spec, references
+from luthier.core.units import Seconds
+
+ANSWER_BYTES = 64_000_000
+PIECE_BYTES = 65_536
+
+
+class EgressSpec(Spec):
+    url: str
+    """Where the server is, up to its version, as in `http://localhost:8000/v1`."""
+    model: str
+    """The model's name on that server."""
+    key: str | None = None
+    """The key as a reference to an environment variable, ${NAME}."""
+    allow_host: str | None = None
+    """The host of `url`, written once more: rows may leave this machine for it. Not needed for this machine itself."""
+    timeout: Seconds = Field(default=60.0, gt=0, exclude=True)
+    """How long one answer may take."""
+
+    @model_validator(mode="after")
+    def _may_be_asked(self) -> EgressSpec:
+        try:
+            told = urlsplit(self.url)
+            host, _ = told.hostname, told.port
+        except ValueError as error:
+            raise ValueError(f"{self.url!r} is no URL: {error}") from None
+        if told.scheme not in ("http", "https") or not host:
+            raise ValueError(f"{self.url!r} is no URL of a server; write http://HOST/v1 or https://HOST/v1")
+        if told.username or told.password or told.query or told.fragment:
+            raise ValueError("a URL holds no password and no query; write key: ${NAME}")
+        if self.key is not None and references(self.key) != [self.key[2:-1]]:
+            raise ValueError(
+                "a key is not written in a recipe; refer to an environment variable, as in ${LLM_KEY}"
+            )
+        if self.allow_host is not None and self.allow_host != host:
+            raise ValueError(
+                f"allow_host is {self.allow_host!r}, and url leads to {host!r}; write one of them anew"
+            )
+        if self.away and self.allow_host is None:
+            raise ValueError(
+                f"rows would be sent to {host}, which is not this machine; if they may leave it, write allow_host: {host}"
+            )
+        return self
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def away(self) -> bool:
+        """Whether that is another machine."""
+        if self.host == "localhost":
+            return False
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return True
+
+
+class Transient(Exception):
+    """It did not work this time. `wait_s` is what the server asks for; `status` None: there was no answer at all."""
+
+    def __init__(self, why: str, wait_s: float | None = None) -> None:
+        super().__init__(why)
+        self.wait_s = wait_s
+
+
+class Declined(Exception):
+    """The server will not answer this very request, now or later."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """To one server. Thread-safe: every request has a connection of its own."""
+
+    spec: EgressSpec
+    secret: Callable[[str], str]
+    clock: Callable[[], float] = field(default=time.monotonic)
+
+    def post(self, path: str, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises Transient, Declined, and DataError where no other request could fare better."""
+        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "luthier"}
+        if self.spec.key:
+            headers["Authorization"] = f"Bearer {self.secret(self.spec.key)}"
+        place = urlsplit(self.spec.url)
+        try:
+            connection = self._connection(place.scheme, place.hostname or "", place.port)
+            try:
+                body = json.dumps(told, ensure_ascii=False).encode()
+                connection.request("POST", f"{place.path.rstrip('/')}/{path}", body, headers)
+                answer = connection.getresponse()
+                return self._read(answer, self._bounded(answer))
+            finally:
+                connection.close()
+        except (OSError, http.client.HTTPException) as error:
+            raise Transient(
+                f"does not answer ({type(error).__name__}: {error})".rstrip(" :)") + ")"
+            ) from None
+
+    def _connection(self, scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
+        if scheme == "https":
+            context = ssl.create_default_context()
+            return http.client.HTTPSConnection(host, port, timeout=self.spec.timeout, context=context)
+        return http.client.HTTPConnection(host, port, timeout=self.spec.timeout)
+
+    def _bounded(self, answer: http.client.HTTPResponse) -> bytes:
+        until_s, read = self.clock() + self.spec.timeout, bytearray()
+        while piece := answer.read1(PIECE_BYTES):
+            read += piece
+            if len(read) > ANSWER_BYTES:
+                raise Transient(f"answers more than {ANSWER_BYTES:,} bytes")
+            if self.clock() > until_s:
+                raise Transient(f"has not finished an answer within {self.spec.timeout:g} s")
+        if answer.length:
+            raise Transient("breaks off in the middle of an answer")
+        return bytes(read)
+
+    def _read(self, answer: http.client.HTTPResponse, body: bytes) -> dict[str, Any]:
+        status, url = answer.status, self.spec.url
+        if status in (400, 413, 422):
+            raise Declined(f"{status}: {_message(body)}")
+        if status in (408, 409, 425, 429) or status >= 500:
+            raise Transient(f"answers {status} ({_message(body)})", _wait(answer.headers.get("Retry-After")))
+        if 300 <= status < 400:
+            raise DataError(
+                f"{url} sends requests on to another place, where nothing is sent.",
+                remedy="Write the URL that it leads to, if rows may be sent there.",
+            )
+        if status != 200:
+            raise DataError(
+                f"{url} answers {status} ({_message(body)}).",
+                remedy="Check the URL, the model's name and the key.",
+            )
+        try:
+            told = json.loads(body)
+        except (ValueError, RecursionError):
+            raise Transient("answers with something that is no JSON") from None
+        if not isinstance(told, dict):
+            raise Transient("answers with JSON of another form")
+        return told
+
+
+def _message(body: bytes) -> str:
+    """What the server says of itself, on one short line."""
+    try:
+        error = json.loads(body)["error"]
+        text = str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = body[:200].decode(errors="replace")
+    line = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(line.split())[:200] or "no message"
+
+
+def _wait(written: str | None) -> float | None:
+    """Of a Retry-After: seconds, or a date."""
+    if not written:
+        return None
+    try:
+        return max(0.0, float(written))
+    except ValueError:
+        from email.utils import parsedate_to_datetime
+
+        try:
+            return max(0.0, parsedate_to_datetime(written).timestamp() - time.time())
+        except ValueError:
+            return None
