@@ -31,8 +31,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "json_schema": "luthier.data.rules.json_schema:json_schema",
         "agree": "luthier.data.rules.agree:agree",
         "filter": "luthier.data.rules.filter:filter_",
+        "rank": "luthier.data.rules.rank:rank",
         "sample": "luthier.data.rules.sample:sample",
         "weight": "luthier.data.rules.weight:weight",
+        "inverse_frequency": "luthier.data.rules.inverse_frequency:inverse_frequency",
         "deduplicate": "luthier.data.rules.deduplicate:deduplicate",
         "near_duplicates": "luthier.data.rules.near_duplicates:near_duplicates",
         "decontaminate": "luthier.data.rules.decontaminate:decontaminate",
@@ -43,6 +45,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "injection": "luthier.data.rules.injection:injection",
         "toxicity": "luthier.data.rules.toxicity:toxicity",
         "licence": "luthier.data.rules.licence:licence",
+    },
+    "embedder": {
+        "hashed": "luthier.data.embedders.hashed:hashed",
+        "static": "luthier.data.embedders.static:static",
+        "endpoint": "luthier.data.embedders.endpoint:endpoint",
     },
     "ner": {},
     "task": {

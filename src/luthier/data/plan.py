@@ -1,12 +1,12 @@
 """In which order rules run, and what is decided between them: a function of the recipe alone.
 
     group 1    row rules, one after the other on a batch that is opened once
-               then keyed rules, over the keys of all rows; or a rule that makes rows
+               then keyed rules, over the keys of all rows; or a rule that learns from all rows; or one that makes rows
     group 2    the row rules after those, ...
     sides      after the last rule of quality and relevance the rows are divided into train, validation and test
     group n    rules of quantity, on the rows of train alone: what is measured is never cut, copied or made up
 
-Identical rows get ids of their own before the first keyed rule, or before the sides. Not here: who carries it out
+Identical rows get ids of their own before the first rule that sees all rows, or before the sides. Not here: who carries it out
 (engines/).
 """
 
@@ -14,27 +14,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.core import plugin
 
 from .report import Account
-from .rules.rule import GrowRule, KeyedRule, PairRule, RowRule, Rule
+from .rules.rule import GatherRule, GrowRule, KeyedRule, PairRule, RowRule, Rule
 from .spec import RuleSpec, RulesSpec
 from .split import Sides
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
 class Step:
     """A rule with its settings; `given` are the same with files as they are reached. `hidden`: a rule of the recipe takes
     private data out, and has not seen the rows before this step: nothing of them is shown. `number`: its place in rules.json,
-    where the reading is 0."""
+    where the reading is 0. `learnt`: what a GatherRule has learnt from all rows; such a step is carried out like a row rule."""
 
     rule: Rule
     settings: Any
     hidden: bool = False
     number: int = 0
     bound: Any = None
+    learnt: pa.Table | None = None
 
     @property
     def given(self) -> Any:
@@ -46,23 +50,25 @@ class Step:
 
 @dataclass(frozen=True)
 class Group:
-    """`numbers`: give identical rows ids of their own; the sources whose ids a column gives. `sides`: divide the rows, after
+    """`learns`: a rule that learns from all rows, which have passed `rows`. `numbers`: give identical rows ids of their own; the sources whose ids a column gives. `sides`: divide the rows, after
     everything else; `hidden` says that what is set aside there must not be shown."""
 
     rows: tuple[Step, ...] = ()
     keyed: tuple[Step, ...] = ()
     grows: Step | None = None
+    learns: Step | None = None
     numbers: tuple[str, ...] | None = None
     sides: Sides | None = None
     hidden: bool = False
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        return (*self.rows, *([self.grows] if self.grows else []), *self.keyed)
+        alone = [step for step in (self.grows, self.learns) if step]
+        return (*self.rows, *alone, *self.keyed)
 
     @property
     def needs_keys(self) -> bool:
-        return bool(self.keyed) or self.sides is not None
+        return bool(self.keyed) or self.sides is not None or self.numbers is not None
 
 
 def reads(wish: RuleSpec) -> dict[str, list[str]]:
@@ -90,12 +96,21 @@ def plan_of(
     steps = [replace(step, hidden=n <= last_private, number=n + 1) for n, step in enumerate(steps)]
     divide = len(wishes) - len(rules.quantity)
     before = _grouped(steps[:divide])
-    if not before:
+    if not before or before[-1].learns:
         before.append(Group())
     before[-1] = replace(before[-1], sides=sides, hidden=last_private >= divide)
-    first = next(n for n, group in enumerate(before) if group.needs_keys)
-    before[first] = replace(before[first], numbers=named)
-    return before + _grouped(steps[divide:])
+    return _numbered(before, named) + _grouped(steps[divide:])
+
+
+def _numbered(groups: list[Group], named: tuple[str, ...]) -> list[Group]:
+    """With ids of their own for identical rows before anything looks at all rows."""
+    first = next(n for n, group in enumerate(groups) if group.needs_keys or group.learns)
+    own = groups[first]
+    if own.learns:
+        numbers = [Group(own.rows, numbers=named), replace(own, rows=())]
+    else:
+        numbers = [replace(own, numbers=named)]
+    return [*groups[:first], *numbers, *groups[first + 1 :]]
 
 
 def _step(wish: RuleSpec, reached: Callable[[str], str]) -> Step:
@@ -116,6 +131,9 @@ def _grouped(steps: Iterable[Step]) -> list[Group]:
             rows.append(step)
         elif isinstance(step.rule, GrowRule):
             found.append(Group(tuple(rows), grows=step))
+            rows = []
+        elif isinstance(step.rule, GatherRule):
+            found.append(Group(tuple(rows), learns=step))
             rows = []
         else:
             keyed.append(step)

@@ -2,6 +2,7 @@
 runs a rule on them, and the laws that every row rule keeps.
 
     run("normalize", batch_of("a  b")).texts     [["a b"]]
+    gathered("rank", [batch], folder, n=1).left  the rows that a rule leaves which learns from all rows
     obeys("normalize", rows)                     what it says of a row does not depend on the rows beside it, ...
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,10 @@ import pyarrow as pa
 from luthier.core import plugin
 
 from .opened import Opened
+from .plan import Group, Step
 from .records import RECORD
-from .rules.rule import KeyedRule, RowRule
+from .report import Account
+from .rules.rule import GatherRule, KeyedRule, RowRule
 
 Row = str | Sequence[tuple[str, str]]
 """A plain text, or a conversation as (role, content); the role "rejected" stands for the rejected answer."""
@@ -102,6 +106,49 @@ def run(name: str, batch: pa.RecordBatch, **wish: Any) -> Ran:
     return Ran(
         rows.close(), texts, changed, removed, {k: n for k, of in each.items() if (n := sum(of))}, each
     )
+
+
+@dataclass
+class Carried:
+    """What the local engine has made of rows: those that are left by id, why others went, what the trail says of those that
+    were changed (what, why), the account."""
+
+    left: dict[str, dict[str, Any]]
+    removed: dict[str, str]
+    trail: dict[str, tuple[str, str]]
+    account: Account
+
+
+class _Away:
+    """engines.protocol.Look that looks away."""
+
+    def seen(self, done_bytes: int, rows: int | None) -> None: ...
+
+    def settle(self, ask: Any, rows: str) -> None: ...
+
+    def held(self, batch: pa.RecordBatch, side: str) -> None: ...
+
+
+def gathered(
+    name: str, batches: Sequence[pa.RecordBatch], folder: Path, /, hidden: bool = False, **wish: Any
+) -> Carried:
+    """Let the local engine carry out the rule of that name, which learns from all rows. `folder` is for its files."""
+    from .engines.local import LocalEngine
+    from .engines.protocol import At, LocalEngineSpec
+
+    rule = plugin.load("rule", name)
+    assert isinstance(rule, GatherRule)
+    group = Group(learns=Step(rule, rule.spec.model_validate(wish), hidden))
+    accounts = [step.account() for step in group.steps]
+    lines: list[dict[str, Any]] = []
+    at = At(folder, lambda batch: lines.extend(batch.to_pylist()), lambda: None, str)
+    frame = LocalEngine(LocalEngineSpec(), at).run(group, iter(batches), accounts, _Away())
+    left = {row["id"]: row for batch in frame for row in batch.to_pylist()}
+    accounts[0].plain()  # rows add up
+    removed = {line["id"]: line["reason"] for line in lines if line["what"] == "removed"}
+    trail = {line["id"]: (line["what"], line["reason"]) for line in lines if line["what"] != "removed"}
+    assert len(left) + len(removed) == sum(batch.num_rows for batch in batches)
+    return Carried(left, removed, trail, accounts[0])
 
 
 def keys(name: str, rows: Opened, **wish: Any) -> Mapping[str, list[Any]]:

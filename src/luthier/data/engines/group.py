@@ -22,7 +22,7 @@ from luthier.data.plan import Group, Step
 from luthier.data.reading import removed_lines, trail_lines
 from luthier.data.records import replace
 from luthier.data.report import HIDDEN, Account
-from luthier.data.rules.rule import GrowRule, KeyedRule, PairRule, RowRule
+from luthier.data.rules.rule import GatherRule, GrowRule, KeyedRule, PairRule, RowRule
 
 PREVIEW = 200
 
@@ -134,14 +134,19 @@ def carry_out(group: Group, batch: pa.RecordBatch, decided: pa.RecordBatch) -> D
 def _row_step(step: Step, opened: Opened, account: Account, removed: list[pa.RecordBatch]) -> bool:
     """Whether it has edited anything. Marks in `opened.alive` what it removes."""
     rule, alive = step.rule, opened.alive
-    assert isinstance(rule, RowRule)
     rows_in = int(alive.sum())
-    said = rule.run(opened, step.given)
+    if isinstance(rule, GatherRule):
+        assert step.learnt is not None
+        said = rule.run(opened, step.given, step.learnt)
+    else:
+        assert isinstance(rule, RowRule)
+        said = rule.run(opened, step.given)
     before = opened.text
     edits = said.text is not None or said.label is not None or bool(said.columns)
     opened.edit(said.text, said.label, dict(said.columns))
     if said.changed is not None:
-        what = "changed" if said.text is not None or said.label is not None else "weighed"
+        texts = said.text is not None or said.label is not None
+        what = "changed" if texts else "weighed" if said.columns else "noted"
         removed += _see_changes(said.changed, before, opened, account, step, what)
     for name, of_rows in said.counts.items():
         if n := int(np.asarray(of_rows)[alive].sum()):
@@ -169,7 +174,8 @@ def _see_changes(
     rows = np.flatnonzero(why.is_valid().to_numpy(zero_copy_only=False) & opened.alive)
     if not len(rows):
         return []
-    account.changed += len(rows)
+    if what != "noted":
+        account.changed += len(rows)
     taken = pa.array(rows)
     ids = opened.batch["id"].take(taken)
     names = ids.to_pylist()

@@ -4,7 +4,8 @@
                                       └ keys go to DuckDB, which spills; it answers one decision per row
 
 A group whose rules need no keys streams on. One that does reads its input to the end: its keyed rules are decided one
-after the other over the rows that the ones before have left. DuckDB never sees a text, only hashes, ids and labels.
+after the other over the rows that the ones before have left. DuckDB never sees a text, only hashes, ids and labels. One with
+a rule that learns from all rows reads its input to the end, too, and then once more.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +30,7 @@ from luthier.data.records import RECORD
 from luthier.data.report import Account
 
 from .decide import decide
+from .gather import AllFeatures, features_of_all, learn
 from .group import Grouped, carry_out, run_group
 from .pairs import features_of
 from .protocol import At, LocalEngineSpec, Look
@@ -193,6 +196,9 @@ class LocalEngine:
         """Batches without a row vanish."""
         self._groups += 1
         passed = self._passed(group, frame, accounts)
+        if group.learns is not None:
+            yield from self._learnt(group.learns, passed, accounts[-1])
+            return
         if not group.needs_keys:
             for found in passed:
                 yield found.batch
@@ -217,6 +223,24 @@ class LocalEngine:
                     look.held(decided.sides[name], name)
                 if decided.sides[train].num_rows:
                     yield decided.sides[train]
+        spool.remove()
+        shutil.rmtree(folder)
+
+    def _learnt(self, step: Step, passed: Iterator[Grouped], account: Account) -> Batches:
+        """All rows to the end, then each again with what they have taught."""
+        folder = self._at.work / f"group-{self._groups}"
+        spool, features = Spool(folder / "rows.arrow", RECORD), AllFeatures(folder, self._at.check)
+        for found in passed:
+            spool.write(found.batch)
+            with account.clock():
+                features.add(features_of_all(step, found.batch))
+        if features.rows:
+            with account.clock():
+                told = learn(step, features, account)
+            yield from (
+                found.batch
+                for found in self._passed(Group(rows=(replace(step, learnt=told),)), spool.read(), [account])
+            )
         spool.remove()
         shutil.rmtree(folder)
 

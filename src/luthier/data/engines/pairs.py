@@ -4,13 +4,12 @@
                     ▲                                                                │
                     └─ large buckets again, without what has been found, while it finds more ┘
 
-Bands are asked one after the other, so that memory holds one at a time. Features stand in a memory-mapped Arrow file: the
-system takes their memory back when it is short.
+Bands are asked one after the other, so that memory holds one at a time. Features stand in memory-mapped files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +20,11 @@ from luthier.data.opened import Opened
 from luthier.data.plan import Step
 from luthier.data.rules.rule import PairRule
 
+from .arrow_file import ArrowFile
+
 if TYPE_CHECKING:
     from .decide import Tables
 
-FEATURES_BYTES = 32_000_000
 Batches = Iterator[pa.RecordBatch]
 
 
@@ -89,9 +89,8 @@ class Features:
     """The features of rows, each asked once, in memory-mapped Arrow files."""
 
     def __init__(self, folder: Path, again: Callable[[pa.Table], Batches]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._again = folder, again
-        self._files: list[Path] = []
+        self._files: list[ArrowFile] = []
         self._known = np.zeros(0, np.int64)
 
     def look(self, wanted: Batches) -> None:
@@ -100,35 +99,15 @@ class Features:
         rows = pa.Table.from_batches(new) if new else None
         if rows is not None and rows.num_rows:
             self._known = np.union1d(self._known, rows["row"].to_numpy())
-            self._write(self._again(rows))
-
-    def _write(self, found: Iterable[pa.RecordBatch]) -> None:
-        """In batches that are large enough to be few."""
-        path = self._folder / f"features-{len(self._files)}.arrow"
-        writer = None
-        for batch in _joined(found):
-            writer = writer or pa.ipc.new_file(str(path), batch.schema)
-            writer.write_batch(batch)
-        if writer:
-            writer.close()
-            self._files.append(path)
+            file = ArrowFile(self._folder / f"features-{len(self._files)}.arrow")
+            for batch in self._again(rows):
+                file.write(batch)
+            file.close()
+            self._files.append(file)
 
     def read(self) -> Batches:
-        for path in self._files:
-            file = pa.ipc.open_file(pa.memory_map(str(path)))
-            for n in range(file.num_record_batches):
-                yield file.get_batch(n)
-
-
-def _joined(batches: Iterable[pa.RecordBatch]) -> Batches:
-    held: list[pa.RecordBatch] = []
-    for batch in batches:
-        held.append(batch)
-        if sum(one.nbytes for one in held) >= FEATURES_BYTES:
-            yield pa.concat_batches(held)
-            held = []
-    if held:
-        yield pa.concat_batches(held)
+        for file in self._files:
+            yield from file.read()
 
 
 def features_of(step: Step, wanted: pa.Table, batches: Batches) -> Batches:

@@ -40,6 +40,7 @@ from luthier.data.report import Account
 
 from . import spark_worker
 from .decide import decide
+from .gather import AllFeatures, learn
 from .group import run_group
 from .protocol import At, Look, SparkEngineSpec
 from .spark_worker import ACCOUNTS, DECIDED, FAILED, KEY, LEAVES, PARTS, REMOVED, ROW, Program
@@ -114,7 +115,7 @@ class SparkEngine:
         if frame is None:
             return None
         frame = frame.then(group, accounts)
-        if not group.needs_keys:
+        if not group.needs_keys and group.learns is None:
             return frame
         keys = run_group(group, pa.RecordBatch.from_pylist([], RECORD)).keys.schema
         keys = pa.schema([pa.field(f"{KEY}{one.name}", one.type) for one in keys])
@@ -127,6 +128,8 @@ class SparkEngine:
                     look.held(batch, side)
         if not figures["rows"]:
             return None
+        if group.learns is not None:
+            return self._learnt(group.learns, kept, accounts[-1])
         with Tables(self._session, kept.frame, keys.names) as tables:
 
             def again(step: Step, wanted: pa.Table) -> Iterator[pa.RecordBatch]:
@@ -148,8 +151,24 @@ class SparkEngine:
         tables.put("pair_wanted", wanted)
         rows = kept.frame.where(f"what = {ROW}").select("seq", *RECORD.names)
         asked = tables.frame("SELECT row, id AS named FROM pair_wanted")
-        rows = rows.join(asked, rows["seq"] == asked["row"]).drop("row")
-        task = partial(spark_worker.features, json.dumps(spark_worker.plain_step(step)))
+        return self._featured(step, rows.join(asked, rows["seq"] == asked["row"]).drop("row"))
+
+    def _learnt(self, step: Step, kept: Kept, account: Account) -> Rows:
+        """AllFeatures come here, what they teach goes where the rows are."""
+        rows = kept.frame.where(f"what = {ROW}").select("seq", *RECORD.names)
+        features = AllFeatures(self._at.work / "features", self._at.check)
+        with account.clock():
+            for batch in self._featured(step, rows.withColumn("named", rows["id"])):
+                features.add(batch)
+            told = learn(step, features, account)
+        applied = Group(rows=(replace(step, learnt=told),))
+        program = Program(groups=((applied, 0),), versions=spark_worker.versions())
+        return Rows(rows, program, ([account],), (kept,))
+
+    def _featured(self, step: Step, rows: DataFrame) -> Iterator[pa.RecordBatch]:
+        """Of rows with `seq` and `named`."""
+        values = self._values([Group(rows=(step,))])
+        task = partial(spark_worker.features, json.dumps([spark_worker.plain_step(step), values]))
         found = self._session.keep(rows.mapInArrow(task, "said binary"))
         for line in self._session.draw(found.frame, COLLECT_BYTES + 1):
             yield from spark_worker.unpacked(bytes(line["said"]))

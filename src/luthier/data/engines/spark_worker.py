@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ from luthier.data.plan import Group, Step
 from luthier.data.reading import Job, read_part, reading
 from luthier.data.records import RECORD
 from luthier.data.report import Account, Example
-from luthier.data.rules.rule import PairRule
+from luthier.data.rules.rule import GatherRule, PairRule
 from luthier.data.spec import SplitSpec
 from luthier.data.task import TaskSpec
 
@@ -75,7 +76,8 @@ Rows = tuple[pa.RecordBatch, np.ndarray]
 
 @dataclass(frozen=True)
 class Program:
-    """What to do with a partition: `jobs` reads parts, or else `carry` applies what was decided; then `groups`. Numbers say
+    """What to do with a partition: `jobs` reads parts, or else `carry` applies what was decided, or else rows come as they are;
+    then `groups`. Numbers say
     which accounts a step adds to. `keys` are the columns of keys that rows are given; None: all rows leave. `values` stands
     in the place of ${VAR} in settings of rules. `versions` are those of the driver."""
 
@@ -149,8 +151,8 @@ class Task:
 
     def run(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         os.environ.update(self.program.values)
-        first = self._carry(batches) if self.program.carry else self._read(batches)
-        for batch, seq in first:
+        start = self._read if self.program.jobs else self._carry if self.program.carry else self._again
+        for batch, seq in start(batches):
             yield from self._through(batch, seq)
         yield from self._flush(0)
         accounts = {n: [plain_account(one) for one in of_step] for n, of_step in self._accounts.items()}
@@ -191,6 +193,13 @@ class Task:
             if group.sides is not None:
                 stays = pc.and_(stays, pc.fill_null(pc.equal(decided["side"], train), False))
             yield found.sides[train], numbers[stays.to_numpy(zero_copy_only=False)]
+
+    def _again(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Rows]:
+        for batch in batches:
+            if batch.num_rows:
+                numbers = batch["seq"].to_numpy()
+                self.seq = int(numbers.min())
+                yield pa.record_batch([batch[f.name].cast(f.type) for f in RECORD], schema=RECORD), numbers
 
     def _through(self, batch: pa.RecordBatch, seq: np.ndarray) -> Iterator[pa.RecordBatch]:
         keys: pa.RecordBatch | None = None
@@ -335,7 +344,13 @@ def _plain_group(group: Group) -> dict[str, Any]:
 
 def plain_step(step: Step) -> list[Any]:
     bound = None if step.bound is None else step.bound.plain()
-    return [step.rule.name, step.settings.plain(), step.hidden, step.number, bound]
+    learnt = None if step.learnt is None else b64encode(packed(_whole(step.learnt))).decode()
+    return [step.rule.name, step.settings.plain(), step.hidden, step.number, bound, learnt]
+
+
+def _whole(table: pa.Table) -> list[pa.RecordBatch]:
+    """Of one batch, also where there is no line."""
+    return [pa.record_batch([column.combine_chunks() for column in table.columns], schema=table.schema)]
 
 
 def _group(told: Mapping[str, Any]) -> Group:
@@ -352,17 +367,26 @@ def _group(told: Mapping[str, Any]) -> Group:
 
 
 def _step(
-    name: str, settings: Mapping[str, Any], hidden: bool, number: int, bound: Mapping[str, Any] | None
+    name: str,
+    settings: Mapping[str, Any],
+    hidden: bool,
+    number: int,
+    bound: Mapping[str, Any] | None,
+    learnt: str | None,
 ) -> Step:
     rule = plugin.load("rule", name)
     given = None if bound is None else rule.spec.model_validate(bound)
-    return Step(rule, rule.spec.model_validate(settings), hidden, number, given)
+    table = None if learnt is None else pa.Table.from_batches(unpacked(b64decode(learnt)))
+    return Step(rule, rule.spec.model_validate(settings), hidden, number, given, table)
 
 
 def features(told: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Of rows with `seq` and `named`, an id: what a rule of pairs wants to know of them, packed."""
-    step = _step(*json.loads(told))
-    assert isinstance(step.rule, PairRule)
+    """Of rows with `seq` and `named`, an id: what a rule wants to know of them, packed. `told` is the step, and what stands in
+    the place of ${VAR} in its settings."""
+    plain, values = json.loads(told)
+    os.environ.update(values)
+    step = _step(*plain)
+    assert isinstance(step.rule, PairRule | GatherRule)
     for batch in batches:
         if batch.num_rows:
             records = pa.record_batch([batch[f.name].cast(f.type) for f in RECORD], schema=RECORD)

@@ -12,7 +12,6 @@ Not here: leaks in other words or another language, and the rows that this datas
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +19,7 @@ from pydantic import Field, model_validator
 
 from luthier.core.spec import Spec
 
+from .file_texts import stamps, texts_in
 from .rule import RowRule, Said
 
 if TYPE_CHECKING:
@@ -131,19 +131,7 @@ def _run(rows: Opened, settings: Decontaminate) -> Said:
 
 def _benchmark(settings: Decontaminate) -> Benchmark:
     """Made once per process, and again when a file has changed."""
-    stamps = tuple(stamp for pattern in settings.patterns for stamp in _stamps(pattern))
-    return _made(tuple(settings.patterns), settings.ngram, settings.shortest, stamps)
-
-
-def _stamps(pattern: str) -> list[tuple[str, int, int]]:
-    """Path, size and time of every local file; of others the pattern alone says what they are."""
-    from glob import glob
-    from pathlib import Path
-
-    if "://" in pattern:
-        return []
-    found = [(path, Path(path).stat()) for path in sorted(glob(str(Path(pattern).expanduser())))]
-    return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in found]
+    return _made(tuple(settings.patterns), settings.ngram, settings.shortest, stamps(settings.patterns))
 
 
 @lru_cache(maxsize=8)
@@ -153,25 +141,9 @@ def _made(
     shortest: int,
     stamps: tuple[tuple[str, int, int], ...],  # noqa: ARG001  a changed file is another benchmark
 ) -> Benchmark:
-    import sys
-    from pathlib import Path
-
     from luthier.core.errors import DataError
-    from luthier.data.connectors.files import FilesConnector
-    from luthier.data.spec import SourceSpec
 
-    def connect(files: list[str]) -> FilesConnector:
-        return FilesConnector(SourceSpec.model_validate({"files": files}), Path(), lambda written: written)
-
-    texts: list[str] = []
-    origins: list[tuple[str, int]] = []
-    for file in connect(list(patterns)).files:
-        for number, row in enumerate(
-            connect([file.system.unstrip_protocol(file.path)]).head(sys.maxsize).rows, 1
-        ):
-            told = list(_strings(row))
-            texts += told
-            origins += [(file.place, number)] * len(told)
+    texts, origins = texts_in(patterns)
     made = Benchmark(texts, origins, ngram, shortest)
     if not len(made):
         raise DataError(
@@ -179,19 +151,6 @@ def _made(
             remedy="Name the files that hold the benchmark's questions, or set shortest.",
         )
     return made
-
-
-def _strings(cell: Any) -> Iterator[str]:
-    """Every string in a cell, however deep.
-
-    >>> list(_strings({"q": "why?", "choices": ["a", {"b": "c"}], "n": 3}))
-    ['why?', 'a', 'c']
-    """
-    if isinstance(cell, str):
-        yield cell
-    elif isinstance(cell, dict | list):
-        for part in cell.values() if isinstance(cell, dict) else cell:
-            yield from _strings(part)
 
 
 decontaminate = RowRule(

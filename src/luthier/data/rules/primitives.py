@@ -5,6 +5,7 @@ so that both give the same answer:
     AtMost      of rows of one part, the lowest few by rank stay
     Agree       of rows with one input, those that answer differently go, or those outvoted
     Sample      of all rows, n or a share by rank stay, of every part in proportion
+    Top         of rows of one part, the n or the share with the highest score stay
 
     SELECT row, reason      one line for every row that must go, in any order
 
@@ -181,6 +182,29 @@ class Sample:
             "(ORDER BY CAST(2 * place - 1 AS DOUBLE) / CAST(size AS DOUBLE), rank, id) AS place "
             f"FROM ({placed}) AS p) AS q WHERE place > {self.n}"
         )
+
+
+@dataclass(frozen=True)
+class Top:
+    """Columns: part, score (a whole number). One of `n` and `share` is given; a share counts in billionths, and the k-th of a
+    part's s rows stays if (k - 1/2) / s is below it."""
+
+    n: int | None
+    share: float | None
+
+    def decide(self, rows: str, ask: Ask, note: Callable[[str], None]) -> str:
+        placed = (
+            "SELECT row, score, row_number() OVER (PARTITION BY part ORDER BY score DESC, id) AS place, "
+            f"count(*) OVER (PARTITION BY part) AS size FROM {rows}"
+        )
+        if self.n is not None:
+            away, limit = f"place > {self.n}", f"the highest {self.n}"
+        else:
+            billionths = round((self.share or 0.0) * 1_000_000_000)
+            away = f"(2 * place - 1) * 1000000000 >= 2 * {billionths} * size"
+            limit = f"the highest {self.share:g} of the rows"
+        why = f"'score ' || CAST(score AS VARCHAR(20)) || ' is not among {limit}'"
+        return f"SELECT row, {why} AS reason FROM ({placed}) AS p WHERE {away}"
 
 
 def _median(sizes: list[int]) -> int:

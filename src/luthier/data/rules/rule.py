@@ -1,4 +1,4 @@
-"""What a rule is. Four kinds, because they scale differently:
+"""What a rule is. Five kinds, because they scale differently:
 
     RowRule    looks at one row at a time: Opened -> Said. Stateless, so any engine may call it on any batch in any
                order; Spark's mapInArrow runs the very same function. Neighbours run on a batch that is opened once.
@@ -6,6 +6,8 @@
                and what is decided over them (primitives.py). An engine keeps the keys where they may spill to disk.
     PairRule   compares rows with each other: keys say which pairs are worth a look, and only the rows of those are
                looked at again, by features of theirs.
+    GatherRule learns something small from a few numbers of every row, and then looks at one row at a time like a RowRule,
+               with what it has learnt at hand: shares of a whole, frequencies, a selection.
     GrowRule   makes rows of rows, one at a time: for the rules of quantity, which see the rows of train alone.
 
 A rule never reads anything but its rows, its Spec and the files that are named there; what it says of a row does not depend on the rows beside it, and it
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.core.spec import Spec
 
@@ -39,7 +41,7 @@ class Said:
     text     the texts, edited                                                  [T]
     label    the labels, edited                                                 [B]
     columns  other columns of the rows by name (weight, group), as they now are [B]
-    changed  why a row was edited, null where it was not                        [B]
+    changed  why a row was edited, null where it was not; or what is to be noted of a row that nothing edits  [B]
     removed  why a row must go, null where it stays                             [B]
     counts   how often what was found in a row, by kind                         [B]
     """
@@ -107,6 +109,43 @@ class PairRule:
     private: bool = False
 
 
+class Gathered(Protocol):
+    """The features of all N rows, in the order of the rows' ids, wherever and in whatever order the rows were read: columns of
+    the rule's own choice, and `id`. They stand in a file that may be larger than memory."""
+
+    @property
+    def rows(self) -> int:
+        """N, at least 1."""
+
+    def read(self) -> Iterator[pa.RecordBatch]:
+        """As often as wanted."""
+
+    def column(self, name: str) -> np.ndarray:
+        """All of a column in memory: of numbers [N], or of lists of k numbers [N, k]."""
+
+
+@dataclass(frozen=True)
+class GatherRule:
+    """`features(rows, settings)` gives one line per row, in compact columns of the rule's own choice (numbers, hashes, lists of
+    them; never a text), the same for a row whatever stands beside it. `learn(features, settings, note)` looks at those of all
+    rows and gives a table, which travels to wherever the rows are: small against the features, as with a line per label, or
+    per row that something is to be said of. `run(rows, settings, learnt)` then says what becomes of each row, as a RowRule
+    does: removed, edited, weighed. `note` tells people something, and never a text of a row. `reads` and `mark` are those of
+    a RowRule; `features` and `run` are given files as they are reached, and so is `learn`."""
+
+    name: str
+    version: int
+    spec: type[Spec]
+    about: str
+    features: Callable[[Opened, Any], pa.RecordBatch]
+    learn: Callable[[Gathered, Any, Callable[[str], None]], pa.Table]
+    run: Callable[[Opened, Any, pa.Table], Said]
+    source: str = "ours"
+    private: bool = False
+    reads: tuple[str, ...] = ()
+    mark: Callable[[Any], str | None] | None = None
+
+
 @dataclass(frozen=True)
 class GrowRule:
     """`grow(rows, settings)` gives rows to add, none of them one that is there: each with an id of its own (opened.made_ids),
@@ -121,4 +160,4 @@ class GrowRule:
     private: bool = False
 
 
-Rule = RowRule | KeyedRule | PairRule | GrowRule
+Rule = RowRule | KeyedRule | PairRule | GatherRule | GrowRule
