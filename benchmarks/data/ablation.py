@@ -166,12 +166,12 @@ def divided(
     own = source.with_name(f"{source.stem}-test{source.suffix}")
     column = recipe["data"].get("split", {}).get("group_by")
     sides: dict[str, list[str]] = {"train": [], "test": []}
-    for written_line in source.read_text(encoding="utf-8").splitlines():
+    for written_line in lines_of(source):
         key = str(json.loads(written_line)[column]) if column else written_line
         side = "test" if not own.exists() and drawn(key) % ONE_OF == 0 else "train"
         sides[side].append(written_line)
     if own.exists():
-        sides["test"] = own.read_text(encoding="utf-8").splitlines()
+        sides["test"] = lines_of(own)
     paths = []
     for side, most in (("train", given.rows), ("test", given.test_rows)):
         fitting = (one for one in sides[side] if given.longest is None or len(one) <= given.longest)
@@ -179,6 +179,11 @@ def divided(
         paths.append(folder / f"{side}.jsonl")
         paths[-1].write_text("".join(one + "\n" for one in some), encoding="utf-8")
     return paths[0], paths[1]
+
+
+def lines_of(path: Path) -> list[str]:
+    """Of JSON Lines, whose strings may hold what str.splitlines takes for an end of line."""
+    return [one for one in path.read_text(encoding="utf-8").split("\n") if one]
 
 
 def drawn(text: str) -> int:
@@ -286,7 +291,7 @@ def labels_of(recipe: Mapping[str, Any], *paths: Path) -> list[str] | None:
     column = (recipe["data"]["sources"][0].get("map") or {}).get("label")
     if column is None:
         return None
-    lines = (one for path in paths for one in path.read_text(encoding="utf-8").splitlines())
+    lines = (one for path in paths for one in lines_of(path))
     return sorted({str(json.loads(one)[column]) for one in lines})
 
 

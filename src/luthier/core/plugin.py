@@ -108,6 +108,12 @@ def load(kind: str, name: str) -> Any:
     raise SpecError(f"there is no {kind} called {name!r}.", remedy=did_you_mean(name, names(kind)))
 
 
+def package_version(kind: str, name: str) -> str | None:
+    """The version of the package that brings a part from outside; None for a part of ours, or of no package."""
+    point = _entry_points(kind).get(name)
+    return None if point is None or point.dist is None else str(point.dist.version)
+
+
 def _entry_points(kind: str) -> dict[str, Any]:
     from importlib.metadata import entry_points
 

@@ -183,9 +183,10 @@ class Opened:
         return self._per_row(pl.col("text").str.join("\n"), self.says(*roles))
 
     def whole(self) -> list[str]:
-        """Every turn of each row [B], the rejected one too, with its role, as one string for comparing."""
+        """Every turn of each row [B], the rejected one too, with its role, as one string for comparing. Blanks stand around each
+        turn, so that folding takes a turn's own at its edges for the same."""
         return self._per_row(
-            pl.format("\x00{}\x00{}", "role", "text").str.join(""), np.ones(len(self.row), bool)
+            pl.format("\x00{}\x00 {} ", "role", "text").str.join(""), np.ones(len(self.row), bool)
         )
 
     def answers(self) -> list[str]:

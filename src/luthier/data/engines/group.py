@@ -145,7 +145,7 @@ def _row_step(step: Step, opened: Opened, account: Account, removed: list[pa.Rec
     edits = said.text is not None or said.label is not None or bool(said.columns)
     opened.edit(said.text, said.label, dict(said.columns))
     if said.changed is not None:
-        texts = said.text is not None or said.label is not None
+        texts = said.text is not None or said.label is not None or "group" in said.columns
         what = "changed" if texts else "weighed" if said.columns else "noted"
         removed += _see_changes(said.changed, before, opened, account, step, what)
     for name, of_rows in said.counts.items():
