@@ -129,7 +129,7 @@ def test_planted_rows_are_found(tmp_path: Path) -> None:
     about = ["refund", "invoice", "charged", "twice", "money", "back", "payment"]
     other = [f"word{k}" for k in range(300)]
     filler = ["the", "a", "of", "to", "is", "my", "on", "and", "we", "it"]
-    planted = {n for n in range(0, 1000, 10)}
+    planted = set(range(0, 1000, 10))
     rows = [
         " ".join(
             draw.sample(about, 2) * (n in planted) + draw.choices(other, k=12) + draw.choices(filler, k=8)
