@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError
-from luthier.data.embedders.embedder import EmbedderSpec, cosines, floats, lengths, quantised
+from luthier.data.embedders.embedder import EmbedderSpec
 from luthier.data.embedders.endpoint import Endpoint, EndpointSpec
 from luthier.data.embedders.hashed import Hashed, HashedSpec
 from luthier.data.testing import HOSTILE
+from luthier.data.vectors import cosines, floats, lengths, quantised
 
 texts = st.lists(st.text(st.sampled_from("abcdefgh éß字.\n"), max_size=40), max_size=8)
 

@@ -1,10 +1,9 @@
 """What an embedder is: texts ─▶ vectors of whole numbers from -127 to 127, int8 [n, size], all zero for a text without content.
 
-Whole numbers make likeness exact: the product of two such vectors is a sum of whole numbers, which comes out the same in
-whatever order a processor adds (in float32 up to size 1,040, in float64 beyond). Their cosine differs from that of the vectors
-they stand for by about 0.001. What an embedder says of a text must not depend on the texts beside it.
+What an embedder says of a text must not depend on the texts beside it.
 
-Not here: neighbours (rules/semantic_duplicates), and models that run on a GPU: serve one and name its `endpoint`.
+Not here: what is done with vectors (data/vectors, data/neighbours), and models that run on a GPU: serve one and name its
+`endpoint`.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from luthier.core.spec import Spec
 
 if TYPE_CHECKING:
     import numpy as np
-
-EXACT_IN_FLOAT32 = 1040  # 127 * 127 * 1040 is below 2^24
 
 
 class Embedder(Protocol):
@@ -64,40 +61,3 @@ def _made(told: str) -> Embedder:
     spec = EmbedderSpec.model_validate_json(told)
     made: Embedder = spec.load().make(spec.settings)
     return made
-
-
-def quantised(vectors: np.ndarray) -> np.ndarray:
-    """The nearest vectors of whole numbers whose largest is 127, int8 [n, size].
-
-    >>> import numpy as np
-    >>> quantised(np.array([[0.5, -1.0], [0.0, 0.0]])).tolist()
-    [[64, -127], [0, 0]]
-    """
-    import numpy as np
-
-    largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
-    scale = np.divide(127.0, largest, out=np.zeros(largest.shape), where=largest > 0)
-    return np.rint(vectors * scale).astype(np.int8)
-
-
-def floats(vectors: np.ndarray) -> np.ndarray:
-    """The same whole numbers as floats in which products are exact."""
-    import numpy as np
-
-    return vectors.astype(np.float32 if vectors.shape[1] <= EXACT_IN_FLOAT32 else np.float64)
-
-
-def lengths(vectors: np.ndarray) -> np.ndarray:
-    """float64 [n]"""
-    import numpy as np
-
-    return np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Of each of int8 [n, size] with each of int8 [m, size], float64 [n, m]; 0 where either is zero."""
-    import numpy as np
-
-    both = lengths(a)[:, None] * lengths(b)[None, :]
-    dots = (floats(a) @ floats(b).T).astype(np.float64)
-    return np.divide(dots, both, out=np.zeros_like(dots), where=both > 0)

@@ -27,7 +27,7 @@ from luthier.core.errors import DataError
 from luthier.core.spec import Spec, references, resolve
 from luthier.core.units import Seconds
 
-from .embedder import EmbedderKind, quantised
+from .embedder import EmbedderKind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,6 +112,8 @@ class Endpoint:
 
     def _asked(self, texts: list[str]) -> list[bytes]:
         import numpy as np
+
+        from luthier.data.vectors import quantised
 
         self._sent += len(texts)
         if self._sent > self._settings.at_most:

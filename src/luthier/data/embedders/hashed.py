@@ -19,7 +19,7 @@ from pydantic import Field
 
 from luthier.core.spec import Spec
 
-from .embedder import EmbedderKind, quantised
+from .embedder import EmbedderKind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +59,7 @@ class Hashed:
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         import numpy as np
 
+        from luthier.data.vectors import quantised
         from luthier.data.words import words_in
 
         words = words_in(list(texts))

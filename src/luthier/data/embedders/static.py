@@ -19,7 +19,7 @@ from pydantic import field_validator
 from luthier.core.errors import DataError, missing_part
 from luthier.core.spec import Spec
 
-from .embedder import EmbedderKind, quantised
+from .embedder import EmbedderKind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,6 +78,8 @@ class Static:
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """int8 [n, size]"""
         import numpy as np
+
+        from luthier.data.vectors import quantised
 
         told = [one.ids for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
         out = np.zeros((len(texts), self._table.shape[1]))

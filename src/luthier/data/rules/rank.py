@@ -238,7 +238,7 @@ def _likeness(features: Gathered, settings: Rank) -> pa.Table:
     import numpy as np
     import pyarrow as pa
 
-    from luthier.data.embedders.embedder import cosines, lengths, quantised
+    from luthier.data.vectors import cosines, lengths, quantised
 
     goal = settings.vectors.made().embed(_goal(settings))
     goal = goal[lengths(goal) > 0]
