@@ -156,5 +156,7 @@ def test_a_default_that_is_none_is_refused(rules: dict[str, Any], said: str) -> 
 
 def test_a_fault_beside_the_default_is_found_in_its_line() -> None:
     text = "sources: [{files: a.jsonl}]\nrules:\n  quality:\n    - default\n    - {length: {mim: 3}}\n"
-    with pytest.raises(SpecError, match=r"data\.yaml:5: rules\.quality\.1\.length\.mim: there is no key 'mim' here"):
+    with pytest.raises(
+        SpecError, match=r"data\.yaml:5: rules\.quality\.1\.length\.mim: there is no key 'mim' here"
+    ):
         parse(DataSpec, read_yaml(text, "data.yaml"))

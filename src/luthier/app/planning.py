@@ -22,8 +22,8 @@ from .recipe import Wish
 from .workbench import Workbench, workbench
 
 if TYPE_CHECKING:
-    from luthier.data.spec import RuleSpec
     from luthier.cost.forecast import CostForecast
+    from luthier.data.spec import RuleSpec
     from luthier.training.plan import Forecast, Probe, Suggestion
     from luthier.training.spec import TrainSpec
 
@@ -150,7 +150,17 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
             + (f"; the cheapest change that fits: {remedy}" if remedy else "")
         )
     notes = [*warnings, *_notes(wish, made)]
-    return Plan(recipe.name, _steps(walk(wish, at, Look(at))), _rules(wish), made, seconds, cost, suggestion, over, notes)
+    return Plan(
+        recipe.name,
+        _steps(walk(wish, at, Look(at))),
+        _rules(wish),
+        made,
+        seconds,
+        cost,
+        suggestion,
+        over,
+        notes,
+    )
 
 
 def _notes(wish: Wish, made: Forecast) -> list[str]:

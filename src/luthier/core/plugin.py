@@ -40,6 +40,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "near_duplicates": "luthier.data.rules.near_duplicates:near_duplicates",
         "semantic_duplicates": "luthier.data.rules.semantic_duplicates:semantic_duplicates",
         "decontaminate": "luthier.data.rules.decontaminate:decontaminate",
+        "held_out": "luthier.data.rules.held_out:held_out",
         "boilerplate": "luthier.data.rules.boilerplate:boilerplate",
         "repetition": "luthier.data.rules.repetition:repetition",
         "balance": "luthier.data.rules.balance:balance",

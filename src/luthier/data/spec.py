@@ -158,6 +158,8 @@ class SourceSpec(Spec):
     """How much each row of this source counts in training, against 1."""
     task: SourceTaskSpec | None = None
     """What rows of this source are told in place of the recipe's task, where several tasks are learnt together."""
+    side: Literal["train", "validation", "test"] | None = None
+    """The side of the split that all its rows are on, where the data set brings a split of its own; other sources are divided by `split`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -200,6 +202,8 @@ class SourceSpec(Spec):
         told = standard(self)
         del told["connector"]
         settings = told.pop("settings")
+        if told["side"] is None:
+            del told["side"]  # sources that were written before there were sides keep their identity
         return {**(settings if self.connector in settings else {self.connector: settings}), **told}
 
     @property
@@ -272,6 +276,11 @@ class RulesSpec(Spec):
                 raise ValueError(
                     f"{wish.name} makes rows, which train alone may have; write it under quantity"
                 )
+            if getattr(plugin.load("rule", wish.name), "of", "rows") == "held":
+                raise ValueError(
+                    f"{wish.name} looks at the rows of validation and test, and before the rules of quantity there are none; "
+                    "write it under quantity"
+                )
         return self
 
     @property
@@ -343,6 +352,10 @@ class DataSpec(Spec):
     """What carries the rules out, by name: `local` is this machine."""
     about: AboutSpec | None = Field(default=None, exclude=True)
     """Who answers for the dataset, under which terms and what for; shown with it, and no part of its identity."""
+
+    def has(self, side: Literal["validation", "test"]) -> bool:
+        """Whether rows are meant to be on that side."""
+        return getattr(self.split, side) > 0 or any(source.side == side for source in self.sources)
 
 
 def rule_version(name: str) -> int:

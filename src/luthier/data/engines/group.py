@@ -62,7 +62,9 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
     if group.numbers is not None:
         columns |= {f"u_{name}": told for name, told in numbering.keys(batch, group.numbers).items()}
     if group.sides is not None:
-        columns |= {f"s_{name}": told for name, told in split.keys(opened, group.sides.spec).items()}
+        columns |= {
+            f"s_{name}": told for name, told in split.keys(opened, group.sides.spec, group.sides.own).items()
+        }
     closed = opened.close() if edited else batch
     if group.grows is not None:
         closed = closed.filter(pa.array(alive))
