@@ -42,6 +42,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "near_duplicates": "luthier.data.rules.near_duplicates:near_duplicates",
         "semantic_duplicates": "luthier.data.rules.semantic_duplicates:semantic_duplicates",
         "decontaminate": "luthier.data.rules.decontaminate:decontaminate",
+        "held_out": "luthier.data.rules.held_out:held_out",
         "boilerplate": "luthier.data.rules.boilerplate:boilerplate",
         "repetition": "luthier.data.rules.repetition:repetition",
         "balance": "luthier.data.rules.balance:balance",
@@ -113,6 +114,12 @@ def load(kind: str, name: str) -> Any:
     if name in outside:
         return outside[name].load()
     raise SpecError(f"there is no {kind} called {name!r}.", remedy=did_you_mean(name, names(kind)))
+
+
+def package_version(kind: str, name: str) -> str | None:
+    """The version of the package that brings a part from outside; None for a part of ours, or of no package."""
+    point = _entry_points(kind).get(name)
+    return None if point is None or point.dist is None else str(point.dist.version)
 
 
 def _entry_points(kind: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
     batch   B rows, as they came                 text   T contents: every turn of every row, then every plain text, then
     row     [T] which row a content belongs to          every rejected answer (the order of records.turns)
     role    [T] who says it                      label  [B]
+    alive   [B] False for a row that a rule before has removed: it is still here, but no rule may fail because of it
 
 Where rows have tools, the text of a turn `call` is the function's name, which stays what it is whatever a rule says; the texts
 and numbers in its arguments follow after all turns as texts of the role `argument`, and are put back into the call's JSON.
@@ -74,6 +75,7 @@ class Opened:
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         self.batch = batch
+        self.alive = np.ones(batch.num_rows, bool)
         frame = turns(batch)
         self._arguments: Arguments | None = None
         if batch["tools"].null_count < batch.num_rows:
@@ -207,9 +209,10 @@ class Opened:
         return self._per_row(pl.col("text").str.join("\n"), self.says(*roles))
 
     def whole(self) -> list[str]:
-        """Every turn of each row [B], the rejected one too, with its role, as one string for comparing."""
+        """Every turn of each row [B], the rejected one too, with its role, as one string for comparing. Blanks stand around each
+        turn, so that folding takes a turn's own at its edges for the same."""
         return self._per_row(
-            pl.format("\x00{}\x00{}", "role", "text").str.join(""), np.ones(len(self.row), bool)
+            pl.format("\x00{}\x00 {} ", "role", "text").str.join(""), np.ones(len(self.row), bool)
         )
 
     def answers(self) -> list[str]:

@@ -16,7 +16,7 @@ from .connectors.cells import text_of
 from .connectors.protocol import Estimate, Secret
 from .maps import MapSpec, Part, columns_of
 from .shapes import Shape, detect
-from .spec import SourceSpec
+from .spec import DEFAULT, DEFAULT_QUALITY, SourceSpec
 
 SAMPLE_ROWS = 2_000
 GROUPS = re.compile(
@@ -191,14 +191,12 @@ def _rules(
     inputs = _inputs(shape, rows)
     repeated = len(inputs) - len(set(inputs))
     rules: list[tuple[Literal["quality", "quantity"], str | dict[str, Any], str]] = [
-        ("quality", "normalize", "one Unicode form, no invisible characters, plain whitespace"),
         (
             "quality",
-            "drop_empty",
-            f"{sum(not text for text in inputs)} of the first {len(rows)} rows have an empty input"
-            + (", and pairs of one answer teach nothing" if shape.map.rejected is not None else ""),
-        ),
-        ("quality", "deduplicate", f"{repeated} of the first {len(rows)} rows repeat an earlier input"),
+            DEFAULT,
+            f"{', '.join(DEFAULT_QUALITY)}: of the first {len(rows)} rows {sum(not text for text in inputs)} have an empty input, "
+            f"and {repeated} repeat an earlier one",
+        )
     ]
     if labels:
         sizes = Counter(answer for answer in answers if answer)

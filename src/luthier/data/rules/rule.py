@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from luthier.core.errors import SpecError
 from luthier.core.spec import Spec
@@ -195,7 +195,10 @@ class GatherRule:
     per row that something is to be said of. `run(rows, settings, learnt)` then says what becomes of each row, as a RowRule
     does: removed, edited, weighed. `note` tells people something, and never a text of a row. `reads` and `mark` are those of
     a RowRule; `features` and `run` are given files as they are reached, and so is `learn`. `models` names settings that may name
-    a base model: all three are given a Lent, and the models are parents of the dataset."""
+    a base model: all three are given a Lent, and the models are parents of the dataset.
+
+    `of`: "held" learns from the rows of validation and test in place of those that it then says something of, which are rows
+    of train: a rule of quantity. Its features may hold what those rows say, since they are few."""
 
     name: str
     version: int
@@ -204,6 +207,7 @@ class GatherRule:
     features: Callable[[Opened, Any], pa.RecordBatch]
     learn: Callable[[Gathered, Any, Callable[[str], None]], pa.Table]
     run: Callable[[Opened, Any, pa.Table], Said]
+    of: Literal["rows", "held"] = "rows"
     source: str = "ours"
     private: bool = False
     reads: tuple[str, ...] = ()
