@@ -29,7 +29,7 @@ def check(recipe: Recipe) -> None:
         from .searching import leading
 
         leading(recipe)
-        if split.validation == 0:
+        if not recipe.data.has("validation"):
             raise SpecError(
                 "search compares trials on the validation rows, and data.split.validation is 0.",
                 remedy="Give it a share of the rows (0.1, say).",
