@@ -24,7 +24,8 @@ def asked_text(prompt: Sequence[Message]) -> str:
     >>> asked_text([{"role": "system", "content": "Route."}, {"role": "user", "content": "My bill"}])
     'My bill'
     """
-    return "\n".join(message["content"] for message in prompt if message["role"] != "system")
+    told = (message["content"] for message in prompt if message["role"] != "system")
+    return "\n".join(text for text in told if text)
 
 
 @dataclass(frozen=True)

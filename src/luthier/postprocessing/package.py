@@ -17,11 +17,11 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from luthier.core.artifact import Artifact, short
 from luthier.core.errors import ModelError
 from luthier.core.stage import Context, Output, Stage
+from luthier.data.tools import said
 from luthier.models.spec import KEPT_BESIDE
 from luthier.models.weights import describe
 
@@ -83,15 +83,15 @@ def package(
 STAGE = Stage("package", 2, package)
 
 
-def _conversations(dataset: Path) -> list[Any]:
+def _conversations(dataset: Path) -> list[parity.Row]:
     """A few rows: of validation where there are such, else of train; the shortest of the first by id, so that it is quick."""
     import pyarrow.parquet as pq
 
     for name in ("validation", "train"):
         head = next(pq.ParquetFile(dataset / f"{name}.parquet").iter_batches(200), None)
-        rows = [] if head is None else head.select(["messages", "text"]).to_pylist()
+        rows = [] if head is None else head.select(["messages", "text", "tools"]).to_pylist()
         if rows:
-            told = [row["messages"] or row["text"] for row in rows]
+            told = [said(row) if row["messages"] else row["text"] for row in rows]
             return sorted(told, key=lambda one: len(json.dumps(one)))[: parity.ROWS]
     return []
 

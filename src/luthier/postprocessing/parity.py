@@ -22,6 +22,8 @@ from luthier.core.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
+Row = str | tuple[Sequence[Mapping[str, Any]], Any]
+"""A plain text, or (messages, tools or None)."""
 ROWS = 8
 TOKENS = 2_000
 """Most supervised tokens that are compared, over all rows."""
@@ -43,7 +45,7 @@ class Parity:
 
 
 def check(
-    model: Path, base: Path, forms: Mapping[str, Path], conversations: Sequence[Any], context: int
+    model: Path, base: Path, forms: Mapping[str, Path], conversations: Sequence[Row], context: int
 ) -> dict[str, dict[str, Any]]:
     """Form -> Parity as plain values. Raises ModelError naming the form and the cause. One model is held at a time."""
     from luthier.models import weights
@@ -74,15 +76,15 @@ def _template(folder: Path, context: int) -> Any:
     return Template(load_tokenizer(folder), context)
 
 
-def _encoded(folder: Path, conversations: Sequence[Any], context: int) -> list[Any]:
+def _encoded(folder: Path, conversations: Sequence[Row], context: int) -> list[Any]:
     template = _template(folder, context)
     return [
-        template.encode_text(one) if isinstance(one, str) else template.encode(one) for one in conversations
+        template.encode_text(one) if isinstance(one, str) else template.encode(*one) for one in conversations
     ]
 
 
 def _same_tokens(
-    form: str, folder: Path, base: Path, conversations: Sequence[Any], rows: Sequence[Any], context: int
+    form: str, folder: Path, base: Path, conversations: Sequence[Row], rows: Sequence[Any], context: int
 ) -> None:
     try:
         packed = _encoded(folder, conversations, context)
@@ -94,7 +96,7 @@ def _same_tokens(
     for n, (one, other) in enumerate(zip(rows, packed, strict=True)):
         if list(one.ids) != list(other.ids):
             told = conversations[n]
-            plain = told if isinstance(told, str) else "\n".join(turn["content"] for turn in told)
+            plain = told if isinstance(told, str) else "\n".join(turn["content"] or "" for turn in told[0])
             texts = [_template(place, context).tokenizer(plain)["input_ids"] for place in (base, folder)]
             cause = "tokenizer" if texts[0] != texts[1] else "chat template"
             at = next(
