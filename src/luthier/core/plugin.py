@@ -16,6 +16,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sql": "luthier.data.connectors.sql:SqlConnector",
         "delta": "luthier.data.connectors.delta:DeltaConnector",
         "iceberg": "luthier.data.connectors.iceberg:IcebergConnector",
+        "hub": "luthier.data.connectors.hub:HubConnector",
+        "kafka": "luthier.data.connectors.kafka:KafkaConnector",
     },
     "rows_engine": {
         "local": "luthier.data.engines.protocol:local",

@@ -40,8 +40,8 @@ def fingerprints(
     for source in data.sources:
         connector = connect(source, base, at.secret)
         mark = connector.fingerprint(cache)
-        more = {"pinned": connector.pinned()} if isinstance(connector, Moving) else {}
-        yield {**source.plain(), **more}, mark
+        pinned = connector.pinned() if isinstance(connector, Moving) else None
+        yield {**source.plain(), **({"pinned": pinned} if pinned else {})}, mark
     for wish in data.rules.ordered:
         for name, files in reads(wish).items():
             read = SourceSpec.model_validate({"files": files})

@@ -21,7 +21,8 @@ from luthier.core.errors import DataError, missing_part
 from luthier.core.spec import Spec, references
 
 from .database import holds_secret
-from .lake import Column, DataFile, LakeConnector, LakeSpec, Snapshot, inside, packed, stays_inside, unpacked
+from .lake import DataFile, LakeConnector, LakeSpec, Snapshot, inside, packed, stays_inside, unpacked
+from .lake_columns import Column
 from .protocol import Secret
 from .values import plain
 

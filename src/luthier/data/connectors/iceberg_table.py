@@ -26,7 +26,8 @@ from pyiceberg.utils.datetime import days_to_date, micros_to_timestamp, micros_t
 
 from luthier.core.errors import DataError, did_you_mean
 
-from .lake import Column, DataFile, leads_out, stays_inside
+from .lake import DataFile, leads_out, stays_inside
+from .lake_columns import Column
 from .protocol import Secret
 from .values import plain
 
