@@ -63,7 +63,11 @@ def planted(folder: Path) -> dict[str, Wish]:
     split = {"validation": 0.1, "test": 0.1}
     chat = {"files": "corpus.jsonl", "map": {"messages": "messages", **ASIDE}}
     pairs = {"files": "pairs.jsonl", "map": {"user": "text", "label": "topic", **ASIDE}}
-    others = {"files": "pairs.jsonl", "name": "others", "map": {"user": "text", "assistant": "topic", **ASIDE}}
+    others = {
+        "files": "pairs.jsonl",
+        "name": "others",
+        "map": {"user": "text", "assistant": "topic", **ASIDE},
+    }
     told = {"files": "answers.jsonl", "map": {"user": "asked", "assistant": "said", **ASIDE}}
     schema = {"type": "object", "required": ["topic"], "properties": {"words": {"maximum": 90}}}
     return {

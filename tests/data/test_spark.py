@@ -51,6 +51,7 @@ RULES = {
     "quality": ["normalize", "drop_empty", {"length": {"min": 8}}, "deduplicate"],
     "quantity": ["balance"],
 }
+QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # compiling well takes longer than what these tests run
 HERE = {
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
@@ -233,6 +234,9 @@ def test_the_engine_is_no_part_of_what_a_dataset_is() -> None:
         ({"master": "local", "connect": "sc://x"}, "both are given"),
         ({"connect": "http://x", "storage": "/x"}, "begins with sc://"),
         ({"master": "spark://x:7077"}, "needs `storage`"),
+        ({"master": "http://x:7077", "storage": "/x"}, "no master that Spark knows"),
+        ({"master": "local[two"}, "no master that Spark knows"),
+        ({"master": "local", "options": {"executor.memory": "1g"}}, "begin with `spark.`"),
     ],
 )
 def test_where_spark_is_must_be_said_once(wish: dict[str, Any], says: str) -> None:
@@ -248,17 +252,17 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A session that is there already: the engine works in it, and leaves it."""
     from pyspark.sql import SparkSession
 
-    from luthier.data.engines import spark
+    from luthier.data.engines import spark, spark_start
 
     builder = SparkSession.builder.master("local[2]")
     for name, value in {
         **HERE,
-        **spark._log(tmp_path_factory.mktemp("log") / "spark.log"),
+        spark_start.JAVA: f"{spark_start._logged(tmp_path_factory.mktemp('log') / 'spark.log')} {QUICK}",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }.items():
         builder = builder.config(name, value)
-    with spark._kept(sys.executable):
+    with spark_start.workers_python(sys.executable):
         found = builder.config("spark.sql.shuffle.partitions", "2").getOrCreate()
     yield
     assert found.range(1).count() == 1
