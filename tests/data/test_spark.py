@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import luthier
-from luthier.core.errors import DataError, Interrupted, LuthierError, MissingPart, SpecError
+from luthier.core.errors import DataError, Interrupted, LuthierError, MissingPart, SpecError, StoreError
 from luthier.core.testing import FakeContext
 from luthier.data.connectors import connect
 from luthier.data.engines import spark_worker
@@ -399,6 +399,39 @@ def test_large_files_are_read_in_pieces_by_all(
     with pytest.raises(DataError) as there:
         prepared(tmp_path, {**data, "sources": refuse}, here, CLASSIFY)
     assert str(there.value) == str(local.value)
+
+
+@pytest.mark.parametrize("storage", ["/proc/no/such/folder", "s3a://bucket/between"])
+def test_a_storage_that_spark_cannot_use_is_told_in_words(tmp_path: Path, here: Any, storage: str) -> None:
+    engine = {"spark": {**here["spark"], "storage": storage}}
+    with pytest.raises(StoreError, match=rf"cannot use its storage {storage}: .*\n.*every worker"):
+        prepared(tmp_path, planted(tmp_path, 60, 2), engine, CLASSIFY)
+
+
+def test_output_of_a_worker_that_cannot_be_read_back_is_noticed(
+    tmp_path: Path, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a cluster whose workers write to disks of their own."""
+    from luthier.data.engines import spark
+
+    def keep(self: Any, frame: Any, seen: Any = None, real: Any = spark.Session.keep) -> Any:
+        kept = real(self, frame, seen)
+        lost = min(Path(kept.path.removeprefix("file:")).glob("part-*.parquet"))
+        lost.unlink()
+        lost.with_name(f".{lost.name}.crc").unlink()
+        return spark.Kept(self.spark.read.schema(kept.frame.schema).parquet(kept.path), kept.path)
+
+    monkeypatch.setattr(spark.Session, "keep", keep)
+    with pytest.raises(StoreError, match=r"Not all that Spark's workers write into .* can be read"):
+        prepared(tmp_path, planted(tmp_path, 60, 2), here, CLASSIFY)
+
+
+def test_settings_of_a_session_that_runs_already_are_not_ignored(tmp_path: Path, here: Any) -> None:
+    engine = {"spark": {**here["spark"], "options": {"spark.executor.memory": "9g"}}}
+    with pytest.raises(
+        SpecError, match=r"spark\.executor\.memory cannot be set in the Spark session that runs"
+    ):
+        prepared(tmp_path, planted(tmp_path, 60, 2), engine, CLASSIFY)
 
 
 def test_when_no_row_is_left_that_is_told_in_the_same_words(tmp_path: Path, here: Any) -> None:

@@ -280,7 +280,10 @@ class Tables:
         self._name(name, self.kept[-1].frame)
 
     def insert(self, name: str, sql: str) -> None:
-        self.keep(name, f"SELECT * FROM {name} UNION ALL {sql}")
+        """Beside what is there, which is not written again."""
+        before = self._session.spark.table(name)
+        self.kept.append(self._session.keep(self.frame(sql)))
+        self._name(name, before.union(self.kept[-1].frame))
 
     def put(self, name: str, table: pa.Table) -> None:
         self._name(name, self._session.brought(table))
