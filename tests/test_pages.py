@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 NAMED = re.compile(r"`(tests/[\w/]+\.py)?(?:::(\w+))?`")
 
 
-@pytest.mark.parametrize("page", ["docs/pains.md", "ARCHITECTURE.md", "docs/techniques.md"])
+@pytest.mark.parametrize("page", ["docs/pains.md", "ARCHITECTURE.md", "docs/techniques.md", "docs/spark.md"])
 def test_every_named_test_is_there(page):
     missing, found = [], 0
     for row in (ROOT / page).read_text().splitlines():

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import luthier
-from luthier.core.errors import DataError, Interrupted, LuthierError, MissingPart, SpecError
+from luthier.core.errors import DataError, Interrupted, LuthierError, MissingPart, SpecError, StoreError
 from luthier.core.testing import FakeContext
 from luthier.data.connectors import connect
 from luthier.data.engines import spark_worker
@@ -51,6 +51,7 @@ RULES = {
     "quality": ["normalize", "drop_empty", {"length": {"min": 8}}, "deduplicate"],
     "quantity": ["balance"],
 }
+QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # compiling well takes longer than what these tests run
 HERE = {
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
@@ -233,6 +234,9 @@ def test_the_engine_is_no_part_of_what_a_dataset_is() -> None:
         ({"master": "local", "connect": "sc://x"}, "both are given"),
         ({"connect": "http://x", "storage": "/x"}, "begins with sc://"),
         ({"master": "spark://x:7077"}, "needs `storage`"),
+        ({"master": "http://x:7077", "storage": "/x"}, "no master that Spark knows"),
+        ({"master": "local[two"}, "no master that Spark knows"),
+        ({"master": "local", "options": {"executor.memory": "1g"}}, "begin with `spark.`"),
     ],
 )
 def test_where_spark_is_must_be_said_once(wish: dict[str, Any], says: str) -> None:
@@ -248,17 +252,17 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A session that is there already: the engine works in it, and leaves it."""
     from pyspark.sql import SparkSession
 
-    from luthier.data.engines import spark
+    from luthier.data.engines import spark, spark_start
 
     builder = SparkSession.builder.master("local[2]")
     for name, value in {
         **HERE,
-        **spark._log(tmp_path_factory.mktemp("log") / "spark.log"),
+        spark_start.JAVA: f"{spark_start._logged(tmp_path_factory.mktemp('log') / 'spark.log')} {QUICK}",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }.items():
         builder = builder.config(name, value)
-    with spark._kept(sys.executable):
+    with spark_start.workers_python(sys.executable):
         found = builder.config("spark.sql.shuffle.partitions", "2").getOrCreate()
     yield
     assert found.range(1).count() == 1
@@ -395,6 +399,39 @@ def test_large_files_are_read_in_pieces_by_all(
     with pytest.raises(DataError) as there:
         prepared(tmp_path, {**data, "sources": refuse}, here, CLASSIFY)
     assert str(there.value) == str(local.value)
+
+
+@pytest.mark.parametrize("storage", ["/proc/no/such/folder", "s3a://bucket/between"])
+def test_a_storage_that_spark_cannot_use_is_told_in_words(tmp_path: Path, here: Any, storage: str) -> None:
+    engine = {"spark": {**here["spark"], "storage": storage}}
+    with pytest.raises(StoreError, match=rf"cannot use its storage {storage}: .*\n.*every worker"):
+        prepared(tmp_path, planted(tmp_path, 60, 2), engine, CLASSIFY)
+
+
+def test_output_of_a_worker_that_cannot_be_read_back_is_noticed(
+    tmp_path: Path, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a cluster whose workers write to disks of their own."""
+    from luthier.data.engines import spark
+
+    def keep(self: Any, frame: Any, seen: Any = None, real: Any = spark.Session.keep) -> Any:
+        kept = real(self, frame, seen)
+        lost = min(Path(kept.path.removeprefix("file:")).glob("part-*.parquet"))
+        lost.unlink()
+        lost.with_name(f".{lost.name}.crc").unlink()
+        return spark.Kept(self.spark.read.schema(kept.frame.schema).parquet(kept.path), kept.path)
+
+    monkeypatch.setattr(spark.Session, "keep", keep)
+    with pytest.raises(StoreError, match=r"Not all that Spark's workers write into .* can be read"):
+        prepared(tmp_path, planted(tmp_path, 60, 2), here, CLASSIFY)
+
+
+def test_settings_of_a_session_that_runs_already_are_not_ignored(tmp_path: Path, here: Any) -> None:
+    engine = {"spark": {**here["spark"], "options": {"spark.executor.memory": "9g"}}}
+    with pytest.raises(
+        SpecError, match=r"spark\.executor\.memory cannot be set in the Spark session that runs"
+    ):
+        prepared(tmp_path, planted(tmp_path, 60, 2), engine, CLASSIFY)
 
 
 def test_when_no_row_is_left_that_is_told_in_the_same_words(tmp_path: Path, here: Any) -> None:

@@ -163,7 +163,7 @@ class Task:
         self._accounts: dict[int, list[Account]] = {}
         self._leaving: dict[str, list[pa.RecordBatch]] = {}
         self._removed: list[pa.RecordBatch] = []
-        self._figures = {"rows": 0, "leaving_bytes": 0, "removed": 0}
+        self._figures = {"came": 0, "rows": 0, "leaving_bytes": 0, "removed": 0}
 
     def run(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         os.environ.update(self.program.values)
@@ -176,6 +176,7 @@ class Task:
 
     def _read(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Rows]:
         for batch in batches:
+            self._figures["came"] += batch.num_rows
             for part in batch.to_pylist():
                 self.seq = part["seq"] << PLACES
                 job = self.program.jobs[part["job"]]
@@ -194,6 +195,7 @@ class Task:
         for batch in batches:
             if not batch.num_rows:
                 continue
+            self._figures["came"] += batch.num_rows
             numbers = batch["seq"].to_numpy()
             self.seq = int(numbers.min())
             names = ["id", "step", "reason", "side"]
