@@ -24,6 +24,7 @@ def data() -> None:
 
     \b
     luthier data inspect ticket-router             figures, and a page
+    luthier data advise ticket-router              what would help, with numbers
     luthier data explain tickets.jsonl:12          what happened to one row
     luthier data diff ticket-router@1 @2           what two datasets do not share
     luthier data forget --where group=customer-7   leave rows out from now on
@@ -65,6 +66,24 @@ def inspect(dataset: str, base: str | None, no_page: bool, as_json: bool) -> Non
     with _watched() as watched:
         found = app().data.inspect(dataset, base=base, page=not no_page, **watched)
     _show(found, as_json, print_profile)
+
+
+@data.command()
+@click.argument("dataset")
+@click.option("--base", metavar="MODEL", help="Count tokens as this model does; default: one trained on it.")
+@as_json_option
+@told
+def advise(dataset: str, base: str | None, as_json: bool) -> None:
+    """What would help DATASET, or the rows of a recipe: each sentence with its number, and lines for data.rules.
+
+    A word that ends in .yaml or .yml is a recipe; its rows are prepared if they are not there. No model is asked for rows.
+    """
+    from .data_tables import print_advice
+
+    reference = Path(dataset) if dataset.endswith((".yaml", ".yml")) else dataset
+    with _watched() as watched:
+        found = app().data.advise(reference, base=base, **watched)
+    _show(found, as_json, print_advice)
 
 
 @data.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +26,20 @@ def print_exported(found: Mapping[str, Any]) -> None:
         click.echo(
             f"{guarded:,} cells begin as formulas do and have an apostrophe before them; Parquet and jsonl leave them as they are"
         )
+def print_advice(found: Mapping[str, Any]) -> None:
+    _title("advice for dataset", found)
+    for one in found["advice"]:
+        click.echo(f"{'→' if one['helps'] else ' '} {one['about']}: {_seen(one['says'], 600)}")
+        for section, rules in one["recipe"].items():
+            for line in _recipe_lines(section, rules):
+                click.echo(f"      {line}")
+    if not any(one["helps"] for one in found["advice"]):
+        click.echo("nothing here asks for more; what a model makes of it, only a run can say")
+
+
+def _recipe_lines(section: str, rules: Sequence[Any]) -> list[str]:
+    """As YAML for `data.rules`. JSON is YAML, and quotes whatever a label may hold."""
+    return [f"{section}: [{', '.join(json.dumps(rule, ensure_ascii=False) for rule in rules)}]"]
 
 
 def print_profile(found: Mapping[str, Any]) -> None:

@@ -23,12 +23,10 @@ from . import split
 from .connectors import connect
 from .connectors.protocol import Connector, Part
 from .engines.arrow_file import ArrowFile
-from .engines.group import set_aside
-from .engines.local import SortedParquet, Spool
+from .engines.local import SortedParquet
 from .engines.protocol import At, Engine, Frame
 from .forgotten import STILL_THERE, Forgotten, Hit, StillThere
 from .gather import whole
-from .held_out import HeldOut
 from .mapping import Layout
 from .plan import Group, model_roles, models, plan_of
 from .prepare import PrepareSpec, source_names
@@ -36,7 +34,7 @@ from .reading import REMOVED, TRAIL, Job, read_part, reading
 from .records import RECORD, contents, with_instruction
 from .report import Account
 from .rules.primitives import Ask
-from .rules.rule import GrowRule, Lent, MakeRule
+from .rules.rule import Lent
 from .shapes import shape_of
 from .spec import RuleSpec, SourceSpec
 from .task import default_instruction
@@ -108,9 +106,6 @@ class Preparation:
         self._private = any(plugin.load("rule", wish.name).private for wish in spec.data.rules.ordered)
         self._read_account = reading()
         self._sides_account = Account("split", spec.data.split.plain(), 1)
-        self._copies_account = Account("held_out", {}, 1)
-        grows = [one for one in spec.data.rules.ordered if isinstance(one.load(), GrowRule | MakeRule)]
-        self._held_out = HeldOut() if grows else None
         self._total_bytes = 0
         self._accounts: list[Account] = []
         self._files = {
@@ -141,7 +136,8 @@ class Preparation:
             frame = self._engine.read(work, self._read_account, self)
             for group in plan_of(self.spec.data.rules, sides, named, self._reached, self._lender()):
                 frame = self._run(group, frame)
-            self._write_train(frame)
+            for batch in self._engine.rows(frame):
+                self._write(batch, "train")
         except DataError:
             if not self._lines.still_there:  # without those rows anything may be wrong, and it is made anew
                 raise
@@ -278,8 +274,6 @@ class Preparation:
 
     def held(self, batch: pa.RecordBatch, side: str) -> None:
         """Rows of validation and test are written as the engine divides them."""
-        if self._held_out is not None:
-            self._held_out.add(batch)
         self._write(batch, side)
         if self._held is not None and batch.num_rows:
             self._held.write(batch)
@@ -288,31 +282,6 @@ class Preparation:
         assert self._held is not None
         self._held.close()
         return self._held.read()
-
-    def _write_train(self, frame: Frame) -> None:
-        """Rows that were made wait until all that is held out is known."""
-        made: Spool | None = None
-        for batch in self._engine.rows(frame):
-            is_made = batch["made_from"].is_valid()
-            if self._held_out is not None and pc.any(is_made).as_py():
-                made = made or Spool(self.work / "made.arrow", RECORD)
-                made.write(batch.filter(is_made))
-                batch = batch.filter(pc.invert(is_made))
-            self._write(batch, "train")
-        for batch in made.read() if made else ():
-            self._write(self._not_held_out(batch), "train")
-
-    def _not_held_out(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Rows that were made, without those that stand in what is held out."""
-        assert self._held_out is not None
-        gone = pa.array(self._held_out.holds(batch))
-        why = pc.if_else(gone, "says what a row that is held out says", pa.scalar(None, pa.string()))
-        hidden = self._private  # of what is held out as little is shown as of other rows of this recipe
-        last = len(self.spec.data.rules.ordered) + 1
-        left, lines = set_aside(batch, why, self._copies_account, hidden=hidden, number=last)
-        if lines is not None:
-            self._lines.write(lines)
-        return left
 
     def _write(self, rows: pa.RecordBatch, side: str) -> None:
         self.at.check()
@@ -402,8 +371,6 @@ class Preparation:
 
     def _account(self) -> None:
         steps = [self._read_account, *self._accounts]
-        if self._copies_account.removed:
-            steps.append(self._copies_account)
         if self._sides_account.removed or self._sides_account.notes:
             steps.append(self._sides_account)
         for account in steps:

@@ -1,6 +1,7 @@
 """What can be asked of a dataset, once for command line, HTTP and pages: `app.data`.
 
     inspect    what is in it, as figures and as a page                     profile.py, page under home/reports
+    advise     what would help it, from its numbers                        advise.py
     diff       which rows two datasets do not share, and why               diff.py
     explain    what happened to one row, from its line to the weights      explain.py
     search     rows that contain words or meet conditions                  search.py, where.py
@@ -46,6 +47,22 @@ class Data:
         if page:
             found["report"] = str(show_page(self._app.home, found))
         return found
+
+    def advise(
+        self, reference: str | Path, *, base: str | None = None, watch: Watch | None = None,
+        stop: threading.Event | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """What would help a dataset, each with its number and the lines of a recipe that would do it. A path means a recipe,
+        whose rows are prepared if they are not there; rules that would have rows written by a model are not asked."""
+        from .advise import advise
+        from .find import dataset_of
+
+        store = self._app.store
+        if isinstance(reference, Path):
+            dataset = self._app.prepare(reference, watch=watch, stop=stop)
+        else:
+            dataset = dataset_of(store, reference)
+        return advise(store, dataset, base, self._looking(watch, stop))
 
     def diff(
         self, one: str, other: str, *, watch: Watch | None = None, stop: threading.Event | None = None

@@ -122,7 +122,7 @@ def carry_out(group: Group, batch: pa.RecordBatch, decided: pa.RecordBatch) -> D
     removed: list[pa.RecordBatch] = []
     for n, (account, hidden, number) in enumerate(ends):
         why = pc.if_else(pc.equal(step, n), reasons, pa.scalar(None, pa.string()))
-        batch, lines = set_aside(batch, why, account, hidden=hidden, number=number)
+        batch, lines = _remove(batch, why, account, hidden=hidden, number=number)
         if lines is not None:
             removed.append(lines)
             stays = why.is_null()
@@ -217,7 +217,7 @@ def _see_removals(
     return removed_lines(columns, number)
 
 
-def set_aside(
+def _remove(
     batch: pa.RecordBatch, reasons: pa.Array, account: Account, *, hidden: bool, number: int
 ) -> tuple[pa.RecordBatch, pa.RecordBatch | None]:
     """(rows without a reason, lines of removed.parquet for the others); counts both."""
