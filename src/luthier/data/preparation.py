@@ -20,8 +20,8 @@ from luthier.core.stage import Context
 from . import split
 from .connectors import connect
 from .connectors.protocol import Connector, Part
-from .engines.local import SortedParquet
 from .engines.protocol import At, Engine, Frame
+from .engines.spool import SortedSide
 from .forgotten import STILL_THERE, Forgotten, Hit, StillThere
 from .mapping import Layout
 from .plan import Group, plan_of
@@ -31,6 +31,7 @@ from .records import RECORD, contents, with_instruction
 from .report import Account
 from .rules.primitives import Ask
 from .shapes import Shape, detect, message_keys
+from .shards import write_manifest
 from .spec import SourceSpec
 from .task import default_instruction
 
@@ -43,8 +44,8 @@ class Lines:
 
     def __init__(self, out: Path, work: Path) -> None:
         more = ("origin", "rule", "reason", "preview")
-        self.removed = SortedParquet(out / "removed.parquet", REMOVED, work / "removed", more)
-        self.trail = SortedParquet(out / "trail.parquet", TRAIL, work / "trail", ("step", "what", "why"))
+        self.removed = SortedSide(out / "removed.parquet", REMOVED, work / "removed", more)
+        self.trail = SortedSide(out / "trail.parquet", TRAIL, work / "trail", ("step", "what", "why"))
         self.still_there: list[Hit] = []
 
     def write(self, lines: pa.RecordBatch) -> None:
@@ -59,9 +60,9 @@ class Lines:
                 columns = [mine["id"], mine["step"], mine["what"], mine["reason"]]
                 self.trail.write(pa.record_batch(columns, schema=TRAIL))
 
-    def close(self) -> None:
-        self.removed.close()
-        self.trail.close()
+    def close(self) -> dict[str, dict[str, Any]]:
+        """What the manifest says of them."""
+        return {"removed": self.removed.close(), "trail": self.trail.close()}
 
 
 class Preparation:
@@ -89,9 +90,7 @@ class Preparation:
         self._sides_account = Account("split", spec.data.split.plain(), 1)
         self._total_bytes = 0
         self._accounts: list[Account] = []
-        self._files = {
-            name: SortedParquet(out / f"{name}.parquet", RECORD, work / name) for name in split.SIDES
-        }
+        self._files = {name: SortedSide(out / f"{name}.parquet", RECORD, work / name) for name in split.SIDES}
         self._by_source = {name: dict.fromkeys(split.SIDES, 0) for name in names}
         self._by_label: dict[str, dict[str, int]] = {}
         self._characters = 0
@@ -125,7 +124,8 @@ class Preparation:
         if self._lines.still_there:
             raise StillThere(self._lines.still_there)
         facts = self._facts()
-        self._lines.close()
+        written = {name: file.close() for name, file in self._files.items()}
+        write_manifest(self.out, {**written, **self._lines.close()})
         self._account()
         return facts
 
@@ -280,11 +280,9 @@ class Preparation:
             )
 
     def _facts(self) -> dict[str, Any]:
-        """Close the files; what goes into dataset.json."""
+        """What goes into dataset.json."""
         counts = {name: file.rows for name, file in self._files.items()}
         self._refuse_empty(counts)
-        for file in self._files.values():
-            file.close()
         wish = self.spec.data.split
         asked = [side for side in split.SIDES if side == "train" or getattr(wish, side) > 0]
         for sentence in split.missing_labels(self._by_label, asked):

@@ -62,9 +62,9 @@ def read(path: Path, rows: int | None = None) -> list[Question]:
 def records(path: Path) -> list[dict[str, Any]]:
     """The records of one split, sorted by id, but those whose answer is rated 0 or less: it is neither a reference nor an
     example to follow."""
-    import pyarrow.parquet as pq
+    from luthier.data.shards import Side
 
-    found = pq.read_table(path, columns=["id", "messages", "text", "label", "rating"]).to_pylist()
+    found = Side(path).table(["id", "messages", "text", "label", "rating"]).to_pylist()
     liked = [record for record in found if record["rating"] is None or record["rating"] > 0]
     return sorted(liked, key=lambda record: record["id"])
 
@@ -72,9 +72,10 @@ def records(path: Path) -> list[dict[str, Any]]:
 def disliked(path: Path) -> int:
     """How many rows of a split `records` leaves out."""
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    return pc.sum(pc.less_equal(pq.read_table(path, columns=["rating"])["rating"], 0)).as_py() or 0
+    from luthier.data.shards import Side
+
+    return pc.sum(pc.less_equal(Side(path).table(["rating"])["rating"], 0)).as_py() or 0
 
 
 def _question(record: Mapping[str, Any]) -> Question:

@@ -14,6 +14,7 @@ from typing import Any
 
 from luthier.core.artifact import Artifact, short
 from luthier.core.errors import SpecError
+from luthier.data.shards import excerpt, write_manifest
 from luthier.store import Store
 from luthier.store.files import explained
 
@@ -38,6 +39,7 @@ def export(store: Store, dataset: Artifact, target: Path, croissant: bool) -> di
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(path, copy)
             shutil.copyfile(folder / "dataset.json", partial / "dataset.json")
+            write_manifest(partial, excerpt(folder, SPLITS))
             if croissant:
                 text = json.dumps(_metadata(store, dataset, folder), indent=2, ensure_ascii=False)
                 (partial / CROISSANT).write_text(text + "\n", encoding="utf-8")
