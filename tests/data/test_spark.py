@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import luthier
@@ -50,6 +51,7 @@ RULES = {
     "quality": ["normalize", "drop_empty", {"length": {"min": 8}}, "deduplicate"],
     "quantity": ["balance"],
 }
+QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # compiling well takes longer than what these tests run
 HERE = {
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
@@ -232,6 +234,9 @@ def test_the_engine_is_no_part_of_what_a_dataset_is() -> None:
         ({"master": "local", "connect": "sc://x"}, "both are given"),
         ({"connect": "http://x", "storage": "/x"}, "begins with sc://"),
         ({"master": "spark://x:7077"}, "needs `storage`"),
+        ({"master": "http://x:7077", "storage": "/x"}, "no master that Spark knows"),
+        ({"master": "local[two"}, "no master that Spark knows"),
+        ({"master": "local", "options": {"executor.memory": "1g"}}, "begin with `spark.`"),
     ],
 )
 def test_where_spark_is_must_be_said_once(wish: dict[str, Any], says: str) -> None:
@@ -247,16 +252,17 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A session that is there already: the engine works in it, and leaves it."""
     from pyspark.sql import SparkSession
 
-    from luthier.data.engines import spark
+    from luthier.data.engines import spark, spark_start
 
     builder = SparkSession.builder.master("local[2]")
     for name, value in {
         **HERE,
-        **spark._log(tmp_path_factory.mktemp("log") / "spark.log"),
+        spark_start.JAVA: f"{spark_start._logged(tmp_path_factory.mktemp('log') / 'spark.log')} {QUICK}",
         "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
     }.items():
         builder = builder.config(name, value)
-    with spark._kept(sys.executable):
+    with spark_start.workers_python(sys.executable):
         found = builder.config("spark.sql.shuffle.partitions", "2").getOrCreate()
     yield
     assert found.range(1).count() == 1
@@ -351,6 +357,48 @@ def test_a_bad_row_is_told_in_the_same_words(
         prepared(tmp_path, data, here, task)
     assert str(other.value) == str(one.value)
     assert "Traceback" not in str(other.value)
+
+
+def test_large_files_are_read_in_pieces_by_all(
+    tmp_path: Path, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.data.engines import spark
+
+    data = planted(tmp_path, 400, files=2)
+    lines = (tmp_path / "tickets-1.jsonl").read_text("utf-8").splitlines()
+    lines[100:100] = ["", "{broken", ""]
+    (tmp_path / "tickets-1.jsonl").write_text("\n".join(lines), "utf-8")
+    rows = [
+        {**json.loads(line), "body": f"again {n} " + "x" * 200}
+        for n, line in enumerate(lines)
+        if line.startswith('{"')
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", row_group_size=100, compression=None)
+    data["sources"].append({"files": "t.parquet", "map": data["sources"][0]["map"]})
+    parts = []
+    monkeypatch.setattr(spark, "PART_BYTES", 12_000)
+    monkeypatch.setattr(
+        spark.Session,
+        "spread",
+        lambda self, told, real=spark.Session.spread: parts.append(told) or real(self, told),
+    )
+    one = prepared(tmp_path, data, task=CLASSIFY)
+    same(prepared(tmp_path, data, here, CLASSIFY), one)
+    counted, read = parts
+    files = {json.loads(part[3])["place"] for part in counted}
+    assert len(counted) > 3 and files == {
+        "tickets-0.jsonl",
+        "tickets-1.jsonl",
+    }  # a footer says what row groups hold
+    assert len(read) == len(counted) + 1 + 2  # old.csv; 200 rows of 200 signs and more, two row groups
+    origins = pq.read_table(pa.BufferReader(one["removed.parquet"]))["origin"].to_pylist()
+    assert "tickets-1.jsonl:102" in origins
+    refuse = [{**source, "map": {**source["map"], "on_bad_row": "refuse"}} for source in data["sources"]]
+    with pytest.raises(DataError) as local:
+        prepared(tmp_path, {**data, "sources": refuse}, task=CLASSIFY)
+    with pytest.raises(DataError) as there:
+        prepared(tmp_path, {**data, "sources": refuse}, here, CLASSIFY)
+    assert str(there.value) == str(local.value)
 
 
 def test_when_no_row_is_left_that_is_told_in_the_same_words(tmp_path: Path, here: Any) -> None:

@@ -9,8 +9,10 @@ the records (engines).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from luthier.core.spec import references, resolve
 
 from . import report
 from .connectors import connect
-from .connectors.protocol import Connector, Part, Secret
+from .connectors.protocol import Connector, Divisible, Part, Secret
 from .forgotten import STILL_THERE, Forgotten
 from .mapping import Bad, Layout, to_records
 from .records import hashed
@@ -103,6 +105,28 @@ class Read:
     done_bytes: int
 
 
+def divided(
+    work: Sequence[tuple[Job, Part]], about_bytes: int, count: Callable[[Job, Sequence[Part]], Sequence[int]]
+) -> list[tuple[Job, Part]]:
+    """The same rows in the same order, in parts of about that size where a source can be cut. `count` asks `count_part` about
+    each of some parts, wherever it likes."""
+    found: list[tuple[Job, Part]] = []
+    for _, of_job in groupby(work, key=lambda one: id(one[0])):
+        jobs, parts = zip(*of_job, strict=True)
+        connector = jobs[0].connect()
+        if isinstance(connector, Divisible):
+            parts = tuple(connector.divide(parts, about_bytes, partial(count, jobs[0])))
+        found += [(jobs[0], part) for part in parts]
+    return found
+
+
+def count_part(job: Job, part: Part) -> int:
+    """What `divided` asks, in whatever process."""
+    connector = job.connect()
+    assert isinstance(connector, Divisible)
+    return connector.count(part)
+
+
 def reading() -> Account:
     """An empty account of the reading."""
     return Account("read", {}, 1)
@@ -160,9 +184,8 @@ def _watch(records: pa.RecordBatch, job: Job) -> tuple[pa.RecordBatch, pa.Record
 
 def _set_aside(bad: Bad, job: Job, account: Account) -> pa.RecordBatch:
     if job.layout.map.on_bad_row == "refuse":
-        more = f" (and {len(bad.origins) - 1} more rows nearby)" if len(bad.origins) > 1 else ""
         raise DataError(
-            f"{bad.origins[0]}: {bad.reasons[0]}{more}.\n  {bad.previews[0]}",
+            f"{bad.origins[0]}: {bad.reasons[0]}.\n  {bad.previews[0]}",
             remedy="Correct the row, or set map: {on_bad_row: set_aside} to keep such rows out, with the reason on record.",
         )
     account.removed += len(bad.origins)

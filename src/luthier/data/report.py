@@ -105,12 +105,15 @@ def removed(name: str, texts: Sequence[str], reason: str) -> Example:
 
 
 def lowest(names: Sequence[str]) -> list[int]:
-    """Places of the few lowest names.
+    """Places of the few lowest names, each once: rows that are the same must not crowd out others in one batch and not in another.
 
-    >>> lowest(["d", "b", "a"])
-    [2, 1, 0]
+    >>> lowest(["d", "a", "b", "a"])
+    [1, 2, 0]
     """
-    return sorted(range(len(names)), key=names.__getitem__)[:EXAMPLES]
+    places: dict[str, int] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, place)
+    return [places[name] for name in sorted(places)[:EXAMPLES]]
 
 
 def window(old: str, new: str) -> tuple[str, str]:

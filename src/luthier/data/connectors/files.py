@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import zlib
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -26,7 +27,8 @@ from luthier.core.spec import Spec, references
 
 from .found import globbed, shown
 from .opened import as_text, opened
-from .protocol import BadRow, Block, Estimate, Head, Part, Secret
+from .protocol import BadRow, Block, Count, Estimate, Head, Part, Secret
+from .stretches import Stretch, divided, newlines, pieces_of
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -109,7 +111,7 @@ class FilesConnector:
         self._aside = source.map is not None and source.map.on_bad_row == "set_aside"
         self._known: list[File] | None = None
         self._raw: BinaryIO | None = None
-        self._passed_bytes = 0
+        self._passed_bytes = self._begin = self._part_bytes = 0
 
     @property
     def files(self) -> list[File]:
@@ -152,17 +154,28 @@ class FilesConnector:
             for file in self.files
         ]
 
+    # protocol.Divisible
+
+    def divide(self, parts: Sequence[Part], about_bytes: int, count: Count) -> list[Part]:
+        return divided(parts, about_bytes, count, self._pieces)
+
+    def count(self, part: Part) -> int:
+        file = self._of(part)
+        with self._failing(file), file.system.open(file.path, "rb") as raw:
+            return newlines(cast("BinaryIO", raw), part.at["begin"], part.at["end"])
+
+    # protocol.Connector, again
+
     def read(self, part: Part, columns: Sequence[str]) -> Iterator[Block]:
-        self._passed_bytes = 0
-        system, _ = self._system(part.at["pattern"])
-        file = self._file(system, part.at["path"], part.at["place"], part.size_bytes, part.at["pattern"])
+        self._passed_bytes, self._begin, self._part_bytes = 0, part.at.get("begin", 0), part.size_bytes
+        file = self._of(part)
         checked = False
-        for block in self._read(file, list(columns)):
+        for block in self._read(file, list(columns), part.at):
             if not checked and len(block):
                 self._need(file, block, columns)
                 checked = True
             yield block
-        self._passed_bytes = file.size_bytes
+        self._passed_bytes = part.size_bytes
 
     def blocks(self, columns: Sequence[str]) -> Iterator[Block]:
         passed_bytes = 0
@@ -178,8 +191,8 @@ class FilesConnector:
             raise self._empty()
 
     def done_bytes(self) -> int:
-        inside = self._raw.tell() if self._raw and not self._raw.closed else 0
-        return self._passed_bytes + inside
+        inside = self._raw.tell() - self._begin if self._raw and not self._raw.closed else 0
+        return self._passed_bytes + min(max(inside, 0), self._part_bytes)
 
     def estimate(self) -> Estimate:
         rows: float | None = 0
@@ -249,6 +262,10 @@ class FilesConnector:
             ) from None
         return system, path
 
+    def _of(self, part: Part) -> File:
+        system, _ = self._system(part.at["pattern"])
+        return self._file(system, part.at["path"], part.at["place"], part.size_bytes, part.at["pattern"])
+
     def _file(self, system: AbstractFileSystem, path: str, place: str, size_bytes: int, pattern: str) -> File:
         suffixes = [suffix.lower() for suffix in PurePosixPath(path).suffixes]
         compression = COMPRESSION.get(suffixes[-1]) if suffixes else None
@@ -298,14 +315,29 @@ class FilesConnector:
 
     # reading
 
-    def _read(self, file: File, columns: list[str] | None) -> Iterator[Block]:
+    def _pieces(self, part: Part, about_bytes: int) -> list[Part]:
+        file = self._of(part)
+        if file.compression or file.format not in ("jsonl", "parquet"):
+            return [part]
+        with self._failing(file), self._open(file) as stream:
+            return pieces_of(part, about_bytes, stream, file.format)
+
+    def _read(
+        self, file: File, columns: list[str] | None, at: Mapping[str, Any] | None = None
+    ) -> Iterator[Block]:
+        """Of the whole file, or the stretch of it that `at` says."""
         how: dict[str, Any] = {} if file.format in WHOLE else {"aside": self._aside}
+        at = at or {}
+        if "groups" in at:
+            how["within"] = tuple(at["groups"])
+        if "begin" in at:
+            how["before"] = at["before"]
         if file.format == "excel":
             how["sheet"] = self._wish.sheet
         elif file.format in ("csv", "tsv"):
             how["tabs"] = file.format == "tsv"
         with self._failing(file):
-            stream = self._open(file)
+            stream = self._open(file, (at["begin"], at["end"]) if "begin" in at else None)
             try:
                 rows = import_module(f".{ROWS[file.format]}", __package__)
                 yield from rows.read(stream, file.place, columns, **how)
@@ -325,8 +357,11 @@ class FilesConnector:
                 raise  # a defect of ours is not a fault of the file; a driver's own error is
             self._fail(error, file.place, file.pattern, file.compression)
 
-    def _open(self, file: File) -> BinaryIO:
+    def _open(self, file: File, stretch: tuple[int, int] | None = None) -> BinaryIO:
         self._raw = cast("BinaryIO", file.system.open(file.path, "rb"))
+        if stretch:
+            lines = cast("BinaryIO", io.BufferedReader(Stretch(self._raw, *stretch), 1 << 17))
+            return lines if stretch[0] else as_text(lines, file.place)
         stream = opened(self._raw, file.compression, file.place)
         return as_text(stream, file.place) if file.format in ("jsonl", "csv", "tsv", "text") else stream
 

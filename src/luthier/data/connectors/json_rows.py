@@ -26,16 +26,19 @@ MOST_CELLS = 2_000_000
 """Rows with ever new keys make a table much larger than they are."""
 
 
-def read(stream: BinaryIO, place: str, columns: list[str] | None, aside: bool = False) -> Iterator[Block]:
-    """Blocks of rows; `columns` None gives every column that occurs in the block; `aside` keeps bad rows out."""
-    start = _first_character(stream)
+def read(
+    stream: BinaryIO, place: str, columns: list[str] | None, aside: bool = False, before: int = 0
+) -> Iterator[Block]:
+    """Blocks of rows; `columns` None gives every column that occurs in the block; `aside` keeps bad rows out. `before` is how
+    many lines of the file stand before what the stream gives."""
+    start = b"" if before else _first_character(stream)
     elements = _array if start.endswith(b"[") else _lines
     rows: list[dict[str, Any]] = []
     numbers: list[int] = []
     bad: list[BadRow] = []
     names = dict.fromkeys(columns or ())
     total = 0
-    for number, row, size in elements(stream, place, start, aside):
+    for number, row, size in elements(stream, place, start, aside, before):
         if isinstance(row, BadRow):
             bad.append(row)
         else:
@@ -178,10 +181,12 @@ Element = tuple[int, dict[str, Any] | BadRow, int]
 """The line a row starts on, the row, and how many bytes or characters it takes."""
 
 
-def _lines(stream: BinaryIO, place: str, start: bytes, aside: bool) -> Iterator[Element]:
-    number = start.count(b"\n")
-    for raw in _whole_lines(stream, place, start.rpartition(b"\n")[2]):
+def _lines(stream: BinaryIO, place: str, start: bytes, aside: bool, before: int) -> Iterator[Element]:
+    number = before + start.count(b"\n")
+    for raw in _whole_lines(stream, start.rpartition(b"\n")[2]):
         number += 1
+        if len(raw) > LONGEST_ROW_BYTES:
+            raise too_long(f"{place}:{number}", "a line")
         if raw.strip():
             try:
                 yield number, decode(raw), len(raw)
@@ -191,19 +196,23 @@ def _lines(stream: BinaryIO, place: str, start: bytes, aside: bool) -> Iterator[
                 yield number, fault.aside(number, raw[:1000].decode("utf-8", "replace")), len(raw)
 
 
-def _whole_lines(stream: BinaryIO, place: str, pending: bytes) -> Iterator[bytes]:
-    number = 1
+def _whole_lines(stream: BinaryIO, pending: bytes) -> Iterator[bytes]:
+    """Each line; of one that is too long only as much as shows it."""
     while chunk := stream.read(max(BLOCK_BYTES, len(pending))):
         *whole, pending = (pending + chunk).split(b"\n")
-        number += len(whole)
-        if any(len(line) > LONGEST_ROW_BYTES for line in whole) or len(pending) > LONGEST_ROW_BYTES:
-            raise too_long(f"{place}, near line {number}", "a line")
         yield from whole
+        if len(pending) > LONGEST_ROW_BYTES:
+            break
     if pending:
         yield pending
 
 
-def _array(stream: BinaryIO, place: str, start: bytes, aside: bool) -> Iterator[Element]:
+def is_array(stream: BinaryIO) -> bool:
+    """Whether the file is one JSON array, not lines."""
+    return _first_character(stream).endswith(b"[")
+
+
+def _array(stream: BinaryIO, place: str, start: bytes, aside: bool, _: int) -> Iterator[Element]:
     """The objects of one JSON array, each with the line it starts on, holding only the object at hand."""
     text = _Text(stream, place, 1 + start.count(b"\n"))
     if text.skip_blanks() == "]":

@@ -26,8 +26,10 @@ ROWS = 2_000
 BLOCK_BYTES = 4_000_000
 
 
-def read(stream: BinaryIO, place: str, columns: list[str] | None) -> Iterator[Block]:
-    """Blocks of rows; `columns` None gives every column."""
+def read(
+    stream: BinaryIO, place: str, columns: list[str] | None, within: tuple[int, int] | None = None
+) -> Iterator[Block]:
+    """Blocks of rows; `columns` None gives every column; `within` the first row group and the one after the last, if not all."""
     try:
         groups = row_groups(stream)
         file = pq.ParquetFile(stream)
@@ -37,8 +39,9 @@ def read(stream: BinaryIO, place: str, columns: list[str] | None) -> Iterator[Bl
         wanted = [name for name in present if columns is None or name in columns]
         folded = [f.name for f in file.schema_arrow if f.name in wanted and _is_text(f.type)]
         file = pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=folded)
-        start = 1
-        for number, group in enumerate(groups):
+        first, end = within or (0, len(groups))
+        start = 1 + sum(group.rows for group in groups[:first])
+        for number, group in list(enumerate(groups))[first:end]:
             rows = _rows_at_once(group, wanted, stream, place)
             for batch in file.iter_batches(batch_size=rows, columns=wanted, row_groups=[number]):
                 for piece in pieces(batch, f"{place}:{start}"):
@@ -99,8 +102,13 @@ def block_of(batch: pa.RecordBatch, place: str, start: int) -> Block:
 
 
 def count(stream: BinaryIO, place: str) -> int:
+    return sum(group.rows for group in footer(stream, place))
+
+
+def footer(stream: BinaryIO, place: str) -> list[RowGroup]:
+    """What the file says of its row groups. Raises DataError for one that is none."""
     try:
-        return sum(group.rows for group in row_groups(stream))
+        return row_groups(stream)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{place}: this is not a readable Parquet file: {str(error).splitlines()[0][:300].rstrip('.')}.",

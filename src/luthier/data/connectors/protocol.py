@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,3 +114,18 @@ class Connector(Protocol):
 
     def fingerprint(self, cache: MutableMapping[str, str] | None = None) -> str:
         """A digest that changes when any byte or any file's name changes. `cache` remembers hashes of local files."""
+
+
+Count = Callable[[Sequence[Part]], Sequence[int]]
+"""Asks `Divisible.count` about each of some parts, wherever and in whatever order."""
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A connector whose parts may be too large for one process."""
+
+    def divide(self, parts: Sequence[Part], about_bytes: int, count: Count) -> Sequence[Part]:
+        """The same rows in the same order and with the same places, in parts of about that size where that is possible."""
+
+    def count(self, part: Part) -> int:
+        """What `divide` has to know of a part before it can number its rows: cheap, though it reads the part once."""

@@ -9,6 +9,7 @@ the same rows, the same accounts and the same reasons. Files are written by who 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from luthier.data.report import Account
     from luthier.data.rules.primitives import Ask
 
+MASTER = re.compile(r"local(\[[^\]]+\])?|local-cluster\[\d+,\d+,\d+\]|(spark|k8s)://.+|yarn")
 Frame = Any
 """Rows somewhere: opaque, and to be used once."""
 
@@ -107,6 +109,12 @@ class SparkEngineSpec(Spec):
         if (self.master is None) == (self.connect is None):
             given = "both are given" if self.master else "neither is given"
             raise ValueError(f"Spark is reached by `master` or by `connect`, and {given}; write one of them")
+        if self.master is not None and not MASTER.fullmatch(self.master):
+            raise ValueError(
+                f"{self.master!r} is no master that Spark knows; write local[4], spark://host:7077, yarn or k8s://https://host:443"
+            )
+        if odd := [name for name in self.options if not name.startswith("spark.")]:
+            raise ValueError(f"{odd[0]!r} is no setting of Spark, whose names all begin with `spark.`")
         if self.connect is not None and not self.connect.startswith("sc://"):
             raise ValueError(f"{self.connect!r} is no URL of a Spark Connect server; it begins with sc://")
         if self.storage is None and not (self.master or "").startswith("local"):

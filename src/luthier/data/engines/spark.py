@@ -14,27 +14,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import sys
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
-import luthier
 from luthier.core.errors import LuthierError, MissingPart, SpecError, StoreError, missing_part
 from luthier.core.spec import references
 from luthier.data.connectors.protocol import Part
 from luthier.data.plan import Group, Step
-from luthier.data.reading import Job
+from luthier.data.reading import Job, divided
 from luthier.data.records import RECORD
 from luthier.data.report import Account
 
@@ -42,7 +37,9 @@ from . import spark_worker
 from .decide import decide
 from .group import run_group
 from .protocol import At, Look, SparkEngineSpec
-from .spark_worker import ACCOUNTS, DECIDED, FAILED, KEY, LEAVES, PARTS, REMOVED, ROW, Program
+from .spark_faults import told
+from .spark_start import SQL, Options, refuse_unreachable, workers_python
+from .spark_worker import ACCOUNTS, COUNTS, DECIDED, FAILED, KEY, LEAVES, PARTS, REMOVED, ROW, Program
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -51,6 +48,7 @@ POLL_S = 0.2
 LINES_AT_ONCE = 10_000
 COLLECT_BYTES = 64_000_000  # what is smaller comes in one answer; more comes partition by partition
 MOST_TASKS = 10_000
+PART_BYTES = 32_000_000  # a task of seconds to minutes, whatever the rules
 TYPES = {
     pa.string(): "string",
     pa.binary(): "binary",
@@ -65,12 +63,13 @@ TYPES = {
 @dataclass(frozen=True)
 class Rows:
     """Rows that tasks will have: what they start from, what to do with it, whose accounts that adds to. `used` may
-    be removed once that is done."""
+    be removed once that is done. `came` is how many lines the tasks get: parts, or rows."""
 
     start: DataFrame
     program: Program
     ledger: tuple[Sequence[Account], ...]
     used: tuple[Kept, ...] = ()
+    came: int = 0
 
     def then(self, group: Group, accounts: Sequence[Account]) -> Rows:
         groups = (*self.program.groups, (group, len(self.ledger)))
@@ -92,22 +91,21 @@ class SparkEngine:
 
     def __init__(self, settings: SparkEngineSpec, at: At) -> None:
         self._settings, self._at = settings, at
-        self._session = Session(settings, at)
         self._look: Look | None = None
         self._total_bytes = 0
+
+    @cached_property
+    def _session(self) -> Session:
+        """Started when there is something to do."""
+        return Session(self._settings, self._at)
 
     # protocol.Engine
 
     def read(self, work: Sequence[tuple[Job, Part]], account: Account, look: Look) -> Rows:
         self._total_bytes = sum(part.size_bytes for _, part in work)
-        jobs: list[Job] = []
-        parts: list[tuple[int, int, int, str]] = []
-        for n, (job, part) in enumerate(work):
-            if not jobs or jobs[-1] is not job:
-                jobs.append(job)
-            parts.append((n, len(jobs) - 1, part.size_bytes, json.dumps(part.at)))
-        program = Program(jobs=jobs, versions=spark_worker.versions())
-        return Rows(self._session.spread(parts), program, ([account],))
+        work = divided(work, PART_BYTES, self._counts)
+        frame, program = self._spread(work)
+        return Rows(frame, program, ([account],), came=len(work))
 
     def run(self, group: Group, frame: Rows | None, accounts: Sequence[Account], look: Look) -> Rows | None:
         """None where no row is left."""
@@ -141,7 +139,8 @@ class SparkEngine:
             start = start.select("seq", *RECORD.names, *DECIDED.names)
         versions = spark_worker.versions()
         rest = accounts[len(group.rows) :]
-        return Rows(start, Program(carry=(group, 0), versions=versions), (rest,), (kept, *tables.kept))
+        program = Program(carry=(group, 0), versions=versions)
+        return Rows(start, program, (rest,), (kept, *tables.kept), figures["rows"])
 
     def _features(self, step: Step, wanted: pa.Table, kept: Kept, tables: Tables) -> Iterator[pa.RecordBatch]:
         """What a rule of pairs wants to know of some rows, worked out where they are."""
@@ -170,9 +169,35 @@ class SparkEngine:
                 look.held(batch, side)
 
     def close(self) -> None:
-        self._session.close()
+        if "_session" in self.__dict__:
+            self._session.close()
 
     # tasks
+
+    def _spread(self, work: Sequence[tuple[Job, Part]]) -> tuple[DataFrame, Program]:
+        """The table of parts, and the jobs that they belong to."""
+        jobs: list[Job] = []
+        parts: list[tuple[int, int, int, str]] = []
+        for n, (job, part) in enumerate(work):
+            if not jobs or jobs[-1] is not job:
+                jobs.append(job)
+            parts.append((n, len(jobs) - 1, part.size_bytes, json.dumps(part.at)))
+        return self._session.spread(parts), Program(jobs=jobs, versions=spark_worker.versions())
+
+    def _counts(self, job: Job, parts: Sequence[Part]) -> list[int]:
+        """reading.count_part of each, in tasks."""
+        if not parts:
+            return []
+        frame, program = self._spread([(job, part) for part in parts])
+        schema = ", ".join(f"{one.name} {_type(one.type)}" for one in COUNTS)
+        lines = self._session.collect(frame.mapInArrow(partial(spark_worker.count, program.text()), schema))
+        self._raise([(line["seq"], bytes(line["failed"])) for line in lines if line["failed"]])
+        return [line["lines"] for line in sorted(lines, key=lambda line: line["seq"])]
+
+    def _raise(self, failed: Sequence[tuple[int, bytes]]) -> None:
+        """The error of the first row."""
+        if failed:
+            raise spark_worker.error_of(json.loads(min(failed)[1]))
 
     def _work(self, frame: Rows, keys: pa.Schema | None, look: Look) -> tuple[Kept, dict[str, int]]:
         """Let tasks run; their output, kept, and its figures added up."""
@@ -186,10 +211,8 @@ class SparkEngine:
         kept = self._session.keep(frame.start.mapInArrow(task, schema), seen)
         told = kept.frame.where(f"what >= {ACCOUNTS}").select("what", "seq", "said")
         lines = self._session.collect(told)
-        failed = [(line["seq"], bytes(line["said"])) for line in lines if line["what"] == FAILED]
-        if failed:
-            raise spark_worker.error_of(json.loads(min(failed)[1]))
-        figures = {"rows": 0, "leaving_bytes": 0, "removed": 0}
+        self._raise([(line["seq"], bytes(line["said"])) for line in lines if line["what"] == FAILED])
+        figures = {"came": 0, "rows": 0, "leaving_bytes": 0, "removed": 0}
         for line in lines:
             found = json.loads(bytes(line["said"]))
             for name in figures:
@@ -197,6 +220,7 @@ class SparkEngine:
             for n, accounts in found["accounts"].items():
                 for one, whole in zip(accounts, frame.ledger[int(n)], strict=False):
                     whole.add(spark_worker.account_of(one))
+        self._session.refuse_lost(frame.came - figures["came"])
         self._session.remove(*(one.path for one in frame.used))
         if reading:
             look.seen(self._total_bytes, frame.ledger[0][0].rows_in)
@@ -204,9 +228,12 @@ class SparkEngine:
 
     def _leaving(self, kept: Kept, figures: dict[str, int]) -> Iterator[tuple[int, str, pa.RecordBatch]]:
         told = kept.frame.where(f"what IN ({LEAVES}, {REMOVED})").select("what", "side", "said")
+        left_bytes = figures["leaving_bytes"]
         for line in self._session.draw(told, figures["leaving_bytes"]):
+            left_bytes -= len(line["said"])
             for batch in spark_worker.unpacked(bytes(line["said"])):
                 yield line["what"], line["side"], batch
+        self._session.refuse_lost(left_bytes)
 
     def _values(self, groups: Sequence[Group]) -> dict[str, str]:
         """What rules' settings refer to, so that the workers need no environment."""
@@ -277,23 +304,54 @@ class Session:
 
     def __init__(self, settings: SparkEngineSpec, at: At) -> None:
         self._settings, self._at = settings, at
+        self._options = Options.of(settings, at.secret)
         self._ours = False
         self._kept = 0
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="spark")
-        with _told():
-            self.spark = self._start()
+        self._tag = f"luthier-{uuid.uuid4().hex}"
         storage = at.secret(settings.storage) if settings.storage else (at.work / "spark").as_uri()
         self._storage = f"{storage.rstrip('/')}/luthier-{uuid.uuid4().hex}"
-        self._tag = f"luthier-{uuid.uuid4().hex}"
+        try:
+            with self._told():
+                self.spark = self._start()
+                self._make_storage()
+        except BaseException:
+            self._end()
+            raise
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
-        with _told():
-            self.remove(self._storage)
-            if self._ours:
+        try:
+            with self._told():
+                self.remove(self._storage)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Let go of Spark, and of Java where it is ours."""
+        if not self._ours:
+            return
+        if hasattr(self, "spark"):
+            with self._told():
                 self.spark.stop()
-        if self._ours and not self._settings.connect:
+        if not self._settings.connect:
             _end_java()
+
+    def _told(self) -> AbstractContextManager[None]:
+        return told(self._storage, self._options.masked)
+
+    def _make_storage(self) -> None:
+        """Here and at once, so that a wrong one is told before anything is read. A server of Spark Connect makes it as it
+        writes."""
+        if not self._settings.connect:
+            there, system = self._place(self._storage)
+            system.mkdirs(there)
+
+    def _place(self, path: str) -> tuple[Any, Any]:
+        """A path as Java knows it, and its file system."""
+        context: Any = self.spark.sparkContext
+        there = context._jvm.org.apache.hadoop.fs.Path(path)
+        return there, there.getFileSystem(context._jsc.hadoopConfiguration())
 
     # frames
 
@@ -301,7 +359,7 @@ class Session:
         """A task for each part, or for several where there are very many."""
         from pyspark.sql.functions import broadcast
 
-        with _told():
+        with self._told():
             table = self.spark.createDataFrame(
                 list(parts), ", ".join(f"{f.name} {_type(f.type)}" for f in PARTS)
             )
@@ -311,11 +369,11 @@ class Session:
     def brought(self, table: pa.Table) -> DataFrame:
         """A table of ours, of whole numbers and texts."""
         schema = ", ".join(f"`{one.name}` {_type(one.type)}" for one in table.schema)
-        with _told():
+        with self._told():
             return self.spark.createDataFrame([tuple(line.values()) for line in table.to_pylist()], schema)
 
     def sql(self, sql: str) -> DataFrame:
-        with _told():
+        with self._told():
             return self.spark.sql(sql)
 
     def keep(self, frame: DataFrame, seen: Callable[[float], None] | None = None) -> Kept:
@@ -324,18 +382,25 @@ class Session:
         path = f"{self._storage}/{self._kept}"
         schema = frame.schema
         self._wait(lambda: frame.write.parquet(path), seen)
-        with _told():
+        with self._told():
             return Kept(self.spark.read.schema(schema).parquet(path), path)
 
     def remove(self, *paths: str) -> None:
-        """What is kept there. Through Spark Connect that cannot be asked for: only a folder of this machine is removed."""
         for path in paths:
             if self._settings.connect:
-                shutil.rmtree(path.removeprefix("file://"), ignore_errors=True)
+                _removed(path)
                 continue
-            context: Any = self.spark.sparkContext
-            there = context._jvm.org.apache.hadoop.fs.Path(path)
-            there.getFileSystem(context._jsc.hadoopConfiguration()).delete(there, True)
+            there, system = self._place(path)
+            system.delete(there, True)
+
+    def refuse_lost(self, lost: int) -> None:
+        """Raises StoreError where something that a task did cannot be read back, which would else be rows that vanish."""
+        if lost:
+            where = self._options.masked(self._storage.rpartition("/")[0])
+            raise StoreError(
+                f"Not all that Spark's workers write into {where} can be read from here.",
+                remedy="`storage` must be one folder or URL that this machine and every worker share.",
+            )
 
     def collect(self, frame: DataFrame) -> list[Any]:
         """All its lines: for few."""
@@ -358,7 +423,7 @@ class Session:
             self.spark.addTag(self._tag)
             return action()
 
-        with _told():
+        with self._told():
             running: Future[Any] = self._pool.submit(tagged)
             try:
                 while True:
@@ -391,75 +456,47 @@ class Session:
         except ImportError:
             extra = "spark-connect" if self._settings.connect else "spark"
             raise missing_part("pyspark", extra, "the engine spark") from None
-        options = {name: self._at.secret(value) for name, value in self._settings.options.items()}
         if self._settings.connect:
+            url = self._at.secret(self._settings.connect)
+            refuse_unreachable(url)
             self._ours = True
-            builder = SparkSession.builder.remote(self._at.secret(self._settings.connect))
-            return _configured(builder, _SQL | options).create()
+            return _configured(SparkSession.builder.remote(url), SQL | dict(self._options.values)).create()
         if session := SparkSession.getActiveSession():
-            own = session.newSession()
-            for name, value in _SQL.items():
-                own.conf.set(name, value)
-            return own
-        return self._own(SparkSession, options)
+            return self._within(session)
+        return self._own(SparkSession)
 
-    def _own(self, kind: type[SparkSession], options: dict[str, str]) -> SparkSession:
+    def _within(self, session: SparkSession) -> SparkSession:
+        """A session beside one that is there, on its cluster and with its workers."""
+        own = session.newSession()
+        for name, value in (SQL | dict(self._options.values)).items():
+            if own.conf.get(name, None) == value:
+                continue
+            try:
+                own.conf.set(name, value)
+            except Exception:
+                raise SpecError(
+                    f"{name} cannot be set in the Spark session that runs here already.",
+                    remedy="Set it where that session is started, and take it out of the engine's options.",
+                ) from None
+        return own
+
+    def _own(self, kind: type[SparkSession]) -> SparkSession:
+        from pyspark import SparkConf, SparkContext
+
         assert self._settings.master is not None
         if not (os.environ.get("JAVA_HOME") or shutil.which("java")):
             raise MissingPart(
                 "Spark needs Java 17 or newer, and there is no program `java`.",
                 remedy="Install it, for example: apt-get install openjdk-17-jre-headless; or name a Spark Connect server.",
             )
-        master = self._settings.master
-        here = master.startswith("local")
-        wanted = _SQL | _RUN | _log(self._at.work / "spark.log") | (_here(master) if here else {}) | options
+        refuse_unreachable(self._settings.master)
+        wanted = self._options.whole(self._settings.master, self._at.work / "spark.log")
         self._ours = True
-        with _kept(wanted.get("spark.pyspark.python")):
-            return _configured(kind.builder.master(master).appName("luthier"), wanted).getOrCreate()
-
-
-_SQL = {
-    "spark.sql.execution.arrow.maxRecordsPerBatch": "5000",
-    "spark.sql.session.timeZone": "UTC",
-    "spark.sql.ansi.enabled": "true",
-}
-_RUN = {
-    "spark.task.maxFailures": "8",
-    "spark.stage.maxConsecutiveAttempts": "10",
-    "spark.executorEnv.POLARS_MAX_THREADS": "1",  # a task has one core
-    "spark.executorEnv.OMP_NUM_THREADS": "1",
-    "spark.ui.enabled": "false",
-    "spark.ui.showConsoleProgress": "false",
-}
-
-
-def _here(master: str) -> dict[str, str]:
-    """For Spark on this machine: nothing of it listens beyond, and workers are this very Python."""
-    digits = "".join(
-        sign for sign in master.partition("[")[2].partition("]")[0].split(",")[0] if sign.isdigit()
-    )
-    cores = int(digits) if digits and not master.startswith("local-cluster") else os.cpu_count() or 1
-    found = str(Path(luthier.__file__).parents[1])
-    return {
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
-        "spark.pyspark.python": sys.executable,
-        "spark.executorEnv.PYTHONPATH": os.pathsep.join(
-            [found, *filter(None, [os.environ.get("PYTHONPATH")])]
-        ),
-        "spark.sql.shuffle.partitions": str(2 * cores),
-    }
-
-
-def _log(path: Path) -> dict[str, str]:
-    """What Spark has to say goes into a file, which stays where it is when something fails."""
-    settings = path.with_suffix(".properties")
-    settings.write_text(
-        "rootLogger.level = warn\nrootLogger.appenderRef.file.ref = file\nappender.file.type = File\n"
-        f"appender.file.name = file\nappender.file.fileName = {path}\n"
-        "appender.file.layout.type = PatternLayout\nappender.file.layout.pattern = %d %p %c{1}: %m%n%ex\n"
-    )
-    return {"spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={settings.as_uri()}"}
+        with workers_python(wanted.get("spark.pyspark.python")):
+            # Java's command line, which everyone on this machine can read, has nothing secret on it
+            public = [(name, value) for name, value in wanted.items() if name not in self._options.secret]
+            SparkContext._ensure_initialized(conf=SparkConf(loadDefaults=False).setAll(public))
+            return _configured(kind.builder, wanted).getOrCreate()
 
 
 def _configured(builder: Any, options: dict[str, str]) -> Any:
@@ -468,23 +505,19 @@ def _configured(builder: Any, options: dict[str, str]) -> Any:
     return builder
 
 
-@contextmanager
-def _kept(python: str | None) -> Iterator[None]:
-    """While a session starts: the workers' Python stands in the environment (Spark looks nowhere else), and our answer to
-    Ctrl-C, in whose place Spark puts its own, comes back after it."""
-    main = threading.current_thread() is threading.main_thread()
-    answer = signal.getsignal(signal.SIGINT)
-    before = os.environ.get("PYSPARK_PYTHON")
-    if python:
-        os.environ["PYSPARK_PYTHON"] = python
+def _removed(path: str) -> None:
+    """What a server of Spark Connect wrote: it cannot be asked to remove anything, so this machine does, where it can."""
+    from fsspec.core import url_to_fs
+
     try:
-        yield
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, answer)
-        if python:
-            os.environ.pop("PYSPARK_PYTHON")
-            os.environ.update({"PYSPARK_PYTHON": before} if before else {})
+        system, there = url_to_fs(path.replace("s3a://", "s3://", 1))
+        system.rm(there, recursive=True)
+    except (
+        ImportError,
+        ValueError,
+        OSError,
+    ):  # no driver, no right or nothing there: docs/spark.md says what then remains
+        return
 
 
 def _end_java() -> None:
@@ -499,38 +532,6 @@ def _end_java() -> None:
         process.stdin.close()
         process.wait(30)
     SparkContext._gateway = SparkContext._jvm = None
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Spark's errors in few words, without a stack of another language."""
-    try:
-        yield
-    except LuthierError:
-        raise
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("pyspark", "py4j", "grpc") and not isinstance(
-            error, OSError
-        ):
-            raise
-        text = str(error)
-        if "PYTHON_VERSION_MISMATCH" in text:
-            raise MissingPart(
-                "Spark's workers run another version of Python than this machine.",
-                remedy="Give the workers the same environment; docs/spark.md says how.",
-            ) from None
-        if "No module named 'luthier'" in text:
-            raise MissingPart(
-                "Spark's workers cannot import luthier.",
-                remedy="Give the workers the same environment; docs/spark.md says how.",
-            ) from None
-        defect = type(error).__name__ in ("AnalysisException", "ParseException", "PySparkTypeError")
-        if defect or "Traceback (most recent call last)" in text:  # of ours, not of Spark's
-            raise
-        raise StoreError(
-            f"Spark gave up: {text.splitlines()[0][:300] if text else type(error).__name__}.",
-            remedy="Check the master's URL, the workers and their memory; spark.log in the stage's scratch folder says more.",
-        ) from None
 
 
 def _type(kind: pa.DataType) -> str:

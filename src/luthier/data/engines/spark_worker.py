@@ -32,7 +32,7 @@ from luthier.data import split
 from luthier.data.connectors.protocol import Part
 from luthier.data.opened import Opened
 from luthier.data.plan import Group, Step
-from luthier.data.reading import Job, read_part, reading
+from luthier.data.reading import Job, count_part, read_part, reading
 from luthier.data.records import RECORD
 from luthier.data.report import Account, Example
 from luthier.data.rules.rule import PairRule
@@ -46,13 +46,14 @@ ROW, LEAVES, REMOVED, ACCOUNTS, FAILED = range(5)
 
 TOLD = pa.schema([("what", pa.int32()), ("seq", pa.int64()), ("side", pa.string()), ("said", pa.binary())])
 PARTS = pa.schema([("seq", pa.int64()), ("job", pa.int64()), ("size_bytes", pa.int64()), ("at", pa.string())])
+COUNTS = pa.schema([("seq", pa.int64()), ("lines", pa.int64()), ("failed", pa.binary())])
 DECIDED = pa.schema(
     [("d_id", pa.string()), ("step", pa.int64()), ("reason", pa.string()), ("d_side", pa.string())]
 )
 KEY = "key_"
+"""Before the names of key columns: those of records stand beside them."""
 MADE = 1 << 62
 """Rows that a rule made are numbered from here on, by their ids."""
-"""Before the names of key columns: those of records stand beside them."""
 PLACES = 40
 """Bits of `seq` for the place of a row in its part."""
 BLOB_BYTES = 2_000_000
@@ -131,6 +132,21 @@ def work(program: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordB
         yield task.line(FAILED, _json(plain_error(error)), seq=task.seq)
 
 
+def count(program: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """For mapInArrow: of each part, what reading.divided asks."""
+    told = _program(program)
+    for batch in batches:
+        for part in batch.to_pylist():
+            found: dict[str, Any] = {"seq": part["seq"]}
+            try:
+                refuse_others(told.versions, versions())
+                job = told.jobs[part["job"]]
+                found["lines"] = count_part(job, Part(json.loads(part["at"]), part["size_bytes"]))
+            except LuthierError as error:
+                found["failed"] = _json(plain_error(error))
+            yield pa.RecordBatch.from_pylist([found], COUNTS)
+
+
 @cache
 def _program(text: str) -> Program:
     return Program.of(text)
@@ -145,7 +161,7 @@ class Task:
         self._accounts: dict[int, list[Account]] = {}
         self._leaving: dict[str, list[pa.RecordBatch]] = {}
         self._removed: list[pa.RecordBatch] = []
-        self._figures = {"rows": 0, "leaving_bytes": 0, "removed": 0}
+        self._figures = {"came": 0, "rows": 0, "leaving_bytes": 0, "removed": 0}
 
     def run(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         os.environ.update(self.program.values)
@@ -158,6 +174,7 @@ class Task:
 
     def _read(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Rows]:
         for batch in batches:
+            self._figures["came"] += batch.num_rows
             for part in batch.to_pylist():
                 self.seq = part["seq"] << PLACES
                 job = self.program.jobs[part["job"]]
@@ -176,6 +193,7 @@ class Task:
         for batch in batches:
             if not batch.num_rows:
                 continue
+            self._figures["came"] += batch.num_rows
             numbers = batch["seq"].to_numpy()
             self.seq = int(numbers.min())
             names = ["id", "step", "reason", "side"]
