@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 
 from luthier.core.event import Event
 from luthier.core.testing import FakeContext
 from luthier.data.prepare import STAGE, PrepareSpec
+from luthier.data.shards import Side
 
 
 class Prepared:
@@ -24,7 +24,7 @@ class Prepared:
         self.facts = json.loads((out / "dataset.json").read_text())
 
     def split(self, name: str) -> list[dict[str, Any]]:
-        return pl.read_parquet(self.out / f"{name}.parquet").to_dicts()
+        return Side(self.out / f"{name}.parquet").table().to_pylist()
 
     def rows(self) -> list[dict[str, Any]]:
         return [
@@ -41,7 +41,8 @@ class Prepared:
         return [event for event in self.at.events if event.kind == kind]
 
     def bytes(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in sorted(self.out.iterdir())}
+        paths = sorted(path for path in self.out.rglob("*") if path.is_file())
+        return {path.relative_to(self.out).as_posix(): path.read_bytes() for path in paths}
 
 
 Prepare = Callable[..., Prepared]

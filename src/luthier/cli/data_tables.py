@@ -26,6 +26,8 @@ def print_exported(found: Mapping[str, Any]) -> None:
         click.echo(
             f"{guarded:,} cells begin as formulas do and have an apostrophe before them; Parquet and jsonl leave them as they are"
         )
+
+
 def print_advice(found: Mapping[str, Any]) -> None:
     _title("advice for dataset", found)
     for one in found["advice"]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .shards import Side
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -16,16 +18,10 @@ def find_row(dataset_folder: Path, record_id: str) -> dict[str, Any] | None:
                       "rejected", "rating"}
     A row set aside:  {"id", "split": None, "removed": {"rule", "reason"}, "origin", "preview"}
     """
-    import pyarrow.parquet as pq
-
     for split in SPLITS:
-        for row in pq.read_table(
-            dataset_folder / f"{split}.parquet", filters=[("id", "=", record_id)]
-        ).to_pylist():
+        for row in Side(dataset_folder / f"{split}.parquet").lines_of([record_id]):
             return {"id": row.pop("id"), "split": split, "removed": None, **row}
-    for row in pq.read_table(
-        dataset_folder / "removed.parquet", filters=[("id", "=", record_id)]
-    ).to_pylist():
+    for row in Side(dataset_folder / "removed.parquet").lines_of([record_id]):
         why = {"rule": row["rule"], "reason": row["reason"]}
         return {
             "id": row["id"],
@@ -39,10 +35,7 @@ def find_row(dataset_folder: Path, record_id: str) -> dict[str, Any] | None:
 
 def rows(dataset_folder: Path, split: str | None = None) -> Iterator[dict[str, Any]]:
     """Every row in use, of one split or all: {"id", "split", "origin", "source"}, sorted by id within a split."""
-    import pyarrow.parquet as pq
-
     for name in SPLITS if split is None else (split,):
-        file = pq.ParquetFile(dataset_folder / f"{name}.parquet")
-        for batch in file.iter_batches(columns=["id", "origin", "source"]):
+        for batch in Side(dataset_folder / f"{name}.parquet").batches(["id", "origin", "source"]):
             for row in batch.to_pylist():
                 yield {"id": row["id"], "split": name, "origin": row["origin"], "source": row["source"]}

@@ -23,8 +23,8 @@ from . import split
 from .connectors import connect
 from .connectors.protocol import Connector, Part
 from .engines.arrow_file import ArrowFile
-from .engines.local import SortedParquet
 from .engines.protocol import At, Engine, Frame
+from .engines.spool import SortedSide
 from .forgotten import STILL_THERE, Forgotten, Hit, StillThere
 from .gather import whole
 from .mapping import Layout
@@ -36,6 +36,7 @@ from .report import Account
 from .rules.primitives import Ask
 from .rules.rule import Lent
 from .shapes import shape_of
+from .shards import write_manifest
 from .spec import RuleSpec, SourceSpec
 from .task import default_instruction
 
@@ -48,8 +49,8 @@ class Lines:
 
     def __init__(self, out: Path, work: Path) -> None:
         more = ("origin", "rule", "reason", "preview")
-        self.removed = SortedParquet(out / "removed.parquet", REMOVED, work / "removed", more)
-        self.trail = SortedParquet(out / "trail.parquet", TRAIL, work / "trail", ("step", "what", "why"))
+        self.removed = SortedSide(out / "removed.parquet", REMOVED, work / "removed", more)
+        self.trail = SortedSide(out / "trail.parquet", TRAIL, work / "trail", ("step", "what", "why"))
         self.still_there: list[Hit] = []
 
     def write(self, lines: pa.RecordBatch) -> None:
@@ -64,9 +65,9 @@ class Lines:
                 columns = [mine["id"], mine["step"], mine["what"], mine["reason"]]
                 self.trail.write(pa.record_batch(columns, schema=TRAIL))
 
-    def close(self) -> None:
-        self.removed.close()
-        self.trail.close()
+    def close(self) -> dict[str, dict[str, Any]]:
+        """What the manifest says of them."""
+        return {"removed": self.removed.close(), "trail": self.trail.close()}
 
 
 class Preparation:
@@ -108,9 +109,7 @@ class Preparation:
         self._sides_account = Account("split", spec.data.split.plain(), 1)
         self._total_bytes = 0
         self._accounts: list[Account] = []
-        self._files = {
-            name: SortedParquet(out / f"{name}.parquet", RECORD, work / name) for name in split.SIDES
-        }
+        self._files = {name: SortedSide(out / f"{name}.parquet", RECORD, work / name) for name in split.SIDES}
         self._by_source = {name: dict.fromkeys(split.SIDES, 0) for name in names}
         self._by_label: dict[str, dict[str, int]] = {}
         self._characters = 0
@@ -146,7 +145,8 @@ class Preparation:
         if self._lines.still_there:
             raise StillThere(self._lines.still_there)
         facts = self._facts()
-        self._lines.close()
+        written = {name: file.close() for name, file in self._files.items()}
+        write_manifest(self.out, {**written, **self._lines.close()})
         self._account()
         return facts
 
@@ -336,11 +336,9 @@ class Preparation:
             )
 
     def _facts(self) -> dict[str, Any]:
-        """Close the files; what goes into dataset.json."""
+        """What goes into dataset.json."""
         counts = {name: file.rows for name, file in self._files.items()}
         self._refuse_empty(counts)
-        for file in self._files.values():
-            file.close()
         held = [side for side in ("validation", "test") if self.spec.data.has(side)]
         asked = ["train", *held]
         for sentence in split.missing_labels(self._by_label, asked):

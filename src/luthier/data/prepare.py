@@ -5,6 +5,7 @@
     trail.parquet                                    every change of a row: id, step (its place in rules.json), what, why
     rules.json                                       what each step did, with examples; entry 0 is the reading
     dataset.json                                     the task, the counts (of every source too), the split
+    manifest.json                                    the Parquet files: a large side is a folder of shards (shards.py)
 
 Relative paths start at the context's `root`, which is no part of the identity. The files are a function of the spec
 and of the sources' bytes. Seconds and warnings are events.

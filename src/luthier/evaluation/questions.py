@@ -82,11 +82,19 @@ def read(path: Path, rows: int | None = None) -> list[Question]:
 def records(path: Path) -> list[dict[str, Any]]:
     """The records of one split, sorted by id, but those whose answer is rated 0 or less: it is neither a reference nor an
     example to follow."""
-    import pyarrow.parquet as pq
+    from luthier.data.shards import Side
 
-    there = pq.read_schema(path).names  # datasets of before had no tools
-    wanted = ["id", "messages", "text", "label", "rating", "source", "tools"]
-    found = pq.read_table(path, columns=[name for name in wanted if name in there]).to_pylist()
+    side = Side(path)
+    wanted = [
+        "id",
+        "messages",
+        "text",
+        "label",
+        "rating",
+        "source",
+        "tools",
+    ]  # datasets of before had no tools
+    found = side.table([name for name in wanted if name in side.columns or not side.there]).to_pylist()
     liked = [record for record in found if record["rating"] is None or record["rating"] > 0]
     return sorted(liked, key=lambda record: record["id"])
 
@@ -94,9 +102,10 @@ def records(path: Path) -> list[dict[str, Any]]:
 def disliked(path: Path) -> int:
     """How many rows of a split `records` leaves out."""
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    return pc.sum(pc.less_equal(pq.read_table(path, columns=["rating"])["rating"], 0)).as_py() or 0
+    from luthier.data.shards import Side
+
+    return pc.sum(pc.less_equal(Side(path).table(["rating"])["rating"], 0)).as_py() or 0
 
 
 def _question(record: Mapping[str, Any]) -> Question:

@@ -21,6 +21,7 @@ from pathlib import Path
 from luthier.core.artifact import Artifact, short
 from luthier.core.errors import ModelError
 from luthier.core.stage import Context, Output, Stage
+from luthier.data.shards import Side
 from luthier.data.tools import said
 from luthier.models.spec import KEPT_BESIDE
 from luthier.models.weights import describe
@@ -85,11 +86,9 @@ STAGE = Stage("package", 2, package)
 
 def _conversations(dataset: Path) -> list[parity.Row]:
     """A few rows: of validation where there are such, else of train; the shortest of the first by id, so that it is quick."""
-    import pyarrow.parquet as pq
-
     for name in ("validation", "train"):
-        head = next(pq.ParquetFile(dataset / f"{name}.parquet").iter_batches(200), None)
-        rows = [] if head is None else head.select(["messages", "text", "tools"]).to_pylist()
+        head = next(Side(dataset / f"{name}.parquet").batches(["messages", "text", "tools"], 200), None)
+        rows = [] if head is None else head.to_pylist()
         if rows:
             told = [said(row) if row["messages"] else row["text"] for row in rows]
             return sorted(told, key=lambda one: len(json.dumps(one)))[: parity.ROWS]

@@ -28,6 +28,7 @@ import torch
 
 from luthier.core.errors import ModelError
 from luthier.core.stage import Context
+from luthier.data.shards import Side
 from luthier.models.fast import kernels
 
 from . import agreement
@@ -98,9 +99,7 @@ def dropped(proven: Mapping[str, Any]) -> bool:
 def text(path: Path, rows: Rows, template: Template) -> dict[str, Any]:
     """The first few rows, rendered once more by the tokenizer alone, control tokens in contents included: shielding
     cuts those in two, which decodes to the same characters."""
-    import pyarrow.parquet as pq
-
-    first = next(pq.ParquetFile(path).iter_batches(TEXTS, columns=["id", "messages", "text", "tools"]), None)
+    first = next(Side(path).batches(["id", "messages", "text", "tools"], TEXTS), None)
     compared = 0
     for record in first.to_pylist() if first is not None else []:
         at = bisect_left(rows.names, record["id"])

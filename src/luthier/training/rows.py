@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from luthier.core.artifact import digest_of
 from luthier.core.errors import DataError, ModelError
 from luthier.core.stage import Context
+from luthier.data.shards import Side
 
 from .method import Example, Method
 
@@ -233,16 +234,14 @@ def _code(kind: type, beside: str = "") -> str:
 
 
 def _tokenised(path: Path, method: Method, template: Template, at: Context) -> Iterator[Line]:
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(path)
+    side = Side(path)
     done = 0
-    for batch in file.iter_batches(ROWS_AT_ONCE):
+    for batch in side.batches(rows=ROWS_AT_ONCE):
         at.check()
         for record in batch.to_pylist():
             yield encoded(record, method, template)
         done += batch.num_rows
-        at.progress(f"tokenise {path.stem}", done, file.metadata.num_rows)
+        at.progress(f"tokenise {side.name}", done, side.rows)
 
 
 def encoded(record: Mapping[str, Any], method: Method, template: Template) -> Line:
@@ -303,15 +302,12 @@ def settle_too_long(splits: Mapping[str, Rows], limit: int, context: int, policy
 
 def warn_of_unread(name: str, method: Method, path: Path, at: Context) -> None:
     """Tell that rows judge their own answers and the method does not look at it: bad ones are learnt like good ones."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(path)
-    there = set(file.schema_arrow.names)
+    side = Side(path)
+    there = set(side.columns)
     for column in ("rejected", "rating"):
         if column in method.reads or column not in there:
             continue
-        cells = file.read([column])[column]
+        cells = side.table([column])[column]
         if not (judged := len(cells) - cells.null_count):
             continue
         what = f"{judged:,} of {len(cells):,} training rows have a {column}, which the method {name} does not read"

@@ -86,11 +86,12 @@ class Shop:
         ]
 
     def aged(self, dataset: Artifact) -> Artifact:
-        """The same dataset as an earlier version left it: no trail.parquet, no counts in rules.json."""
+        """The same dataset as an earlier version left it: no trail.parquet, no manifest.json, no counts in rules.json."""
         store, key = self.app.store, "0" * 63 + str(len(self.app.store.catalog.all("dataset")))
         with store.working(key) as (out, _):
             shutil.copytree(store.folder(dataset), out, dirs_exist_ok=True, copy_function=shutil.copyfile)
             (out / "trail.parquet").unlink()
+            (out / "manifest.json").unlink()
             rules = json.loads((out / "rules.json").read_text())
             for rule in rules:
                 rule.pop("counts")

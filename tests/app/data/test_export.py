@@ -15,7 +15,13 @@ def test_the_files_are_the_rows_and_what_was_removed_stays(shop, some, tmp_path)
     shop.rows([*some(), some()[5]])
     dataset = shop.prepare()
     told = shop.app.data.export(dataset.digest, tmp_path / "out")
-    assert told["files"] == ["dataset.json", "test.parquet", "train.parquet", "validation.parquet"]
+    assert told["files"] == [
+        "dataset.json",
+        "manifest.json",
+        "test.parquet",
+        "train.parquet",
+        "validation.parquet",
+    ]
     for side in ("train", "validation", "test"):
         assert (tmp_path / "out" / f"{side}.parquet").read_bytes() == shop.file(
             dataset, f"{side}.parquet"

@@ -262,7 +262,8 @@ def test_who_when_and_why_are_on_record_and_no_text_is(shop, monkeypatch):
             for table in ("tombstones", "events")
             for row in connection.execute(sa.text(f"select * from {table}")).all()
         )
-    assert "Message 7" not in kept and "c3" not in re.sub(r"[0-9a-f]{32,}", "", kept)
+    assert "Message 7" not in kept
+    assert re.search(r"\bc3\b", kept) is None  # as a word: a digest may well have these two digits
     (event,) = shop.app.store.ledger.read(kind="forgotten")
     assert event.data["by_field"] == ["group", "contains"] and event.data["records"] == 1
 

@@ -16,6 +16,7 @@ from luthier.core.errors import SpecError
 from luthier.core.event import Event
 from luthier.core.spec import resolve
 from luthier.data.connectors.database import Database, holds_secret
+from luthier.data.shards import MANIFEST, excerpt, manifest_bytes
 from luthier.store import Store
 
 from . import export_files as files
@@ -121,6 +122,8 @@ def _to_files(
                 pieces = (lines.lines(batch) for batch in _rows(folder, side, look, done, total))
                 name = side + lines.suffix
                 written.append(files.write(into, name, _after(lines.head(), pieces), alive))
+        if lines is None and (sides := excerpt(folder, SPLITS)):
+            written.append(files.write(into, MANIFEST, [manifest_bytes(sides)], alive))
         if croissant:
             text = json.dumps(_metadata(store, dataset, folder), indent=2, ensure_ascii=False) + "\n"
             written.append(files.write(into, CROISSANT, [text.encode()], alive))

@@ -15,13 +15,13 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import Interrupted, NotFound
 from luthier.core.event import Event
 from luthier.core.spec import resolve
+from luthier.data.shards import ROWS_AT_ONCE, Side
 from luthier.store import Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SPLITS = ("train", "validation", "test")
-ROWS_AT_ONCE = 10_000
 PATIENCE_S = 2.0
 
 
@@ -100,41 +100,29 @@ def names_of(store: Store, dataset: Artifact) -> list[str]:
     return found
 
 
+def side(folder: Path, name: str) -> Side:
+    """A split, or what was removed, or the trail; none of them has files where the dataset has none."""
+    return Side(folder / f"{name}.parquet")
+
+
 def paths(folder: Path, name: str) -> list[Path]:
-    """The files of a split (or of what was removed): one, or the parts of a folder, in order; none where there is none."""
-    whole = folder / f"{name}.parquet"
-    if whole.is_file():
-        return [whole]
-    return sorted((folder / name).glob("*.parquet"), key=lambda path: (len(path.stem), path.stem))
+    return side(folder, name).paths
 
 
 def batches(
     folder: Path, name: str, columns: Sequence[str] | None = None, *, at_once: int = ROWS_AT_ONCE
 ) -> Iterator[pa.RecordBatch]:
     """Rows of a split in order. Columns that its files do not have are left out."""
-    import pyarrow.parquet as pq
-
-    for path in paths(folder, name):
-        file = pq.ParquetFile(path)
-        there = [one for one in file.schema_arrow.names if columns is None or one in columns]
-        yield from file.iter_batches(at_once, columns=there)
+    yield from side(folder, name).batches(columns, at_once)
 
 
 def row_count(folder: Path, name: str) -> int:
-    import pyarrow.parquet as pq
-
-    return sum(pq.ParquetFile(path).metadata.num_rows for path in paths(folder, name))
+    return side(folder, name).rows
 
 
 def lines_of(folder: Path, name: str, records: Sequence[str]) -> list[dict[str, Any]]:
     """Lines whose id is one of these; files are sorted by id, so little is read."""
-    import pyarrow.parquet as pq
-
-    return [
-        line
-        for path in paths(folder, name)
-        for line in pq.read_table(path, filters=[("id", "in", list(records))]).to_pylist()
-    ]
+    return side(folder, name).lines_of(records)
 
 
 def models_of(store: Store, dataset: Artifact) -> list[Artifact]:

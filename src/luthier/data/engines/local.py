@@ -10,16 +10,14 @@ a rule that learns from all rows reads its input to the end, too, and then once 
 
 from __future__ import annotations
 
-import itertools
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from luthier.data import split
@@ -36,38 +34,11 @@ from .group import Grouped, carry_out, run_group
 from .making import make_rows
 from .pairs import features_of
 from .protocol import At, LocalEngineSpec, Look
+from .spool import Spool
 
 Batches = Iterator[pa.RecordBatch]
 
 KEYS_AT_ONCE = 100_000
-ROW_GROUP = 10_000
-IN_MEMORY_BYTES = 64_000_000  # on disk, compressed; sorting takes several times that
-
-
-class Spool:
-    """Record batches on disk, written once, read from the start."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.schema = path, schema
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
-        self._writer = pa.ipc.new_stream(str(path), schema, options=options)
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        self._writer.write_batch(batch)
-
-    def read(self) -> Batches:
-        self._writer.close()
-        with pa.ipc.open_stream(str(self.path)) as reader:
-            yield from reader
-
-    def size_bytes(self) -> int:
-        self._writer.close()
-        return self.path.stat().st_size
-
-    def remove(self) -> None:
-        self._writer.close()
-        self.path.unlink()
 
 
 class Keys:
@@ -294,52 +265,3 @@ class LocalEngine:
             all_.add(one)
         for lines in removed:
             self._at.discard(lines)
-
-
-class SortedParquet:
-    """A Parquet file whose rows are sorted by id (and then by `more`), in bounded memory. Its bytes follow from the rows,
-    whatever the order and the batches they came in.
-
-    Ids are hashes, so their first digits divide rows evenly: what is too much to sort at once is sorted by parts.
-    """
-
-    def __init__(self, path: Path, schema: pa.Schema, folder: Path, more: Sequence[str] = ()) -> None:
-        self._path, self._schema, self._folder = path, schema, folder
-        self._order = [(name, "ascending") for name in ("id", *more)]
-        self._spool = Spool(folder / "all.arrow", schema)
-        self.rows = 0
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        if batch.num_rows:
-            self._spool.write(batch)
-            self.rows += batch.num_rows
-
-    def close(self) -> None:
-        rest = self._schema.empty_table()
-        with pq.ParquetWriter(self._path, self._schema, compression="zstd") as writer:
-            for part in self._parts():
-                told = pa.Table.from_batches(part, self._schema).sort_by(self._order)
-                told = pa.concat_tables([rest, told]).combine_chunks()
-                whole = len(told) // ROW_GROUP * ROW_GROUP
-                rest = told.slice(whole)  # a row group may take rows of two parts
-                if whole:
-                    writer.write_table(told.slice(0, whole), row_group_size=ROW_GROUP)
-            if len(rest) or not self.rows:
-                writer.write_table(rest, row_group_size=ROW_GROUP)
-        self._spool.remove()
-
-    def _parts(self) -> Iterator[Iterable[pa.RecordBatch]]:
-        size_bytes = self._spool.size_bytes()
-        if size_bytes <= IN_MEMORY_BYTES:
-            yield list(self._spool.read())
-            return
-        digits = 1 if size_bytes <= 16 * IN_MEMORY_BYTES else 2
-        names = ["".join(name) for name in itertools.product("0123456789abcdef", repeat=digits)]
-        spools = {name: Spool(self._folder / f"part-{name}.arrow", self._schema) for name in names}
-        for batch in self._spool.read():
-            first = pc.utf8_slice_codeunits(batch["id"], 0, digits)
-            for name in pc.unique(first).to_pylist():
-                spools[name].write(batch.filter(pc.equal(first, name)))
-        for name in names:
-            yield list(spools[name].read())
-            spools[name].remove()

@@ -273,16 +273,15 @@ class Writer:
     def questions(self) -> dict[str, list[dict[str, str]]]:
         """The conversations before the last answer, by id, as the data holds them: the teacher has its own template.
         Raises DataError for those that it has no room for, ModelError for one that its template refuses."""
-        import pyarrow.parquet as pq
-
+        from luthier.data.shards import Side
         from luthier.models.template import TooLong
 
         found: dict[str, list[dict[str, str]]] = {}
         long: list[tuple[str, int]] = []
         for split, rows in self.splits.items():
             wanted = set(rows.names)
-            file = pq.ParquetFile(self.work.folders["dataset"] / f"{split}.parquet")
-            for batch in file.iter_batches(PART_ROWS, columns=["id", "origin", "messages"]):
+            side = Side(self.work.folders["dataset"] / f"{split}.parquet")
+            for batch in side.batches(["id", "origin", "messages"], PART_ROWS):
                 self.work.at.check()
                 there = [i for i, name in enumerate(batch["id"].to_pylist()) if name in wanted]
                 for record in batch.take(there).to_pylist():
