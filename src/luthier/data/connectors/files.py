@@ -27,6 +27,7 @@ from luthier.core.spec import Spec, references
 from .found import globbed, shown
 from .opened import as_text, opened
 from .protocol import BadRow, Block, Estimate, Head, Part, Secret
+from .webhdfs import guarded, is_webhdfs, mark_of
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -247,7 +248,7 @@ class FilesConnector:
             raise DataError(
                 f"{pattern}: {self._told(error, pattern)}", remedy="Check the URL's scheme."
             ) from None
-        return system, path
+        return guarded(system), path
 
     def _file(self, system: AbstractFileSystem, path: str, place: str, size_bytes: int, pattern: str) -> File:
         suffixes = [suffix.lower() for suffix in PurePosixPath(path).suffixes]
@@ -394,6 +395,8 @@ class FilesConnector:
 
     def _identity(self, file: File, cache: MutableMapping[str, str]) -> str:
         if "file" not in _protocols(file.system):
+            if is_webhdfs(file.system):
+                return f"{file.size_bytes}:{mark_of(file.system, file.path)}"
             try:
                 return f"{file.size_bytes}:{file.system.checksum(file.path)}"
             except NotImplementedError:
