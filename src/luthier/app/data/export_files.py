@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from luthier.core.errors import SCHEME_EXTRAS, LuthierError, SpecError, StoreError, missing_part
 from luthier.core.spec import redact, resolve
+from luthier.data.connectors.webhdfs import guarded
 from luthier.store.files import explained
 
 LAST = "dataset.json"
@@ -79,7 +80,7 @@ class Elsewhere:
         self._written: list[str] = []
         scheme = resolve(to, environ).partition("://")[0]
         try:
-            self._system, root = url_to_fs(resolve(to, environ))
+            system, root = url_to_fs(resolve(to, environ))
         except (ImportError, ValueError) as error:
             if scheme in SCHEME_EXTRAS:
                 raise missing_part(
@@ -89,7 +90,7 @@ class Elsewhere:
                 f"{to}: {redact(str(error), to, environ)}",
                 remedy="Write a folder, or a URL such as s3://, abfs://, gs:// or webhdfs://.",
             ) from None
-        self._root = root.rstrip("/")
+        self._system, self._root = guarded(system), root.rstrip("/")
         with self._reachable():
             self._system.invalidate_cache()
             if self._system.exists(self._root):

@@ -25,6 +25,7 @@ from .lake import DataFile, LakeConnector, LakeSpec, Snapshot, inside, packed, s
 from .lake_columns import Column
 from .protocol import Secret
 from .values import plain
+from .webhdfs import guarded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -185,7 +186,7 @@ class DeltaConnector(LakeConnector):
         system, root = url_to_fs(
             address if "://" in address else str(self._base / Path(address).expanduser())
         )
-        return system, root
+        return guarded(system), root
 
     def _open(self, path: str) -> BinaryIO:
         system, root = self._system()

@@ -29,6 +29,7 @@ from .found import globbed, shown
 from .opened import as_text, opened
 from .protocol import BadRow, Block, Count, Estimate, Head, Part, Secret
 from .stretches import Stretch, divided, newlines, pieces_of
+from .webhdfs import guarded, is_webhdfs, mark_of
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -260,7 +261,7 @@ class FilesConnector:
             raise DataError(
                 f"{pattern}: {self._told(error, pattern)}", remedy="Check the URL's scheme."
             ) from None
-        return system, path
+        return guarded(system), path
 
     def _of(self, part: Part) -> File:
         system, _ = self._system(part.at["pattern"])
@@ -429,6 +430,8 @@ class FilesConnector:
 
     def _identity(self, file: File, cache: MutableMapping[str, str]) -> str:
         if "file" not in _protocols(file.system):
+            if is_webhdfs(file.system):
+                return f"{file.size_bytes}:{mark_of(file.system, file.path)}"
             try:
                 return f"{file.size_bytes}:{file.system.checksum(file.path)}"
             except NotImplementedError:
