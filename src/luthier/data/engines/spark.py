@@ -318,6 +318,7 @@ class Session:
         try:
             with self._told():
                 self.spark = self._start()
+            with told(self._storage, self._options.masked, storing=True):
                 self._make_storage()
         except BaseException:
             self._end()
