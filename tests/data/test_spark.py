@@ -434,6 +434,16 @@ def test_settings_of_a_session_that_runs_already_are_not_ignored(tmp_path: Path,
         prepared(tmp_path, planted(tmp_path, 60, 2), engine, CLASSIFY)
 
 
+def test_what_a_rule_says_of_a_row_is_told_in_the_same_words(tmp_path: Path, here: Any) -> None:
+    data = planted(tmp_path, 120, 2)
+    data["rules"] = {"quality": [{"weight": {"expression": "0 - len(user)"}}]}
+    with pytest.raises(DataError) as one:
+        prepared(tmp_path, data, task=CLASSIFY)
+    with pytest.raises(DataError) as other:
+        prepared(tmp_path, data, here, CLASSIFY)
+    assert str(other.value) == str(one.value)
+
+
 def test_when_no_row_is_left_that_is_told_in_the_same_words(tmp_path: Path, here: Any) -> None:
     data = {**planted(tmp_path, 60, 2), "rules": {"quality": [{"length": {"min": 10_000}}, "deduplicate"]}}
     with pytest.raises(DataError) as one:

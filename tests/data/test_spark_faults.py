@@ -83,7 +83,7 @@ PythonException.__module__ = "pyspark.errors.exceptions.captured"
         ("ModuleNotFoundError: No module named 'polars'", MissingPart, "workers cannot import polars"),
         ("[PYTHON_VERSION_MISMATCH] 3.11 and 3.12", MissingPart, "another version of Python"),
         ("[PACKAGE_NOT_INSTALLED] Pandas >= 2.2.0 must be installed", MissingPart, r"pandas(.|\n)*luthier\[spark\]"),
-        ("No FileSystem for scheme \"s3a\"", StoreError, r"storage s3a://\$\{B\}: No FileSystem(.|\n)*every worker"),
+        ("[PATH_NOT_FOUND] no such path", StoreError, r"storage s3a://\$\{B\}: \[PATH_NOT_FOUND(.|\n)*every worker"),
         ("cannot make s3a://bucket-7/luthier-1/2", StoreError, r"storage s3a://\$\{B\}: cannot make s3a://\$\{B\}/luthier"),
         ("java.lang.OutOfMemoryError: Java heap space\nat x", StoreError, r"heap space\.\n(.|\n)*spark.executor.memory"),
         ("the key is hunter2", StoreError, r"gave up: the key is \$\{KEY\}\."),

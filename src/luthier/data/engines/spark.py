@@ -14,10 +14,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -343,28 +344,34 @@ class Session:
         try:
             with self._told():
                 self.spark = self._start()
+            with told(self._storage, self._options.masked, storing=True):
                 self._make_storage()
         except BaseException:
             self._end()
             raise
 
     def close(self) -> None:
+        """Where it closes because something failed, that is what is told, not what then fails here."""
+        failing = sys.exc_info()[0] is not None
         self._pool.shutdown(wait=False, cancel_futures=True)
-        try:
-            with self._told():
-                self.remove(self._storage)
-        finally:
-            self._end()
+        with suppress(LuthierError) if failing else nullcontext():
+            try:
+                with self._told():
+                    self.remove(self._storage)
+            finally:
+                self._end()
 
     def _end(self) -> None:
         """Let go of Spark, and of Java where it is ours."""
         if not self._ours:
             return
-        if hasattr(self, "spark"):
-            with self._told():
-                self.spark.stop()
-        if not self._settings.connect:
-            _end_java()
+        try:
+            if hasattr(self, "spark"):
+                with self._told():
+                    self.spark.stop()
+        finally:
+            if not self._settings.connect:
+                _end_java()
 
     def _told(self) -> AbstractContextManager[None]:
         return told(self._storage, self._options.masked)

@@ -20,8 +20,9 @@ LONGEST = 300
 
 
 @contextmanager
-def told(storage: str = "", masked: Callable[[str], str] = str) -> Iterator[None]:
-    """Raises StoreError where Spark gives up, MissingPart where workers lack something. `masked` takes secrets out of a text."""
+def told(storage: str = "", masked: Callable[[str], str] = str, *, storing: bool = False) -> Iterator[None]:
+    """Raises StoreError where Spark gives up, MissingPart where workers lack something. `masked` takes secrets out of a text;
+    `storing` says that it can only be the storage."""
     try:
         yield
     except LuthierError:
@@ -29,13 +30,15 @@ def told(storage: str = "", masked: Callable[[str], str] = str) -> Iterator[None
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in OF_SPARK and not isinstance(error, OSError):
             raise
-        found = _in_words(error, storage, masked)
+        found = _in_words(error, storage, masked, storing)
         if found is None:
             raise
         raise found from None
 
 
-def _in_words(error: Exception, storage: str, masked: Callable[[str], str]) -> LuthierError | None:
+def _in_words(
+    error: Exception, storage: str, masked: Callable[[str], str], storing: bool
+) -> LuthierError | None:
     """None for a defect of ours."""
     text = str(error)
     if "PYTHON_VERSION_MISMATCH" in text:
@@ -46,7 +49,7 @@ def _in_words(error: Exception, storage: str, masked: Callable[[str], str]) -> L
     if lacks := LACKS.search(text):
         return MissingPart(f"Spark's workers cannot import {lacks[1]}.", remedy=SAME)
     reason = masked(_reason(error))
-    if storage and (storage in text or "PATH_NOT_FOUND" in text or "No FileSystem for scheme" in reason):
+    if storing or (storage and (storage in text or "PATH_NOT_FOUND" in text)):
         return StoreError(
             f"Spark cannot use its storage {masked(storage.rpartition('/')[0])}: {reason}.",
             remedy="It must be a folder or URL that this machine and every worker can read and write; what Spark needs to reach it "

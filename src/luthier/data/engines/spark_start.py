@@ -68,7 +68,9 @@ class Options:
         """All settings of a session of ours."""
         ours = SQL | RUN | (_here(master) if master.startswith("local") else {}) | dict(self.values)
         ours[JAVA] = f"{_logged(log)} {self.values.get(JAVA, '')}".strip()
-        redacted = [ours.get(REDACTED, ALWAYS_REDACTED), *(re.escape(name) for name in sorted(self.secret))]
+        # the event log tells Hadoop's settings once more, under their own names
+        names = sorted(name.removeprefix("spark.hadoop.") for name in self.secret)
+        redacted = [ours.get(REDACTED, ALWAYS_REDACTED), *map(re.escape, names)]
         return {**ours, REDACTED: "|".join(redacted), "spark.master": master, "spark.app.name": "luthier"}
 
 
