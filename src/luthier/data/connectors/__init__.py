@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core import plugin
+from luthier.core.artifact import digest_of
 from luthier.core.stage import Context
+from luthier.data.contract import contract_of
 from luthier.data.spec import DataSpec, SourceSpec
 
 from .protocol import Connector, Secret
@@ -35,6 +37,10 @@ def fingerprints(
 
     for source in data.sources:
         yield source.plain(), connect(source, base, at.secret).fingerprint(cache)
+        if isinstance(source.contract, str):
+            promised = contract_of(source.contract, base)
+            assert promised is not None
+            yield {"contract": source.contract}, digest_of(promised.plain())
     for wish in data.rules.ordered:
         for name, files in reads(wish).items():
             read = SourceSpec.model_validate({"files": files})
