@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,7 @@ CONTRACTS = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(CONTRACTS, st.booleans())
 def test_the_standard_says_all_of_it_and_its_own_schema_agrees(told: dict[str, Any], fresh: bool) -> None:
     if fresh:
@@ -239,6 +240,7 @@ def test_the_standard_says_all_of_it_and_its_own_schema_agrees(told: dict[str, A
     assert parse(ContractSpec, read_yaml(as_yaml(contract.plain()), "t")) == contract
 
 
+@cache
 def _schema() -> Any:
     return json.loads((resources.files("open_data_contract_standard") / "schema.json").read_text())
 

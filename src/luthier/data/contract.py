@@ -41,9 +41,9 @@ class ColumnSpec(Spec):
     """Whether every row has a value."""
     unique: bool = False
     """Whether no value may stand in two rows; if one does, nothing is read."""
-    min: float | str | None = None
+    min: int | float | str | None = None
     """The lowest number, or the earliest time as in 2026-01-31."""
-    max: float | str | None = None
+    max: int | float | str | None = None
     """The highest number, or the latest time."""
     values: list[Value] | None = None
     """The only values there may be."""

@@ -29,6 +29,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     **{kind: {"min": "minimum", "max": "maximum"} for kind in ("integer", "number", "date", "timestamp")},
 }
 """What each logical type says in its own words."""
+ANY = "any"
 BOUNDS = ("min", "max", "min_length", "max_length", "pattern")
 UNITS = {
     **dict.fromkeys(("d", "day", "days"), 86_400), **dict.fromkeys(("h", "hr", "hour", "hours"), 3_600),
@@ -81,8 +82,10 @@ def _property(name: str, spec: ColumnSpec) -> dict[str, Any]:
     bounds = {one: getattr(spec, one) for one in BOUNDS if getattr(spec, one) is not None}
     options = {known[one]: value for one, value in bounds.items() if one in known and _fits(spec, one, value)}
     other = {one: value for one, value in bounds.items() if known.get(one) not in options}
+    if spec.type is None:  # version 3.2 of the standard's schema takes a column without a type for a map
+        other["type"] = ANY
     told: dict[str, Any] = {"name": name}
-    told |= {"logicalType": spec.type} if spec.type else {}
+    told["logicalType"] = spec.type or "string"
     told |= {"required": True} if spec.required else {}
     told |= {"unique": True} if spec.unique else {}
     told |= {"logicalTypeOptions": options} if options else {}
@@ -160,6 +163,8 @@ def _column(told: Mapping[str, Any], place: str) -> dict[str, Any]:
         **{names[option]: value for option, value in options.items()},
         **_ours(told),
     }
+    if written["type"] == ANY:
+        written["type"] = None
     for check in told.get("quality") or []:
         values = (check.get("arguments") or {}).get("validValues")
         if (
