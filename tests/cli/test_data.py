@@ -198,3 +198,26 @@ def test_a_file_is_looked_at_and_converted(tmp_path):
         "data", "convert", rows, tmp_path / "b.jsonl", "--to", "text", "--map", "{user: text, label: queue}"
     )
     assert "rows.jsonl:1: it has a conversation, for which text has no place" in result.output
+
+
+def test_a_contract_is_proposed_checked_and_exported(tmp_path):
+    rows, ours, odcs = tmp_path / "rows.jsonl", tmp_path / "c.yaml", tmp_path / "odcs.yaml"
+    lines = [{"id": n, "queue": "ab"[n % 2], "body": f"text {n}"} for n in range(40)]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert luthier("data", "contract", "propose", rows, "-o", ours).exit_code == 0
+    assert "already there" in luthier("data", "contract", "propose", rows, "-o", ours).output
+    result = luthier("data", "contract", "check", rows, ours)
+    assert (
+        result.exit_code == 0
+        and "0 of 40 rows break the contract" in result.output
+        and "would be taken" in result.output
+    )
+    assert luthier("data", "contract", "export", ours, "--odcs", "-o", odcs).exit_code == 0
+    document = told("data", "contract", "export", ours, "--odcs", "--name", "tickets")
+    assert document["kind"] == "DataContract" and document["schema"][0]["name"] == "tickets"
+    assert told("data", "contract", "export", odcs) == told("data", "contract", "export", ours)
+    rows.write_text(json.dumps({"id": 1, "queue": "x", "body": "t"}) + "\n")
+    result = luthier("data", "contract", "check", rows, odcs)
+    assert result.exit_code == 1
+    assert "rows.jsonl:1: 'queue' is 'x', which is none of its 2 values" in result.output
+    assert "refused: rows.jsonl: 1 of 1 rows break the contract" in result.output

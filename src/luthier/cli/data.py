@@ -252,3 +252,72 @@ def convert(file: str, out: Path, to: str, map_: str | None, as_json: bool) -> N
     from .file_tables import print_converted
 
     _show(app().data.convert(file, out, to=to, map_=map_), as_json, print_converted)
+
+
+@data.group(cls=Nearest)
+def contract() -> None:
+    """What a source promises of its columns: propose it, check a file against it, write it in the open standard.
+
+    CONTRACT is a file of ours (YAML) or of the Open Data Contract Standard, version 3.
+    """
+
+
+_output = click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead of to standard output; never overwrites.")  # fmt: skip
+
+
+def _put_yaml(found: Any, output: Path | None, as_json: bool) -> None:
+    from luthier.app.data.files import as_yaml
+
+    if as_json:
+        put_json(found)
+    elif output is None:
+        put(as_yaml(found).rstrip())
+    if output is not None:
+        try:
+            with output.open("x", encoding="utf-8") as file:
+                file.write(as_yaml(found))
+        except FileExistsError:
+            raise SpecError(f"{output} is already there.", remedy="Choose another name.") from None
+        except OSError as error:
+            raise SpecError(
+                f"{output} cannot be written: {error.strerror}.", remedy="Choose another place."
+            ) from None
+
+
+@contract.command()
+@click.argument("file")
+@_output
+@as_json_option
+@told
+def propose(file: str, output: Path | None, as_json: bool) -> None:
+    """A contract that the first rows of FILE keep; which of it is a promise is for people to say."""
+    _put_yaml(app().data.contract_propose(file)["contract"], output, as_json)
+
+
+@contract.command()
+@click.argument("file")
+@click.argument("contract")
+@as_json_option
+@told
+def check(file: str, contract: str, as_json: bool) -> None:
+    """How many rows of FILE break CONTRACT, the first of them, and whether the whole would be refused."""
+    from .file_tables import print_checked
+
+    found = app().data.contract_check(file, contract)
+    _show(found, as_json, print_checked)
+    if found["refused"]:
+        sys.exit(1)
+
+
+@contract.command("export")
+@click.argument("contract")
+@click.option(
+    "--odcs", is_flag=True, help="In the form of the Open Data Contract Standard; without it in ours."
+)
+@click.option("--name", help="What the source is called in it; default: from the file's name.")
+@_output
+@as_json_option
+@told
+def export_contract(contract: str, odcs: bool, name: str | None, output: Path | None, as_json: bool) -> None:
+    """CONTRACT as YAML, whichever form it has now."""
+    _put_yaml(app().data.contract_export(contract, name=name, odcs=odcs), output, as_json)

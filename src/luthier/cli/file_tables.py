@@ -32,3 +32,15 @@ def print_converted(found: Mapping[str, Any]) -> None:
         put(f"  set aside: {one['origin']}: {one['reason']}")
     if len(gone) > SHOWN:
         put(f"  and {len(gone) - SHOWN:,} more")
+
+
+def print_checked(found: Mapping[str, Any]) -> None:
+    put(f"{found['file']}: {found['broken']:,} of {found['rows']:,} rows break the contract")
+    for one in found["first"][:SHOWN]:
+        put(f"  {one['origin']}: {one['reason']}")
+    if found["broken"] > SHOWN:
+        put(f"  and {found['broken'] - SHOWN:,} more")
+    for why in found["refused"]:
+        put(f"refused: {why}")
+    if not found["refused"]:
+        put("it would be taken")

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 
 from .connectors import cells
 from .connectors.faults import LONGEST_ROW_BYTES
-from .connectors.protocol import BadRow, Block, Connector, Part
+from .connectors.protocol import BadRow, Block, Part
 from .conversations import TOGETHER, VOICES
 from .maps import ConversationSpec, columns_of
 from .paths import reach
@@ -34,6 +34,7 @@ from .rankings import ranked
 
 if TYPE_CHECKING:
     from .mapping import Layout
+    from .rankings import Reads
 
 MEMORY_BYTES = 500_000_000
 """What the table takes before it goes to disk."""
@@ -51,7 +52,7 @@ def whole(parts: Sequence[Part]) -> Part:
     return Part(at, sum(part.size_bytes for part in parts))
 
 
-def blocks_of(connector: Connector, part: Part, layout: Layout) -> Iterator[Block]:
+def blocks_of(connector: Reads, part: Part, layout: Layout) -> Iterator[Block]:
     """The rows of a part, each of which becomes a record or tells why not."""
     if layout.map.conversation is not None:
         return gathered(connector, part, layout)
@@ -60,7 +61,7 @@ def blocks_of(connector: Connector, part: Part, layout: Layout) -> Iterator[Bloc
     return connector.read(part, layout.columns)
 
 
-def gathered(connector: Connector, part: Part, layout: Layout) -> Iterator[Block]:
+def gathered(connector: Reads, part: Part, layout: Layout) -> Iterator[Block]:
     """Blocks with the column TOGETHER (a list of role and content) and what else the map reads of a conversation. Blocks
     without rows come while the source is read, so that whoever asked may stop."""
     import duckdb
@@ -160,7 +161,7 @@ def _order(column: list[Any] | pa.Array, name: str, problems: cells.Problems) ->
     kinds: list[str | None] = []
     for row, cell in enumerate(column if isinstance(column, list) else column.to_pylist()):
         try:
-            place, kind = _place(cell)
+            place, kind = place_of(cell)
         except ValueError as error:
             problems.setdefault(row, f"{name!r} {error}, so it orders nothing")
             place, kind = None, None
@@ -169,12 +170,12 @@ def _order(column: list[Any] | pa.Array, name: str, problems: cells.Problems) ->
     return pa.array(places, pa.decimal128(38, 9)), pa.array(kinds, pa.string())
 
 
-def _place(cell: Any) -> tuple[Decimal, str]:
+def place_of(cell: Any) -> tuple[Decimal, str]:
     """A number as it is, a time as microseconds since 1970; without a zone it is UTC. Raises ValueError.
 
-    >>> _place("1970-01-01T00:00:01Z") == _place("1970-01-01 02:00:01+02:00") == (Decimal(1_000_000), "times")
+    >>> place_of("1970-01-01T00:00:01Z") == place_of("1970-01-01 02:00:01+02:00") == (Decimal(1_000_000), "times")
     True
-    >>> _place("10")[0] > _place(9.5)[0]
+    >>> place_of("10")[0] > place_of(9.5)[0]
     True
     """
     if cell is None or cell == "":

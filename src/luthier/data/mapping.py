@@ -90,16 +90,28 @@ class Layout:
 
 @dataclass(frozen=True)
 class Bad:
-    """Rows that could not become records: place, reason, and what they begin with."""
+    """Rows that could not become records: place, reason, what they begin with, and what keeps them out where that is not the
+    reading."""
 
     origins: list[str]
     reasons: list[str]
     previews: list[str]
+    rules: list[str | None]
+
+    def by_rule(self) -> list[tuple[str | None, Bad]]:
+        """Those of each rule, the reading first."""
+        found = sorted(set(self.rules), key=lambda rule: rule or "")
+        return [(rule, self.without([other != rule for other in self.rules])) for rule in found]
 
     def without(self, gone: list[bool]) -> Bad:
         """Those that are not marked."""
-        lists = (self.origins, self.reasons, self.previews)
-        return Bad(*([one for one, mark in zip(told, gone, strict=True) if not mark] for told in lists))
+        keep = [n for n, mark in enumerate(gone) if not mark]
+        return Bad(
+            [self.origins[n] for n in keep],
+            [self.reasons[n] for n in keep],
+            [self.previews[n] for n in keep],
+            [self.rules[n] for n in keep],
+        )
 
 
 def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
@@ -162,6 +174,7 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
         [*(origins[i] for i in rows), *block.bad_origins()],
         [*(problems[i] for i in rows), *(bad.reason for bad in block.bad)],
         [*(_preview(raw, i) for i in rows), *(bad.preview for bad in block.bad)],
+        [*(None for _ in rows), *(bad.rule for bad in block.bad)],
     )
 
 

@@ -5,7 +5,7 @@ Everything heavy (Arrow, Polars, DuckDB) is imported from here down, so `prepare
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from luthier.store.answers import ANSWERS
 from . import split
 from .connectors import connect
 from .connectors.protocol import Connector, Part
+from .contract import ContractSpec, check_columns, check_whole, contract_of, refuse_broken
 from .engines.arrow_file import ArrowFile
 from .engines.protocol import At, Engine, Frame
 from .engines.spool import SortedSide
@@ -30,7 +31,7 @@ from .gather import whole
 from .mapping import Layout
 from .plan import Group, model_roles, models, plan_of
 from .prepare import PrepareSpec, source_names
-from .reading import REMOVED, TRAIL, Job, read_part, reading
+from .reading import REMOVED, TRAIL, Job, broken, read_part, reading, under
 from .records import RECORD, contents, with_instruction
 from .report import Account
 from .rules.primitives import Ask
@@ -132,6 +133,7 @@ class Preparation:
         sides = split.Sides(self.spec.data.split, self._stratify(), self.spec.task, self._own_sides)
         self._total_bytes = sum(part.size_bytes for _, part in work)
         try:
+            self._check_contracts(work)
             frame = self._engine.read(work, self._read_account, self)
             for group in plan_of(self.spec.data.rules, sides, named, self._reached, self._lender()):
                 frame = self._run(group, frame)
@@ -144,6 +146,7 @@ class Preparation:
             self._engine.close()
         if self._lines.still_there:
             raise StillThere(self._lines.still_there)
+        self._refuse_broken(work)
         facts = self._facts()
         written = {name: file.close() for name, file in self._files.items()}
         write_manifest(self.out, {**written, **self._lines.close()})
@@ -189,6 +192,9 @@ class Preparation:
     def _work(self) -> list[tuple[Job, Part]]:
         """Every part of every source, in order. A source that is not there is told before any is read."""
         wishes = self.spec.data.sources
+        wishes = [
+            one.model_copy(update={"contract": contract_of(one.contract, self.at.root)}) for one in wishes
+        ]
         found = [
             connect(source, self.at.root, self.at.secret, self._pins.get(f"source.{n}"))
             for n, source in enumerate(wishes)
@@ -201,6 +207,21 @@ class Preparation:
             for job in [self._job(source, self._layout(source, name, connector))]
             for part in ([whole(of_source)] if job.layout.map.conversation is not None else of_source)
         ]
+
+    def _check_contracts(self, work: Sequence[tuple[Job, Part]]) -> None:
+        """What a contract promises of all rows, before any is worked on. Raises DataError."""
+        for name, job in {job.layout.source: job for job, _ in work}.items():
+            if isinstance(job.source.contract, ContractSpec):
+                connector = job.connect()
+                check_columns(job.source.contract, connector.head(SAMPLE_ROWS), name)
+                check_whole(job.source.contract, connector, name, self.work / "contract", self.at.check)
+
+    def _refuse_broken(self, work: Sequence[tuple[Job, Part]]) -> None:
+        """Raises DataError where more rows break a contract than it allows."""
+        counts = self._read_account.counts
+        for name, job in {job.layout.source: job for job, _ in work}.items():
+            if isinstance(job.source.contract, ContractSpec):
+                refuse_broken(job.source.contract, counts[broken(name)], counts[under(name)], name)
 
     def _job(self, source: SourceSpec, layout: Layout) -> Job:
         job = Job.of(source, self.at.root, layout, self.at.secret, hidden=self._private)

@@ -6,21 +6,28 @@ Not here: what a pair is (conversations, mapping).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
 from .connectors import cells
-from .connectors.protocol import BadRow, Block, Connector, Part
+from .connectors.protocol import BadRow, Block, Part
 from .json_text import loads
 from .maps import RankingSpec
 from .paths import reach, value_of
 
 if TYPE_CHECKING:
     from .mapping import Layout
+
+
+class Reads(Protocol):
+    """What is needed of a connector here."""
+
+    def read(self, part: Part, columns: Sequence[str]) -> Iterator[Block]: ...
+
 
 CHOSEN, REJECTED = "(better)", "(worse)"
 """The columns of a pair's two answers."""
@@ -32,7 +39,7 @@ def paired(layout: Layout) -> Layout:
     return replace(layout, map=told)
 
 
-def ranked(connector: Connector, part: Part, layout: Layout) -> Iterator[Block]:
+def ranked(connector: Reads, part: Part, layout: Layout) -> Iterator[Block]:
     """Blocks with a row for each pair."""
     assert layout.map.ranking is not None
     for block in connector.read(part, layout.columns):

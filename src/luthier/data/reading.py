@@ -25,6 +25,7 @@ from luthier.core.spec import references, resolve
 from . import report
 from .connectors import connect
 from .connectors.protocol import Connector, Divisible, Part, Secret
+from .contract import ContractSpec, Kept
 from .forgotten import STILL_THERE, Forgotten
 from .gather import blocks_of
 from .mapping import Bad, Layout, to_records
@@ -136,16 +137,21 @@ def reading() -> Account:
 def read_part(job: Job, part: Part) -> Iterator[Read]:
     """In the order of the rows. Raises DataError for a row that the source does not allow to be set aside."""
     connector = job.connect()
-    for block in blocks_of(connector, part, job.layout):
+    held = (
+        Kept(connector, job.source.contract) if isinstance(job.source.contract, ContractSpec) else connector
+    )
+    for block in blocks_of(held, part, job.layout):
         records, bad = to_records(block, job.layout)
         account = reading()
         records, bad, gone = _forget(records, bad, job, account)
         records, still_there = _watch(records, job)
         gone += len(still_there)
-        lines = [_set_aside(bad, job, account)] if bad.origins else []
+        lines = [_set_aside(some, job, account, rule) for rule, some in bad.by_rule()]
         lines += [still_there] if still_there.num_rows else []
         removed = pa.Table.from_batches(lines).combine_chunks().to_batches()[0] if lines else None
         account.count(len(block) + len(block.bad) - gone, records.num_rows)
+        if held is not connector:
+            account.counts[under(job.layout.source)] += len(block) + len(block.bad)
         yield Read(records, removed, account, connector.done_bytes())
 
 
@@ -183,8 +189,20 @@ def _watch(records: pa.RecordBatch, job: Job) -> tuple[pa.RecordBatch, pa.Record
     return records, pa.RecordBatch.from_pylist(told, LINES)
 
 
-def _set_aside(bad: Bad, job: Job, account: Account) -> pa.RecordBatch:
-    if job.layout.map.on_bad_row == "refuse":
+def under(source: str) -> str:
+    """How the rows of a source with a contract are counted."""
+    return f"{source}: rows under its contract"
+
+
+def broken(source: str) -> str:
+    """How those that break it are."""
+    return f"{source}: rows that break its contract"
+
+
+def _set_aside(bad: Bad, job: Job, account: Account, rule: str | None) -> pa.RecordBatch:
+    if rule is not None:
+        account.counts[broken(job.layout.source)] += len(bad.origins)
+    elif job.layout.map.on_bad_row == "refuse":
         raise DataError(
             f"{bad.origins[0]}: {bad.reasons[0]}.\n  {bad.previews[0]}",
             remedy="Correct the row, or set map: {on_bad_row: set_aside} to keep such rows out, with the reason on record.",
@@ -198,7 +216,7 @@ def _set_aside(bad: Bad, job: Job, account: Account) -> pa.RecordBatch:
     rows = [
         ids,
         pa.array(bad.origins),
-        pa.repeat(account.rule, len(ids)),
+        pa.repeat(rule or account.rule, len(ids)),
         pa.array(bad.reasons),
         pa.array(shown),
     ]

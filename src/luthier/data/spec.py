@@ -27,6 +27,7 @@ from luthier.core.part import PartSpec, under
 from luthier.core.spec import Spec
 from luthier.core.units import Share
 
+from .contract import ContractSpec
 from .maps import MapSpec as MapSpec
 from .rules.rule import GrowRule, MakeRule
 from .task import SourceTaskSpec
@@ -42,6 +43,8 @@ class SourceSpec(Spec):
     """The connector's own settings, every default spelled out."""
     map: MapSpec | None = None
     """Which column means what; without it the layout is recognised from names and values."""
+    contract: ContractSpec | str | None = None
+    """What the source has promised of its columns, or the file that says so; rows that break it are quarantined."""
     name: str | None = None
     """What records of this source are called; by default what the connector calls it, such as the file's name."""
     weight: float = Field(default=1.0, gt=0, le=1000)
@@ -50,6 +53,14 @@ class SourceSpec(Spec):
     """What rows of this source are told in place of the recipe's task, where several tasks are learnt together."""
     side: Literal["train", "validation", "test"] | None = None
     """The side of the split that all its rows are on, where the data set brings a split of its own; other sources are divided by `split`."""
+
+    @model_validator(mode="after")
+    def _contract_is_of_rows(self) -> SourceSpec:
+        if self.contract is not None and self.map is not None and self.map.conversation is not None:
+            raise ValueError(
+                "a contract sets single rows aside, and map.conversation needs all of a conversation's; keep one"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,7 @@
     forgotten  what was forgotten, by whom, when and why
     layout     how a file looks before it is a dataset                     files.py
     convert    the rows of a file in another layout                        files.py
+    contract_* propose a contract, check a file against one, write one     files.py
 
 A dataset is named as everything else is: a release's name, name@version, a run, the first digits of a digest (find.py).
 """
@@ -145,6 +146,26 @@ class Data:
         from .files import convert
 
         return convert(file, out, to, map_, self._app._environ)
+
+    def contract_propose(self, file: str) -> dict[str, Any]:
+        """A contract that the first rows of a file keep."""
+        from .files import propose_contract
+
+        return propose_contract(file, self._app._environ)
+
+    def contract_check(self, file: str, contract: str) -> dict[str, Any]:
+        """How many rows of a file break a contract, the first of them, and why the whole would be refused."""
+        from .files import check_contract
+
+        return check_contract(file, contract, self._app._environ)
+
+    def contract_export(
+        self, contract: str, *, name: str | None = None, odcs: bool = False
+    ) -> dict[str, Any]:
+        """A contract in our form, or with `odcs` in that of the Open Data Contract Standard."""
+        from .files import contract_as
+
+        return contract_as(contract, name, odcs=odcs)
 
     def about(self, digest: str) -> Mapping[str, Any] | None:
         """What people say of a dataset; the newest word counts."""

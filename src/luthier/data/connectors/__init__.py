@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from luthier.core import plugin
+from luthier.core.artifact import digest_of
 from luthier.core.stage import Context
+from luthier.data.contract import contract_of
 from luthier.data.spec import DataSpec, SourceSpec
 
 from .protocol import Connector, Moving, Secret
@@ -42,6 +44,11 @@ def fingerprints(
         mark = connector.fingerprint(cache)
         pinned = connector.pinned() if isinstance(connector, Moving) else None
         yield {**source.plain(), **({"pinned": pinned} if pinned else {})}, mark
+    for source in data.sources:
+        if isinstance(source.contract, str):
+            promised = contract_of(source.contract, base)
+            assert promised is not None
+            yield {"contract": source.contract}, digest_of(promised.plain())
     for wish in data.rules.ordered:
         for name, files in reads(wish).items():
             read = SourceSpec.model_validate({"files": files})

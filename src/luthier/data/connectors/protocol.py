@@ -26,12 +26,14 @@ Secret = Callable[[str], str]
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that could not be read: where it starts, why not, and what it begins with. `name` as in Block.names."""
+    """A row that could not be read: where it starts, why not, and what it begins with. `name` as in Block.names. `rule`: what
+    keeps it out, where that is not the reading."""
 
     line: int
     reason: str
     preview: str
     name: str | None = None
+    rule: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,470 @@
+"""A data contract: what a source has promised about its columns, and what happens to rows that break it.
+
+    a row breaks it      type, required, min, max, values, pattern, length     the row is quarantined (removed.parquet, rule
+                                                                              `contract`); more than `broken` of them: refused
+    the whole breaks it  a column is missing or too many, a unique value       refused, with the place
+                         repeats, too few or too many rows, nothing fresh
+
+Rows are judged where they are read, by the same function on every engine. What needs all rows (unique, fresh, how many) is
+looked up before, by whoever prepares, in bounded memory: only the columns that it is about are read for it.
+
+Not here: the Open Data Contract Standard (odcs.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.core.errors import DataError, did_you_mean
+from luthier.core.spec import Spec, parse, read_yaml
+from luthier.core.units import Count, Seconds, Share
+
+if TYPE_CHECKING:
+    from .connectors.protocol import Block, Connector, Head, Part
+
+RULE = "contract"
+Kind = Literal["string", "integer", "number", "boolean", "timestamp", "date", "object", "array"]
+Value = str | bool | int | float
+
+
+class ColumnSpec(Spec):
+    type: Kind | None = None
+    """What its values are; text that reads as one will do, since CSV knows nothing else."""
+    required: bool = False
+    """Whether every row has a value."""
+    unique: bool = False
+    """Whether no value may stand in two rows; if one does, nothing is read."""
+    min: int | float | str | None = None
+    """The lowest number, or the earliest time as in 2026-01-31."""
+    max: int | float | str | None = None
+    """The highest number, or the latest time."""
+    values: list[Value] | None = None
+    """The only values there may be."""
+    pattern: str | None = None
+    """A regular expression that the whole value must match."""
+    min_length: Count | None = None
+    """The fewest characters."""
+    max_length: Count | None = None
+    """The most characters."""
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> ColumnSpec:
+        for name in ("min", "max"):
+            bound = getattr(self, name)
+            if isinstance(bound, str):
+                _time(bound)
+        if type(self.min) is type(self.max) and self.min is not None and self.min > self.max:  # type: ignore[operator]
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        if self.min_length is not None and self.max_length is not None and self.min_length > self.max_length:
+            raise ValueError(f"min_length {self.min_length} is above max_length {self.max_length}")
+        if self.values is not None and not self.values:
+            raise ValueError("values is empty, so every row would break it")
+        if self.pattern is not None:
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                raise ValueError(f"{self.pattern!r} is no regular expression: {error}") from None
+        return self
+
+
+class FreshSpec(Spec):
+    column: str
+    """The column of times."""
+    within: Seconds
+    """How old the newest may be when the rows are prepared, as in `7 days`."""
+
+
+class RowsSpec(Spec):
+    at_least: Count | None = None
+    """The fewest rows."""
+    at_most: Count | None = None
+    """The most rows."""
+
+
+class ContractSpec(Spec):
+    """What a source has promised."""
+
+    columns: dict[str, ColumnSpec] = Field(min_length=1)
+    """What each column keeps to, by name."""
+    others: Literal["allow", "refuse"] = "allow"
+    """Whether there may be columns that are not listed."""
+    broken: Share = 0.0
+    """The largest share of rows that may break it and be set aside; more refuse the whole."""
+    rows: RowsSpec | None = None
+    """How many rows there must be."""
+    fresh: FreshSpec | None = None
+    """How old the newest row may be."""
+
+    @model_validator(mode="after")
+    def _names_its_columns(self) -> ContractSpec:
+        if self.fresh is not None and self.fresh.column not in self.columns:
+            raise ValueError(f"fresh is about {self.fresh.column!r}, which is not in columns; list it there")
+        return self
+
+
+def _time(text: str) -> None:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a number nor a time as in 2026-01-31") from None
+
+
+def contract_of(written: ContractSpec | str | None, base: Path) -> ContractSpec | None:
+    """A contract as written, or that of a file: ours, or one of the Open Data Contract Standard. Raises SpecError, DataError."""
+    if not isinstance(written, str):
+        return written
+    path = base / Path(written).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"the contract {written} cannot be read: {error}.", remedy="Check the path."
+        ) from None
+    tree = read_yaml(text, written)
+    if isinstance(tree.value, dict) and tree.value.get("kind") == "DataContract":
+        from .odcs import from_odcs
+
+        return from_odcs(tree.value, written)
+    return parse(ContractSpec, tree, remedy="docs/mapping.md explains contracts; nothing has been read.")
+
+
+# rows
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A connector whose rows are held to a contract: protocol.Connector.read, with those that break it among the bad."""
+
+    connector: Connector
+    contract: ContractSpec
+
+    def read(self, part: Part, columns: Sequence[str]) -> Iterator[Block]:
+        for block in self.connector.read(part, list(dict.fromkeys([*columns, *self.contract.columns]))):
+            yield judged(block, self.contract)
+
+
+def judged(block: Block, contract: ContractSpec) -> Block:
+    """The block with the rows that break the contract among the bad."""
+    from .connectors.protocol import BadRow
+
+    why: dict[int, str] = {}
+    for name, spec in contract.columns.items():
+        column = block.columns.get(name, [None] * len(block))
+        cells = column if isinstance(column, list) else column.to_pylist()
+        for row, fault in _faults(cells, spec):
+            why.setdefault(row, f"{name!r} {fault}")
+    if not why:
+        return block
+    keep = [row for row in range(len(block)) if row not in why]
+    names = block.names
+    bad = [
+        BadRow(block.lines[row], fault, _shown(block, row), None if names is None else names[row], RULE)
+        for row, fault in sorted(why.items())
+    ]
+    return replace(
+        block,
+        columns={name: _taken(column, keep) for name, column in block.columns.items()},
+        lines=[block.lines[row] for row in keep],
+        names=None if names is None else [names[row] for row in keep],
+        bad=[*block.bad, *bad],
+    )
+
+
+def _taken(column: Any, rows: list[int]) -> Any:
+    import pyarrow as pa
+
+    return (
+        [column[row] for row in rows] if isinstance(column, list) else column.take(pa.array(rows, pa.int64()))
+    )
+
+
+def _shown(block: Block, row: int) -> str:
+    cells = (column[row] for column in block.columns.values())
+    plain = (cell.as_py() if hasattr(cell, "as_py") else cell for cell in cells)
+    return " | ".join(str(cell) for cell in plain if cell is not None)[:200]
+
+
+def _faults(cells: Sequence[Any], spec: ColumnSpec) -> Iterator[tuple[int, str]]:
+    from .connectors.cells import text_of
+
+    allowed = None if spec.values is None else {text_of(value) for value in spec.values}
+    texts = [None if cell is None or isinstance(cell, list | dict) else text_of(cell) for cell in cells]
+    odd = _mismatches(texts, spec.pattern) if spec.pattern is not None else set()
+    for row, (cell, text) in enumerate(zip(cells, texts, strict=True)):
+        if cell is None:
+            if spec.required:
+                yield row, "is missing"
+            continue
+        shown = repr(text[:60]) if text is not None else "a list" if isinstance(cell, list) else "an object"
+        if spec.type is not None and not _IS[spec.type](cell):
+            yield row, f"is {shown}, not {_ARTICLE[spec.type]}"
+        elif (fault := _beyond(cell, spec)) is not None:
+            yield row, f"is {shown}, {fault}"
+        elif allowed is not None and text not in allowed:
+            yield row, f"is {shown}, which is none of its {len(allowed)} values"
+        elif row in odd:
+            yield row, f"is {shown}, which does not match {spec.pattern!r}"
+        elif text is not None and spec.min_length is not None and len(text) < spec.min_length:
+            yield row, f"has {len(text)} characters, fewer than {spec.min_length}"
+        elif text is not None and spec.max_length is not None and len(text) > spec.max_length:
+            yield row, f"has {len(text)} characters, more than {spec.max_length}"
+
+
+def _mismatches(texts: Sequence[str | None], pattern: str) -> set[int]:
+    """By RE2, whose time grows with the text and no faster."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        fits = pc.match_substring_regex(pa.array(texts, pa.string()), rf"\A(?s:{pattern})\z")
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"the contract's pattern {pattern!r} cannot be used: {str(error).splitlines()[0]}.",
+            remedy="Look-around and back references are not known here.",
+        ) from None
+    return {row for row, fit in enumerate(fits.to_pylist()) if fit is False}
+
+
+def _beyond(cell: Any, spec: ColumnSpec) -> str | None:
+    from .gather import place_of
+
+    for bound, sign, words in ((spec.min, 1, "below"), (spec.max, -1, "above")):
+        if bound is None:
+            continue
+        try:
+            (place, kind), (limit, wanted) = place_of(cell), place_of(bound)
+        except ValueError:
+            return f"neither {words} nor above {bound}"
+        if kind != wanted:
+            return f"which {bound} is not to be compared with"
+        if (limit - place) * sign > 0:
+            return f"{words} {bound}"
+    return None
+
+
+def _reads_as(cell: Any, read: Callable[[str], object]) -> bool:
+    if not isinstance(cell, str):
+        return False
+    try:
+        read(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_json(kind: type) -> Callable[[Any], bool]:
+    def told(cell: Any) -> bool:
+        from .json_text import loads
+
+        try:
+            return isinstance(loads(cell) if isinstance(cell, str) else cell, kind)
+        except ValueError:
+            return False
+
+    return told
+
+
+def _is_number(cell: Any) -> bool:
+    from .connectors.cells import number_of
+
+    text = isinstance(cell, str) and cell.strip().lower() in ("true", "false")
+    return not isinstance(cell, bool) and not text and number_of(cell) is not None
+
+
+_IS: dict[str, Callable[[Any], bool]] = {
+    "string": lambda cell: isinstance(cell, str),
+    "integer": lambda cell: (
+        (isinstance(cell, int) and not isinstance(cell, bool))
+        or (isinstance(cell, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", cell) is not None)
+    ),
+    "number": _is_number,
+    "boolean": lambda cell: isinstance(cell, bool) or str(cell).strip().lower() in ("true", "false"),
+    "timestamp": lambda cell: isinstance(cell, date) or _reads_as(cell, datetime.fromisoformat),
+    "date": lambda cell: (
+        (isinstance(cell, date) and not isinstance(cell, datetime)) or _reads_as(cell, date.fromisoformat)
+    ),
+    "object": _is_json(dict),
+    "array": _is_json(list),
+}
+KINDS: tuple[Kind, ...] = ("boolean", "integer", "number", "date", "timestamp", "object", "array", "string")
+"""The narrowest first."""
+
+
+def is_kind(kind: Kind, cell: Any) -> bool:
+    """Whether a cell that is there is of a kind."""
+    return _IS[kind](cell)
+
+
+_ARTICLE = {kind: f"{'an' if kind[0] in 'aio' else 'a'} {kind}" for kind in _IS} | {"string": "text"}
+
+
+# the whole
+
+
+def check_columns(contract: ContractSpec, head: Head, place: str) -> None:
+    """Raises DataError for a column that is missing, or is there and may not be."""
+    for name in contract.columns:
+        if name not in head.columns:
+            raise DataError(
+                f"{place}: the contract promises the column {name!r}, and it is not there.",
+                remedy=did_you_mean(name, head.columns),
+            )
+    extra = [name for name in head.columns if name not in contract.columns]
+    if contract.others == "refuse" and extra:
+        raise DataError(
+            f"{place}: there is a column {extra[0]!r} that the contract does not promise.",
+            remedy="List it in the contract, or set others: allow.",
+        )
+
+
+def check_whole(
+    contract: ContractSpec, connector: Connector, place: str, folder: Path, check: Callable[[], None]
+) -> None:
+    """What needs all rows: unique values, how many rows, how old the newest. Raises DataError. Reads the columns it is about;
+    `folder` is where it may put what does not fit in memory."""
+    unique = [name for name, spec in contract.columns.items() if spec.unique]
+    fresh = contract.fresh.column if contract.fresh else None
+    if not unique and fresh is None and contract.rows is None:
+        return
+    columns = [*unique, *([fresh] if fresh else [])] or list(contract.columns)[:1]
+    seen = _Seen(folder, unique)
+    rows, newest = 0, None
+    try:
+        for part in connector.parts():
+            for block in connector.read(part, list(dict.fromkeys(columns))):
+                check()
+                rows += len(block)
+                seen.add(block)
+                newest = _newest(block, fresh, newest) if fresh else None
+        for name in unique:
+            seen.refuse_twice(name)
+    finally:
+        seen.close()
+    if contract.rows is not None:
+        _check_rows(contract.rows, rows, place)
+    if contract.fresh is not None:
+        _check_fresh(contract.fresh, newest, place)
+
+
+def refuse_broken(contract: ContractSpec, broken: int, rows: int, place: str) -> None:
+    """Raises DataError where more rows break the contract than it allows."""
+    if broken > contract.broken * rows:
+        raise DataError(
+            f"{place}: {broken:,} of {rows:,} rows break the contract, more than the {contract.broken:.4g} of them that it allows.",
+            remedy="`luthier data contract check` names them. Correct them, or set `broken` in the contract, as in 1%.",
+        )
+
+
+def _check_rows(wish: RowsSpec, rows: int, place: str) -> None:
+    for bound, wrong, words in ((wish.at_least, -1, "at least"), (wish.at_most, 1, "at most")):
+        if bound is not None and (rows - bound) * wrong > 0:
+            raise DataError(
+                f"{place}: the contract promises {words} {bound:,} rows, and there are {rows:,}.",
+                remedy="Ask who delivers it, or correct the contract.",
+            )
+
+
+def _newest(block: Block, column: str, before: Any) -> Any:
+    from .gather import TIME, place_of
+
+    found = block.columns.get(column, [])
+    for cell in found if isinstance(found, list) else found.to_pylist():
+        if cell is None or cell == "":
+            continue
+        try:
+            place, kind = place_of(cell)
+        except ValueError:
+            continue  # what the row breaks is told where it is judged
+        if kind == TIME and (before is None or place > before):
+            before = place
+    return before
+
+
+def _check_fresh(wish: FreshSpec, newest: Any, place: str) -> None:
+    if newest is None:
+        raise DataError(
+            f"{place}: the contract promises fresh rows, and {wish.column!r} holds no time.",
+            remedy="Name a column of times, as in 2026-01-31T09:30:00Z.",
+        )
+    age_s = datetime.now(UTC).timestamp() - float(newest) / 1e6
+    if age_s > wish.within:
+        told = datetime.fromtimestamp(float(newest) / 1e6, UTC).isoformat(" ", "minutes")
+        raise DataError(
+            f"{place}: the newest {wish.column!r} is {told}, {age_s / 86_400:.1f} days ago, and the contract promises "
+            f"{wish.within / 86_400:g} days at most.",
+            remedy="Ask who delivers it, or correct the contract.",
+        )
+
+
+class _Seen:
+    """Values that must not repeat, as hashes that may spill to disk."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._names, self._rows, self._made = list(names), 0, False
+        self._database: Any = None
+        if names:
+            import duckdb
+
+            folder.mkdir(parents=True, exist_ok=True)
+            self._database = duckdb.connect(
+                str(folder / "unique.duckdb"),
+                config={
+                    "memory_limit": "500MB",
+                    "temp_directory": str(folder / "spill"),
+                    "autoinstall_known_extensions": False,
+                    "autoload_known_extensions": False,
+                },
+            )
+
+    def add(self, block: Block) -> None:
+        import numpy as np
+        import pyarrow as pa
+
+        from .connectors.cells import texts
+        from .records import hashed
+
+        if not self._names or not len(block):
+            return
+        n = len(block)
+        columns = {
+            "row": pa.array(range(self._rows, self._rows + n), pa.int64()),
+            "origin": pa.array(block.origins()),
+        }
+        for k, name in enumerate(self._names):
+            told, _ = texts(block.columns.get(name, [None] * n), name, block.place)
+            there = told.is_valid().to_numpy(zero_copy_only=False)
+            places = pa.array(np.cumsum(there) - 1, mask=~there)
+            columns[f"u{k}"] = hashed(told.drop_null()).take(places)
+        self._rows += n
+        self._database.register("more", pa.table(columns))
+        self._database.execute(
+            "INSERT INTO seen SELECT * FROM more" if self._made else "CREATE TABLE seen AS SELECT * FROM more"
+        )
+        self._database.unregister("more")
+        self._made = True
+
+    def refuse_twice(self, name: str) -> None:
+        """Raises DataError for the first value that stands in two rows."""
+        if not self._made:
+            return
+        k = self._names.index(name)
+        found = self._database.execute(
+            f"SELECT min_by(origin, row), arg_min(origin, row, 2)[2] FROM seen WHERE u{k} IS NOT NULL GROUP BY u{k} "
+            "HAVING count(*) > 1 ORDER BY min(row) LIMIT 1"
+        ).fetchone()
+        if found:
+            raise DataError(
+                f"{found[1]}: {name!r} is the same as in {found[0]}, and the contract promises that it is unique.",
+                remedy="Correct one of the rows, or the contract.",
+            )
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
