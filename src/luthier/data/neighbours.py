@@ -90,7 +90,7 @@ def _centre(vectors: np.ndarray) -> tuple[np.ndarray, float]:
         part = vectors[start : start + AT_ONCE]
         unit += (part / lengths(part)[:, None]).sum(axis=0)
     unit /= len(vectors)
-    return total / len(vectors), float(min(unit @ unit, 0.99))
+    return total / len(vectors), min(float(unit @ unit), 0.99)
 
 
 def _sides(vectors: np.ndarray, centre: np.ndarray, planes: int, number: int) -> np.ndarray:

@@ -196,7 +196,7 @@ def _weights(features: Gathered, settings: Rank) -> pa.Table:
         each = np.sqrt(goal.counts) * idf[goal.ids]
         each /= np.sqrt(goal.per_row(each * each))[goal.owner]
         weight = np.bincount(goal.ids, weights=each, minlength=1 << BITS)
-        weight /= np.sqrt(weight @ weight)
+        weight = weight / np.sqrt(weight @ weight)
         kept = np.flatnonzero(found > 0)
     columns = {"term": pa.array(kept.astype(np.int32)), "idf": idf[kept], "goal": weight[kept]}
     return pa.table(columns).replace_schema_metadata({"mean": repr(max(words / n, 1e-9))})
