@@ -1,4 +1,5 @@
-"""Write the reference pages that follow from the code: docs/recipe.md (every key) and docs/cli.md (every command).
+"""Write the reference pages that follow from the code: docs/recipe.md (every key), docs/rules.md (every rule) and docs/cli.md
+(every command).
 
 python scripts/generate_docs.py           write them
 python scripts/generate_docs.py --check   fail if they are not what the code says
@@ -6,6 +7,7 @@ python scripts/generate_docs.py --check   fail if they are not what the code say
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from collections.abc import Iterator
@@ -88,6 +90,67 @@ def _part(name: str, part: Any) -> list[str]:
     return told
 
 
+KINDS = {
+    "RowRule": ("row", "looks at one row at a time: it streams, and costs no memory"),
+    "KeyedRule": ("keyed", "compares small keys of all rows, in a database that spills to disk"),
+    "PairRule": ("pair", "compares rows that agree on a hash, by features that are kept on disk"),
+    "GatherRule": (
+        "gather",
+        "learns from features of all rows in one place, then looks at one row at a time",
+    ),
+    "GrowRule": ("grow", "makes rows; only for `quantity`"),
+}
+COSTS: dict[str, str] = json.loads((Path(__file__).parent / "rule_costs.json").read_text())
+"""Rows in a second of one core where it was measured; how stands in the same file."""
+
+
+def rules_page() -> str:
+    parts = [
+        "# The rules\n",
+        "Made from the code by `scripts/generate_docs.py`; do not edit. How to write rules into a recipe is in docs/recipe.md; what",
+        "each of them did to your rows stands in the dataset's report, with counts, reasons and examples.\n",
+        "| kind | what that means |\n|---|---|",
+        *(f"| {kind} | {means} |" for kind, means in KINDS.values()),
+        "",
+        f"Costs are rows in a second of one core. {COSTS['how']}\n",
+        "| rule | kind | what it does | cost |\n|---|---|---|---|",
+    ]
+    loaded = {name: plugin.load("rule", name) for name in plugin.BUILT_IN["rule"]}
+    for name, rule in loaded.items():
+        kind, _ = KINDS[type(rule).__name__]
+        parts.append(f"| [`{name}`](#{name}) | {kind} | {rule.about} | {COSTS.get(name, '')} |")
+    parts.append("")
+    for name, rule in loaded.items():
+        kind, _ = KINDS[type(rule).__name__]
+        head, *rest = _part(name, rule)
+        private = " Nothing of a row is shown in reports before it has passed." if rule.private else ""
+        source = rule.source if rule.source != "ours" else "our own"
+        parts += [head.replace("###", "##"), *rest[:1]]
+        parts.append(f"Kind: {kind}. Version: {rule.version}. Source: {source}.{private}\n")
+        parts += [_explained(sys.modules[rule.spec.__module__].__doc__ or "", name), *rest[1:]]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _explained(docstring: str, name: str) -> str:
+    """A module's docstring as Markdown: what is indented is shown as it stands, paragraphs flow."""
+    told = []
+    for part in docstring.strip().removeprefix(f"{name}: ").split("\n\n"):
+        lines = part.splitlines()
+        if all(line.startswith("    ") for line in lines if line):
+            told.append("\n".join(["```text", *(line.removeprefix("    ") for line in lines), "```"]))
+        else:
+            opening = [line for line in lines if not line.startswith("    ")]
+            inner = [line.removeprefix("    ") for line in lines if line.startswith("    ")]
+            text = " ".join(line.strip() for line in opening)
+            text = text[0].upper() + text[1:]
+            if text.startswith("Not here: "):
+                text = f"**Not here:** {text.removeprefix('Not here: ')}"
+            told.append(text)
+            if inner:
+                told.append("\n".join(["```text", *inner, "```"]))
+    return "\n\n".join(told) + "\n"
+
+
 def _sentence(spec: type[BaseModel]) -> str:
     return " ".join((spec.__doc__ or "").split())
 
@@ -165,7 +228,7 @@ def _commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click
 
 
 def main() -> int:
-    pages = {"recipe.md": recipe_page(), "cli.md": cli_page()}
+    pages = {"recipe.md": recipe_page(), "rules.md": rules_page(), "cli.md": cli_page()}
     if "--check" in sys.argv[1:]:
         stale = [
             name

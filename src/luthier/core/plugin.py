@@ -39,6 +39,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "select": "luthier.data.rules.select:select",
         "sample": "luthier.data.rules.sample:sample",
         "weight": "luthier.data.rules.weight:weight",
+        "label_noise": "luthier.data.rules.label_noise:label_noise",
+        "triggers": "luthier.data.rules.triggers:triggers",
         "inverse_frequency": "luthier.data.rules.inverse_frequency:inverse_frequency",
         "deduplicate": "luthier.data.rules.deduplicate:deduplicate",
         "near_duplicates": "luthier.data.rules.near_duplicates:near_duplicates",

@@ -110,8 +110,8 @@ class Hashed:
                 where = (drawn & np.uint64(0x7FFF)).astype(np.int64) * self._size >> 15
                 sign = 1.0 - 2.0 * ((drawn >> np.uint64(15)) & np.uint64(1)).astype(np.float64)
                 out += np.bincount(owner[begin] * self._size + where, weights=sign, minlength=len(out))
-        table = out.reshape(-1, self._size)
-        return np.rint(UNIT * table / np.sqrt(np.maximum(grams, 1))[:, None])
+        vectors = out.reshape(-1, self._size) * UNIT
+        return np.rint(vectors / np.sqrt(np.maximum(grams, 1))[:, None])
 
 
 hashed = EmbedderKind(
