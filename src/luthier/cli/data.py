@@ -12,7 +12,7 @@ import click
 
 from luthier.core.errors import SpecError
 
-from .command import Nearest, app, as_json_option, put_json, told
+from .command import Nearest, app, as_json_option, put, put_json, told
 
 if TYPE_CHECKING:
     from .show import Bars, Lines
