@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core import plugin
+from luthier.core.errors import DataError
 from luthier.core.spec import Spec
 from luthier.data.engines.group import Grouped, run_group
 from luthier.data.opened import Opened
@@ -258,3 +259,23 @@ def test_what_is_private_stands_in_no_report(prepare: Any, jsonl: Any, monkeypat
     assert (HIDDEN in shown) and done.rule("private")["counts"] == {
         "secrets": 25 if order[0] == "private" else 20
     }
+
+
+def test_a_row_that_a_rule_has_removed_can_break_no_rule_after_it() -> None:
+    """Its rating would make a weight of 0, which is an error; a filter before takes it out, as the error's remedy says."""
+    batch = batch_of(["gone", "stays"])
+    batch = batch.set_column(batch.schema.get_field_index("rating"), "rating", pa.array([0.0, 0.5]))
+    weigh, remove = step("weight", expression="rating"), step("filter", keep="rating > 0")
+    done = run_group(Group((remove, weigh)), batch)
+    assert done.batch["text"].to_pylist() == ["stays"] and done.batch["weight"].to_pylist() == [0.5]
+    with pytest.raises(DataError):
+        run_group(Group((weigh, remove)), batch)
+
+
+@pytest.mark.parametrize("name", ["balance", "sample"])
+def test_a_removed_row_without_a_label_is_nobody_s_matter(name: str) -> None:
+    batch = batch_of(["gone", "stays"])
+    batch = batch.set_column(batch.schema.get_field_index("label"), "label", pa.array([None, "a"]))
+    wish = {"n": 1, "by": "label"} if name == "sample" else {}
+    done = run_group(Group((step("filter", keep="label == 'a'"),), (step(name, **wish),)), batch)
+    assert done.keys["id"].to_pylist() == [batch["id"][1].as_py()]

@@ -30,7 +30,7 @@ def test_a_table_of_tickets_is_a_classification_grouped_by_customer(tmp_path: Pa
     assert found.group_by.value == "customer_id"
     assert (found.format, found.layout.value, found.sampled_rows) == ("jsonl", "labelled", 90)
     assert (found.estimate.rows, found.estimate.exact) == (90, True)
-    assert [rule for _, rule, _ in found.rules] == ["normalize", "drop_empty", "deduplicate"]
+    assert [rule for _, rule, _ in found.rules] == ["default"]
     assert "90 answers have only 2 different values" in found.task.reason
     assert all(choice.reason for choice in (found.layout, found.map, found.task, found.group_by, found.split))
 

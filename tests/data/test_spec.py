@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from luthier.core.errors import SpecError
 from luthier.core.spec import parse, read_yaml
 from luthier.data.prepare import PrepareSpec
-from luthier.data.spec import DataSpec, MapSpec, SplitSpec
+from luthier.data.spec import DEFAULT_QUALITY, DataSpec, MapSpec, RulesSpec, SplitSpec
 from luthier.data.task import TaskSpec
 
 RECIPE = """\
@@ -131,3 +131,32 @@ def test_a_recipe_is_read_without_arrow_polars_or_duckdb() -> None:
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
         == "[]\n"
     )
+
+
+def test_default_is_written_out_in_its_place() -> None:
+    alone = RulesSpec.model_validate({"quality": "default"})
+    assert [rule.name for rule in alone.quality] == list(DEFAULT_QUALITY)
+    assert alone.plain() == RulesSpec.model_validate({"quality": list(DEFAULT_QUALITY)}).plain()
+    among = RulesSpec.model_validate({"quality": [{"length": {"max": 9}}, "default", "redact"]})
+    assert [rule.name for rule in among.quality] == ["length", *DEFAULT_QUALITY, "redact"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"relevance": "default"}, "there is no default for relevance"),
+        ({"quantity": ["default"]}, "there is no default for quantity"),
+        ({"quality": ["default", "default"]}, "default stands there twice"),
+    ],
+)
+def test_a_default_that_is_none_is_refused(rules: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        RulesSpec.model_validate(rules)
+
+
+def test_a_fault_beside_the_default_is_found_in_its_line() -> None:
+    text = "sources: [{files: a.jsonl}]\nrules:\n  quality:\n    - default\n    - {length: {mim: 3}}\n"
+    with pytest.raises(
+        SpecError, match=r"data\.yaml:5: rules\.quality\.1\.length\.mim: there is no key 'mim' here"
+    ):
+        parse(DataSpec, read_yaml(text, "data.yaml"))

@@ -18,12 +18,12 @@ def check(recipe: Recipe) -> None:
     from luthier.governance import policy
     from luthier.training.refusals import refuse
 
-    task, train, split, evaluate = recipe.task.kind, recipe.train, recipe.data.split, recipe.evaluate
-    refuse(train, task, source_names(recipe.data.sources), validated=split.validation > 0)
-    if split.test == 0:
+    task, train, evaluate = recipe.task.kind, recipe.train, recipe.evaluate
+    refuse(train, task, source_names(recipe.data.sources), validated=recipe.data.has("validation"))
+    if not recipe.data.has("test"):
         raise DataError(
             "data.split.test is 0, so nothing could be measured.",
-            remedy="Give it a share of the rows (0.1, say).",
+            remedy="Give it a share of the rows (0.1, say), or say side: test of a source whose rows are for that.",
         )
     own_head = not train.method.load().through_vocabulary
     policy.check(evaluate.gate, task, evaluate, own_head)

@@ -142,7 +142,8 @@ def _marks(wish: Wish, found: Iterable[Artifact]) -> dict[str, str]:
     """What records of each source are called -> its fingerprint."""
     from luthier.data.prepare import source_names
 
-    marks = [str(one.spec["fingerprint"]) for one in found if "fingerprint" in one.spec]
+    told = [one.spec for one in found if "fingerprint" in one.spec]
+    marks = [str(one["fingerprint"]) for one in told if "rule" not in one]  # what rules read holds no records
     return dict(zip(source_names(wish.recipe.data.sources), marks, strict=True))
 
 

@@ -24,17 +24,19 @@ from .workbench import Workbench, workbench
 
 if TYPE_CHECKING:
     from luthier.cost.forecast import CostForecast
+    from luthier.data.spec import RuleSpec
     from luthier.training.plan import Forecast, Probe, Suggestion
     from luthier.training.spec import TrainSpec
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`steps`: each step of the line with its state. Without `training` nothing has to be trained, or with `asking` the rows are
-    not all there."""
+    """`steps`: each step of the line with its state; `rules`: by section, every rule in its order, with the settings that are not
+    its defaults. Without `training` nothing has to be trained, or with `asking` the rows are not all there."""
 
     name: str
     steps: list[dict[str, str]]
+    rules: dict[str, list[str]] = field(default_factory=dict)
     training: Forecast | None = None
     seconds: float | None = None  # training and evaluation together
     cost: CostForecast | None = None
@@ -56,14 +58,16 @@ class Plan:
         }  # fmt: skip
 
     def plain(self) -> dict[str, Any]:
-        return {"name": self.name, "steps": self.steps, "forecast": self.forecast_facts(), "suggestion": asdict(self.suggestion) if self.suggestion else None,
+        return {"name": self.name, "steps": self.steps, "rules": self.rules, "forecast": self.forecast_facts(), "suggestion": asdict(self.suggestion) if self.suggestion else None,
                 "over_budget": self.over_budget, "notes": self.notes, "asking": self.asking}  # fmt: skip
 
     def sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """Titles with (what, how much) pairs, for people."""
+        rules = [(section, " → ".join(told)) for section, told in self.rules.items()]
+        told = [("rules", rules)] if rules else []
         t = self.training
         if t is None:
-            return []
+            return told
         parts = ", ".join(f"{name} {show_bytes(size)}" for name, size in t.peak_bytes.items() if size)
         about = {"counted": "", "measured": "about ", "bound": "up to "}[t.known]
         shared = (
@@ -96,20 +100,35 @@ class Plan:
                 ("money", str(self.cost.money) if self.cost.money else "not known"),
                 *(("", line) for line in self.cost.basis),
             ]
-        return [("training", training), ("whole run", whole)]
+        return [*told, ("training", training), ("whole run", whole)]
 
 
 def make_plan(wish: Wish, at: RunContext, *, probe: bool) -> Plan:
     """The plan of a whole recipe. Raises what preparing the rows and importing the base raise."""
     there = walk(wish, at, Look(at))
     if there.model is not None:
-        return Plan(wish.recipe.name, _steps(there))
+        return Plan(wish.recipe.name, _steps(there), _rules(wish))
     try:
         so_far = materials(wish, at, Make(at), asks=False)
     except WouldAsk as told:
         later = "training can be forecast once the rows are there: `luthier run` asks for them, or leave the rule out for a first look"
-        return Plan(wish.recipe.name, _steps(there), asking=told.figures, notes=[*told.sentences, later])
+        return Plan(
+            wish.recipe.name, _steps(there), _rules(wish), asking=told.figures, notes=[*told.sentences, later]
+        )
     return plan_training(wish, at, so_far, probe=probe)
+
+
+def _rules(wish: Wish) -> dict[str, list[str]]:
+    """As they run, whatever shorthand the recipe has for them."""
+    rules = wish.recipe.data.rules
+    sections = {name: getattr(rules, name) for name in type(rules).model_fields}
+    return {name: [_rule(one) for one in some] for name, some in sections.items() if some}
+
+
+def _rule(wish: RuleSpec) -> str:
+    own = wish.settings.model_dump(exclude_defaults=True)
+    told = ", ".join(f"{name}: {value}" for name, value in own.items())
+    return f"{wish.name} ({told})" if told else wish.name
 
 
 def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -> Plan:
@@ -139,7 +158,17 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
             + (f"; the cheapest change that fits: {remedy}" if remedy else "")
         )
     notes = [*warnings, *_notes(wish, made)]
-    return Plan(recipe.name, _steps(walk(wish, at, Look(at))), made, seconds, cost, suggestion, over, notes)
+    return Plan(
+        recipe.name,
+        _steps(walk(wish, at, Look(at))),
+        _rules(wish),
+        made,
+        seconds,
+        cost,
+        suggestion,
+        over,
+        notes,
+    )
 
 
 def _notes(wish: Wish, made: Forecast) -> list[str]:

@@ -57,7 +57,7 @@ class PartSpec(Spec):
         return plugin.load(self.kind, self.name)
 
 
-def under(path: tuple[str, ...], error: ValidationError) -> ValidationError:
+def under(path: tuple[str | int, ...], error: ValidationError) -> ValidationError:
     """The same faults below `path`, so that a recipe's line numbers are found for a part's own keys."""
     faults = [
         InitErrorDetails(
@@ -67,4 +67,4 @@ def under(path: tuple[str, ...], error: ValidationError) -> ValidationError:
         )
         for fault in error.errors(include_url=False)
     ]
-    return ValidationError.from_exception_data(".".join(path), faults)
+    return ValidationError.from_exception_data(".".join(map(str, path)), faults)

@@ -31,11 +31,17 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "json_schema": "luthier.data.rules.json_schema:json_schema",
         "agree": "luthier.data.rules.agree:agree",
         "filter": "luthier.data.rules.filter:filter_",
+        "rank": "luthier.data.rules.rank:rank",
+        "select": "luthier.data.rules.select:select",
         "sample": "luthier.data.rules.sample:sample",
         "weight": "luthier.data.rules.weight:weight",
+        "inverse_frequency": "luthier.data.rules.inverse_frequency:inverse_frequency",
         "deduplicate": "luthier.data.rules.deduplicate:deduplicate",
         "near_duplicates": "luthier.data.rules.near_duplicates:near_duplicates",
+        "semantic_duplicates": "luthier.data.rules.semantic_duplicates:semantic_duplicates",
         "decontaminate": "luthier.data.rules.decontaminate:decontaminate",
+        "held_out": "luthier.data.rules.held_out:held_out",
+        "boilerplate": "luthier.data.rules.boilerplate:boilerplate",
         "repetition": "luthier.data.rules.repetition:repetition",
         "balance": "luthier.data.rules.balance:balance",
         "augment": "luthier.data.rules.augment:augment",
@@ -45,6 +51,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "licence": "luthier.data.rules.licence:licence",
         "difficulty": "luthier.evaluation.rules.difficulty:difficulty",
         "generate": "luthier.evaluation.rules.generate:generate",
+    },
+    "embedder": {
+        "hashed": "luthier.data.embedders.hashed:hashed",
+        "static": "luthier.data.embedders.static:static",
+        "endpoint": "luthier.data.embedders.endpoint:endpoint",
     },
     "ner": {},
     "task": {
@@ -101,6 +112,12 @@ def load(kind: str, name: str) -> Any:
     if name in outside:
         return outside[name].load()
     raise SpecError(f"there is no {kind} called {name!r}.", remedy=did_you_mean(name, names(kind)))
+
+
+def package_version(kind: str, name: str) -> str | None:
+    """The version of the package that brings a part from outside; None for a part of ours, or of no package."""
+    point = _entry_points(kind).get(name)
+    return None if point is None or point.dist is None else str(point.dist.version)
 
 
 def _entry_points(kind: str) -> dict[str, Any]:

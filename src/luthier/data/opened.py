@@ -3,6 +3,7 @@
     batch   B rows, as they came                 text   T contents: every turn of every row, then every plain text, then
     row     [T] which row a content belongs to          every rejected answer (the order of records.turns)
     role    [T] who says it                      label  [B]
+    alive   [B] False for a row that a rule before has removed: it is still here, but no rule may fail because of it
 
 What several rules need of the texts (bytes, which kinds of characters occur) is made when it is first asked for and kept
 until a rule edits. A rule edits through what it returns, never in place.
@@ -51,6 +52,7 @@ class Opened:
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         self.batch = batch
+        self.alive = np.ones(batch.num_rows, bool)
         frame = turns(batch)
         self.row: np.ndarray = frame["row"].to_numpy()
         self.role: pl.Series = frame["role"]
@@ -181,9 +183,10 @@ class Opened:
         return self._per_row(pl.col("text").str.join("\n"), self.says(*roles))
 
     def whole(self) -> list[str]:
-        """Every turn of each row [B], the rejected one too, with its role, as one string for comparing."""
+        """Every turn of each row [B], the rejected one too, with its role, as one string for comparing. Blanks stand around each
+        turn, so that folding takes a turn's own at its edges for the same."""
         return self._per_row(
-            pl.format("\x00{}\x00{}", "role", "text").str.join(""), np.ones(len(self.row), bool)
+            pl.format("\x00{}\x00 {} ", "role", "text").str.join(""), np.ones(len(self.row), bool)
         )
 
     def answers(self) -> list[str]:

@@ -22,6 +22,7 @@ from luthier.store.answers import ANSWERS
 from . import split
 from .connectors import connect
 from .connectors.protocol import Connector, Part
+from .engines.arrow_file import ArrowFile
 from .engines.local import SortedParquet
 from .engines.protocol import At, Engine, Frame
 from .forgotten import STILL_THERE, Forgotten, Hit, StillThere
@@ -32,7 +33,7 @@ from .reading import REMOVED, TRAIL, Job, read_part, reading
 from .records import RECORD, contents, with_instruction
 from .report import Account
 from .rules.primitives import Ask
-from .rules.rule import Lent
+from .rules.rule import Lent, MakeRule
 from .shapes import Shape, detect, message_keys
 from .spec import RuleSpec, SourceSpec
 from .task import default_instruction
@@ -95,6 +96,9 @@ class Preparation:
         self._own_tasks = {
             name: source.task for name, source in zip(names, spec.data.sources, strict=True) if source.task
         }
+        self._own_sides = {
+            name: source.side for name, source in zip(names, spec.data.sources, strict=True) if source.side
+        }
         self._private = any(plugin.load("rule", wish.name).private for wish in spec.data.rules.ordered)
         self._read_account = reading()
         self._sides_account = Account("split", spec.data.split.plain(), 1)
@@ -106,6 +110,9 @@ class Preparation:
         self._by_source = {name: dict.fromkeys(split.SIDES, 0) for name in names}
         self._by_label: dict[str, dict[str, int]] = {}
         self._characters = 0
+        late = [plugin.load("rule", wish.name) for wish in spec.data.rules.quantity]
+        looks = any(isinstance(rule, MakeRule) or getattr(rule, "of", "rows") == "held" for rule in late)
+        self._held = ArrowFile(work / "held.arrow") if looks else None
 
     @property
     def write_errors(self) -> tuple[type[Exception], ...]:
@@ -120,7 +127,7 @@ class Preparation:
         """Do everything; returns what goes into dataset.json."""
         work = self._work()
         named = tuple({job.layout.source: None for job, _ in work if job.layout.map.id})
-        sides = split.Sides(self.spec.data.split, self._stratify(), self.spec.task)
+        sides = split.Sides(self.spec.data.split, self._stratify(), self.spec.task, self._own_sides)
         self._total_bytes = sum(part.size_bytes for _, part in work)
         try:
             frame = self._engine.read(work, self._read_account, self)
@@ -259,6 +266,13 @@ class Preparation:
     def held(self, batch: pa.RecordBatch, side: str) -> None:
         """Rows of validation and test are written as the engine divides them."""
         self._write(batch, side)
+        if self._held is not None and batch.num_rows:
+            self._held.write(batch)
+
+    def held_rows(self) -> Iterator[pa.RecordBatch]:
+        assert self._held is not None
+        self._held.close()
+        return self._held.read()
 
     def _write(self, rows: pa.RecordBatch, side: str) -> None:
         self.at.check()
@@ -300,13 +314,13 @@ class Preparation:
             if wish.group_by or any(s.map and s.map.group for s in self.spec.data.sources)
             else "different inputs"
         )
-        for name, asked in (("train", True), ("test", wish.test > 0)):
+        for name, asked in (("train", True), ("test", self.spec.data.has("test"))):
             if asked and counts[name] == 0:
                 raise DataError(
                     f"the split leaves no row in {name}: there are {divided} rows, and too few {by} to divide.",
                     remedy=f"Give more rows, another split.seed, or other shares; with fewer than {split.FEWEST_KEYS} {by} nothing is guaranteed.",
                 )
-        if wish.validation > 0 and counts["validation"] == 0:
+        if self.spec.data.has("validation") and counts["validation"] == 0:
             self._warn(
                 "split",
                 f"no row fell into validation, because there are too few {by}; training cannot be watched",
@@ -318,8 +332,8 @@ class Preparation:
         self._refuse_empty(counts)
         for file in self._files.values():
             file.close()
-        wish = self.spec.data.split
-        asked = [side for side in split.SIDES if side == "train" or getattr(wish, side) > 0]
+        held = [side for side in ("validation", "test") if self.spec.data.has(side)]
+        asked = ["train", *held]
         for sentence in split.missing_labels(self._by_label, asked):
             self._warn("split", sentence)
         task = self.spec.task
@@ -348,7 +362,7 @@ class Preparation:
 
     def _account(self) -> None:
         steps = [self._read_account, *self._accounts]
-        if self._sides_account.removed:
+        if self._sides_account.removed or self._sides_account.notes:
             steps.append(self._sides_account)
         for account in steps:
             self.reports.append(account.plain())

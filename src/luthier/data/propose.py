@@ -15,7 +15,7 @@ from .connectors import connect
 from .connectors.cells import text_of
 from .connectors.protocol import Estimate, Secret
 from .shapes import Shape, detect
-from .spec import MapSpec, Part, SourceSpec, columns_of
+from .spec import DEFAULT, DEFAULT_QUALITY, MapSpec, Part, SourceSpec, columns_of
 
 SAMPLE_ROWS = 2_000
 GROUPS = re.compile(
@@ -188,14 +188,12 @@ def _rules(
     inputs = _inputs(shape, rows)
     repeated = len(inputs) - len(set(inputs))
     rules: list[tuple[Literal["quality", "quantity"], str | dict[str, Any], str]] = [
-        ("quality", "normalize", "one Unicode form, no invisible characters, plain whitespace"),
         (
             "quality",
-            "drop_empty",
-            f"{sum(not text for text in inputs)} of the first {len(rows)} rows have an empty input"
-            + (", and pairs of one answer teach nothing" if shape.map.rejected is not None else ""),
-        ),
-        ("quality", "deduplicate", f"{repeated} of the first {len(rows)} rows repeat an earlier input"),
+            DEFAULT,
+            f"{', '.join(DEFAULT_QUALITY)}: of the first {len(rows)} rows {sum(not text for text in inputs)} have an empty input, "
+            f"and {repeated} repeat an earlier one",
+        )
     ]
     if labels:
         sizes = Counter(answer for answer in answers if answer)

@@ -15,6 +15,8 @@ from pydantic import (
     SerializeAsAny,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -156,6 +158,8 @@ class SourceSpec(Spec):
     """How much each row of this source counts in training, against 1."""
     task: SourceTaskSpec | None = None
     """What rows of this source are told in place of the recipe's task, where several tasks are learnt together."""
+    side: Literal["train", "validation", "test"] | None = None
+    """The side of the split that all its rows are on, where the data set brings a split of its own; other sources are divided by `split`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -198,6 +202,8 @@ class SourceSpec(Spec):
         told = standard(self)
         del told["connector"]
         settings = told.pop("settings")
+        if told["side"] is None:
+            del told["side"]  # sources that were written before there were sides keep their identity
         return {**(settings if self.connector in settings else {self.connector: settings}), **told}
 
     @property
@@ -213,13 +219,55 @@ class RuleSpec(PartSpec):
     example = "{length: {min: 3}}"
 
 
+DEFAULT_QUALITY = (
+    "mojibake",
+    "html",
+    "normalize",
+    "drop_empty",
+    "turns",
+    "repetition",
+    "deduplicate",
+    "near_duplicates",
+)
+"""What `default` stands for under quality. Repairs come before what judges or compares, so that rows which differ in damage
+alone are seen as one; mojibake before normalize, which takes the traces of it away; what is cheap before what sees all rows,
+exact copies before near ones. docs/decisions.md says what is not in it and why."""
+DEFAULT = "default"
+
+
 class RulesSpec(Spec):
     quality: list[RuleSpec] = Field(default_factory=list)
-    """Rules that repair or refuse rows; they run first, in this order."""
+    """Rules that repair or refuse rows; they run first, in this order. `default`, alone or as one of them, stands for mojibake, html, normalize, drop_empty, turns, repetition, deduplicate and near_duplicates."""
     relevance: list[RuleSpec] = Field(default_factory=list)
     """Rules that keep what matters for the goal; they run second."""
     quantity: list[RuleSpec] = Field(default_factory=list)
     """Rules that decide how many rows there are; they run last."""
+
+    @field_validator("quality", "relevance", "quantity", mode="before")
+    @classmethod
+    def _default_is_written_out(cls, value: Any, info: ValidationInfo) -> Any:
+        """A dataset's identity holds the rules themselves: other defaults some day make another dataset, not another rule
+        under the same name."""
+        if value == DEFAULT:
+            value = [DEFAULT]
+        if not isinstance(value, list) or DEFAULT not in value:
+            return value
+        if info.field_name != "quality":
+            raise ValueError(
+                f"there is no default for {info.field_name}: what matters, and how much of it, depends on the goal; only quality has one"
+            )
+        if value.count(DEFAULT) > 1:
+            raise ValueError("default stands there twice; once is enough")
+        found: list[RuleSpec] = []
+        for n, one in enumerate(value):
+            if one == DEFAULT:
+                found += [RuleSpec.model_validate(name) for name in DEFAULT_QUALITY]
+                continue
+            try:
+                found.append(RuleSpec.model_validate(one))
+            except ValidationError as error:
+                raise under((n,), error) from None
+        return found
 
     @model_validator(mode="after")
     def _rows_are_made_in_train_alone(self) -> RulesSpec:
@@ -227,6 +275,11 @@ class RulesSpec(Spec):
             if isinstance(plugin.load("rule", wish.name), GrowRule | MakeRule):
                 raise ValueError(
                     f"{wish.name} makes rows, which train alone may have; write it under quantity"
+                )
+            if getattr(plugin.load("rule", wish.name), "of", "rows") == "held":
+                raise ValueError(
+                    f"{wish.name} looks at the rows of validation and test, and before the rules of quantity there are none; "
+                    "write it under quantity"
                 )
         return self
 
@@ -312,6 +365,10 @@ class DataSpec(Spec):
     """What carries the rules out, by name: `local` is this machine."""
     about: AboutSpec | None = Field(default=None, exclude=True)
     """Who answers for the dataset, under which terms and what for; shown with it, and no part of its identity."""
+
+    def has(self, side: Literal["validation", "test"]) -> bool:
+        """Whether rows are meant to be on that side."""
+        return getattr(self.split, side) > 0 or any(source.side == side for source in self.sources)
 
     @model_validator(mode="after")
     def _models_are_within_reach(self) -> DataSpec:

@@ -13,15 +13,19 @@ given at least one on the test side and one on the validation side: if none fall
 moved. That is the only thing that new rows can undo: per label and side, one key may move when a new key of that
 label falls on that side or draws a lower u. Labels with fewer keys are left where they fall.
 
-With groups, one input can occur in two groups on different sides. Then it stays only on the most held-out side
-(test before validation before train), and the other rows are set aside with that reason: no row changes sides.
+Rows of a source that says its side are on that side: nothing is drawn for them, and they help no label.
+
+With groups, or sides that sources bring, one input can occur on different sides. Then it stays only on the most held-out side
+(test before validation before train), and the other rows are set aside with that reason: no row changes sides. A group that
+the data's own division cuts in two stays cut, and is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Any
 
 import pyarrow as pa
 
@@ -33,6 +37,7 @@ from .task import TaskSpec
 
 SIDES = ("train", "validation", "test")
 FEWEST_KEYS = 5
+Ask = Callable[[str], list[tuple[Any, ...]]]
 Keep = Callable[[str, str], None]
 """A name, and SQL whose answer it is to stand for."""
 
@@ -58,28 +63,35 @@ def side(u: float, spec: SplitSpec) -> str:
 
 @dataclass(frozen=True)
 class Sides:
-    """`stratify` is decided by the task, which also says what a row must be before it is given a side."""
+    """`stratify` is decided by the task, which also says what a row must be before it is given a side. `own` are sources that
+    bring their side."""
 
     spec: SplitSpec
     stratify: bool
     task: TaskSpec = field(default_factory=TaskSpec)
+    own: Mapping[str, str] = field(default_factory=dict)
 
     def account(self) -> Account:
         return Account("split", self.spec.plain(), 1)
 
 
-def keys(rows: Opened, spec: SplitSpec) -> dict[str, pa.Array]:
-    """Key columns for `decide`: the leak key, its draw, the hash of the input, the label."""
+def keys(rows: Opened, spec: SplitSpec, own: Mapping[str, str] | None = None) -> dict[str, pa.Array]:
+    """Key columns for `decide`: the leak key, its draw, the hash of the input, the label, the place that the source says."""
     inputs = rows.hashed_inputs(fold=True)
+    places = {name: n for n, name in enumerate(SIDES)}
     leak = [
         f"group:{group}" if group is not None else f"input:{text}"
         for group, text in zip(rows.column("group").to_pylist(), inputs.to_pylist(), strict=True)
     ]
     return {
         "key": hashed(leak),
+        "grouped": rows.column("group").is_valid().cast(pa.int64()),
         "u": pa.array([draw(key, spec.seed) for key in leak], pa.float64()),
         "input": inputs,
         "label": rows.column("label"),
+        "own": pa.array(
+            [places.get((own or {}).get(name, "")) for name in rows.column("source").to_pylist()], pa.int64()
+        ),
     }
 
 
@@ -91,7 +103,7 @@ def decide(rows: str, sides: Sides, keep: Keep) -> str:
     """
     spec = sides.spec
     stratum = "coalesce(label, '')" if sides.stratify else "''"
-    keep("drawn", f"SELECT DISTINCT {stratum} AS stratum, key, u FROM {rows}")
+    keep("drawn", f"SELECT DISTINCT {stratum} AS stratum, key, u FROM {rows} WHERE own IS NULL")
     test = f"SELECT DISTINCT key FROM drawn WHERE {_below(spec.test)}"
     keep("test_keys", f"{test} {_helped('drawn', test, spec.test)}")
     free = (
@@ -102,15 +114,25 @@ def decide(rows: str, sides: Sides, keep: Keep) -> str:
     keep("validation_keys", f"{validation} {_helped(f'({free}) AS free', validation, spec.validation)}")
     return f"""
         WITH placed AS (
-            SELECT r.row, r.input, CASE WHEN t.key IS NOT NULL THEN 2 WHEN v.key IS NOT NULL THEN 1 ELSE 0 END AS place
+            SELECT r.row, r.input, CASE WHEN r.own IS NOT NULL THEN r.own
+                WHEN t.key IS NOT NULL THEN 2 WHEN v.key IS NOT NULL THEN 1 ELSE 0 END AS place
             FROM {rows} AS r LEFT JOIN test_keys AS t ON t.key = r.key
             LEFT JOIN validation_keys AS v ON v.key = r.key),
         reach AS (SELECT row, place, max(place) OVER (PARTITION BY input) AS furthest FROM placed)
         SELECT row, {_name("place")} AS side,
             CASE WHEN furthest > place
-                 THEN 'the same input is in the ' || {_name("furthest")} || ' split, in another group'
+                 THEN 'the same input is in the ' || {_name("furthest")} || ' split{"" if sides.own else ", in another group"}'
             END AS reason
         FROM reach"""
+
+
+def cut_groups(rows: str, ask: Ask) -> str | None:
+    """What there is to tell of groups that stand on several of the sides that sources bring."""
+    cut = f"SELECT key, min(id) AS first_id FROM {rows} WHERE own IS NOT NULL AND grouped = 1 GROUP BY key HAVING count(DISTINCT own) > 1"
+    found, example = ask(f"SELECT count(*), min(first_id) FROM ({cut}) AS cut")[0]
+    if not found:
+        return None
+    return f"{found} groups stand on several sides, as the sources divide them; a row of one of them is row:{example}"
 
 
 def _below(share: float) -> str:

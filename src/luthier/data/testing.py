@@ -8,7 +8,7 @@ runs a rule on them, and the laws that every row rule keeps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -127,6 +127,9 @@ class _Away:
     def settle(self, ask: Any, rows: str) -> None: ...
 
     def held(self, batch: pa.RecordBatch, side: str) -> None: ...
+
+    def held_rows(self) -> Iterator[pa.RecordBatch]:
+        return iter(())
 
 
 def gathered(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -248,18 +249,65 @@ def test_a_plugin_finds_names_and_they_go_everywhere_in_the_record(monkeypatch: 
             run("redact", batch_of(record("ab")), {"ner": "people"})
 
 
+def test_a_private_group_has_one_name_in_all_records_and_stays_a_group_of_its_own() -> None:
+    rows = [
+        record("a", group=group) for group in ("jo@d.de", "Jo@D.de", "bo@d.de", "c7", None, "c7 (jo@d.de)")
+    ]
+    for wish in ({}, {"do": "drop"}):
+        done = run("redact", batch_of(*rows), wish)
+        jo, also_jo, bo, *others = done.batch["group"].to_pylist()
+        assert jo == also_jo and jo != bo and re.fullmatch(r"\[EMAIL:[0-9a-f]{8}\]", jo)
+        assert others == ["c7", None, f"c7 ({jo})"]
+        assert done.counts == {"groups": [1, 1, 1, 0, 0, 1]} and done.removed == [None] * 6
+    assert run("redact", done.batch).batch == done.batch  # a name is no private data
+    assert run("redact", batch_of(*rows), {"what": ["card"]}).batch["group"].to_pylist()[0] == "jo@d.de"
+
+
+def test_the_key_of_pseudonyms_names_groups_too(key: str) -> None:
+    wish = {"do": "pseudonymise", "key": key}
+    done = run("redact", batch_of(record("jo@d.de", group="jo@d.de")), wish)
+    assert done.batch["group"].to_pylist() == done.texts(0) and done.changed == ["email, group"]
+    assert run("redact", batch_of(record("", group="jo@d.de"))).batch["group"] != done.batch["group"]
+
+
+def test_the_version_of_a_plugin_is_part_of_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    def people(texts: list[str]) -> list[list[tuple[int, int, str]]]:
+        return [[] for _ in texts]
+
+    monkeypatch.setitem(plugin.BUILT_IN["ner"], "people", "luthier.core.plugin:people")
+    monkeypatch.setattr(plugin, "people", people, raising=False)
+    rule = plugin.load("rule", "redact")
+    wish = rule.spec(ner="people")
+    with pytest.raises(SpecError, match="'people' does not say which version it is"):
+        rule.mark(wish)
+    people.version = "2.1"  # type: ignore[attr-defined]
+    assert rule.mark(wish) == "people 2.1" and rule.mark(rule.spec()) is None
+
+
 def test_nothing_private_is_left_in_any_file_of_a_dataset(prepare: Any, jsonl: Any) -> None:
     """The report, the removed rows and their previews included, also where a rule before redact removes or edits."""
     secrets = ["jo@firm.com", "4111 1111 1111 1111", "ghp_" + "a1B2" * 9, "078-05-1120"]
     rows = [
-        {"prompt": f"  {i}  {secrets[i % 4]} asks", "completion": f"for  {secrets[i % 3]}"} for i in range(60)
+        {
+            "prompt": f"  {i}  {secrets[i % 4]} asks",
+            "completion": f"for  {secrets[i % 3]}",
+            "customer": f"{i}@firm.com",
+        }
+        for i in range(60)
     ]
-    rows += [{"prompt": f"{secrets[0]} {i}", "completion": ""} for i in range(5)]
+    rows += [{"prompt": f"{secrets[0]} {i}", "completion": "", "customer": "x"} for i in range(5)]
     jsonl(rows)
     quality = ["normalize", "drop_empty", "redact", {"length": {"max": 25}}, "deduplicate"]
-    done = prepare({"sources": [{"files": "rows.jsonl"}], "rules": {"quality": quality}})
+    mapped = {"user": "prompt", "assistant": "completion", "group": "customer"}
+    done = prepare({"sources": [{"files": "rows.jsonl", "map": mapped}], "rules": {"quality": quality}})
     report = done.rule("redact")
-    assert report["changed"] == 60 and set(report["counts"]) == {"email", "card", "key", "national_id"}
+    assert report["changed"] == 60 and set(report["counts"]) == {
+        "email",
+        "card",
+        "key",
+        "national_id",
+        "groups",
+    }
     everything = [row for name in ("train", "validation", "test", "removed") for row in done.split(name)]
     told = (
         repr(everything)
@@ -267,7 +315,7 @@ def test_nothing_private_is_left_in_any_file_of_a_dataset(prepare: Any, jsonl: A
         + repr(done.facts)
         + repr([vars(event) for event in done.at.events])
     )
-    assert [secret for secret in secrets if secret in told] == []
+    assert [secret for secret in [*secrets, "@firm.com"] if secret in told] == []
     assert "[EMAIL_1]" in told
 
 

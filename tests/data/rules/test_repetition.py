@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from itertools import groupby
 from typing import Any
@@ -47,7 +48,29 @@ def test_a_few_words_that_make_up_too_much() -> None:
     ]
     assert removed(said, top_2=0.3, top_3=0.4, top_4=0.4) == [None]
     assert removed("thank you thank you thank you") == [None]  # too short to be judged by shares
-    assert removed("thank you thank you thank you", shortest=5)[0] is not None
+    assert removed("thank you thank you thank you", shortest=5) == [None]  # and three times is not often
+    assert removed("thank you thank you thank you", shortest=5, often=3)[0] is not None
+
+
+LIST = """Simple and consistent framework for authentication in several ways
+
+Authen::Simple is the base of various methods written by one author, and they are available in the following packages:
+
+  * libauthen-simple-pam-perl
+  * libauthen-simple-passwd-perl
+  * libauthen-simple-http-perl
+  * libauthen-simple-ldap-perl
+  * libauthen-simple-smb-perl
+  * libauthen-simple-kerberos-perl
+  * libauthen-simple-net-perl"""
+
+
+def test_a_list_whose_entries_begin_alike_is_no_repetition() -> None:
+    assert removed(LIST) == [None]
+    share = 7 * len("libauthensimple") / sum(map(len, re.findall(r"\w+", LIST)))
+    assert removed(LIST, often=7) == [
+        f"the same 2 words in a row make up {share:.1%} of the text turn, more than 20%"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +120,9 @@ def _plain_text(text: str, wish: Repetition) -> bool:
         return True
     for n, limit in ((2, wish.top_2), (3, wish.top_3), (4, wish.top_4)):
         counts = Counter(tuple(told[k : k + n]) for k in range(len(told) - n + 1))
-        most = max((times * sum(map(len, gram)) for gram, times in counts.items() if times > 1), default=0)
+        most = max(
+            (times * sum(map(len, gram)) for gram, times in counts.items() if times >= wish.often), default=0
+        )
         if min(1.0, most / sum(map(len, told))) > limit:  # type: ignore[operator]
             return True
     return False
@@ -114,10 +139,18 @@ row_of = looping | st.lists(
 )
 
 
-@given(st.lists(row_of, max_size=5))
+@given(st.lists(row_of, max_size=5), st.integers(2, 4))
 @settings(max_examples=150, deadline=None)
-def test_what_goes_is_what_the_twin_finds_row_by_row(rows: list[Row]) -> None:
-    wish = {"shortest": 4, "word_run": 3, "letter_run": 6, "top_2": 0.4, "top_3": 0.35, "top_4": 0.3}
+def test_what_goes_is_what_the_twin_finds_row_by_row(rows: list[Row], often: int) -> None:
+    wish = {
+        "shortest": 4,
+        "word_run": 3,
+        "letter_run": 6,
+        "top_2": 0.4,
+        "top_3": 0.35,
+        "top_4": 0.3,
+        "often": often,
+    }
     found = removed(*rows, **wish)
     assert [why is not None for why in found] == [plain(row, Repetition.model_validate(wish)) for row in rows]
     for k, row in enumerate(rows):

@@ -62,7 +62,7 @@ def test_rows_that_a_rule_before_has_removed_do_not_matter() -> None:
     import numpy as np
 
     rows = Opened(batch_of(*ROWS, rating=[0.0, 0.5, 0.5]))
-    rows.alive = np.array([False, True, True])  # type: ignore[attr-defined]
+    rows.alive = np.array([False, True, True])
     said = weight.run(rows, Weight(expression="rating"))
     assert said.columns["weight"].to_pylist()[1:] == [0.5, 0.5]
 

@@ -16,7 +16,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import NotFound, SpecError
 from luthier.core.event import Event
 from luthier.data.forgotten import Forgotten, Hit, group_hash, stem
+from luthier.data.private.pseudonyms import MASK
 from luthier.store import Store
 from luthier.store.answers import ANSWERS, Answers
 from luthier.store.tombstones import Tombstone
@@ -65,10 +66,13 @@ def forget(
 ) -> dict[str, Any]:
     """{"records", "rows", "datasets", "models", "again", "done"}. Raises NotFound where nothing is meant."""
     conditions = _conditions(where)
-    group = next((one.value for one in conditions if one.field == "group"), None)
-    within = group_hash(group) if group is not None else None
+    groups = _called([one.value for one in conditions if one.field == "group"])
+    within = group_hash(groups[0]) if groups and not MASK.search(groups[0]) else None
     datasets = store.catalog.all("dataset")
     records = _meant(store, datasets, conditions, look)
+    for name in groups[1:]:
+        renamed = [replace(one, value=name) if one.field == "group" else one for one in conditions]
+        records |= _meant(store, datasets, renamed, look)
     in_sources = _in_sources(store, wish, environ, conditions, look) if wish else {}
     records |= {record for sighting in in_sources.values() for record, _ in sighting}
     if not records:
@@ -77,7 +81,7 @@ def forget(
             f"no row meets {' and '.join(where)}.",
             remedy=f"`luthier data search DATASET WORDS` finds rows of a dataset{sources}.",
         )
-    held = {one.digest: found for one in datasets if (found := _held(store, one, records, group, look))}
+    held = {one.digest: found for one in datasets if (found := _held(store, one, records, groups, look))}
     stones = _stones(store, datasets, held, in_sources, within, reason)
     told = {
         "records": sorted(records),
@@ -128,6 +132,14 @@ def _conditions(where: Sequence[str]) -> list[Condition]:
     return found
 
 
+def _called(groups: Sequence[str]) -> list[str]:
+    """A group by the name that is given, and by the one that `redact` without a key puts in its place. Under a name that
+    stands for private data the sources don't know it: its records are forgotten wherever they stand."""
+    from luthier.data.rules.redact import Redact, group_name
+
+    return list(dict.fromkeys(name for one in groups for name in (one, group_name(one, Redact()))))
+
+
 def _matching(batch: pa.RecordBatch, side: str, conditions: Sequence[Condition]) -> list[str]:
     """Records of a batch that meet the conditions; an id means the record, whichever number the row has."""
     import polars as pl
@@ -160,7 +172,8 @@ def _in_sources(
     at = Reader(store.home, wish.folder, environ, look)
     data = wish.recipe.data
     names = source_names(data.sources)
-    marks = dict(zip(names, (mark for _, mark in fingerprints(data, wish.folder, at)), strict=True))
+    # after those of the sources come marks of what rules read
+    marks = dict(zip(names, (mark for _, mark in fingerprints(data, wish.folder, at)), strict=False))
     found: dict[str, Sighting] = {}
     with TemporaryDirectory(dir=store.home / "work") as folder:
         for batch in records(PrepareSpec(task=wish.recipe.task, data=data), Path(folder) / "read", at):
@@ -172,7 +185,9 @@ def _in_sources(
     return found
 
 
-def _held(store: Store, dataset: Artifact, records: set[str], group: str | None, look: Looking) -> Sighting:
+def _held(
+    store: Store, dataset: Artifact, records: set[str], groups: Sequence[str], look: Looking
+) -> Sighting:
     """Where these records are in a dataset. Of what was removed the group is not on record, so with a group it is left out."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -181,13 +196,13 @@ def _held(store: Store, dataset: Artifact, records: set[str], group: str | None,
     names = list(sources_of(store, dataset))
     wanted = pa.array(sorted(records), pa.string())
     found: Sighting = {}
-    for side in SPLITS if group is not None else (*SPLITS, "removed"):
+    for side in SPLITS if groups else (*SPLITS, "removed"):
         for batch in batches(folder, side, ("id", "origin", "source", "group")):
             look.progress("who used them", 0, None)
             stems = pc.replace_substring_regex(batch["id"], "-[0-9]+$", "")
             mask = pc.is_in(stems, value_set=wanted)
-            if group is not None:
-                mask = pc.and_(mask, pc.fill_null(pc.equal(batch["group"], group), False))
+            if groups:
+                mask = pc.and_(mask, pc.is_in(batch["group"], value_set=pa.array(groups, pa.string())))
             for row in batch.filter(mask).to_pylist():
                 source = row.get("source") or (names[0] if len(names) == 1 else "")
                 one = found.setdefault((stem(row["id"]), source), _Found())

@@ -83,6 +83,8 @@ def decide(
         with accounts[-1].clock():
             _left(tables, last, "s_", "rows_side")
             look.settle(tables.ask, "rows_side")
+            if group.sides.own and (cut := split.cut_groups("rows_side", tables.ask)):
+                accounts[-1].notes.append(cut)
             tables.keep("divided", split.decide("rows_side", group.sides, tables.keep))
             sides = "SELECT row, side, reason FROM divided"
     return (

@@ -36,7 +36,7 @@ def features_of_all(step: Step, batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def learn(step: Step, features: AllFeatures, account: Account) -> pa.Table:
-    """What the rule learns; `features` have a row at least, and are gone afterwards. Raises what the rule raises, and
+    """What the rule learns; `features` are gone afterwards, and have a row at least, but where it learns from rows held out. Raises what the rule raises, and
     DataError for a table too large to travel."""
     rule = step.rule
     assert isinstance(rule, GatherRule)
@@ -66,6 +66,8 @@ class AllFeatures:
             self.rows += batch.num_rows
 
     def sort(self) -> None:
+        if not self.rows:
+            return
         for part in self._parts():
             table = pa.Table.from_batches(part).combine_chunks()
             for batch in table.take(pc.sort_indices(table["id"])).combine_chunks().to_batches():

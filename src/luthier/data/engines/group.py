@@ -44,14 +44,14 @@ class Grouped:
 def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
     """Raises DataError: what a rule raises, and for a row that cannot be given a side."""
     opened = Opened(batch)
-    alive = np.ones(batch.num_rows, bool)
+    alive = opened.alive
     accounts: list[Account] = []
     removed: list[pa.RecordBatch] = []
     edited = False
     for step in group.rows:
         accounts.append(account := step.account())
         with account.clock():
-            edited |= _row_step(step, opened, alive, account, removed)
+            edited |= _row_step(step, opened, account, removed)
     columns: dict[str, pa.Array] = {}
     for n, step in enumerate(group.keyed):
         accounts.append(account := step.account())
@@ -62,7 +62,9 @@ def run_group(group: Group, batch: pa.RecordBatch) -> Grouped:
     if group.numbers is not None:
         columns |= {f"u_{name}": told for name, told in numbering.keys(batch, group.numbers).items()}
     if group.sides is not None:
-        columns |= {f"s_{name}": told for name, told in split.keys(opened, group.sides.spec).items()}
+        columns |= {
+            f"s_{name}": told for name, told in split.keys(opened, group.sides.spec, group.sides.own).items()
+        }
     closed = opened.close() if edited else batch
     if group.grows is not None:
         closed = closed.filter(pa.array(alive))
@@ -131,11 +133,9 @@ def carry_out(group: Group, batch: pa.RecordBatch, decided: pa.RecordBatch) -> D
     return Decided({name: batch.filter(pc.equal(side, name)) for name in split.SIDES}, accounts, removed)
 
 
-def _row_step(
-    step: Step, opened: Opened, alive: np.ndarray, account: Account, removed: list[pa.RecordBatch]
-) -> bool:
-    """Whether it has edited anything. Marks in `alive` what it removes."""
-    rule = step.rule
+def _row_step(step: Step, opened: Opened, account: Account, removed: list[pa.RecordBatch]) -> bool:
+    """Whether it has edited anything. Marks in `opened.alive` what it removes."""
+    rule, alive = step.rule, opened.alive
     rows_in = int(alive.sum())
     if isinstance(rule, GatherRule):
         assert step.learnt is not None
@@ -147,9 +147,9 @@ def _row_step(
     edits = said.text is not None or said.label is not None or bool(said.columns)
     opened.edit(said.text, said.label, dict(said.columns))
     if said.changed is not None:
-        texts = said.text is not None or said.label is not None
+        texts = said.text is not None or said.label is not None or "group" in said.columns
         what = "changed" if texts else "weighed" if said.columns else "noted"
-        removed += _see_changes(said.changed, before, opened, alive, account, step, what)
+        removed += _see_changes(said.changed, before, opened, account, step, what)
     for name, of_rows in said.counts.items():
         if n := int(np.asarray(of_rows)[alive].sum()):
             account.counts[name] += n
@@ -168,13 +168,12 @@ def _see_changes(
     why: pa.Array,
     before: pl.Series,
     opened: Opened,
-    alive: np.ndarray,
     account: Account,
     step: Step,
     what: str,
 ) -> list[pa.RecordBatch]:
     """The lines of trail.parquet."""
-    rows = np.flatnonzero(why.is_valid().to_numpy(zero_copy_only=False) & alive)
+    rows = np.flatnonzero(why.is_valid().to_numpy(zero_copy_only=False) & opened.alive)
     if not len(rows):
         return []
     if what != "noted":

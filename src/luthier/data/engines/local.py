@@ -28,7 +28,7 @@ from luthier.data.plan import Group, Step
 from luthier.data.reading import Job, read_part
 from luthier.data.records import RECORD
 from luthier.data.report import Account
-from luthier.data.rules.rule import MakeRule
+from luthier.data.rules.rule import GatherRule, MakeRule
 
 from .decide import decide
 from .gather import AllFeatures, features_of_all, learn
@@ -200,10 +200,10 @@ class LocalEngine:
         passed = self._passed(group, frame, accounts)
         if group.grows is not None and isinstance(group.grows.rule, MakeRule):
             alone = self._passed(replace(group, grows=None), frame, accounts)
-            yield from self._made(group.grows, alone, accounts[-1])
+            yield from self._made(group.grows, alone, accounts[-1], look)
             return
         if group.learns is not None:
-            yield from self._learnt(group.learns, passed, accounts[-1])
+            yield from self._learnt(group.learns, passed, accounts[-1], look)
             return
         if not group.needs_keys:
             for found in passed:
@@ -232,16 +232,22 @@ class LocalEngine:
         spool.remove()
         shutil.rmtree(folder)
 
-    def _learnt(self, step: Step, passed: Iterator[Grouped], account: Account) -> Batches:
-        """All rows to the end, then each again with what they have taught."""
+    def _learnt(self, step: Step, passed: Iterator[Grouped], account: Account, look: Look) -> Batches:
+        """All rows to the end, then each again with what they, or those that are held out, have taught."""
+        assert isinstance(step.rule, GatherRule)
         folder = self._at.work / f"group-{self._groups}"
         spool, features = Spool(folder / "rows.arrow", RECORD), AllFeatures(folder, self._at.check)
+        any_rows = False
         for found in passed:
+            any_rows = True
             spool.write(found.batch)
+            if step.rule.of == "rows":
+                with account.clock():
+                    features.add(features_of_all(step, found.batch))
+        if any_rows:
             with account.clock():
-                features.add(features_of_all(step, found.batch))
-        if features.rows:
-            with account.clock():
+                for batch in look.held_rows() if step.rule.of == "held" else ():
+                    features.add(features_of_all(step, batch))
                 told = learn(step, features, account)
             yield from (
                 found.batch
@@ -250,14 +256,14 @@ class LocalEngine:
         spool.remove()
         shutil.rmtree(folder)
 
-    def _made(self, step: Step, passed: Iterator[Grouped], account: Account) -> Batches:
+    def _made(self, step: Step, passed: Iterator[Grouped], account: Account, look: Look) -> Batches:
         """All rows, and then those that were made of them."""
         folder = self._at.work / f"group-{self._groups}"
         spool = Spool(folder / "rows.arrow", RECORD)
         for found in passed:
             spool.write(found.batch)
         yield from spool.read()
-        yield from make_rows(step, lambda: self._stoppable(spool.read()), account)
+        yield from make_rows(step, lambda: self._stoppable(spool.read()), look.held_rows, account)
         spool.remove()
         shutil.rmtree(folder)
 

@@ -44,6 +44,9 @@ class Look(Protocol):
     def held(self, batch: pa.RecordBatch, side: str) -> None:
         """Rows of a side that is held out: they go no further."""
 
+    def held_rows(self) -> Iterator[pa.RecordBatch]:
+        """All that have been held out so far, for a rule that learns from them."""
+
 
 class Engine(Protocol):
     """Made for one preparation. Raises DataError for what a row is not supposed to be; `write_errors` are what a full disk

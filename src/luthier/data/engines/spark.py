@@ -40,7 +40,7 @@ from luthier.data.report import Account
 
 from . import spark_worker
 from .decide import decide
-from .gather import AllFeatures, learn
+from .gather import AllFeatures, features_of_all, learn
 from .group import run_group
 from .protocol import At, Look, SparkEngineSpec
 from .spark_worker import ACCOUNTS, DECIDED, FAILED, KEY, LEAVES, PARTS, REMOVED, ROW, Program
@@ -129,7 +129,7 @@ class SparkEngine:
         if not figures["rows"]:
             return None
         if group.learns is not None:
-            return self._learnt(group.learns, kept, accounts[-1])
+            return self._learnt(group.learns, kept, accounts[-1], look)
         with Tables(self._session, kept.frame, keys.names) as tables:
 
             def again(step: Step, wanted: pa.Table) -> Iterator[pa.RecordBatch]:
@@ -153,13 +153,17 @@ class SparkEngine:
         asked = tables.frame("SELECT row, id AS named FROM pair_wanted")
         return self._featured(step, rows.join(asked, rows["seq"] == asked["row"]).drop("row"))
 
-    def _learnt(self, step: Step, kept: Kept, account: Account) -> Rows:
+    def _learnt(self, step: Step, kept: Kept, account: Account, look: Look) -> Rows:
         """AllFeatures come here, what they teach goes where the rows are."""
         rows = kept.frame.where(f"what = {ROW}").select("seq", *RECORD.names)
         features = AllFeatures(self._at.work / "features", self._at.check)
         with account.clock():
-            for batch in self._featured(step, rows.withColumn("named", rows["id"])):
-                features.add(batch)
+            if step.rule.of == "held":
+                for batch in look.held_rows():
+                    features.add(features_of_all(step, batch))
+            else:
+                for batch in self._featured(step, rows.withColumn("named", rows["id"])):
+                    features.add(batch)
             told = learn(step, features, account)
         applied = Group(rows=(replace(step, learnt=told),))
         program = Program(groups=((applied, 0),), versions=spark_worker.versions())

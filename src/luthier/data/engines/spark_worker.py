@@ -337,7 +337,7 @@ def _plain_group(group: Group) -> dict[str, Any]:
         "keyed": [plain_step(step) for step in group.keyed],
         "grows": group.grows and plain_step(group.grows),
         "numbers": group.numbers,
-        "sides": sides and [sides.spec.plain(), sides.stratify, sides.task.plain()],
+        "sides": sides and [sides.spec.plain(), sides.stratify, sides.task.plain(), dict(sides.own)],
         "hidden": group.hidden,
     }
 
@@ -361,7 +361,9 @@ def _group(told: Mapping[str, Any]) -> Group:
         grows=told["grows"] and _step(*told["grows"]),
         numbers=None if numbers is None else tuple(numbers),
         sides=sides
-        and split.Sides(SplitSpec.model_validate(sides[0]), sides[1], TaskSpec.model_validate(sides[2])),
+        and split.Sides(
+            SplitSpec.model_validate(sides[0]), sides[1], TaskSpec.model_validate(sides[2]), sides[3]
+        ),
         hidden=told["hidden"],
     )
 

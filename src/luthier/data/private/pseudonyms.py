@@ -49,6 +49,10 @@ class Key:
         raise TypeError("a key does not leave its process")
 
 
+KNOWN_TO_ALL = Key(b"no key: anyone can try values out")
+"""For names that must be the same everywhere although nobody has given a key."""
+
+
 def key_of(reference: str) -> Key:
     """The key that `${NAME}` refers to, from the environment as it is now. Raises SpecError that tells the name only."""
     name = reference_name(reference)

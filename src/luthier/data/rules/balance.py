@@ -35,7 +35,7 @@ def _keys(rows: Opened, settings: Balance) -> pa.RecordBatch:
     from luthier.data.records import hashed
 
     labels = rows.column("label")
-    if labels.null_count:
+    if labels.filter(pa.array(rows.alive)).null_count:
         raise DataError(
             "balance by label needs labels, and this task has none.",
             remedy="Use task: {kind: classify}, or remove the rule.",

@@ -7,12 +7,12 @@ its texts stand in a benchmark, or if a text of it is a whole text of a benchmar
 Case, punctuation, whitespace and Unicode variants do not count. Nothing is removed by a hash alone. The window of ten words
 is between the 8 and 13 of Brown et al., "Language Models are Few-Shot Learners" (2020), appendix C.
 
-Not here: leaks in other words or another language, and the rows that this dataset itself holds out.
+Not here: leaks in other words or another language, and the rows that this dataset itself holds out (`held_out`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 
 from luthier.core.spec import Spec
 
+from .file_texts import stamps, texts_in
 from .rule import RowRule, Said
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Decontaminate(Spec):
 class Benchmark:
     """What rows must not say: windows of n words and whole short texts by their hashes, sorted, and where each stands."""
 
-    def __init__(self, texts: list[str], origins: list[tuple[str, int]], ngram: int, shortest: int) -> None:
+    def __init__(self, texts: list[str], origins: Sequence[Any], ngram: int, shortest: int) -> None:
         import numpy as np
 
         from luthier.data.words import grams, short_texts, words_in
@@ -89,8 +90,8 @@ class Benchmark:
         hit = self._hashes[at] == hashes[maybe]
         return maybe[hit], self._place[at[hit]], self._long[at[hit]]
 
-    def origin(self, word: int) -> tuple[str, int]:
-        """The file and the row, counted from 1, that a word is of."""
+    def origin(self, word: int) -> Any:
+        """What the text of a word is from: of files, the file and the row, counted from 1."""
         import numpy as np
 
         return self._origins[int(np.searchsorted(self.words.first, word, "right")) - 1]
@@ -99,51 +100,53 @@ class Benchmark:
 def _run(rows: Opened, settings: Decontaminate) -> Said:
     import numpy as np
 
+    benchmark = _benchmark(settings)
+    why: dict[int, str] = {}
+    leaks: dict[str, Any] = {}
+    for row, what, (file, number) in leaks_in(rows, benchmark, settings.ngram):
+        why[row] = f"{what} in row {number} of {file}"
+        leaks.setdefault(f"leaks of {file}", np.zeros(len(rows), np.int64))[row] = 1
+    return Said(counts=leaks) if settings.do == "mark" else Said(removed=rows.reasons(why))
+
+
+def leaks_in(
+    rows: Opened, benchmark: Benchmark, ngram: int, judged: np.ndarray | None = None
+) -> Iterator[tuple[int, str, Any]]:
+    """(row, what of it stands in the benchmark, the place there) for each row that says something of it; of texts that are
+    `judged` [T], or of all."""
+    import numpy as np
+
     from luthier.data.words import grams, short_texts, words_of
 
-    benchmark = _benchmark(settings)
     words = words_of(rows)
-    hashes, place = grams(words, settings.ngram)
-    short, text = short_texts(words, settings.ngram)
+    hashes, place = grams(words, ngram)
+    short, text = short_texts(words, ngram)
     if len(text):
         hashes = np.concatenate([hashes, short])
         place = np.concatenate([place, words.first[text]])
     hits, there, long = benchmark.find(hashes)
     here = place[hits]
     text = np.searchsorted(words.first, here, "right") - 1
-    alike = np.minimum(words.counts()[text], settings.ngram) == long
-    why: dict[int, str] = {}
-    leaks: dict[str, Any] = {}
+    alike = np.minimum(words.counts()[text], ngram) == long
+    if judged is not None:
+        alike &= judged[text]
     order = np.flatnonzero(alike)[np.lexsort((here[alike], rows.row[text[alike]]))]
+    found: set[int] = set()
     for start, other, n, of in zip(
         *(told[order].tolist() for told in (here, there, long, text)), strict=True
     ):
         row = int(rows.row[of])
-        if row in why or words.spoken(start, start + n) != benchmark.words.spoken(other, other + n):
+        if row in found or words.spoken(start, start + n) != benchmark.words.spoken(other, other + n):
             continue
-        file, number = benchmark.origin(other)
+        found.add(row)
         turn = f"the {rows.role[of]} turn"
-        what = f"{n} words in a row of {turn} stand" if n == settings.ngram else f"{turn} stands whole"
-        why[row] = f"{what} in row {number} of {file}"
-        leaks.setdefault(f"leaks of {file}", np.zeros(len(rows), np.int64))[row] = 1
-    return Said(counts=leaks) if settings.do == "mark" else Said(removed=rows.reasons(why))
+        what = f"{n} words in a row of {turn} stand" if n == ngram else f"{turn} stands whole"
+        yield row, what, benchmark.origin(other)
 
 
 def _benchmark(settings: Decontaminate) -> Benchmark:
     """Made once per process, and again when a file has changed."""
-    stamps = tuple(stamp for pattern in settings.patterns for stamp in _stamps(pattern))
-    return _made(tuple(settings.patterns), settings.ngram, settings.shortest, stamps)
-
-
-def _stamps(pattern: str) -> list[tuple[str, int, int]]:
-    """Path, size and time of every local file; of others the pattern alone says what they are."""
-    from glob import glob
-    from pathlib import Path
-
-    if "://" in pattern:
-        return []
-    found = [(path, Path(path).stat()) for path in sorted(glob(str(Path(pattern).expanduser())))]
-    return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in found]
+    return _made(tuple(settings.patterns), settings.ngram, settings.shortest, stamps(settings.patterns))
 
 
 @lru_cache(maxsize=8)
@@ -153,25 +156,9 @@ def _made(
     shortest: int,
     stamps: tuple[tuple[str, int, int], ...],  # noqa: ARG001  a changed file is another benchmark
 ) -> Benchmark:
-    import sys
-    from pathlib import Path
-
     from luthier.core.errors import DataError
-    from luthier.data.connectors.files import FilesConnector
-    from luthier.data.spec import SourceSpec
 
-    def connect(files: list[str]) -> FilesConnector:
-        return FilesConnector(SourceSpec.model_validate({"files": files}), Path(), lambda written: written)
-
-    texts: list[str] = []
-    origins: list[tuple[str, int]] = []
-    for file in connect(list(patterns)).files:
-        for number, row in enumerate(
-            connect([file.system.unstrip_protocol(file.path)]).head(sys.maxsize).rows, 1
-        ):
-            told = list(_strings(row))
-            texts += told
-            origins += [(file.place, number)] * len(told)
+    texts, origins = texts_in(patterns)
     made = Benchmark(texts, origins, ngram, shortest)
     if not len(made):
         raise DataError(
@@ -179,19 +166,6 @@ def _made(
             remedy="Name the files that hold the benchmark's questions, or set shortest.",
         )
     return made
-
-
-def _strings(cell: Any) -> Iterator[str]:
-    """Every string in a cell, however deep.
-
-    >>> list(_strings({"q": "why?", "choices": ["a", {"b": "c"}], "n": 3}))
-    ['why?', 'a', 'c']
-    """
-    if isinstance(cell, str):
-        yield cell
-    elif isinstance(cell, dict | list):
-        for part in cell.values() if isinstance(cell, dict) else cell:
-            yield from _strings(part)
 
 
 decontaminate = RowRule(

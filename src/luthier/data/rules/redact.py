@@ -6,11 +6,16 @@
 One value has one mask in every turn, the label and the rejected answer of a record. A text is searched again after it was
 masked, until nothing more is found, because a mask is shorter than what it stands for and brings words together.
 
+A group is only ever compared, so what is private in it becomes a name that is the same in all records, whatever is done with
+texts: [EMAIL:7f3a9c01]. By the key of pseudonyms nobody can try values out; without one, who suspects an address can test
+it. Rows keep their sides: one group stays one group.
+
 Found: what has a form or a check digit (private/). Not found without a plug-in of kind "ner": names of people, postal
-addresses. Never found: what is spelt out ("name at example dot com"), and what stands in other columns, such as a group.
+addresses. Never found: what is spelt out ("name at example dot com"), and where a row stands (origin, a file's name).
 
 A plug-in of kind "ner" is a callable from texts to spans, one list for each text: list[str] -> list[list[(start, end,
-kind)]], in characters; a kind is a word such as person. It must say the same of a text whatever stands beside it.
+kind)]], in characters; a kind is a word such as person. It must say the same of a text whatever stands beside it. Its
+`version`, an attribute, or else that of the package that brings it, is part of a dataset's identity.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from luthier.core import plugin
-from luthier.core.errors import DataError, did_you_mean
+from luthier.core.errors import DataError, SpecError, did_you_mean
 from luthier.core.spec import Spec
 from luthier.data.private import KINDS, WORDS, pseudonyms
 
@@ -34,6 +39,7 @@ from .rule import RowRule, Said
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
+    import pyarrow as pa
 
     from luthier.data.opened import Opened
     from luthier.data.private.found import Found
@@ -113,25 +119,69 @@ def _run(rows: Opened, settings: Redact) -> Said:
     for row, record in records.items():
         for kind, n in record.counts.items():
             counts.setdefault(kind, np.zeros(len(rows), np.int64))[row] = n
+    groups, named = _groups(rows, settings)
+    if named.any():
+        counts["groups"] = named.astype(np.int64)
     if settings.do == "drop":
         why = {
             row: "holds " + ", ".join(f"{record.counts[kind]} {kind}" for kind in record.kinds)
             for row, record in records.items()
         }
-        return Said(removed=rows.reasons(why), counts=counts)
-    if not records:
+        return Said(columns=groups, removed=rows.reasons(why), counts=counts)
+    if not records and not groups:
         return Said()
     text, label = rows.text, rows.label
     edits = sorted((place, told) for record in records.values() for place, told in record.texts.items())
     inside = [edit for edit in edits if edit[0] < len(text)]
     beside = [(place - len(text), told) for place, told in edits[len(inside) :]]
-    why = {row: ", ".join(record.kinds) for row, record in records.items()}
+    kinds = {row: list(record.kinds) for row, record in records.items()}
+    for row in np.flatnonzero(named).tolist():
+        kinds.setdefault(row, []).append("group")
     return Said(
-        text=_with(text, inside),
+        text=_with(text, inside) if inside else None,
         label=_with(label, beside).to_arrow().cast("string") if beside else None,
-        changed=rows.reasons(why),
+        columns=groups,
+        changed=rows.reasons({row: ", ".join(told) for row, told in kinds.items()}),
         counts=counts,
     )
+
+
+def _groups(rows: Opened, settings: Redact) -> tuple[dict[str, pa.Array], np.ndarray]:
+    """(the column of groups where any has private data in it, which rows those are [B])."""
+    import numpy as np
+    import pyarrow as pa
+
+    groups = rows.column("group")
+    names = {
+        group: name
+        for group in groups.unique().to_pylist()
+        if group is not None and (name := group_name(group, settings)) != group
+    }
+    told = groups.to_pylist()
+    named = np.array([group in names for group in told], bool)
+    if not names:
+        return {}, named
+    return {"group": pa.array([names.get(group, group) for group in told], pa.string())}, named
+
+
+def group_name(group: str, settings: Redact) -> str:
+    """What the group is called after the rule."""
+    from luthier.data.private.find import candidates
+    from luthier.data.private.found import settle
+
+    key = pseudonyms.key_of(settings.key) if settings.key is not None else pseudonyms.KNOWN_TO_ALL
+    masks = pseudonyms.Masks((), key)
+    named = []
+    if settings.ner is not None:
+        for start, end, kind in plugin.load("ner", settings.ner)([group])[0]:
+            _check(settings.ner, group, start, end, kind)
+            named.append(_name(group, start, end, kind))
+    for _ in range(MOST_ROUNDS):
+        found = settle([*candidates(group, frozenset(settings.what)), *named])
+        if not found:
+            break
+        group, named = _masked(group, found, masks), []
+    return group
 
 
 def _with(texts: pl.Series, edits: list[tuple[int, str]]) -> pl.Series:
@@ -274,7 +324,7 @@ class _Search:
         found: dict[int, list[Found]] = {}
         for place, text, told in zip(places.tolist(), texts, spans, strict=True):
             for start, end, kind in told:
-                self._check(text, start, end, kind)
+                _check(str(self.settings.ner), text, start, end, kind)
                 found.setdefault(place, []).append(_name(text, start, end, kind))
                 names.setdefault(int(self.row[place]), set()).add((kind, text[start:end]))
         for place, text in zip(places.tolist(), texts, strict=True):
@@ -283,12 +333,13 @@ class _Search:
                     found.setdefault(place, []).append(_name(text, *match.span(), kind))
         return found
 
-    def _check(self, text: str, start: int, end: int, kind: str) -> None:
-        if not (0 <= start < end <= len(text)) or not re.fullmatch("[a-z][a-z_]{0,30}", kind):
-            raise DataError(
-                f"the ner {self.settings.ner!r} gave the span ({start}, {end}, {kind!r}) for a text of {len(text)} characters.",
-                remedy="A span is (start, end, kind) inside the text, and a kind a word of small letters such as person.",
-            )
+
+def _check(ner: str, text: str, start: int, end: int, kind: str) -> None:
+    if not (0 <= start < end <= len(text)) or not re.fullmatch("[a-z][a-z_]{0,30}", kind):
+        raise DataError(
+            f"the ner {ner!r} gave the span ({start}, {end}, {kind!r}) for a text of {len(text)} characters.",
+            remedy="A span is (start, end, kind) inside the text, and a kind a word of small letters such as person.",
+        )
 
 
 def _name(text: str, start: int, end: int, kind: str) -> Found:
@@ -306,11 +357,23 @@ def _masked(text: str, told: Sequence[Found], masks: pseudonyms.Masks) -> str:
 
 
 def _mark(settings: Redact) -> str | None:
-    from luthier.data.private.pseudonyms import key_mark
+    marks = [pseudonyms.key_mark(settings.key)] if settings.key is not None else []
+    if settings.ner is not None:
+        marks.append(f"{settings.ner} {_version_of(settings.ner)}")
+    return ", ".join(marks) or None
 
-    return key_mark(settings.key) if settings.key is not None else None
+
+def _version_of(ner: str) -> str:
+    """Of the plug-in: what it says of itself, or its package's."""
+    told = getattr(plugin.load("ner", ner), "version", None) or plugin.package_version("ner", ner)
+    if told is None:
+        raise SpecError(
+            f"the ner {ner!r} does not say which version it is, so nobody could tell which names a dataset has lost.",
+            remedy="Give the callable an attribute `version`, or install it as a package.",
+        )
+    return str(told)
 
 
 redact = RowRule(
-    "redact", 1, Redact, "Masks, renames or removes private data and secrets.", _run, private=True, mark=_mark,
+    "redact", 2, Redact, "Masks, renames or removes private data and secrets.", _run, private=True, mark=_mark,
 )  # fmt: skip

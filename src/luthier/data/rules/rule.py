@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from luthier.core.errors import SpecError
 from luthier.core.spec import Spec
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from luthier.data.opened import Opened
 
     from .primitives import Candidates, Primitive
+
+    Rows = Callable[[], Iterator[pa.RecordBatch]]
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,10 @@ class GatherRule:
     per row that something is to be said of. `run(rows, settings, learnt)` then says what becomes of each row, as a RowRule
     does: removed, edited, weighed. `note` tells people something, and never a text of a row. `reads` and `mark` are those of
     a RowRule; `features` and `run` are given files as they are reached, and so is `learn`. `models` names settings that may name
-    a base model: all three are given a Lent, and the models are parents of the dataset."""
+    a base model: all three are given a Lent, and the models are parents of the dataset.
+
+    `of`: "held" learns from the rows of validation and test in place of those that it then says something of, which are rows
+    of train: a rule of quantity. Its features may hold what those rows say, since they are few."""
 
     name: str
     version: int
@@ -204,6 +209,7 @@ class GatherRule:
     features: Callable[[Opened, Any], pa.RecordBatch]
     learn: Callable[[Gathered, Any, Callable[[str], None]], pa.Table]
     run: Callable[[Opened, Any, pa.Table], Said]
+    of: Literal["rows", "held"] = "rows"
     source: str = "ours"
     private: bool = False
     reads: tuple[str, ...] = ()
@@ -227,8 +233,8 @@ class GrowRule:
 
 @dataclass(frozen=True)
 class MakeRule:
-    """`make(rows, settings, note)` gives rows to add, as a GrowRule does; `rows()` are all rows of train, as often as wanted, in
-    any order and batches. It is given a Lent, and may raise WouldAsk. `models` are those of a GatherRule. `sends(settings)` is
+    """`make(rows, held, settings, note)` gives rows to add, as a GrowRule does; `rows()` are all rows of train, as often as wanted,
+    in any order and batches, and `held()` those that are held out, of which it must make nothing. It is given a Lent, and may raise WouldAsk. `models` are those of a GatherRule. `sends(settings)` is
     the host that rows leave for, None where they stay: the recipe may not take private data out after that. It runs where the
     engine is one process."""
 
@@ -236,9 +242,7 @@ class MakeRule:
     version: int
     spec: type[Spec]
     about: str
-    make: Callable[
-        [Callable[[], Iterator[pa.RecordBatch]], Lent, Callable[[str], None]], Iterator[pa.RecordBatch]
-    ]
+    make: Callable[[Rows, Rows, Lent, Callable[[str], None]], Iterator[pa.RecordBatch]]
     sends: Callable[[Any], str | None]
     models: tuple[str, ...] = ("model",)
     source: str = "ours"

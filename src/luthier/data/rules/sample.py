@@ -52,7 +52,7 @@ def _keys(rows: Opened, settings: Sample) -> pa.RecordBatch:
     from luthier.data.records import hashed
 
     part = pa.repeat("", len(rows)) if settings.by == "none" else rows.column(settings.by)
-    if settings.by == "label" and part.null_count:
+    if settings.by == "label" and part.filter(pa.array(rows.alive)).null_count:
         raise DataError(
             "sample by label needs labels, and this task has none.",
             remedy="Use task: {kind: classify}, or sample by source or none.",

@@ -87,10 +87,7 @@ def _refuse(rows: Opened, factors: np.ndarray, after: np.ndarray) -> None:
     not matter."""
     import numpy as np
 
-    bad = ~(np.isfinite(factors) & np.isfinite(after) & (after > 0))
-    alive = getattr(rows, "alive", None)
-    if alive is not None:
-        bad &= alive
+    bad = ~(np.isfinite(factors) & np.isfinite(after) & (after > 0)) & rows.alive
     if not bad.any():
         return
     ids = rows.column("id").to_pylist()
