@@ -35,7 +35,7 @@ from .reading import REMOVED, TRAIL, Job, broken, read_part, reading, under
 from .records import RECORD, contents, with_instruction
 from .report import Account
 from .rules.primitives import Ask
-from .rules.rule import Lent
+from .rules.rule import Lent, MakeRule
 from .shapes import shape_of
 from .shards import write_manifest
 from .spec import RuleSpec, SourceSpec
@@ -114,8 +114,9 @@ class Preparation:
         self._by_source = {name: dict.fromkeys(split.SIDES, 0) for name in names}
         self._by_label: dict[str, dict[str, int]] = {}
         self._characters = 0
-        learns = (getattr(plugin.load("rule", wish.name), "of", "rows") for wish in spec.data.rules.quantity)
-        self._held = ArrowFile(work / "held.arrow") if "held" in learns else None
+        late = [plugin.load("rule", wish.name) for wish in spec.data.rules.quantity]
+        looks = any(isinstance(rule, MakeRule) or getattr(rule, "of", "rows") == "held" for rule in late)
+        self._held = ArrowFile(work / "held.arrow") if looks else None
 
     @property
     def write_errors(self) -> tuple[type[Exception], ...]:

@@ -471,13 +471,23 @@ def test_made_rows_that_stand_in_held_out_rows_go(tmp_path: Path) -> None:
         return f" {copied.upper()} " if n == 0 else f"I miss the {words[3]}: is it still on that {words[-1]}"
 
     with serving(script) as server:
-        found = make(tmp_path, server.url, {"n": 4, "likeness": [0, 0.99]}, rows=rows, split=split)
+        wish: dict[str, Any] = {
+            "n": 4,
+            "likeness": [0, 0.99],
+            "endpoint": {"url": server.url, "model": "writer"},
+        }
+        found = make(tmp_path, server.url, rows=rows, split=split, rules={"quantity": [{"generate": wish}]})
     assert len(found.made) == 3 and found.held == first.held
-    [gone] = found.removed
-    assert gone["rule"] == "held_out" and gone["reason"] == "says what a row that is held out says"
+    assert "1 were not kept: 1 what a row that is held out says" in found.notes
     assert copied.casefold() not in {row["messages"][0]["content"].casefold() for row in found.train}
-    entry = found.rules[-1]
-    assert (entry["rule"], entry["rows_in"], entry["rows_out"], entry["removed"]) == ("held_out", 4, 3, 1)
+    both = {"quantity": [{"generate": wish}, "held_out", {"generate": {**wish, "seed": 1, "n": 9}}]}
+    with serving(script) as server:
+        wish["endpoint"]["url"] = server.url
+        again = make(tmp_path, server.url, rows=rows, split=split, rules=both, home="other")
+    assert (
+        len({row["id"] for row in again.made}) == len(again.made) == 3
+    )  # the split leaves four rows of train, all drawn twice
+    assert "there already" in "; ".join(again.rules[-1]["notes"])
 
 
 def test_a_local_model_writes(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -171,7 +171,7 @@ class LocalEngine:
         passed = self._passed(group, frame, accounts)
         if group.grows is not None and isinstance(group.grows.rule, MakeRule):
             alone = self._passed(replace(group, grows=None), frame, accounts)
-            yield from self._made(group.grows, alone, accounts[-1])
+            yield from self._made(group.grows, alone, accounts[-1], look)
             return
         if group.learns is not None:
             yield from self._learnt(group.learns, passed, accounts[-1], look)
@@ -227,14 +227,14 @@ class LocalEngine:
         spool.remove()
         shutil.rmtree(folder)
 
-    def _made(self, step: Step, passed: Iterator[Grouped], account: Account) -> Batches:
+    def _made(self, step: Step, passed: Iterator[Grouped], account: Account, look: Look) -> Batches:
         """All rows, and then those that were made of them."""
         folder = self._at.work / f"group-{self._groups}"
         spool = Spool(folder / "rows.arrow", RECORD)
         for found in passed:
             spool.write(found.batch)
         yield from spool.read()
-        yield from make_rows(step, lambda: self._stoppable(spool.read()), account)
+        yield from make_rows(step, lambda: self._stoppable(spool.read()), look.held_rows, account)
         spool.remove()
         shutil.rmtree(folder)
 

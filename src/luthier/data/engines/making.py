@@ -15,13 +15,15 @@ from luthier.data.rules.rule import MakeRule
 Batches = Iterator[pa.RecordBatch]
 
 
-def make_rows(step: Step, rows: Callable[[], Batches], account: Account) -> Batches:
-    """The rows that were made. Raises what the rule raises."""
+def make_rows(
+    step: Step, rows: Callable[[], Batches], held: Callable[[], Batches], account: Account
+) -> Batches:
+    """The rows that were made; `held` are those that are held out. Raises what the rule raises."""
     rule = step.rule
     assert isinstance(rule, MakeRule)
     with account.clock():
         before = sum(batch.num_rows for batch in rows())
-        made = [one for one in rule.make(rows, step.given, account.notes.append) if one.num_rows]
+        made = [one for one in rule.make(rows, held, step.given, account.notes.append) if one.num_rows]
         added = sum(batch.num_rows for batch in made)
         account.count(before, before + added)
         account.added += added

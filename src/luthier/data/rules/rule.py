@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from .primitives import Candidates, Primitive
 
+    Rows = Callable[[], Iterator[pa.RecordBatch]]
+
 
 @dataclass(frozen=True)
 class Said:
@@ -231,8 +233,8 @@ class GrowRule:
 
 @dataclass(frozen=True)
 class MakeRule:
-    """`make(rows, settings, note)` gives rows to add, as a GrowRule does; `rows()` are all rows of train, as often as wanted, in
-    any order and batches. It is given a Lent, and may raise WouldAsk. `models` are those of a GatherRule. `sends(settings)` is
+    """`make(rows, held, settings, note)` gives rows to add, as a GrowRule does; `rows()` are all rows of train, as often as wanted,
+    in any order and batches, and `held()` those that are held out, of which it must make nothing. It is given a Lent, and may raise WouldAsk. `models` are those of a GatherRule. `sends(settings)` is
     the host that rows leave for, None where they stay: the recipe may not take private data out after that. It runs where the
     engine is one process."""
 
@@ -240,9 +242,7 @@ class MakeRule:
     version: int
     spec: type[Spec]
     about: str
-    make: Callable[
-        [Callable[[], Iterator[pa.RecordBatch]], Lent, Callable[[str], None]], Iterator[pa.RecordBatch]
-    ]
+    make: Callable[[Rows, Rows, Lent, Callable[[str], None]], Iterator[pa.RecordBatch]]
     sends: Callable[[Any], str | None]
     models: tuple[str, ...] = ("model",)
     source: str = "ours"

@@ -28,6 +28,8 @@ from ..asking.purse import AskBudgetSpec
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from luthier.data.rules.rule import Rows
+
 VERSION = 1
 Way = Literal["paraphrase", "back_translate", "counterfactual", "new"]
 LIKENESS: dict[Way, tuple[float, float]] = {
@@ -116,12 +118,10 @@ class Generate(Spec):
         return self.likeness or LIKENESS[self.way]
 
 
-def _make(
-    rows: Callable[[], Iterator[pa.RecordBatch]], given: Lent, note: Callable[[str], None]
-) -> Iterator[pa.RecordBatch]:
+def _make(rows: Rows, held: Rows, given: Lent, note: Callable[[str], None]) -> Iterator[pa.RecordBatch]:
     from .making import make
 
-    return make(rows, given, note)
+    return make(rows, held, given, note)
 
 
 def _sends(settings: Generate) -> str | None:

@@ -62,7 +62,7 @@ class Made:
     why: str | None = None
 
 
-def make(rows: Rows, given: Lent, note: Callable[[str], None]) -> Iterator[pa.RecordBatch]:
+def make(rows: Rows, held: Rows, given: Lent, note: Callable[[str], None]) -> Iterator[pa.RecordBatch]:
     """rule.MakeRule. Raises DataError, ModelError, WouldAsk."""
     wish: Generate = given.settings
     drawn = _drawn(rows, wish)
@@ -73,7 +73,7 @@ def make(rows: Rows, given: Lent, note: Callable[[str], None]) -> Iterator[pa.Re
         purse = Purse(wish.budget, wish.endpoint.price if wish.endpoint else None)
         asker = _asker(given, answers, purse)
         _ask(wanted, given, answers, asker, purse)
-    kept = _kept(wanted, wish, _inputs(rows))
+    kept = _kept(wanted, wish, _inputs(rows), _inputs(held))
     _tell(wanted, kept, drawn, given, note)
     yield from _rows(rows, kept, wish)
 
@@ -255,7 +255,7 @@ def _by(given: Lent) -> str:
 
 
 def _inputs(rows: Rows) -> np.ndarray:
-    """Hashes of what a user says last in every row of train, sorted."""
+    """Hashes of what a user says last in every row, sorted."""
     found: list[int] = []
     for batch in rows():
         opened = Opened(batch)
@@ -268,8 +268,11 @@ def _hash(text: str) -> int:
     return int.from_bytes(blake2b(fold(text).encode(), digest_size=8).digest(), "big")
 
 
-def _kept(wanted: Sequence[Made], wish: Generate, inputs: np.ndarray) -> dict[str, list[Made]]:
-    """Row id -> what was made of it. Of two that say the same the one of the lower id and copy is kept."""
+def _kept(
+    wanted: Sequence[Made], wish: Generate, train: np.ndarray, held: np.ndarray
+) -> dict[str, list[Made]]:
+    """Row id -> what was made of it, which stands on no side yet. Of two that say the same the one of the lower id and copy is
+    kept."""
     kept: dict[str, list[Made]] = {}
     seen: set[int] = set()
     for one in sorted(wanted, key=lambda one: (one.drawn.id, one.copy)):
@@ -278,13 +281,20 @@ def _kept(wanted: Sequence[Made], wish: Generate, inputs: np.ndarray) -> dict[st
         if one.why is not None:
             continue
         hashed = _hash(_new_text(one, wish))
-        at = int(np.searchsorted(inputs, np.uint64(hashed)))
-        if hashed in seen or (at < len(inputs) and int(inputs[at]) == hashed):
+        if _holds(held, hashed):
+            one.why = "what a row that is held out says"
+        elif hashed in seen or _holds(train, hashed):
             one.why = "there already"
+        if one.why is not None:
             continue
         seen.add(hashed)
         kept.setdefault(one.drawn.id, []).append(one)
     return kept
+
+
+def _holds(hashes: np.ndarray, one: int) -> bool:
+    at = int(np.searchsorted(hashes, np.uint64(one)))
+    return at < len(hashes) and int(hashes[at]) == one
 
 
 def _new_text(one: Made, wish: Generate) -> str:
