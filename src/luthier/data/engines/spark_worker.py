@@ -377,9 +377,14 @@ def _step(
     return Step(rule, rule.spec.model_validate(settings), hidden, number, given)
 
 
+def step_of(told: str) -> Step:
+    """From the JSON of `plain_step`."""
+    return _step(*json.loads(told))
+
+
 def features(told: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Of rows with `seq` and `named`, an id: what a rule of pairs wants to know of them, packed."""
-    step = _step(*json.loads(told))
+    step = step_of(told)
     assert isinstance(step.rule, PairRule)
     for batch in batches:
         if batch.num_rows:
