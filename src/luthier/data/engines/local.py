@@ -1,11 +1,12 @@
-"""The local engine: one process, bounded memory, any size that fits the disk.
+"""The local engine: bounded memory, any size that fits the disk. Small data is worked on in this process, as here; large data by
+several (parallel), with the same answers.
 
     batches ─▶ group: row rules, keys ─▶ rows wait in a spool (Arrow IPC) ──▶ group ─▶ ...
                                       └ keys go to DuckDB, which spills; it answers one decision per row
 
 A group whose rules need no keys streams on. One that does reads its input to the end: its keyed rules are decided one
 after the other over the rows that the ones before have left. DuckDB never sees a text, only hashes, ids and labels. One with
-a rule that learns from all rows reads its input to the end, too, and then once more.
+a rule that learns from all rows reads its input to the end, too, and then once more, in this process alone.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from luthier.data import split
 from luthier.data.connectors.protocol import Part
@@ -31,123 +30,59 @@ from luthier.data.rules.rule import GatherRule, MakeRule
 from .decide import decide
 from .gather import AllFeatures, features_of_all, learn
 from .group import Grouped, carry_out, run_group
+from .keys import Keys
 from .making import make_rows
 from .pairs import features_of
+from .parallel import Rows, Spread, workers_for
 from .protocol import At, LocalEngineSpec, Look
 from .spool import Spool
 
 Batches = Iterator[pa.RecordBatch]
 
-KEYS_AT_ONCE = 100_000
-
-
-class Keys:
-    """A DuckDB table `keys` of the key columns and `row`, the number of the row in its stream."""
-
-    def __init__(self, folder: Path, memory_bytes: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._database = duckdb.connect(
-            str(folder / "keys.duckdb"),
-            config={
-                "memory_limit": f"{memory_bytes}B",
-                "temp_directory": str(folder / "spill"),
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-            },
-        )
-        self._waiting: list[pa.RecordBatch] = []
-        self._rows = 0
-        self._made = False
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        rows = pa.array(range(self._rows, self._rows + batch.num_rows), pa.int64())
-        self._waiting.append(batch.append_column("row", rows))
-        self._rows += batch.num_rows
-        if sum(b.num_rows for b in self._waiting) >= KEYS_AT_ONCE:
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._waiting:
-            return
-        self._database.register("waiting", pa.Table.from_batches(self._waiting))
-        fill = (
-            "INSERT INTO keys SELECT * FROM waiting"
-            if self._made
-            else "CREATE TABLE keys AS SELECT * FROM waiting"
-        )
-        self._database.execute(fill)
-        self._database.unregister("waiting")
-        self._waiting, self._made = [], True
-
-    def ready(self) -> bool:
-        """Whether there is any row; call once after the last `add`."""
-        self._flush()
-        return self._made
-
-    @property
-    def columns(self) -> list[str]:
-        return [name for (name,) in self.ask("SELECT column_name FROM (DESCRIBE keys)")]
-
-    def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        return self._database.execute(sql).fetchall()
-
-    def view(self, name: str, sql: str) -> None:
-        self._database.execute(f"CREATE VIEW {name} AS {sql}")
-
-    def keep(self, name: str, sql: str) -> None:
-        self._database.execute(f"CREATE OR REPLACE TABLE {name} AS {sql}")
-
-    def insert(self, name: str, sql: str) -> None:
-        self._database.execute(f"INSERT INTO {name} {sql}")
-
-    def put(self, name: str, table: pa.Table) -> None:
-        self._database.register("brought", table)
-        self.keep(name, "SELECT * FROM brought")
-        self._database.unregister("brought")
-
-    def stream(self, sql: str) -> Batches:
-        yield from pq.ParquetFile(self._answered("answer", sql)).iter_batches()
-
-    def _answered(self, name: str, sql: str) -> Path:
-        path = self._folder / f"{name}.parquet"
-        quoted = str(path).replace("'", "''")
-        self._database.execute(f"COPY ({sql}) TO '{quoted}' (FORMAT parquet)")
-        return path
-
-    def decisions(self, sql: str) -> Decisions:
-        """`sql` gives (row, ...) with exactly one line per row, in any order."""
-        path = self._answered("decisions", f"SELECT * FROM ({sql}) ORDER BY row")
-        self._database.close()
-        return Decisions(path)
-
-
-class Decisions:
-    """The answers in the order of the rows, taken as the rows stream by."""
-
-    def __init__(self, path: Path) -> None:
-        self._batches = pq.ParquetFile(path).iter_batches()
-        self._held: pa.Table | None = None
-
-    def take(self, n: int) -> pa.RecordBatch:
-        while self._held is None or self._held.num_rows < n:
-            more = pa.Table.from_batches([next(self._batches)])
-            self._held = more if self._held is None else pa.concat_tables([self._held, more])
-        taken, self._held = self._held.slice(0, n), self._held.slice(n)
-        columns = [column.combine_chunks() for column in taken.columns]
-        return pa.record_batch(columns, schema=taken.schema)
-
 
 class LocalEngine:
-    """protocol.Engine. Its frames are generators: nothing runs before the rows are drawn."""
+    """protocol.Engine. Its frames are generators: nothing runs before the rows are drawn. Those of several processes are
+    parallel.Rows, which it hands on."""
 
     write_errors: ClassVar[tuple[type[Exception], ...]] = (duckdb.IOException, duckdb.OutOfMemoryException)
 
     def __init__(self, settings: LocalEngineSpec, at: At) -> None:
         self._settings, self._at = settings, at
         self._groups = 0
+        self._spread: Spread | None = None
 
-    def read(self, work: Sequence[tuple[Job, Part]], account: Account, look: Look) -> Batches:
+    def read(self, work: Sequence[tuple[Job, Part]], account: Account, look: Look) -> Batches | Rows:
+        workers = workers_for(self._settings, work)
+        if workers == 1:
+            return self._read(work, account, look)
+        self._spread = Spread(self._settings, self._at, workers)
+        return self._spread.read(work, account, look)
+
+    def run(
+        self, group: Group, frame: Batches | Rows, accounts: Sequence[Account], look: Look
+    ) -> Batches | Rows:
+        if isinstance(frame, Rows):
+            assert self._spread is not None
+            makes = group.grows is not None and isinstance(group.grows.rule, MakeRule)
+            if group.learns is None and not makes:
+                return self._spread.run(group, frame, accounts, look)
+            frame = self._spread.rows(
+                frame
+            )  # what sees all rows does so in this process, and what follows it too
+        return self._run(group, frame, accounts, look)
+
+    def rows(self, frame: Batches | Rows) -> Batches:
+        if isinstance(frame, Rows):
+            assert self._spread is not None
+            return self._spread.rows(frame)
+        return frame
+
+    def close(self) -> None:
+        """Files are in the folder that the caller removes."""
+        if self._spread is not None:
+            self._spread.close()
+
+    def _read(self, work: Sequence[tuple[Job, Part]], account: Account, look: Look) -> Batches:
         passed_bytes = 0
         for job, part in work:
             parts = read_part(job, part)
@@ -165,7 +100,7 @@ class LocalEngine:
                     yield found.records
             passed_bytes += part.size_bytes
 
-    def run(self, group: Group, frame: Batches, accounts: Sequence[Account], look: Look) -> Batches:
+    def _run(self, group: Group, frame: Batches, accounts: Sequence[Account], look: Look) -> Batches:
         """Batches without a row vanish."""
         self._groups += 1
         passed = self._passed(group, frame, accounts)
@@ -242,12 +177,6 @@ class LocalEngine:
         for batch in batches:
             self._at.check()
             yield batch
-
-    def rows(self, frame: Batches) -> Batches:
-        return frame
-
-    def close(self) -> None:
-        """Everything is in the folder that the caller removes."""
 
     def _passed(self, group: Group, batches: Batches, accounts: Sequence[Account]) -> Iterator[Grouped]:
         """Through the group's row rules."""

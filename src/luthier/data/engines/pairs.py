@@ -110,11 +110,10 @@ class Features:
             yield from file.read()
 
 
-def features_of(step: Step, wanted: pa.Table, batches: Batches) -> Batches:
-    """`Again` where rows come again in the order of their numbers."""
+def features_of(step: Step, wanted: pa.Table, batches: Batches, start: int = 0) -> Batches:
+    """`Again` where rows come again in the order of their numbers, the first of which is `start`."""
     assert isinstance(step.rule, PairRule)
     numbers, ids = wanted["row"].to_numpy(), wanted["id"].combine_chunks().cast(pa.string())
-    start = 0
     for batch in batches:
         low, high = np.searchsorted(numbers, [start, start + batch.num_rows])
         if high > low:

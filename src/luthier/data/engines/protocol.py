@@ -9,15 +9,17 @@ the same rows, the same accounts and the same reasons. Files are written by who 
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from luthier.core.spec import Spec
+from luthier.core.errors import SpecError
+from luthier.core.spec import Spec, references
 from luthier.core.units import Bytes
 
 if TYPE_CHECKING:
@@ -80,6 +82,17 @@ class At:
     check: Callable[[], None]
     secret: Secret
 
+    def values(self, groups: Iterable[Group]) -> dict[str, str]:
+        """What rules' settings refer to by ${VAR}, for processes that have another environment."""
+        written = json.dumps([step.settings.plain() for group in groups for step in group.steps])
+        found = {}
+        for name in references(written):
+            try:
+                found[name] = self.secret(f"${{{name}}}")
+            except SpecError:  # the rule that needs it will say so
+                continue
+        return found
+
 
 @dataclass(frozen=True)
 class EngineKind:
@@ -92,6 +105,8 @@ class EngineKind:
 
 
 class LocalEngineSpec(Spec):
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+    """How many processes read and run the rules. `auto`: for large sources one for each core, at most 8; for small ones none beside this one."""
     memory: Bytes = 1_000_000_000
     """How much memory the keys of all rows may take before they go to disk."""
 
@@ -138,7 +153,7 @@ def _local(settings: Any, at: At) -> Engine:
     return LocalEngine(settings, at)
 
 
-local = EngineKind("local", "One process on this machine, in bounded memory.", LocalEngineSpec, _local)
+local = EngineKind("local", "This machine, in bounded memory.", LocalEngineSpec, _local)
 
 
 def _spark(settings: Any, at: At) -> Engine:

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 
 from luthier.core.errors import LuthierError, MissingPart, SpecError, StoreError, missing_part
-from luthier.core.spec import references
 from luthier.data.connectors.protocol import Part
 from luthier.data.plan import Group, Step
 from luthier.data.reading import Job, divided
@@ -230,7 +229,7 @@ class SparkEngine:
         """Let tasks run; their output, kept, and its figures added up."""
         self._look = look
         groups = [group for group, _ in frame.program.groups]
-        program = replace(frame.program, keys=keys, values=self._values(groups))
+        program = replace(frame.program, keys=keys, values=self._at.values(groups))
         schema = ", ".join(f"`{one.name}` {_type(one.type)}" for one in program.schema)
         task = partial(spark_worker.work, program.text())
         reading = bool(program.jobs)
@@ -261,17 +260,6 @@ class SparkEngine:
             for batch in spark_worker.unpacked(bytes(line["said"])):
                 yield line["what"], line["side"], batch
         self._session.refuse_lost(left_bytes)
-
-    def _values(self, groups: Sequence[Group]) -> dict[str, str]:
-        """What rules' settings refer to, so that the workers need no environment."""
-        written = json.dumps([step.settings.plain() for group in groups for step in group.steps])
-        found = {}
-        for name in references(written):
-            try:
-                found[name] = self._at.secret(f"${{{name}}}")
-            except SpecError:  # the rule that needs it will say so
-                continue
-        return found
 
 
 class Tables:

@@ -403,6 +403,11 @@ def _step(
     return Step(rule, rule.spec.model_validate(settings), hidden, number, given, table)
 
 
+def step_of(told: str) -> Step:
+    """From the JSON of `plain_step`."""
+    return _step(*json.loads(told))
+
+
 def features(told: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Of rows with `seq` and `named`, an id: what a rule wants to know of them, packed. `told` is the step, and what stands in
     the place of ${VAR} in its settings."""

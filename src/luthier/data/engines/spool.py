@@ -31,14 +31,13 @@ class Spool:
     def write(self, batch: pa.RecordBatch) -> None:
         self._writer.write_batch(batch)
 
+    def close(self) -> None:
+        self._writer.close()
+
     def read(self) -> Batches:
         self._writer.close()
         with pa.ipc.open_stream(str(self.path)) as reader:
             yield from reader
-
-    def size_bytes(self) -> int:
-        self._writer.close()
-        return self.path.stat().st_size
 
     def remove(self) -> None:
         self._writer.close()

@@ -1,0 +1,115 @@
+"""The keys of all rows, in DuckDB, which spills: the local engine's decide.Tables.
+
+Not here: what is asked of them (decide, rules/primitives), and the rows themselves (spool).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Batches = Iterator[pa.RecordBatch]
+
+KEYS_AT_ONCE = 100_000
+
+
+class Keys:
+    """A DuckDB table `keys` of the key columns and `row`, the number of the row in its stream."""
+
+    def __init__(self, folder: Path, memory_bytes: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._database = duckdb.connect(
+            str(folder / "keys.duckdb"),
+            config={
+                "memory_limit": f"{memory_bytes}B",
+                "temp_directory": str(folder / "spill"),
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+            },
+        )
+        self._waiting: list[pa.RecordBatch] = []
+        self._rows = 0
+        self._made = False
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        rows = pa.array(range(self._rows, self._rows + batch.num_rows), pa.int64())
+        self._waiting.append(batch.append_column("row", rows))
+        self._rows += batch.num_rows
+        if sum(b.num_rows for b in self._waiting) >= KEYS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        self._database.register("waiting", pa.Table.from_batches(self._waiting))
+        fill = (
+            "INSERT INTO keys SELECT * FROM waiting"
+            if self._made
+            else "CREATE TABLE keys AS SELECT * FROM waiting"
+        )
+        self._database.execute(fill)
+        self._database.unregister("waiting")
+        self._waiting, self._made = [], True
+
+    def ready(self) -> bool:
+        """Whether there is any row; call once after the last `add`."""
+        self._flush()
+        return self._made
+
+    @property
+    def columns(self) -> list[str]:
+        return [name for (name,) in self.ask("SELECT column_name FROM (DESCRIBE keys)")]
+
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        return self._database.execute(sql).fetchall()
+
+    def view(self, name: str, sql: str) -> None:
+        self._database.execute(f"CREATE VIEW {name} AS {sql}")
+
+    def keep(self, name: str, sql: str) -> None:
+        self._database.execute(f"CREATE OR REPLACE TABLE {name} AS {sql}")
+
+    def insert(self, name: str, sql: str) -> None:
+        self._database.execute(f"INSERT INTO {name} {sql}")
+
+    def put(self, name: str, table: pa.Table) -> None:
+        self._database.register("brought", table)
+        self.keep(name, "SELECT * FROM brought")
+        self._database.unregister("brought")
+
+    def stream(self, sql: str) -> Batches:
+        yield from pq.ParquetFile(self._answered("answer", sql)).iter_batches()
+
+    def _answered(self, name: str, sql: str) -> Path:
+        path = self._folder / f"{name}.parquet"
+        quoted = str(path).replace("'", "''")
+        self._database.execute(f"COPY ({sql}) TO '{quoted}' (FORMAT parquet)")
+        return path
+
+    def decisions(self, sql: str) -> Decisions:
+        """`sql` gives (row, ...) with exactly one line per row, in any order."""
+        path = self._answered("decisions", f"SELECT * FROM ({sql}) ORDER BY row")
+        self._database.close()
+        return Decisions(path)
+
+
+class Decisions:
+    """The answers in the order of the rows, taken as the rows stream by."""
+
+    def __init__(self, path: Path) -> None:
+        self._batches = pq.ParquetFile(path).iter_batches()
+        self._held: pa.Table | None = None
+
+    def take(self, n: int) -> pa.RecordBatch:
+        while self._held is None or self._held.num_rows < n:
+            more = pa.Table.from_batches([next(self._batches)])
+            self._held = more if self._held is None else pa.concat_tables([self._held, more])
+        taken, self._held = self._held.slice(0, n), self._held.slice(n)
+        columns = [column.combine_chunks() for column in taken.columns]
+        return pa.record_batch(columns, schema=taken.schema)
