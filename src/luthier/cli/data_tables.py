@@ -85,12 +85,27 @@ def print_profile(found: Mapping[str, Any]) -> None:
         )
         if len(ordered) > 20:
             click.echo(f"  … and {len(ordered) - 20} more labels")
+    private = found["private"]
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in private["kinds"].items()) or "none found"
+    click.echo(f"private data\n  {kinds}, in {private['with']:,} of {private['rows']:,} rows looked at")
     twice, several = found["duplicates"], found["duplicates"]["several_answers"]
     click.echo("what occurs twice")
     _facts(
         [
             ("equal rows", f"{twice['exact']:,}; {twice['folded']:,} but for case and blanks"),
             ("repeated inputs", f"{twice['repeated_inputs']:,}"),
+            *(
+                [
+                    (
+                        "near duplicates",
+                        f"{_n(found['families']['rows'], 'row')} went, of {_n(found['families']['n'], 'family')}".replace(
+                            "familys", "families"
+                        ),
+                    )
+                ]
+                if found["families"]["n"]
+                else []
+            ),
             ("several answers", f"{_n(several['inputs'], 'input')} in {_n(several['rows'], 'row')}"),
         ]
     )
