@@ -15,6 +15,23 @@ from .tables import columns
 SIDES = ("train", "validation", "test")
 
 
+def print_prepared(found: Mapping[str, Any]) -> None:
+    digest = found["dataset"][:12]
+    click.echo(f"dataset {digest}: {'made' if found['made'] else 'was there already'}")
+    rows = ", ".join(f"{found[side]:,} {side}" for side in SIDES)
+    _facts(
+        [
+            ("rows", f"{rows}; {found['removed']:,} removed"),
+            *((name, " → ".join(told)) for name, told in found["rules"].items()),
+        ]
+    )
+    click.echo(f"next:   luthier data inspect {digest}")
+
+
+def _families(told: Mapping[str, Any]) -> str:
+    return f"{_n(told['rows'], 'row')} went, in {told['n']:,} famil{'y' if told['n'] == 1 else 'ies'}"
+
+
 def print_profile(found: Mapping[str, Any]) -> None:
     rows = found["rows"]
     _title("dataset", found)
@@ -94,18 +111,7 @@ def print_profile(found: Mapping[str, Any]) -> None:
         [
             ("equal rows", f"{twice['exact']:,}; {twice['folded']:,} but for case and blanks"),
             ("repeated inputs", f"{twice['repeated_inputs']:,}"),
-            *(
-                [
-                    (
-                        "near duplicates",
-                        f"{_n(found['families']['rows'], 'row')} went, of {_n(found['families']['n'], 'family')}".replace(
-                            "familys", "families"
-                        ),
-                    )
-                ]
-                if found["families"]["n"]
-                else []
-            ),
+            *([("near duplicates", _families(found["families"]))] if found["families"]["n"] else []),
             ("several answers", f"{_n(several['inputs'], 'input')} in {_n(several['rows'], 'row')}"),
         ]
     )

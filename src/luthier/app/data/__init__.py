@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,27 @@ class Data:
 
     def __init__(self, app: App) -> None:
         self._app = app
+
+    def prepare(
+        self,
+        recipe: Path,
+        overrides: tuple[str, ...] = (),
+        *,
+        watch: Watch | None = None,
+        stop: threading.Event | None = None,
+    ) -> dict[str, Any]:
+        """The dataset of a recipe, made if it is not there; nothing of its model is looked at."""
+        from luthier.app.line import Make, prepared
+        from luthier.app.planning import written_rules
+
+        wish = self._app._read(recipe, overrides)
+        with closing(self._app._context(wish, watch, stop)) as at:
+            make = Make(at)
+            dataset = prepared(wish, at, make)
+        assert dataset is not None
+        return {
+            "dataset": dataset.digest, "made": bool(make.made), "rules": written_rules(wish), **dataset.summary,
+        }  # fmt: skip
 
     def inspect(
         self, reference: str, *, base: str | None = None, page: bool = True, watch: Watch | None = None,
