@@ -116,17 +116,6 @@ class App:
         with closing(self._context(wish, watch, stop)) as at:
             return search_line(wish, at, at.hourly)
 
-    def prepare(self, recipe: Path, overrides: tuple[str, ...] = (), *, watch: Watch | None = None,
-                stop: threading.Event | None = None) -> Artifact:  # fmt: skip
-        """The dataset of a recipe, made if it is not there. Raises WouldAsk where a rule would have rows written by a model."""
-        from .line import Make, prepared
-
-        wish = self._read(recipe, overrides)
-        with closing(self._context(wish, watch, stop)) as at:
-            dataset = prepared(wish, at, Make(at), asks=False)
-        assert dataset is not None
-        return dataset
-
     def run(self, recipe: Path, overrides: tuple[str, ...] = (), *, fresh: bool = False, watch: Watch | None = None,
             stop: threading.Event | None = None) -> Run:  # fmt: skip
         """The whole line; where the recipe has a search, that first, and then the line of what it kept. Raises GateFailed with

@@ -145,8 +145,9 @@ def gathered(
     accounts = [step.account() for step in group.steps]
     lines: list[dict[str, Any]] = []
     at = At(folder, lambda batch: lines.extend(batch.to_pylist()), lambda: None, str)
-    frame = LocalEngine(LocalEngineSpec(), at).run(group, iter(batches), accounts, _Away())
-    left = {row["id"]: row for batch in frame for row in batch.to_pylist()}
+    engine = LocalEngine(LocalEngineSpec(), at)
+    frame = engine.run(group, iter(batches), accounts, _Away())
+    left = {row["id"]: row for batch in engine.rows(frame) for row in batch.to_pylist()}
     accounts[0].plain()  # rows add up
     removed = {line["id"]: line["reason"] for line in lines if line["what"] == "removed"}
     trail = {line["id"]: (line["what"], line["reason"]) for line in lines if line["what"] != "removed"}

@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from luthier.app.app import App
     from luthier.app.context import Watch
+    from luthier.app.recipe import Wish
+    from luthier.core.artifact import Artifact
 
 
 class Data:
@@ -32,6 +35,34 @@ class Data:
 
     def __init__(self, app: App) -> None:
         self._app = app
+
+    def prepare(
+        self,
+        recipe: Path,
+        overrides: tuple[str, ...] = (),
+        *,
+        watch: Watch | None = None,
+        stop: threading.Event | None = None,
+    ) -> dict[str, Any]:
+        """The dataset of a recipe, made if it is not there; nothing of its model is looked at."""
+        from luthier.app.planning import written_rules
+
+        wish = self._app._read(recipe, overrides)
+        dataset, made = self._prepared(wish, watch, stop, asks=True)
+        return {"dataset": dataset.digest, "made": made, "rules": written_rules(wish), **dataset.summary}
+
+    def _prepared(
+        self, wish: Wish, watch: Watch | None, stop: threading.Event | None, *, asks: bool
+    ) -> tuple[Artifact, bool]:
+        """The dataset, and whether it was made now. Raises WouldAsk where a rule would have rows written by a model and it must
+        not be asked."""
+        from luthier.app.line import Make, prepared
+
+        with closing(self._app._context(wish, watch, stop)) as at:
+            make = Make(at)
+            dataset = prepared(wish, at, make, asks=asks)
+        assert dataset is not None
+        return dataset, bool(make.made)
 
     def inspect(
         self, reference: str, *, base: str | None = None, page: bool = True, watch: Watch | None = None,
@@ -60,7 +91,7 @@ class Data:
 
         store = self._app.store
         if isinstance(reference, Path):
-            dataset = self._app.prepare(reference, watch=watch, stop=stop)
+            dataset, _ = self._prepared(self._app._read(reference, ()), watch, stop, asks=False)
         else:
             dataset = dataset_of(store, reference)
         return advise(store, dataset, base, self._looking(watch, stop))

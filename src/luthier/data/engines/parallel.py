@@ -162,7 +162,8 @@ class Spread:
 
     def _features(self, step: Step, wanted: pa.Table, chunks: Sequence[Chunk], folder: Path) -> Batches:
         """What a rule of pairs wants to know of some rows."""
-        numbers, tasks, at = wanted["row"].to_numpy(), [], 0
+        numbers, at = wanted["row"].to_numpy(), 0
+        tasks: list[dict[str, Any]] = []
         for n, chunk in enumerate(chunks):
             end = int(numbers.searchsorted(chunk.start + chunk.rows))
             if end > at:

@@ -173,7 +173,7 @@ class SparkEngine:
 
     def _featured(self, step: Step, rows: DataFrame) -> Iterator[pa.RecordBatch]:
         """Of rows with `seq` and `named`."""
-        values = self._values([Group(rows=(step,))])
+        values = self._at.values([Group(rows=(step,))])
         task = partial(spark_worker.features, json.dumps([spark_worker.plain_step(step), values]))
         found = self._session.keep(rows.mapInArrow(task, "said binary"))
         for line in self._session.draw(found.frame, COLLECT_BYTES + 1):
