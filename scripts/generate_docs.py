@@ -98,7 +98,8 @@ KINDS = {
         "gather",
         "learns from features of all rows in one place, then looks at one row at a time",
     ),
-    "GrowRule": ("grow", "makes rows; only for `quantity`"),
+    "GrowRule": ("grow", "makes rows of rows, one at a time; only for `quantity`"),
+    "MakeRule": ("make", "makes rows of all rows of train, by asking a model; only for `quantity`"),
 }
 COSTS: dict[str, str] = json.loads((Path(__file__).parent / "rule_costs.json").read_text())
 """Rows in a second of one core where it was measured; how stands in the same file."""
