@@ -129,18 +129,18 @@ class SparkEngine:
             return None
         if group.learns is not None:
             return self._learnt(group.learns, kept, accounts[-1], look)
-        with Tables(self._session, kept.frame, keys.names) as tables:
+        tables = Tables(self._session, kept.frame, keys.names)
 
-            def again(step: Step, wanted: pa.Table) -> Iterator[pa.RecordBatch]:
-                return self._features(step, wanted, kept, tables)
+        def again(step: Step, wanted: pa.Table) -> Iterator[pa.RecordBatch]:
+            return self._features(step, wanted, kept, tables)
 
-            sql = decide(group, tables, accounts, look, again, self._at.work / "pairs")
-            decided = tables.frame(sql).selectExpr(
-                "row", "id AS d_id", "CAST(step AS BIGINT) AS step", "reason", "side AS d_side"
-            )
-            records = kept.frame.where(f"what = {ROW}").select("seq", *RECORD.names)
-            start = records.join(decided, records["seq"] == decided["row"])
-            start = start.select("seq", *RECORD.names, *DECIDED.names)
+        sql = decide(group, tables, accounts, look, again, self._at.work / "pairs")
+        decided = tables.frame(sql).selectExpr(
+            "row", "id AS d_id", "CAST(step AS BIGINT) AS step", "reason", "side AS d_side"
+        )
+        records = kept.frame.where(f"what = {ROW}").select("seq", *RECORD.names)
+        start = records.join(decided, records["seq"] == decided["row"])
+        start = start.select("seq", *RECORD.names, *DECIDED.names)
         versions = spark_worker.versions()
         rest = accounts[len(group.rows) :]
         program = Program(carry=(group, 0), versions=versions)
@@ -263,23 +263,15 @@ class SparkEngine:
 
 
 class Tables:
-    """decide.Tables over Spark: what is asked for more than once is kept."""
+    """decide.Tables over Spark: what is asked for more than once is kept. Names stay until they are given again, or the session
+    ends: through Spark Connect a frame looks them up when it is worked out, not when it is made."""
 
     def __init__(self, session: Session, rows: DataFrame, keys: Sequence[str]) -> None:
         self._session = session
         self.columns = ["row", *(name.removeprefix(KEY) for name in keys)]
         self.kept: list[Kept] = []
-        self._named: list[str] = []
         columns = [f"`{name}` AS {name.removeprefix(KEY)}" for name in keys]
         self._name("keys", rows.where(f"what = {ROW}").selectExpr("seq AS row", *columns))
-
-    def __enter__(self) -> Tables:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Names go, frames stay."""
-        for name in self._named:
-            self._session.spark.catalog.dropTempView(name)
 
     def frame(self, sql: str) -> DataFrame:
         return self._session.sql(sql)
@@ -314,7 +306,6 @@ class Tables:
 
     def _name(self, name: str, frame: DataFrame) -> None:
         frame.createOrReplaceTempView(name)
-        self._named.append(name)
 
 
 class Session:
