@@ -20,7 +20,8 @@ from luthier.core.stage import Context
 from . import split
 from .connectors import connect
 from .connectors.protocol import Connector, Part
-from .contract import ContractSpec, check_columns, check_whole, contract_of, refuse_broken
+from .contract import ContractSpec, contract_of
+from .contract_whole import check_columns, check_whole, refuse_broken
 from .engines.local import SortedParquet
 from .engines.protocol import At, Engine, Frame
 from .forgotten import STILL_THERE, Forgotten, Hit, StillThere
