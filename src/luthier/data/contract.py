@@ -60,7 +60,8 @@ class ColumnSpec(Spec):
             bound = getattr(self, name)
             if isinstance(bound, str):
                 _time(bound)
-        if type(self.min) is type(self.max) and self.min is not None and self.min > self.max:  # type: ignore[operator]
+        low, high = self.min, self.max
+        if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
             raise ValueError(f"min {self.min} is above max {self.max}")
         if self.min_length is not None and self.max_length is not None and self.min_length > self.max_length:
             raise ValueError(f"min_length {self.min_length} is above max_length {self.max_length}")
