@@ -80,7 +80,7 @@ def test_what_a_row_breaks_is_told(column: dict[str, Any], cells: list[Any], tol
     [
         ({"columns": {}}, "at least 1 item"),
         ({"columns": {"a": {"min": "soon"}}}, "neither a number nor a time"),
-        ({"columns": {"a": {"min": 3, "max": 2}}}, "min 3.0 is above max 2.0"),
+        ({"columns": {"a": {"min": 3, "max": 2}}}, "min 3 is above max 2"),
         ({"columns": {"a": {"min_length": 3, "max_length": 2}}}, "min_length 3 is above"),
         ({"columns": {"a": {"values": []}}}, "values is empty"),
         ({"columns": {"a": {"pattern": "("}}}, "no regular expression"),

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
@@ -80,6 +80,7 @@ def test_what_is_no_path_is_refused_and_a_column_of_that_name_is_not(text: str) 
         assert paths_of([text], [text], "t") == {}
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=4))
 def test_any_name_can_be_written_in_a_path(names: list[str]) -> None:
     escaped = [name.translate({ord(c): f"\\{c}" for c in ".[]\\"}) for name in names]
@@ -101,6 +102,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_json_is_written_as_it_is_read(value: Any) -> None:
     assert loads(dumps(value)) == value

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core import plugin
@@ -265,6 +265,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.dictionaries(st.text(max_size=3), JSON, max_size=3), min_size=1, max_size=4))
 def test_opening_and_closing_changes_nothing(arguments: list[dict[str, Any]]) -> None:
     rows = [{"tools": [SEND], "messages": [user("q"), calls(call("send", one))]} for one in arguments]

@@ -18,16 +18,8 @@ from luthier.core.errors import DataError
 from .connectors import connect
 from .connectors.cells import text_of
 from .connectors.protocol import Head, Secret
-from .contract import (
-    KINDS,
-    ColumnSpec,
-    ContractSpec,
-    check_columns,
-    check_whole,
-    is_kind,
-    judged,
-    refuse_broken,
-)
+from .contract import KINDS, ColumnSpec, ContractSpec, is_kind, judged
+from .contract_whole import check_columns, check_whole, refuse_broken
 from .propose import IDS
 from .spec import SourceSpec
 

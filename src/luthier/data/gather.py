@@ -148,11 +148,12 @@ def _messages(block: Block, layout: Layout) -> tuple[pa.Table, list[BadRow]]:
 def _roles(told: pa.Array, wish: ConversationSpec) -> pa.Array:
     """By their one name; "" for those that are left out. An unknown one stays as it is."""
     known = {**VOICES, **{word: role or "" for word, role in wish.roles.items()}}
-    found = []
-    for one in told.to_pylist():
-        word = one if one is None or one in wish.roles else one.strip().lower()
-        found.append(known.get(word, one))
-    return pa.array(found, pa.string())
+    words = told.dictionary_encode()
+    found = [
+        known.get(one if one in wish.roles else one.strip().lower(), one)
+        for one in words.dictionary.to_pylist()
+    ]
+    return pa.array(found, pa.string()).take(words.indices)
 
 
 def _order(column: list[Any] | pa.Array, name: str, problems: cells.Problems) -> tuple[pa.Array, pa.Array]:
@@ -178,6 +179,8 @@ def place_of(cell: Any) -> tuple[Decimal, str]:
     >>> place_of("10")[0] > place_of(9.5)[0]
     True
     """
+    if type(cell) is int and abs(cell) < 10**28:
+        return Decimal(cell), NUMBER
     if cell is None or cell == "":
         raise ValueError("is empty")
     if isinstance(cell, datetime) or hasattr(cell, "isoformat"):

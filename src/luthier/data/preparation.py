@@ -22,7 +22,8 @@ from luthier.store.answers import ANSWERS
 from . import split
 from .connectors import connect
 from .connectors.protocol import Connector, Part
-from .contract import ContractSpec, check_columns, check_whole, contract_of, refuse_broken
+from .contract import ContractSpec, contract_of
+from .contract_whole import check_columns, check_whole, refuse_broken
 from .engines.arrow_file import ArrowFile
 from .engines.protocol import At, Engine, Frame
 from .engines.spool import SortedSide
