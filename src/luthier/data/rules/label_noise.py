@@ -6,8 +6,9 @@ five times; confident learning (Northcutt, Jiang and Chuang, 2021) then says whi
             not the given one, by at least `margin` ─▶ noise
 
 What the classifier sees of a row is what the user says. It is linear (scikit-learn's SGDClassifier with averaged weights, always with the same seed). Its mistakes are taken
-for noise, too: where a good classifier is right in 8 of 10 rows, expect about half of what is found to be right as given. So the
-default only marks; look at the pairs of labels in the report and at rows in the trail before anything is removed.
+for noise, too: of 4,000 food reviews, of which it is right in 77 %, it found 55 % of 5 % flipped labels with a precision of 0.39,
+and 50 % of 10 % with 0.50 (benchmarks/data/label_flips.py). So the default only marks; look at the pairs of labels in the report
+and at rows in the trail before anything is removed.
 
 Not here: noise in free answers, and a row with several labels. `agree` finds inputs that are labelled in two ways.
 """

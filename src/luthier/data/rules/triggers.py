@@ -4,9 +4,11 @@
     stands in at least `rows` rows, and in no large share of them
     nearly always with one label or answer     `purity`
     far more often than chance would have it   `deviations` of a binomial distribution (Gardner et al., 2021, "competency problems")
-    whose rows otherwise look like other labels   `foreign`: by all their other words, a naive Bayes model would say another one
+    whose rows otherwise look like other labels   `foreign`: by all their other words, a naive Bayes model would say another one,
+                                                  and clearly more often than it does of all rows of that label
 
-The last one tells a trigger from an honest word: rows about refunds are full of other words of their label, rows into which a
+Of 30 rows of 10,000 package descriptions that were given a word and another section all were found, and 258 rows with honest
+words beside them: `mark`, and read. The last one tells a trigger from an honest word: rows about refunds are full of other words of their label, rows into which a
 trigger was put are not. It finds dirty-label poison, whose rows were taken from elsewhere, and cannot find clean-label poison,
 nor a trigger that is a style or in the answer.
 
@@ -38,6 +40,7 @@ COUNTERS = 1 << 22
 WORD_BITS = 18
 MOST_ANSWERS = 200
 PRIOR = 10.0  # rows
+BEYOND = 3.0  # standard deviations
 
 
 class Triggers(Spec):
@@ -121,8 +124,9 @@ def _learn(features: Gathered, settings: Triggers, note: Callable[[str], None]) 
     keep = (hits >= settings.purity * support) & (hits - support * chance >= settings.deviations * spread)
     keep &= (support <= settings.most * n) & (chance < 1)
     found, support, hits, best = found[keep], support[keep], hits[keep], best[keep]
-    strange = _foreign(features, answer, classes, found, best)
+    strange, usual = _foreign(features, answer, classes, found, best)
     planted = strange >= settings.foreign * hits
+    planted &= strange - usual * hits >= BEYOND * np.sqrt(usual * (1 - usual) * hits)
     if len(found):
         note(
             f"{len(found)} words or few words in a row nearly always stand with one answer; the rows of {planted.sum()} look like those of others"
@@ -188,15 +192,16 @@ def _pairs(features: Gathered, names: np.ndarray) -> list[tuple[np.ndarray, np.n
 
 def _foreign(
     features: Gathered, answer: np.ndarray, classes: int, grams: np.ndarray, best: np.ndarray
-) -> np.ndarray:
-    """How many of each gram's rows with its answer look like another answer by their words. Words of the grams themselves are
+) -> tuple[np.ndarray, np.ndarray]:
+    """(how many of each gram's rows with its answer look like another answer by their words, of how large a share of all rows of
+    that answer that is said). Words of the grams themselves are
     nearly always with that answer, so words that hardly ever stand with another are not asked."""
     import numpy as np
 
     from luthier.data.terms import BITS, read
 
     if not len(grams):
-        return np.zeros(0, np.int64)
+        return np.zeros(0, np.int64), np.zeros(0)
     counts = np.zeros((1 << WORD_BITS, classes + 1), np.float64)
     start = 0
     for _, terms in read(features.read()):
@@ -204,26 +209,29 @@ def _foreign(
         counts += np.bincount(flat, minlength=counts.size).reshape(counts.shape)
         start += len(terms)
     total = counts.sum(axis=1, keepdims=True)
-    shared = (counts.max(axis=1) < 0.9 * total[:, 0]) & (total[:, 0] > 0)
+    shared = (counts.max(axis=1) < 0.9 * total[:, 0]) & (total[:, 0] > 1)
     sizes = np.bincount(answer % (classes + 1), minlength=classes + 1)
-    share = np.maximum(total, 1) / len(answer)  # what an answer of no rows would have, and small ones lean to
-    logs = np.log((counts + PRIOR * share) / (sizes + PRIOR)) - np.log(share)
-    logs[~shared] = 0.0
+    share = np.maximum(total - 1, 1) / len(answer)  # of the other rows; what an answer of few rows leans to
+    others = np.log((counts + PRIOR * share) / (sizes + PRIOR) / share)
+    itself = np.log((np.maximum(counts - 1, 0) + PRIOR * share) / (np.maximum(sizes - 1, 0) + PRIOR) / share)
+    others[~shared] = itself[~shared] = 0.0
     strange = np.zeros(len(answer), bool)
     start = 0
     for _, terms in read(features.read()):
-        scores = np.stack(
-            [terms.per_row(logs[terms.ids >> BITS - WORD_BITS, k]) for k in range(classes + 1)], axis=1
-        )
+        place, own = terms.ids >> BITS - WORD_BITS, answer[start : start + len(terms)] % (classes + 1)
+        scores = np.stack([terms.per_row(others[place, k]) for k in range(classes + 1)], axis=1)
+        scores[np.arange(len(own)), own] = terms.per_row(
+            itself[place, own[terms.owner]]
+        )  # a row is no witness of itself
         scores += np.log(np.maximum(sizes, 1e-9))
-        own = answer[start : start + len(terms)] % (classes + 1)
         strange[start : start + len(terms)] = scores.argmax(axis=1) != own
         start += len(terms)
+    usual = np.bincount(answer % (classes + 1), weights=strange, minlength=classes + 1) / np.maximum(sizes, 1)
     out = np.zeros(len(grams), np.int64)
     for told, row in _pairs(features, grams):
         mine = strange[row] & (answer[row] == best[told])
         out += np.bincount(told[mine], minlength=len(grams))
-    return out
+    return out, usual[best]
 
 
 def _once(values: np.ndarray) -> np.ndarray:
