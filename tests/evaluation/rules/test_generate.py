@@ -484,7 +484,9 @@ def test_made_rows_that_stand_in_held_out_rows_go(tmp_path: Path) -> None:
     with serving(script) as server:
         wish["endpoint"]["url"] = server.url
         again = make(tmp_path, server.url, rows=rows, split=split, rules=both, home="other")
-    assert len({row["id"] for row in again.made}) == len(again.made) == 3  # the split leaves four rows of train, all drawn twice
+    assert (
+        len({row["id"] for row in again.made}) == len(again.made) == 3
+    )  # the split leaves four rows of train, all drawn twice
     assert "there already" in "; ".join(again.rules[-1]["notes"])
 
 
