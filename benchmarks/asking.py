@@ -26,13 +26,14 @@ from luthier.data.prepare import STAGE, PrepareSpec
 
 def prepared(
     folder: Path, data: dict[str, Any], inputs: dict[str, Artifact], home: FakeContext
-) -> tuple[float, list[Any]]:
-    """(seconds of the last rule's step and all of preparing, the accounts)."""
+) -> tuple[float, float, list[Any]]:
+    """(seconds of preparing, seconds of processor, the accounts)."""
     out = Path(tempfile.mkdtemp(dir=folder))
     scratch = Path(tempfile.mkdtemp(dir=folder))
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     STAGE.function(PrepareSpec.model_validate({"data": data}), inputs, out, scratch, home)
-    return time.perf_counter() - started, json.loads((out / "rules.json").read_text())
+    rules = json.loads((out / "rules.json").read_text())
+    return time.perf_counter() - started, time.process_time() - worked, rules
 
 
 def difficulty(reviews: Path, rows: int, folder: Path) -> None:
@@ -49,9 +50,9 @@ def difficulty(reviews: Path, rows: int, folder: Path) -> None:
     }
     for what in ("first", "again"):
         at = FakeContext(folder, root=folder, folders={asked.digest: model})
-        seconds, rules = prepared(folder, data, {"asked.0": asked}, at)
+        seconds, cpu, rules = prepared(folder, data, {"asked.0": asked}, at)
         print(
-            f"difficulty, {what}: {rows} rows in {seconds:.1f} s, {rows / seconds:.1f} rows/s; {rules[-1]['notes'][0]}"
+            f"difficulty, {what}: {rows} rows in {seconds:.1f} s, {rows / seconds:.1f} rows/s, {rows / cpu:.1f} per CPU-second; {rules[-1]['notes'][0]}"
         )
 
 
@@ -71,9 +72,9 @@ def generate(rows: int, at_once: int, folder: Path) -> None:
         "split": {"validation": 0, "test": 0},
     }
     for what in ("first", "again"):
-        seconds, rules = prepared(folder, data, {}, FakeContext(folder, root=folder))
+        seconds, cpu, rules = prepared(folder, data, {}, FakeContext(folder, root=folder))
         print(
-            f"generate, {what}: {rules[-1]['added']} rows in {seconds:.1f} s, {rules[-1]['added'] / seconds:.0f} rows/s, {at_once} at once"
+            f"generate, {what}: {rules[-1]['added']} rows in {seconds:.1f} s, {rules[-1]['added'] / seconds:.0f} rows/s, {rules[-1]['added'] / cpu:.0f} per CPU-second, {at_once} at once"
         )
     server.shutdown()
 
