@@ -100,17 +100,6 @@ class App:
         with closing(self._context(wish, watch, stop)) as at:
             return profile_training(wish, at, steps)
 
-    def prepare(self, recipe: Path, overrides: tuple[str, ...] = (), *, watch: Watch | None = None,
-                stop: threading.Event | None = None) -> Artifact:  # fmt: skip
-        """The dataset of a recipe, made if it is not there. Raises WouldAsk where a rule would have rows written by a model."""
-        from .line import Make, prepared
-
-        wish = self._read(recipe, overrides)
-        with closing(self._context(wish, watch, stop)) as at:
-            dataset = prepared(wish, at, Make(at), asks=False)
-        assert dataset is not None
-        return dataset
-
     def run(self, recipe: Path, overrides: tuple[str, ...] = (), *, fresh: bool = False, watch: Watch | None = None,
             stop: threading.Event | None = None) -> Run:  # fmt: skip
         """The whole line. Raises GateFailed with the numbers when policy stops it, Interrupted when the user does."""

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from luthier.core.artifact import short
 from luthier.core.errors import SpecError
 from luthier.core.event import Event
@@ -107,18 +109,22 @@ def make_plan(wish: Wish, at: RunContext, *, probe: bool) -> Plan:
     """The plan of a whole recipe. Raises what preparing the rows and importing the base raise."""
     there = walk(wish, at, Look(at))
     if there.model is not None:
-        return Plan(wish.recipe.name, _steps(there), _rules(wish))
+        return Plan(wish.recipe.name, _steps(there), written_rules(wish))
     try:
         so_far = materials(wish, at, Make(at), asks=False)
     except WouldAsk as told:
-        later = "training can be forecast once the rows are there: `luthier run` asks for them, or leave the rule out for a first look"
+        later = "training can be forecast once the rows are there: `luthier data prepare` asks for them, or leave the rule out for a first look"
         return Plan(
-            wish.recipe.name, _steps(there), _rules(wish), asking=told.figures, notes=[*told.sentences, later]
+            wish.recipe.name,
+            _steps(there),
+            written_rules(wish),
+            asking=told.figures,
+            notes=[*told.sentences, later],
         )
     return plan_training(wish, at, so_far, probe=probe)
 
 
-def _rules(wish: Wish) -> dict[str, list[str]]:
+def written_rules(wish: Wish) -> dict[str, list[str]]:
     """As they run, whatever shorthand the recipe has for them."""
     rules = wish.recipe.data.rules
     sections = {name: getattr(rules, name) for name in type(rules).model_fields}
@@ -126,7 +132,11 @@ def _rules(wish: Wish) -> dict[str, list[str]]:
 
 
 def _rule(wish: RuleSpec) -> str:
-    own = wish.settings.model_dump(exclude_defaults=True)
+    try:
+        usual = type(wish.settings)().plain()
+    except ValidationError:  # some need a setting
+        usual = {}
+    own = {name: value for name, value in wish.settings.plain().items() if value != usual.get(name)}
     told = ", ".join(f"{name}: {value}" for name, value in own.items())
     return f"{wish.name} ({told})" if told else wish.name
 
@@ -161,7 +171,7 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
     return Plan(
         recipe.name,
         _steps(walk(wish, at, Look(at))),
-        _rules(wish),
+        written_rules(wish),
         made,
         seconds,
         cost,

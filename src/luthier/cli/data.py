@@ -23,6 +23,7 @@ def data() -> None:
     """What is in a dataset, where its rows come from, and which must be forgotten.
 
     \b
+    luthier data prepare recipe.yaml               the rows alone, without training
     luthier data inspect ticket-router             figures, and a page
     luthier data advise ticket-router              what would help, with numbers
     luthier data explain tickets.jsonl:12          what happened to one row
@@ -49,6 +50,20 @@ def _watched() -> Iterator[dict[str, Any]]:
 
 def _show(found: Any, as_json: bool, show: Callable[[Any], None]) -> None:
     put_json(found) if as_json else show(found)
+
+
+@data.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override one value of the recipe.")
+@as_json_option
+@told
+def prepare(recipe: Path, sets: tuple[str, ...], as_json: bool) -> None:
+    """Make the dataset of RECIPE and nothing else; `luthier run` finds it there."""
+    from .data_tables import print_prepared
+
+    with _watched() as watched:
+        found = app().data.prepare(recipe, sets, **watched)
+    _show(found, as_json, print_prepared)
 
 
 @data.command()

@@ -32,6 +32,23 @@ def _recipe_lines(section: str, rules: Sequence[Any]) -> list[str]:
     return [f"{section}: [{', '.join(json.dumps(rule, ensure_ascii=False) for rule in rules)}]"]
 
 
+def print_prepared(found: Mapping[str, Any]) -> None:
+    digest = found["dataset"][:12]
+    click.echo(f"dataset {digest}: {'made' if found['made'] else 'was there already'}")
+    rows = ", ".join(f"{found[side]:,} {side}" for side in SIDES)
+    _facts(
+        [
+            ("rows", f"{rows}; {found['removed']:,} removed"),
+            *((name, " → ".join(told)) for name, told in found["rules"].items()),
+        ]
+    )
+    click.echo(f"next:   luthier data inspect {digest}")
+
+
+def _families(told: Mapping[str, Any]) -> str:
+    return f"{_n(told['rows'], 'row')} went, in {told['n']:,} famil{'y' if told['n'] == 1 else 'ies'}"
+
+
 def print_profile(found: Mapping[str, Any]) -> None:
     rows = found["rows"]
     _title("dataset", found)
@@ -102,12 +119,16 @@ def print_profile(found: Mapping[str, Any]) -> None:
         )
         if len(ordered) > 20:
             click.echo(f"  … and {len(ordered) - 20} more labels")
+    private = found["private"]
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in private["kinds"].items()) or "none found"
+    click.echo(f"private data\n  {kinds}, in {private['with']:,} of {private['rows']:,} rows looked at")
     twice, several = found["duplicates"], found["duplicates"]["several_answers"]
     click.echo("what occurs twice")
     _facts(
         [
             ("equal rows", f"{twice['exact']:,}; {twice['folded']:,} but for case and blanks"),
             ("repeated inputs", f"{twice['repeated_inputs']:,}"),
+            *([("near duplicates", _families(found["families"]))] if found["families"]["n"] else []),
             ("several answers", f"{_n(several['inputs'], 'input')} in {_n(several['rows'], 'row')}"),
         ]
     )

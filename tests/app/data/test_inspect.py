@@ -229,3 +229,31 @@ def test_a_browser_shows_it_without_a_word_of_complaint(hostile, tmp_path, width
     assert done.returncode == 0 and picture.stat().st_size > 20_000, done.stderr[-2000:]
     complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert complaints == []
+
+
+def test_families_are_told_by_who_stays_and_private_data_by_kind(shop, some):
+    """Three copies of one long text that differ in a word, an address that redact has masked, and one that nobody has."""
+    long = " ".join(f"word{k}" for k in range(60))
+    rows = some()
+    rows += [
+        {"text": f"{long} {end}", "queue": "billing", "customer": f"n{end}"}
+        for end in ("one", "two", "three")
+    ]
+    rows[5]["text"] += " Write to jane@example.com or joe@example.com."
+    shop.rows(rows)
+    plain = shop.prepare("data.rules.quality=[near_duplicates]")
+    found = shop.app.data.inspect(plain.digest)
+    gone = [line for line in shop.table(plain, "removed") if line["rule"] == "near_duplicates"]
+    copies = [line for line in gone if line["preview"].startswith("word0")]
+    assert len(copies) == 2 and found["families"]["rows"] == len(gone)
+    [family] = [one for one in found["families"]["largest"] if one["like"][0]["preview"].startswith("word0")]
+    assert family["rows"] == 3 and {row["id"] for row in family["like"]} == {line["id"] for line in copies}
+    assert found["private"]["kinds"] == {"email": 2} and found["private"]["with"] == 1
+    page = render(found)
+    assert f"like <code>{family['stays']}</code>" in page and "is not in the recipe" in page
+    assert "still hold what looks like private data" in page
+    masked = shop.app.data.inspect(shop.prepare("data.rules.quality=[redact]").digest)
+    page = render(masked)
+    assert masked["private"]["kinds"] == {} and "jane@example.com" not in page
+    assert "Nothing that has the form of private data is left" in page
+    assert re.search(r'<th scope="row">email</th><td class="n">2</td><td class="n">0</td>', page)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,29 @@ class Data:
 
     def __init__(self, app: App) -> None:
         self._app = app
+
+    def prepare(
+        self,
+        recipe: Path,
+        overrides: tuple[str, ...] = (),
+        *,
+        watch: Watch | None = None,
+        stop: threading.Event | None = None,
+        asks: bool = True,
+    ) -> dict[str, Any]:
+        """The dataset of a recipe, made if it is not there; nothing of its model is looked at. Without `asks` no model writes rows,
+        and WouldAsk is raised where one would."""
+        from luthier.app.line import Make, prepared
+        from luthier.app.planning import written_rules
+
+        wish = self._app._read(recipe, overrides)
+        with closing(self._app._context(wish, watch, stop)) as at:
+            make = Make(at)
+            dataset = prepared(wish, at, make, asks=asks)
+        assert dataset is not None
+        return {
+            "dataset": dataset.digest, "made": bool(make.made), "rules": written_rules(wish), **dataset.summary,
+        }  # fmt: skip
 
     def inspect(
         self, reference: str, *, base: str | None = None, page: bool = True, watch: Watch | None = None,
@@ -57,9 +81,8 @@ class Data:
 
         store = self._app.store
         if isinstance(reference, Path):
-            dataset = self._app.prepare(reference, watch=watch, stop=stop)
-        else:
-            dataset = dataset_of(store, reference)
+            reference = self.prepare(reference, watch=watch, stop=stop, asks=False)["dataset"]
+        dataset = dataset_of(store, str(reference))
         return advise(store, dataset, base, self._looking(watch, stop))
 
     def diff(

@@ -22,6 +22,7 @@ from luthier.store import Store
 
 from .about import about_of
 from .find import SPLITS, Looking, batches, lines_of, models_of, names_of, paths, row_count
+from .findings import families, private
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,6 +122,8 @@ def profile(store: Store, dataset: Artifact, base: str | None, look: Looking) ->
         "labels": facts.get("labels"),
         "balance": balance(facts.get("labels")),
         "duplicates": _duplicates(folder, counts, counted),
+        "families": families(folder, look),
+        "private": private(folder, look),
         "rules": rules,
         "trail": row_count(folder, "trail") if paths(folder, "trail") else None,
         "examples": _examples(folder),

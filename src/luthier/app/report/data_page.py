@@ -45,6 +45,8 @@ def render(found: Json) -> str:
             lengths=data_sections.lengths(found),
             labels=data_sections.labels(found),
             origins=data_sections.origins(found),
+            private=data_sections.private(found),
+            families=data_sections.families(found),
             rules=sections.rules(found["rules"], sum(found["rows"].values())),
             splits=[(side, found["rows"].get(side, 0)) for side in sections.SPLITS],
         )

@@ -62,6 +62,10 @@ def lengths(found: Json) -> list[dict[str, Any]]:
             for side, figures in one["sides"].items()
         )
         edges, counts = one["edges"], one["counts"]
+        longest = {figures["max"] for figures in one["sides"].values()}
+        if len(edges) <= 2 and len(longest) == 1:
+            told.append({"name": one["unit"], "same": f"{longest.pop():,} in every row", "sides": []})
+            continue
 
         def draw(width: int, label: str = label, edges: Any = edges, counts: Any = counts) -> str:
             return data_charts.histogram(label, edges, counts, width)
@@ -69,6 +73,7 @@ def lengths(found: Json) -> list[dict[str, Any]]:
         told.append(
             {
                 "name": one["unit"],
+                "same": "",
                 "beside": _counted(one),
                 "drawing": both(draw),
                 "sides": _sides(one["sides"]),
@@ -112,6 +117,40 @@ def labels(found: Json) -> dict[str, Any] | None:
         "more": len(counts) - len(shown),
         "drawing": both(lambda width: data_charts.balance(label, shown, width)),
         "balance": found["balance"],
+    }
+
+
+def private(found: Json) -> dict[str, Any]:
+    """What rules have masked by kind, and what a look at the rows as they are now still finds."""
+    masked: dict[str, int] = {}
+    for one in found["rules"]:
+        if one["rule"] == "redact":
+            for kind, n in one["counts"].items():
+                masked[kind] = masked.get(kind, 0) + n
+    now = found["private"]
+    kinds = dict.fromkeys([*masked, *now["kinds"]])
+    return {
+        "looked": now["rows"],
+        "with": now["with"],
+        "ruled": bool(masked) or any(one["rule"] == "redact" for one in found["rules"]),
+        "kinds": [
+            (kind.replace("_", " "), f"{masked.get(kind, 0):,}", f"{now['kinds'].get(kind, 0):,}")
+            for kind in kinds
+        ],
+    }
+
+
+def families(found: Json) -> dict[str, Any] | None:
+    """None where no rule looked for near duplicates."""
+    if not any(one["rule"] == "near_duplicates" for one in found["rules"]):
+        return None
+    told = found["families"]
+    return {
+        **told,
+        "largest": [
+            {**one, "like": [{**row, "share": f"{row['share']:.2f}"} for row in one["like"]]}
+            for one in told["largest"]
+        ],
     }
 
 
