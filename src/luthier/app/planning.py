@@ -113,7 +113,7 @@ def make_plan(wish: Wish, at: RunContext, *, probe: bool) -> Plan:
     try:
         so_far = materials(wish, at, Make(at), asks=False)
     except WouldAsk as told:
-        later = "training can be forecast once the rows are there: `luthier run` asks for them, or leave the rule out for a first look"
+        later = "training can be forecast once the rows are there: `luthier data prepare` asks for them, or leave the rule out for a first look"
         notes = [*told.sentences, later]
         steps = _steps(wish, there)
         return Plan(wish.recipe.name, steps, written_rules(wish), asking=told.figures, notes=notes)

@@ -37,6 +37,8 @@ class Answers:
             self._database = sqlite3.connect(path, timeout=PATIENCE_S, check_same_thread=False)
             with self._database:
                 self._database.execute("PRAGMA journal_mode=WAL")
+                # a kill of the process loses nothing; a power cut may lose the last answers, which are then asked again
+                self._database.execute("PRAGMA synchronous=NORMAL")
                 self._database.execute(
                     "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, about TEXT NOT NULL, answer TEXT NOT NULL)"
                 )

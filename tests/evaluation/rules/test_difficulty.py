@@ -42,7 +42,7 @@ class Made:
         return {
             line["id"]: round(float(line["why"].split()[1]) * 1000)
             for line in self.trail
-            if line["what"] == "noted"
+            if line["what"] in ("noted", "weighed")
         }
 
 
@@ -118,6 +118,17 @@ def test_what_stays_follows_from_the_scores(tmp_path: Path, tiny: Path) -> None:
     assert usual.rules[1]["notes"][0].startswith(
         f"ifd of {len(ROWS)} rows: lowest {min(scores.values()) / 1000:.3f}"
     )
+
+
+def test_scores_may_weigh_and_lead_a_selection(tmp_path: Path, tiny: Path) -> None:
+    scores = make(tmp_path, tiny, {"range": [0, None]}).scores()
+    wish = {"model": "tiny", "range": [0, None], "weigh": True}
+    select = {"n": 5, "by": "learning_value", "score": "weight", "apart": 1}
+    found = make(tmp_path, tiny, {}, rules={"relevance": [{"difficulty": wish}, {"select": select}]})
+    ranked = sorted(scores.values(), reverse=True)
+    assert sorted((scores[row["id"]] for row in found.train), reverse=True) == ranked[:5]
+    for row in found.train:
+        assert row["weight"] == pytest.approx(scores[row["id"]] / 1000)
 
 
 def test_nothing_is_computed_twice(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

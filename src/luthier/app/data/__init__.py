@@ -26,8 +26,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from luthier.app.app import App
     from luthier.app.context import Watch
-    from luthier.app.recipe import Wish
-    from luthier.core.artifact import Artifact
 
 
 class Data:
@@ -43,26 +41,21 @@ class Data:
         *,
         watch: Watch | None = None,
         stop: threading.Event | None = None,
+        asks: bool = True,
     ) -> dict[str, Any]:
-        """The dataset of a recipe, made if it is not there; nothing of its model is looked at."""
+        """The dataset of a recipe, made if it is not there; nothing of its model is looked at. Without `asks` no model writes rows,
+        and WouldAsk is raised where one would."""
+        from luthier.app.line import Make, prepared
         from luthier.app.planning import written_rules
 
         wish = self._app._read(recipe, overrides)
-        dataset, made = self._prepared(wish, watch, stop, asks=True)
-        return {"dataset": dataset.digest, "made": made, "rules": written_rules(wish), **dataset.summary}
-
-    def _prepared(
-        self, wish: Wish, watch: Watch | None, stop: threading.Event | None, *, asks: bool
-    ) -> tuple[Artifact, bool]:
-        """The dataset, and whether it was made now. Raises WouldAsk where a rule would have rows written by a model and it must
-        not be asked."""
-        from luthier.app.line import Make, prepared
-
         with closing(self._app._context(wish, watch, stop)) as at:
             make = Make(at)
             dataset = prepared(wish, at, make, asks=asks)
         assert dataset is not None
-        return dataset, bool(make.made)
+        return {
+            "dataset": dataset.digest, "made": bool(make.made), "rules": written_rules(wish), **dataset.summary,
+        }  # fmt: skip
 
     def inspect(
         self, reference: str, *, base: str | None = None, page: bool = True, watch: Watch | None = None,
@@ -91,9 +84,8 @@ class Data:
 
         store = self._app.store
         if isinstance(reference, Path):
-            dataset, _ = self._prepared(self._app._read(reference, ()), watch, stop, asks=False)
-        else:
-            dataset = dataset_of(store, reference)
+            reference = self.prepare(reference, watch=watch, stop=stop, asks=False)["dataset"]
+        dataset = dataset_of(store, str(reference))
         return advise(store, dataset, base, self._looking(watch, stop))
 
     def diff(

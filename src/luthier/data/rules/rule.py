@@ -62,7 +62,10 @@ class WouldAsk(SpecError):
     """A rule was not to ask anything that costs (`Lent.ask`), and says what it would ask: sentences for people, and figures."""
 
     def __init__(self, sentences: list[str], figures: Mapping[str, Any]) -> None:
-        super().__init__("; ".join(sentences) + ". Nothing was asked.", remedy="`luthier run RECIPE` asks.")
+        super().__init__(
+            "; ".join(sentences) + ". Nothing was asked.",
+            remedy="`luthier data prepare RECIPE` asks, and so does `luthier run RECIPE`.",
+        )
         self.sentences, self.figures = sentences, dict(figures)
 
 

@@ -42,6 +42,8 @@ class Difficulty(Spec):
     """Which share of them stays, in place of `n`."""
     prefer: Literal["hard", "easy"] = "hard"
     """Which rows stay where `n` or `share` takes some."""
+    weigh: bool = False
+    """Whether a row's weight is multiplied by its score: hard rows are learnt harder, and an expression of a later rule finds the score in `weight`, as `select: {by: learning_value, score: weight}` does."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """The number format that is computed in; bf16 is faster on a GPU, and its scores are coarser."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -79,7 +81,7 @@ def _features(rows: Opened, given: Lent) -> pa.RecordBatch:
 
 
 def _learn(rows: Gathered, given: Lent, note: Callable[[str], None]) -> pa.Table:
-    """A line per row: id, told (the score in words), why (it goes, null where it stays)."""
+    """A line per row: id, score, told (the score in words), why (it goes, null where it stays)."""
     import pyarrow as pa
 
     wish: Difficulty = given.settings
@@ -99,7 +101,8 @@ def _learn(rows: Gathered, given: Lent, note: Callable[[str], None]) -> pa.Table
         )
     for at, reason in _gone(scores, wish):
         why[at] = f"{told[at]} {reason}"
-    return pa.table({"id": ids, "told": pa.array(told, pa.string()), "why": pa.array(why, pa.string())})
+    columns = {"score": pa.array(scores, pa.int64()), "told": pa.array(told, pa.string())}
+    return pa.table({"id": ids, **columns, "why": pa.array(why, pa.string())})
 
 
 def _quartiles(known: Sequence[int]) -> list[int]:
@@ -137,12 +140,19 @@ def _gone(scores: Sequence[int | None], wish: Difficulty) -> list[tuple[int, str
     return gone + [(at, f"is not among the {limit} {which} of {len(inside)}") for _, at in rest]
 
 
-def _run(rows: Opened, given: Lent, learnt: pa.Table) -> Said:  # noqa: ARG001
+def _run(rows: Opened, given: Lent, learnt: pa.Table) -> Said:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     at = pc.index_in(rows.column("id"), learnt["id"].combine_chunks())
     told, why = (learnt[name].combine_chunks().take(at) for name in ("told", "why"))
-    return Said(changed=told, removed=why)
+    if not given.settings.weigh:
+        return Said(changed=told, removed=why)
+    score = pc.divide(
+        pc.max_element_wise(pc.fill_null(learnt["score"].combine_chunks().take(at), 0), 1), float(PARTS)
+    )
+    weight = pc.multiply(rows.column("weight").cast(pa.float64()), score).cast(pa.float32())
+    return Said(columns={"weight": weight}, changed=told, removed=why)
 
 
 difficulty = GatherRule(
