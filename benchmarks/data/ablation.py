@@ -41,6 +41,7 @@ from luthier.app.line import Make, import_base, sources
 from luthier.core.artifact import Artifact
 from luthier.core.spec import Spec
 from luthier.core.stage import Context, Output, Stage
+from luthier.data.shards import Side, excerpt, write_manifest
 from luthier.evaluation import compare, predictions, tasks
 from luthier.evaluation.predictions import Answers
 
@@ -62,11 +63,11 @@ def compose(_: Composed, inputs: Mapping[str, Artifact], out: Path, _scratch: Pa
     import pyarrow.parquet as pq
 
     rows, test = at.folder(inputs["rows"]), at.folder(inputs["test"])
-    for path in rows.iterdir():
-        if path.is_file():
-            shutil.copyfile(path, out / path.name)
+    shutil.copytree(rows, out, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    shutil.rmtree(out / "test", ignore_errors=True)
+    write_manifest(out, excerpt(rows, ("train", "validation", "removed", "trail")))  # test is another one's
     held = pa.concat_tables(
-        pq.read_table(test / f"{side}.parquet") for side in ("train", "validation", "test")
+        Side(test / f"{side}.parquet").table() for side in ("train", "validation", "test")
     )
     pq.write_table(held.sort_by("id"), out / "test.parquet")
     facts = json.loads((out / "dataset.json").read_text(encoding="utf-8"))

@@ -46,6 +46,8 @@ from corpus import Corpus
 from damage import Messages, jaccard
 from sentences import read, words
 
+from luthier.data.shards import Side
+
 SIDES = ("train", "validation", "test")
 ID = re.compile(r"[0-9a-f]{32}(?:-\d+)?")
 MASK = re.compile(r"\[[A-Z][A-Z_]*(?:_\d+|:[0-9a-f]+)\]")
@@ -123,11 +125,11 @@ class Dataset:
         self.planted = {
             one["line"]: one for one in pq.read_table(corpus / "truth.parquet", columns=columns).to_pylist()
         }
-        gone = pq.read_table(folder / "removed.parquet", columns=["id", "origin", "rule", "reason"])
+        gone = Side(folder / "removed.parquet").table(["id", "origin", "rule", "reason"])
         self.gone = {_line(one["origin"]): one for one in gone.to_pylist()}
         self._line_of = {one["id"]: line for line, one in self.gone.items()}
         for side in SIDES:
-            kept = pq.read_table(folder / f"{side}.parquet", columns=["id", "origin"])
+            kept = Side(folder / f"{side}.parquet").table(["id", "origin"])
             for name, origin in zip(kept["id"].to_pylist(), kept["origin"].to_pylist(), strict=True):
                 self._line_of[name] = _line(origin)
 
@@ -138,13 +140,10 @@ class Dataset:
 
     def kept(self) -> Iterator[tuple[int, Messages]]:
         """(line, messages) of every row that is left."""
-        import pyarrow.parquet as pq
-
         for side in SIDES:
-            with pq.ParquetFile(self.folder / f"{side}.parquet") as file:
-                for batch in file.iter_batches(2_000, columns=["origin", "messages"]):
-                    for one in batch.to_pylist():
-                        yield _line(one["origin"]), [(m["role"], m["content"]) for m in one["messages"]]
+            for batch in Side(self.folder / f"{side}.parquet").batches(["origin", "messages"], 2_000):
+                for one in batch.to_pylist():
+                    yield _line(one["origin"]), [(m["role"], m["content"]) for m in one["messages"]]
 
     def original(self, line: int) -> Messages:
         return [(m["role"], m["content"]) for m in self.lines[line]["messages"]]

@@ -43,12 +43,12 @@ WORDS = [
 RULES = {
     "quality": [
         "normalize",
-        {"length": {"min": 3, "on": "all"}},
+        {"length": {"min": 6, "on": "user"}},
         "deduplicate",
         {"near_duplicates": {"similarity": 0.7, "on": "user"}},
         "redact",
     ],
-    "quantity": [{"balance": {"at_most": 60}}, {"augment": {"ways": ["swap"]}}, "agree"],
+    "quantity": [{"balance": {"at_most": 12}}, {"augment": {"ways": ["swap"]}}, "agree"],
 }
 CLASSIFY = {"kind": "classify"}
 

@@ -48,8 +48,10 @@ def told(dataset: Path, out: Path) -> None:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    from luthier.data.shards import Side
+
     for side in ("train", "validation", "test"):
-        rows = pq.read_table(dataset / f"{side}.parquet", columns=["origin", "text"])
+        rows = Side(dataset / f"{side}.parquet").table(["origin", "text"])
         lines = pc.replace_substring_regex(rows["origin"], r"^.*\D", "")
         pq.write_table(pa.table({"id": lines, "text": rows["text"]}), out / f"{side}.parquet")
 

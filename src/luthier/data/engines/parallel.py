@@ -43,6 +43,8 @@ LEAST_BYTES = 24_000_000
 MOST_WORKERS = 8
 WORKER_BYTES = 1_000_000_000
 """What should be free on the machine for each."""
+HELD_BYTES = 250_000_000
+"""What each holds while the keys are decided; that much less is left for these."""
 
 
 def workers_for(settings: LocalEngineSpec, work: Sequence[tuple[Job, Part]]) -> int:
@@ -66,8 +68,8 @@ def _free_bytes() -> int:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that the pool will have: the tasks to begin with, what to do then, whose accounts that adds to. `stems` name files
-    that may go when it is done."""
+    """Rows that the pool will have: the tasks to begin with, what to do then, whose accounts that adds to. `folder` goes when
+    it is done; `sizes` are the bytes that each task reads, of tasks that read."""
 
     tasks: Sequence[dict[str, Any]]
     program: Program
@@ -95,6 +97,7 @@ class Spread:
     def __init__(self, settings: LocalEngineSpec, at: At, workers: int) -> None:
         self._settings, self._at = settings, at
         self._pool = Pool(workers, at.check)
+        self._keys_bytes = max(settings.memory - workers * HELD_BYTES, settings.memory // 4)
         self._steps = 0
         self._look: Look | None = None
 
@@ -128,7 +131,7 @@ class Spread:
         self._look = look
         folder = self._folder()
         keys = run_group(group, pa.RecordBatch.from_pylist([], RECORD)).keys.schema
-        table = Keys(folder, self._settings.memory)
+        table = Keys(folder, self._keys_bytes)
         chunks: list[Chunk] = []
         start = 0
         for into, answer in self._work(
@@ -189,6 +192,7 @@ class Spread:
                     yield batch
                 else:
                     look.held(batch, side)
+        self._pool.close()  # sorting the files needs the memory
 
     def close(self) -> None:
         self._pool.close()

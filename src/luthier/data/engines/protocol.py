@@ -108,7 +108,7 @@ class LocalEngineSpec(Spec):
     workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
     """How many processes read and run the rules. `auto`: for large sources one for each core, at most 8; for small ones none beside this one."""
     memory: Bytes = 1_000_000_000
-    """How much memory the keys of all rows may take before they go to disk."""
+    """How much memory the keys of all rows may take before they go to disk, with what other processes hold; this process needs some 400 MB beside it."""
 
 
 class SparkEngineSpec(Spec):
