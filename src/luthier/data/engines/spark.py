@@ -37,6 +37,7 @@ from luthier.data.plan import Group, Step
 from luthier.data.reading import Job
 from luthier.data.records import RECORD
 from luthier.data.report import Account
+from luthier.data.rules.rule import GatherRule
 
 from . import spark_worker
 from .decide import decide
@@ -158,7 +159,7 @@ class SparkEngine:
         rows = kept.frame.where(f"what = {ROW}").select("seq", *RECORD.names)
         features = AllFeatures(self._at.work / "features", self._at.check)
         with account.clock():
-            if step.rule.of == "held":
+            if isinstance(step.rule, GatherRule) and step.rule.of == "held":
                 for batch in look.held_rows():
                     features.add(features_of_all(step, batch))
             else:
