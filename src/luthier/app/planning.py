@@ -132,7 +132,8 @@ def _rule(wish: RuleSpec) -> str:
         usual = type(wish.settings)().plain()
     except ValidationError:  # some need a setting
         usual = {}
-    own = {name: value for name, value in wish.settings.plain().items() if value != usual.get(name)}
+    own = wish.settings.model_dump(mode="json", exclude_defaults=True)
+    own = {name: value for name, value in own.items() if name not in usual or value != usual[name]}
     told = ", ".join(f"{name}: {value}" for name, value in own.items())
     return f"{wish.name} ({told})" if told else wish.name
 

@@ -210,7 +210,8 @@ def print_diff(found: Mapping[str, Any]) -> None:
             if name in row:
                 click.echo(f"      {name}: {_seen(str(row[name][0]), 40)} → {_seen(str(row[name][1]), 40)}")
         if "before" in row:
-            click.echo(f"      a: {_marked(row['before'])}\n      b: {_marked(row['after'])}")
+            old, new = _apart(row["before"], row["after"])
+            click.echo(f"      a: {_marked(old)}\n      b: {_marked(new)}")
     if found["asked"]:
         click.echo("asked for")
         click.echo(
@@ -373,6 +374,18 @@ def _n(n: int, what: str) -> str:
     ('1 row', '2,000 rows')
     """
     return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
+def _apart(old: str, new: str) -> tuple[str, str]:
+    """Both from a little before where they part, so that a line shows it.
+
+    >>> _apart("a" * 99 + "x", "a" * 99 + "y")[0] == "…" + "a" * 30 + "x"
+    True
+    """
+    at = next((n for n, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    if at <= 40:
+        return old, new
+    return "…" + old[at - 30 :], "…" + new[at - 30 :]
 
 
 def _marked(text: str) -> str:

@@ -113,7 +113,11 @@ def _only(store: Store, here: Artifact, there: Artifact, rows: pl.DataFrame) -> 
     )
     told = told.with_columns(rule=pl.when(unread).then(pl.lit("forgotten")).otherwise(pl.col("rule")))
     reasons: Counter[str] = Counter()
-    for rule, reason, n in told.group_by("rule", "reason").len().iter_rows():
+    # which row another is like is that row's own matter: of reasons the kind is counted
+    kinds = told.with_columns(
+        pl.col("reason").str.replace_all(r"(?:row:)?\b[0-9a-f]{32}(?:-[0-9]+)?\b", "another row")
+    )
+    for rule, reason, n in kinds.group_by("rule", "reason").len().iter_rows():
         reasons[_why(rule, reason)] += n
     shown = []
     for line in told.sort("id").head(EXAMPLES).iter_rows(named=True):
