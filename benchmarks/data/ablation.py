@@ -267,12 +267,13 @@ def line(done: Measured, first: Measured) -> str:
             averaged([answers.only(shared) for answers in some], done.task) for some in (mine, theirs)
         )
         metric = next(name for name in METRICS if name in compare.at_sample(one, len(shared)))
-        within = compare.interval(compare.resampled(one, len(shared), RESAMPLES, 0)[metric], 0.95)
+        drawn = compare.resampled(one, len(shared), RESAMPLES, 0)[metric]
+        within = compare.interval(drawn, 0.95, len(shared))
         value = compare.at_sample(one, len(shared))[metric]
         cells.append(f"{metric} {value:.3f}" + (f" ({within[0]:.3f} – {within[1]:.3f})" if within else ""))
         apart = compare.difference(one, other, len(shared), confidence=0.95, resamples=RESAMPLES, seed=0)
         found = apart.get(metric) if done is not first else None
-        cells.append("{:+.3f} ({:+.3f} to {:+.3f})".format(*found) if found else "")
+        cells.append(f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})" if found else "")
     return f"| {' | '.join([*cells, f'{done.seconds:.0f}'])} |"
 
 

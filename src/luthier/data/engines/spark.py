@@ -160,11 +160,7 @@ class SparkEngine:
         rule = step.rule
         assert isinstance(rule, GatherRule)
         with account.clock():
-<<<<<<< HEAD
             if rule.of == "held":
-=======
-            if isinstance(step.rule, GatherRule) and step.rule.of == "held":
->>>>>>> product
                 for batch in look.held_rows():
                     features.add(features_of_all(step, batch))
             else:
