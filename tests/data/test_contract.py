@@ -82,6 +82,8 @@ def test_what_a_row_breaks_is_told(column: dict[str, Any], cells: list[Any], tol
         ({"columns": {"a": {"min": "soon"}}}, "neither a number nor a time"),
         ({"columns": {"a": {"min": 3, "max": 2}}}, "min 3 is above max 2"),
         ({"columns": {"a": {"min_length": 3, "max_length": 2}}}, "min_length 3 is above"),
+        ({"columns": {"a": {}}, "rows": {}}, "rows says nothing"),
+        ({"columns": {"a": {}}, "rows": {"at_least": 3, "at_most": 2}}, "at_least 3 is above at_most 2"),
         ({"columns": {"a": {"values": []}}}, "values is empty"),
         ({"columns": {"a": {"pattern": "("}}}, "no regular expression"),
         ({"columns": {"a": {}}, "fresh": {"column": "b", "within": "1 day"}}, "fresh is about 'b'"),

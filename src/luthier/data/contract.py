@@ -88,6 +88,14 @@ class RowsSpec(Spec):
     at_most: Count | None = None
     """The most rows."""
 
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> RowsSpec:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("rows says nothing; write at_least, at_most or both")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"at_least {self.at_least} is above at_most {self.at_most}")
+        return self
+
 
 class ContractSpec(Spec):
     """What a source has promised."""

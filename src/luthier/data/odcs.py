@@ -52,7 +52,9 @@ def to_odcs(contract: ContractSpec, name: str) -> dict[str, Any]:
     if contract.rows is not None:
         low, high = contract.rows.at_least, contract.rows.at_most
         bounds: dict[str, Any] = {}
-        if low is not None and high is not None:
+        if low is not None and low == high:
+            bounds = {"mustBe": low}
+        elif low is not None and high is not None:
             bounds = {"mustBeBetween": [low, high]}
         elif low is not None:
             bounds = {"mustBeGreaterOrEqualTo": low}
