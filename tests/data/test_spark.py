@@ -48,7 +48,7 @@ needs_spark = [pytest.mark.spark, pytest.mark.skipif(bool(LACKS), reason=LACKS o
 CLASSIFY = {"kind": "classify"}
 RULES = {
     "quality": ["normalize", "drop_empty", {"length": {"min": 8}}, "deduplicate"],
-    "quantity": [{"held_out": {"ngram": 2}}, "balance"],
+    "quantity": [{"held_out": {"ngram": 2, "share": 0}}, "balance"],
 }
 HERE = {
     "spark.driver.host": "127.0.0.1",
