@@ -49,7 +49,7 @@ needs_spark = [pytest.mark.spark, pytest.mark.skipif(bool(LACKS), reason=LACKS o
 CLASSIFY = {"kind": "classify"}
 RULES = {
     "quality": ["normalize", "drop_empty", {"length": {"min": 8}}, "deduplicate"],
-    "quantity": [{"held_out": {"ngram": 2}}, "balance"],
+    "quantity": [{"held_out": {"ngram": 2, "share": 0}}, "balance"],
 }
 QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # compiling well takes longer than what these tests run
 HERE = {

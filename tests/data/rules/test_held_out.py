@@ -38,7 +38,7 @@ def test_what_goes_is_what_the_twin_finds(prepare: Any, jsonl: Any) -> None:
     held = {g for side in ("validation", "test") for row in plain.split(side) for g in grams(asked(row))}
     leaks = {row["id"] for row in plain.split("train") if grams(asked(row)) & held}
     assert leaks  # the rows are such that there are some
-    rules = {"quantity": [{"held_out": {"ngram": N}}]}
+    rules = {"quantity": [{"held_out": {"ngram": N, "share": 0}}]}
     done = prepare({"sources": [source], "split": split, "rules": rules}, task)
     assert {row["id"] for row in done.split("removed")} == leaks
     assert {row["id"] for row in done.split("train")} == {row["id"] for row in plain.split("train")} - leaks
@@ -54,13 +54,27 @@ def test_what_goes_is_what_the_twin_finds(prepare: Any, jsonl: Any) -> None:
         {
             "sources": [source],
             "split": split,
-            "rules": {"quantity": [{"held_out": {"ngram": N, "do": "mark"}}]},
+            "rules": {"quantity": [{"held_out": {"ngram": N, "share": 0, "do": "mark"}}]},
         },
         task,
     )
     assert marked.rule("held_out")["counts"] == {"leaks": len(leaks)} and marked.split(
         "train"
     ) == plain.split("train")
+
+
+def test_half_of_what_a_row_asks_must_stand_there(prepare: Any, jsonl: Any) -> None:
+    """All rows end alike, in 9 words; that alone is no leak."""
+    foot = [f"foot{n}" for n in range(9)]
+    told = [
+        {"text": " ".join([f"t{k}x{n}" for n in range(11)] + foot), "label": "ab"[k % 2]} for k in range(60)
+    ]
+    source = {"files": jsonl(told)}
+    for share, gone in ((0, True), (0.5, False)):
+        rules = {"quantity": [{"held_out": {"ngram": N, "share": share, "do": "mark"}}]}
+        done = prepare({"sources": [source], "rules": rules}, {"kind": "classify"})
+        # 4 of the 15 windows of 6 words of each row are in the foot
+        assert done.rule("held_out")["counts"] == ({"leaks": done.facts["counts"]["train"]} if gone else {})
 
 
 def asked(row: dict[str, Any]) -> str:

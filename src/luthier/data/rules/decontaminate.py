@@ -110,10 +110,10 @@ def _run(rows: Opened, settings: Decontaminate) -> Said:
 
 
 def leaks_in(
-    rows: Opened, benchmark: Benchmark, ngram: int, judged: np.ndarray | None = None
+    rows: Opened, benchmark: Benchmark, ngram: int, judged: np.ndarray | None = None, share: float = 0.0
 ) -> Iterator[tuple[int, str, Any]]:
     """(row, what of it stands in the benchmark, the place there) for each row that says something of it; of texts that are
-    `judged` [T], or of all."""
+    `judged` [T], or of all. `share`: the least share of the row's windows of n words that must stand there."""
     import numpy as np
 
     from luthier.data.words import grams, short_texts, words_of
@@ -130,6 +130,12 @@ def leaks_in(
     alike = np.minimum(words.counts()[text], ngram) == long
     if judged is not None:
         alike &= judged[text]
+    if share:
+        all_of = np.searchsorted(words.first, place, "right") - 1
+        counted = np.ones(len(all_of), bool) if judged is None else judged[all_of]
+        windows = np.bincount(rows.row[all_of[counted]], minlength=len(rows))
+        said = np.bincount(rows.row[text[alike]], minlength=len(rows))
+        alike &= (said >= share * windows)[rows.row[text]]
     order = np.flatnonzero(alike)[np.lexsort((here[alike], rows.row[text[alike]]))]
     found: set[int] = set()
     for start, other, n, of in zip(

@@ -8,8 +8,9 @@ It is the rule `decontaminate` with the dataset's own held-out rows as the bench
 what is asked counts, or with `on: all` the answers too: a usual answer such as "Thank you, we will look into it and write to
 you soon" stands on every side. Reasons name the held-out row, not its words.
 
-Where everything is about one thing (one source's forms, one product's name), ten words in a row may be shared by honest
-neighbours: look at what goes, and raise `ngram`.
+Footers, forms and greetings are shared by honest neighbours, so half of what a row asks must stand in held-out rows: of 3,632 mails
+(examples/spam-mail) 1,972 share thirteen words in a row with some held-out mail, often the foot of a mailing list. Where rows
+have no such things, `share: 0` finds single passages.
 
 Not here: leaks in other words (`near_duplicates` before the split finds those with the same ones), and leaks from one held-out
 side into the other.
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from luthier.core.spec import Spec
+from luthier.core.units import Share
 
 from .decontaminate import Benchmark, leaks_in
 from .rule import GatherRule, Said
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 class HeldOut(Spec):
     ngram: int = Field(default=13, ge=2, le=100)
     """How many words in a row make a leak. What is asked in fewer words leaks if it is the same."""
+    share: Share = 0.5
+    """The least share of a row's windows of so many words that must stand in held-out rows; 0: one is enough."""
     on: Literal["user", "all"] = "user"
     """Whose texts count: what is asked (a plain text is), or everything but system messages."""
     do: Literal["drop", "mark"] = "drop"
@@ -100,7 +104,9 @@ def _run(rows: Opened, settings: HeldOut, held: pa.Table) -> Said:
     benchmark = _made(_Same(held), settings.ngram)
     why = {
         row: f"{what} in row:{other}, which is held out"
-        for row, what, other in leaks_in(rows, benchmark, settings.ngram, rows.says(*ROLES[settings.on]))
+        for row, what, other in leaks_in(
+            rows, benchmark, settings.ngram, rows.says(*ROLES[settings.on]), settings.share
+        )
     }
     if settings.do == "drop":
         return Said(removed=rows.reasons(why))
