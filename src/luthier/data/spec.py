@@ -189,7 +189,8 @@ class RulesSpec(Spec):
         wishes = self.ordered
         for n, wish in enumerate(wishes):
             rule = plugin.load("rule", wish.name)
-            host = rule.sends(wish.settings) if isinstance(rule, MakeRule) else None
+            embedder = getattr(wish.settings, "embedder", None)
+            host = rule.sends(wish.settings) if isinstance(rule, MakeRule) else embedder and embedder.sends
             late = [one.name for one in wishes[n:] if plugin.load("rule", one.name).private]
             if host is not None and late:
                 raise ValueError(

@@ -19,6 +19,7 @@ from luthier.core.errors import DataError
 from luthier.data.embedders.embedder import EmbedderSpec
 from luthier.data.embedders.endpoint import Endpoint, EndpointSpec
 from luthier.data.embedders.hashed import Hashed, HashedSpec
+from luthier.data.spec import RulesSpec
 from luthier.data.testing import HOSTILE
 from luthier.data.vectors import cosines, floats, lengths, quantised
 
@@ -169,9 +170,11 @@ def test_what_fails_for_a_while_is_asked_again_and_then_told(
     monkeypatch.setenv("KEY", "s3cret")
     server.failures = [429, 500]
     assert at(server).embed(["ab"]).tolist() == [[127, 64]]  # 1 / 2 of 127 is 63.5, and half goes to even
-    for failures, seen in (([500] * 3, 3), ([401], 1), ([302], 1)):
+    for failures, seen, says in (
+        ([500] * 3, 3, "answers 500"), ([401], 1, "answers 401"), ([302], 1, "sends requests on to another place"),
+    ):  # fmt: skip
         server.failures, server.seen = list(failures), []
-        with pytest.raises(DataError, match=f"answers {failures[0]}") as told:
+        with pytest.raises(DataError, match=says) as told:
             at(server, key="${KEY}").embed(["ab"])
         assert "s3cret" not in str(told.value) and len(server.seen) == seen
     server.answer = {"data": [{"index": 0, "embedding": [1]}]}
@@ -181,13 +184,25 @@ def test_what_fails_for_a_while_is_asked_again_and_then_told(
         at(server, at_most=1).embed(["a", "b"])
 
 
+FAR = {"url": "https://h/v1", "model": "m", "allow_host": "h"}
+
+
+def test_texts_do_not_leave_before_private_data_has_gone() -> None:
+    rank = {"to": "goal.txt", "n": 5, "method": "embedding", "embedder": {"endpoint": FAR}}
+    with pytest.raises(ValidationError, match="rank sends rows to h before redact"):
+        RulesSpec.model_validate({"relevance": [{"rank": rank}], "quantity": ["redact"]})
+    RulesSpec.model_validate({"quality": ["redact"], "relevance": [{"rank": rank}]})
+
+
 @pytest.mark.parametrize(
     ("wish", "says"),
     [
-        ({"url": "file:///etc/passwd", "model": "m"}, "begins with http"),
-        ({"url": "http://u:p@h/v1", "model": "m"}, "must not hold a password"),
-        ({"url": "http://h/v1", "model": "m", "key": "abc"}, "must refer to an environment variable"),
-        ({"url": "http://h/v1", "model": "m", "cache": "a.sqlite"}, "not a whole path"),
+        ({"url": "file:///etc/passwd", "model": "m"}, "no URL of a server"),
+        ({"url": "http://u:p@h/v1", "model": "m"}, "holds no password"),
+        ({"url": "http://localhost/v1", "model": "m", "key": "abc"}, "refer to an environment variable"),
+        ({"url": "http://localhost/v1", "model": "m", "cache": "a.sqlite"}, "not a whole path"),
+        ({"url": "http://h/v1", "model": "m"}, "write allow_host: h"),
+        ({"url": "http://h/v1", "model": "m", "allow_host": "g"}, "allow_host is 'g'"),
     ],
 )
 def test_settings_are_refused_early(wish: dict[str, Any], says: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.core.part import PartSpec
 from luthier.core.spec import Spec
+from luthier.data.egress import EgressSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +50,13 @@ class EmbedderSpec(PartSpec):
 
     def made(self) -> Embedder:
         """Once per process."""
-        return _made(self.model_dump_json())
+        return _made(self)
+
+    @property
+    def sends(self) -> str | None:
+        """The host that texts leave this machine for; None where they stay."""
+        told = self.settings
+        return told.host if isinstance(told, EgressSpec) and told.away else None
 
     def mark(self) -> str | None:
         told: str | None = self.load().mark(self.settings)
@@ -57,7 +64,6 @@ class EmbedderSpec(PartSpec):
 
 
 @lru_cache(maxsize=4)
-def _made(told: str) -> Embedder:
-    spec = EmbedderSpec.model_validate_json(told)
+def _made(spec: EmbedderSpec) -> Embedder:
     made: Embedder = spec.load().make(spec.settings)
     return made

@@ -1,9 +1,9 @@
-"""endpoint: vectors of a server that speaks OpenAI's protocol, POST {url}/embeddings. Rows' texts are sent there, so it must
-be one that may see them.
+"""endpoint: vectors of a server that speaks OpenAI's protocol, POST {url}/embeddings. Rows' texts are sent there, by the one way
+out (data/egress): to this machine, or to a host that the recipe allows by name.
 
 A text is sent once per process while its vector is among the last `remembered`, and once ever where `cache` names a file. What
 a server says may change from call to call; with a cache, a dataset that is made again is the same one. The key is a reference,
-${NAME}, and is never recorded or told. Redirections are not followed: the key would follow, too.
+${NAME}, and is never recorded or told.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import json
 import os
 import sqlite3
 import time
-import urllib.error
-import urllib.request
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -24,25 +22,19 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from luthier.core.errors import DataError
-from luthier.core.spec import Spec, references, resolve
-from luthier.core.units import Seconds
+from luthier.core.spec import resolve
+from luthier.data.egress import Declined, Door, EgressSpec, Transient
 
 from .embedder import EmbedderKind
 
 if TYPE_CHECKING:
     import numpy as np
 
-ANSWER_BYTES = 64_000_000
 WAITS_S = (0.5, 2.0, 8.0)
+LONGEST_WAIT_S = 30.0
 
 
-class EndpointSpec(Spec):
-    url: str
-    """Where the server is, up to its version, as in `http://localhost:8000/v1`."""
-    model: str
-    """The model's name on that server."""
-    key: str | None = None
-    """The key as a reference, ${NAME}, to an environment variable."""
+class EndpointSpec(EgressSpec):
     batch: int = Field(default=64, ge=1, le=2048)
     """How many texts are sent together."""
     longest: int = Field(default=8_000, ge=1)
@@ -53,25 +45,12 @@ class EndpointSpec(Spec):
     """How many vectors a process keeps in memory."""
     cache: str | None = None
     """A file, by its whole path, that keeps every vector for later runs."""
-    timeout: Seconds = 60.0
-    """How long one answer may take."""
 
     @model_validator(mode="after")
-    def _can_be_reached(self) -> EndpointSpec:
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"{self.url!r} is no URL of a server; it begins with http:// or https://")
-        if "@" in self.url.split("/")[2]:
-            raise ValueError("a URL must not hold a password; write key: ${NAME}")
-        if self.key is not None and references(self.key) != [self.key[2:-1]]:
-            raise ValueError("key must refer to an environment variable, as in ${EMBEDDING_KEY}")
+    def _whole_path(self) -> EndpointSpec:
         if self.cache is not None and not Path(self.cache).is_absolute():
             raise ValueError(f"{self.cache!r} is not a whole path, as in /data/vectors.sqlite")
         return self
-
-
-class _Stays(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: Any, **_: Any) -> None:
-        return None
 
 
 class Endpoint:
@@ -79,7 +58,7 @@ class Endpoint:
         self._settings = settings
         self._known: OrderedDict[bytes, bytes] = OrderedDict()
         self._sent = 0
-        self._opener = urllib.request.build_opener(_Stays)
+        self._door = Door(settings, lambda written: resolve(written, os.environ))
         self._salt = json.dumps([settings.url.rstrip("/"), settings.model]).encode()
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -137,26 +116,16 @@ class Endpoint:
 
     def _post(self, told: dict[str, Any]) -> Any:
         url = self._settings.url.rstrip("/") + "/embeddings"
-        headers = {"Content-Type": "application/json"}
-        if self._settings.key:
-            headers["Authorization"] = f"Bearer {resolve(self._settings.key, os.environ)}"
-        body = json.dumps(told).encode()
         for wait_s in (*WAITS_S, None):
-            request = urllib.request.Request(url, body, headers)  # noqa: S310  the spec allows http alone
             try:
-                with self._opener.open(request, timeout=self._settings.timeout) as answer:
-                    return json.loads(answer.read(ANSWER_BYTES))
-            except urllib.error.HTTPError as error:
-                why, again = (
-                    f"answers {error.code} {error.reason}",
-                    error.code in (408, 429) or error.code >= 500,
-                )
-                error.close()
-            except (OSError, ValueError) as error:
-                why, again = f"does not answer: {getattr(error, 'reason', error)}", isinstance(error, OSError)
-            if wait_s is None or not again:
+                return self._door.post("embeddings", told)
+            except Declined as error:
+                why = f"declines: {error}"
                 break
-            time.sleep(wait_s)
+            except Transient as error:
+                why = str(error)
+                if wait_s is not None:
+                    time.sleep(wait_s if error.wait_s is None else min(error.wait_s, LONGEST_WAIT_S))
         raise DataError(
             f"{url} {why}.", remedy="Check that the server runs there, the model's name and the key."
         )
