@@ -11,7 +11,7 @@ import pytest
 from luthier.core.spec import parse, read_yaml
 from luthier.data.connectors import connect
 from luthier.data.contract import ContractSpec
-from luthier.data.gather import whole
+from luthier.data.grouped import whole
 from luthier.data.mapping import Layout
 from luthier.data.maps import MapSpec
 from luthier.data.reading import Job, read_part

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from luthier.data.connectors.protocol import Block
-from luthier.data.gather import blocks_of
+from luthier.data.grouped import blocks_of
 from luthier.data.mapping import Layout, to_records
 from luthier.data.maps import MapSpec
 

@@ -242,7 +242,7 @@ def _mismatches(texts: Sequence[str | None], pattern: str) -> set[int]:
 
 
 def _beyond(cell: Any, spec: ColumnSpec) -> str | None:
-    from .gather import place_of
+    from .grouped import place_of
 
     for bound, sign, words in ((spec.min, 1, "below"), (spec.max, -1, "above")):
         if bound is None:

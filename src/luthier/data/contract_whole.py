@@ -83,7 +83,7 @@ def _check_rows(wish: RowsSpec, rows: int, place: str) -> None:
 
 
 def _newest(block: Block, column: str, before: Any) -> Any:
-    from .gather import TIME, place_of
+    from .grouped import TIME, place_of
 
     found = block.columns.get(column, [])
     for cell in found if isinstance(found, list) else found.to_pylist():

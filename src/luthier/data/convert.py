@@ -28,7 +28,7 @@ from luthier.core.errors import DataError, SpecError, did_you_mean
 
 from .connectors import connect
 from .connectors.protocol import Secret
-from .gather import whole
+from .grouped import whole
 from .json_text import dumps, loads
 from .mapping import Layout
 from .reading import Job, read_part

@@ -28,7 +28,7 @@ from .engines.arrow_file import ArrowFile
 from .engines.protocol import At, Engine, Frame
 from .engines.spool import SortedSide
 from .forgotten import STILL_THERE, Forgotten, Hit, StillThere
-from .gather import whole
+from .grouped import whole
 from .mapping import Layout
 from .plan import Group, model_roles, models, plan_of
 from .prepare import PrepareSpec, source_names

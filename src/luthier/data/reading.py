@@ -27,7 +27,7 @@ from .connectors import connect
 from .connectors.protocol import Connector, Divisible, Part, Secret
 from .contract import ContractSpec, Kept
 from .forgotten import STILL_THERE, Forgotten
-from .gather import blocks_of
+from .grouped import blocks_of
 from .mapping import Bad, Layout, to_records
 from .records import hashed
 from .report import HIDDEN, Account

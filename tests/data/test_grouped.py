@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
 from luthier.data.connectors import connect
-from luthier.data.gather import whole
+from luthier.data.grouped import whole
 from luthier.data.mapping import Layout
 from luthier.data.reading import Job, read_part
 from luthier.data.shapes import Shape
