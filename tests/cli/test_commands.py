@@ -210,15 +210,16 @@ def test_what_happens_in_training_is_told_in_a_line(kind, data, told):
 
 QUIET = {
     "run.started", "run.finished", "forecast", "actual",  # the command itself begins, ends and prints them
-    "dataset", "rule", "evaluated",                       # on the report's page
+    "search.started", "search.finished",                  # as it does these
+    "dataset", "rule", "evaluated", "asked",              # on the report's page
     "checkpoint",                                         # all the time
 }  # fmt: skip
 """Facts that are kept and not shown as they happen."""
 
 
 def emitted():
-    """Every kind of event that the source names. Three places name none: the loop passes on how a run broke, the
-    listener what other processes emitted, the probe what it hears."""
+    """Every kind of event that the source names. Four places name none: the loop passes on how a run broke, the
+    listener what other processes emitted, the probe and a search what they hear."""
     kinds, unnamed = set(BROKEN), set()
     for path in (Path(__file__).parents[2] / "src" / "luthier").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -232,7 +233,9 @@ def emitted():
                     kinds.add(kind.value)
                 else:
                     unnamed.add((path.name, ast.unparse(kind)))
-    assert unnamed == {("loop.py", "stopped"), ("launch.py", "told['event']"), ("probe.py", "kind")}
+    assert unnamed == {
+        ("loop.py", "stopped"), ("launch.py", "told['event']"), ("probe.py", "kind"), ("searching.py", "kind"),
+    }  # fmt: skip
     return kinds
 
 

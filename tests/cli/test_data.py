@@ -116,7 +116,7 @@ def test_forget_asks_first_and_then_does_it(made):
 
 def test_export_writes_and_never_overwrites(made, tmp_path):
     digest, _ = made
-    assert "wrote 5 files" in luthier("data", "export", digest, tmp_path / "out", "--croissant").stdout
+    assert "wrote 6 files" in luthier("data", "export", digest, tmp_path / "out", "--croissant").stdout
     again = luthier("data", "export", digest, tmp_path / "out")
     assert again.exit_code == 2 and "already there" in again.stderr
     assert told("data", "export", digest, tmp_path / "lines", "--format", "jsonl")["rows"].keys() == {

@@ -112,7 +112,7 @@ def features(tmp_path: Path, n: int) -> tuple[str, list[dict[str, Any]]]:
         "wanted": str(wanted.path),
         "start": 0,
     }
-    return json.dumps(["near_duplicates", {}, False, 1, None]), [dict(task) for _ in range(n)]
+    return json.dumps(["near_duplicates", {}, False, 1, None, None]), [dict(task) for _ in range(n)]
 
 
 @pytest.mark.parametrize("deaths", [1, 9])

@@ -14,7 +14,7 @@ import pytest
 from luthier.core.errors import DataError, Interrupted, SpecError, StoreError
 from luthier.core.testing import FakeContext
 from luthier.data import shards
-from luthier.data.engines import local
+from luthier.data.engines import keys, local
 from luthier.data.lineage import find_row, rows
 from luthier.data.prepare import STAGE, PrepareSpec
 
@@ -193,7 +193,7 @@ def test_rows_in_removed_and_out_add_up_when_sorting_by_parts(
     jsonl(labelled(300))
     whole = prepare({**one(), "rules": RULES}, CLASSIFY)
     monkeypatch.setattr(shards, "SHARD_BYTES", 2_000)
-    monkeypatch.setattr(local, "KEYS_AT_ONCE", 7)
+    monkeypatch.setattr(keys, "KEYS_AT_ONCE", 7)
     parts = prepare({**one(), "rules": RULES}, CLASSIFY)
     assert parts.rows() == whole.rows()
     assert parts.removed() == whole.removed()

@@ -104,6 +104,15 @@ def describe(event: Event) -> str | None:
     """One line for the facts a person wants to see go by, None for the rest."""
     d = event.data
     match event.kind:
+        case "trial.started":
+            setting = (
+                ", ".join(f"{path} {told}" for path, told in d["setting"].items()) or "the recipe as written"
+            )
+            return f"trial {d['number']}: {setting}"
+        case "trial.finished":
+            value = "" if d["value"] is None else f", {d['value']:.4g} on the validation rows"
+            why = f": {d['why']}" if d["why"] else ""
+            return f"trial {d['number']}: {d['state']}{value} in {show_seconds(d['seconds'])}{why}"
         case "stage.started":
             return f"{d['step']}: working"
         case "stage.known":

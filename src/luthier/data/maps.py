@@ -6,9 +6,9 @@ A column is named as it is, or by a path into its value (paths.py). Plain values
 from __future__ import annotations
 
 import string
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from luthier.core.spec import Spec
 
@@ -128,6 +128,9 @@ class RatingSpec(Spec):
         return self
 
 
+LATER = ("tools", "conversation", "ranking")
+
+
 class MapSpec(Spec):
     messages: str | None = None
     """The column with a list of messages: role and content (OpenAI), or from and value (ShareGPT)."""
@@ -159,6 +162,12 @@ class MapSpec(Spec):
     """A column whose equal values must stay on one side of the split, such as a customer."""
     on_bad_row: Literal["refuse", "set_aside"] = "refuse"
     """What happens to a row without a label or answer: stop, or keep it in removed.parquet with the reason."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Maps that were written before there were such keep their identity."""
+        told: dict[str, Any] = standard(self)
+        return {name: value for name, value in told.items() if name not in LATER or value is not None}
 
     @model_validator(mode="after")
     def _tools_are_tools(self) -> MapSpec:

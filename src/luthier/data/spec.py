@@ -103,8 +103,9 @@ class SourceSpec(Spec):
         told = standard(self)
         del told["connector"]
         settings = told.pop("settings")
-        if told["side"] is None:
-            del told["side"]  # sources that were written before there were sides keep their identity
+        for name in ("side", "contract"):
+            if told[name] is None:
+                del told[name]  # sources that were written before there were such keep their identity
         return {**(settings if self.connector in settings else {self.connector: settings}), **told}
 
     @property
