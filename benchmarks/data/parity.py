@@ -2,7 +2,7 @@
 
     python benchmarks/data/parity.py [--rows 5000] [--master "local[2]"] [--only chats,food-reviews] [--into .bench/parity]
 
-    chats, labels, answers   the corpus of corpus.py, with every rule that runs without a model
+    chats, labels, answers, gathered   the corpus of corpus.py, with every rule that runs without a model
     food-reviews, debian-descriptions, synopses   real rows with the recipes of examples/; apt-get fetches what is not there
 
 Input files are read in small pieces and shuffles have more parts than cores, so that there is something to get wrong. A
@@ -40,6 +40,14 @@ LABELS = (
     {"sample": {"share": 0.8, "by": "label"}}, {"balance": {"at_most": "median"}}, {"weight": {"expression": "1 + len(user) / 100"}},
     {"augment": {"copies": 2}},
 )  # fmt: skip
+GATHERED = {
+    "quality": ["boilerplate", "semantic_duplicates", "label_noise", "triggers"],
+    "relevance": [
+        {"rank": {"goal": "a library for reading files, and a tool to convert them", "share": 0.9}}
+    ],
+    "quantity": ["held_out", {"inverse_frequency": {"of": "label"}}, {"select": {"n": 200}}],
+}
+"""Rules that learn from all rows."""
 LEFT_OUT = {"difficulty": "asks a model", "generate": "asks a model"}
 REAL = {
     "food-reviews": ("food-reviews", "recipe.yaml"),
@@ -80,6 +88,9 @@ def planted(folder: Path) -> dict[str, Wish]:
                 "split": split,
             },
             {"kind": "classify"},
+        ),
+        "gathered": Wish(
+            folder, {"sources": [pairs], "rules": GATHERED, "split": split}, {"kind": "classify"}
         ),
         "answers": Wish(
             folder,

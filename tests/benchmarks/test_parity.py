@@ -77,7 +77,7 @@ def same(parity: Any, wish: Any, folder: Path, master: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=needs_spark) for one in ("chats", "labels", "answers")]
+    "name", [pytest.param(one, marks=needs_spark) for one in ("chats", "labels", "answers", "gathered")]
 )
 def test_the_planted_corpus(
     parity: Any, corpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
