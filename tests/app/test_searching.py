@@ -195,3 +195,9 @@ def test_two_releases_are_compared_on_the_rows_that_both_were_asked(workshop):
     workshop.run("--set", "data.split.seed=9")
     other = json.loads(workshop.luthier("compare", "router@1", "router@3", "--json").stdout)
     assert other["left_out"] > 0
+
+
+def test_a_plan_says_how_often_it_trains(workshop):
+    words = ("--set", OVER, "--set", "search.trials=5", "--set", "search.time=2 h")
+    told = json.loads(workshop.luthier("plan", workshop.folder / "recipe.yaml", "--json", *words).stdout)
+    assert any("trains up to 5 times, until 2 h" in note for note in told["notes"])

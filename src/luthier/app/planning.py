@@ -185,6 +185,12 @@ def _notes(wish: Wish, made: Forecast) -> list[str]:
     name, method = made.spec.method.name, made.spec.method.load()
     processes = f"train.parallel: {made.team.size} processes share the work"
     told = []
+    if (search := wish.recipe.search) is not None:
+        limits = [str(limit) for limit in (search.time and show_seconds(search.time), search.money) if limit]
+        until = f", until {' or '.join(limits)} is used up" if limits else ""
+        told.append(
+            f"the search trains up to {search.trials} times{until}; the figures above are of one training"
+        )
     if made.spec.parallel.kind == "fsdp":
         told.append(
             f"{processes} and none of them could do it alone, so no real steps were tried: time and money are not known"
