@@ -111,7 +111,7 @@ class Candidates:
             f"WHERE NOT EXISTS (SELECT 1 FROM {gone} AS g WHERE g.row = r.row)) "
             f"SELECT a.row AS a, b.row AS b FROM (SELECT * FROM placed WHERE size <= {self.most} OR place <= {self.first * (asked + 1)}) AS a "
             "JOIN placed AS b ON a.band = b.band WHERE a.place < b.place "
-            f"AND least(a.n, b.n) * 1000 >= {self.least} * greatest(a.n, b.n)"
+            f"AND CAST(least(a.n, b.n) AS BIGINT) * 1000 >= {self.least} * CAST(greatest(a.n, b.n) AS BIGINT)"
         )
 
 
@@ -173,7 +173,7 @@ class Sample:
             billionths = round(self.share * 1_000_000_000)
             return (
                 f"SELECT row, 'not drawn: {self.share:g} of the rows stay' AS reason FROM ({placed}) AS p "
-                f"WHERE (2 * place - 1) * 1000000000 >= 2 * {billionths} * size"
+                f"WHERE (2 * CAST(place AS BIGINT) - 1) * 1000000000 >= 2 * {billionths} * size"
             )
         if self.n is not None and self.n >= total:
             note(f"all {total} rows stay; the sample may have {self.n}")
@@ -201,7 +201,7 @@ class Top:
             away, limit = f"place > {self.n}", f"the highest {self.n}"
         else:
             billionths = round((self.share or 0.0) * 1_000_000_000)
-            away = f"(2 * place - 1) * 1000000000 >= 2 * {billionths} * size"
+            away = f"(2 * CAST(place AS BIGINT) - 1) * 1000000000 >= 2 * {billionths} * size"
             limit = f"the highest {self.share:g} of the rows"
         why = f"'score ' || CAST(score AS VARCHAR(20)) || ' is not among {limit}'"
         return f"SELECT row, {why} AS reason FROM ({placed}) AS p WHERE {away}"
