@@ -252,7 +252,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A session that is there already: the engine works in it, and leaves it."""
     from pyspark.sql import SparkSession
 
-    from luthier.data.engines import spark, spark_start
+    from luthier.data.engines import spark_start
 
     builder = SparkSession.builder.master("local[2]")
     for name, value in {
@@ -264,10 +264,23 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         builder = builder.config(name, value)
     with spark_start.workers_python(sys.executable):
         found = builder.config("spark.sql.shuffle.partitions", "2").getOrCreate()
+    RUNNING.append(found)
     yield
-    assert found.range(1).count() == 1
-    found.stop()
-    spark._end_java()
+    leave()
+
+
+RUNNING: list[Any] = []
+
+
+def leave() -> None:
+    """End the session that is there, which the engine has left as it was."""
+    from luthier.data.engines import spark
+
+    while RUNNING:
+        found = RUNNING.pop()
+        assert found.range(1).count() == 1
+        found.stop()
+        spark._end_java()
 
 
 LOCAL = {"spark": {"master": "local[2]"}}
@@ -517,6 +530,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
     """A standalone master with two workers of one core each, every one a process group of its own."""
     import pyspark
 
+    leave()  # the engine is to start a session of its own
     program = Path(pyspark.__file__).parent / "bin" / "spark-class"
     started: list[subprocess.Popen[bytes]] = []
     port = free_port()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,9 @@ def secretly(folder: Path) -> None:
     class Watching(FakeContext):
         def check(self) -> None:
             if not seen:
-                seen.extend(" ".join(one.cmdline()) for one in psutil.Process().children(recursive=True))
+                for one in psutil.Process().children(recursive=True):
+                    with suppress(psutil.Error):  # some are gone by now
+                        seen.append(" ".join(one.cmdline()))
             super().check()
 
     options = {
