@@ -30,6 +30,15 @@ if TYPE_CHECKING:
     from .report.facts import RunFacts
 
 
+ALSO_SHOWN = (
+    "ece",
+    "rouge_l",
+    "rmse",
+    "answered",
+    "perplexity",
+)  # on the terminal; all metrics are in the report
+
+
 @dataclass(frozen=True)
 class Run:
     """What a run gave. `made` lists the steps that really ran; empty: everything was there already."""
@@ -63,7 +72,9 @@ class Run:
         }[self.report["task"]["kind"]]
         for name, system in self.report["systems"].items():
             figures = "  ".join(
-                f"{metric} {value:.3f}" for metric, value in system["metrics"].items() if value is not None
+                f"{metric} {value:.3f}"
+                for metric, value in system["metrics"].items()
+                if value is not None and metric in {*shown, *ALSO_SHOWN}
             )
             told.append(f"{name:12} {figures}")
         for c in (c for c in self.report["comparisons"] if c["metric"] in shown):
