@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,12 @@ def test_a_search_tries_keeps_and_says_how_to_run_what_it_kept(workshop):
     done = [one for one in found["trials"] if one["state"] == "done"]
     best = max(done, key=lambda one: one["value"])
     assert next(one for one in done if one["number"] == found["best"])["value"] == best["value"]
+    from luthier.models.weights import describe
+
+    history = json.loads(workshop.luthier("show", best["model"], "--json").stdout)
+    steps = json.loads((Path(history["folder"]) / "history.json").read_text())["steps"]
+    tokens = sum(step["tokens"] for step in steps)
+    assert best["work"] == tokens * describe(workshop.folder / "tiny").parameters
     page = (workshop.home / "reports" / "router-search.html").read_text()
     assert "test rows that no trial has seen" in page
     # The line of what was kept finds its model there.

@@ -230,18 +230,20 @@ def _try(wish: Wish, at: RunContext, trial: Trial, asked: optuna.Trial | None, m
     except LuthierError as error:
         found = replace(trial, state="failed", why=error.message, seconds=time.monotonic() - began)
     else:
-        assert so_far.model is not None
-        found = replace(
-            trial, **_figures(context, validated, so_far.model, recipe), seconds=time.monotonic() - began
-        )
+        assert so_far.model is not None and so_far.base is not None
+        figures = _figures(context, validated, so_far.model, so_far.base, recipe)
+        found = replace(trial, **figures, seconds=time.monotonic() - began)
     told = {k: v for k, v in asdict(found).items() if k not in ("value_R", "setting")}
     at.emit("trial.finished", **told, setting=dict(found.setting))
     return found
 
 
-def _figures(at: RunContext, validated: Artifact, model: Artifact, recipe: Recipe) -> dict[str, Any]:
+def _figures(
+    at: RunContext, validated: Artifact, model: Artifact, base: Artifact, recipe: Recipe
+) -> dict[str, Any]:
     """The metric with its interval and its resamples, and what the model cost."""
     from luthier.evaluation import compare, predictions, tasks
+    from luthier.models.weights import describe
 
     folder = at.folder(validated)
     told = json.loads((folder / "validation.json").read_text(encoding="utf-8"))
@@ -253,12 +255,11 @@ def _figures(at: RunContext, validated: Artifact, model: Artifact, recipe: Recip
     value_R = values[told["metric"]]
     low, high = compare.interval(value_R, recipe.evaluate.confidence, len(answers)) or (None, None)
     tokens = sum(step["tokens"] for step in history["steps"])
-    size = about.get("parameters") or 1
     return {
         "value": told["value"],
         "low": low,
         "high": high,
-        "work": float(tokens) * float(size),
+        "work": float(tokens) * describe(at.folder(base)).parameters,
         "model": model.digest,
         "value_R": value_R.tolist(),
     }
