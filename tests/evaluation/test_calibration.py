@@ -125,3 +125,13 @@ def test_few_rows_teach_nothing_and_that_is_said(world, tmp_path):
     assert found["temperature"] == 1.0
     assert found["threshold"] is None
     assert "12 validation rows are too few" in found["why"]
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=2, max_size=6), st.floats(0.1, 10))
+def test_what_is_measured_is_what_is_served(weights, heat):
+    """The server has a twin of `tempered`, over logarithms and without numpy: floors that do not know each other."""
+    from luthier.serving import labels
+
+    p = np.array([weights]) / sum(weights)
+    served = np.exp(labels.tempered(np.log(p[0]).tolist(), heat))
+    assert served == pytest.approx(tempered(p, heat)[0])

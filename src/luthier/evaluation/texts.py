@@ -22,7 +22,6 @@ from luthier.core.errors import missing_part
 
 from .compare import Statistics, of_mean, together
 
-NAMES = ("rouge_l", "chrf", "bleu", "length_error", "refused")
 _ORDERS = 4
 
 _REFUSES = re.compile(
