@@ -4,7 +4,6 @@ again by Luthier's own connectors."""
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
 from pathlib import Path
@@ -20,13 +19,6 @@ from luthier.core.errors import DataError, Interrupted, LuthierError, SpecError,
 from luthier.core.spec import resolve
 from luthier.data.connectors import connect
 from luthier.data.spec import SourceSpec
-
-_place = Path(__file__).parents[2] / "store" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("store_conftest", _place)
-assert _spec and _spec.loader
-_store = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_store)
-postgres_server, postgres_url = _store.postgres_server, _store.postgres_url
 
 HOSTILE = ["=cmd|' /C calc'!A0", 'a,b\n"c"\r\nd', "-5", "tab\tand émoji 🙂", "'quoted'", "\\N", "null"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,6 @@ import pytest
 from luthier.core.spec import resolve
 from luthier.data.connectors import connect
 from luthier.data.spec import SourceSpec
-
-_place = Path(__file__).parents[2] / "store" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("store_conftest", _place)
-assert _spec and _spec.loader
-_store = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_store)
-postgres_server, postgres_url = _store.postgres_server, _store.postgres_url
 
 
 def rows_of(connector: Any, *columns: str) -> list[dict[str, Any]]:
