@@ -8,31 +8,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from luthier.core.strict_json import finite, no_constant, once
+
 DEEPEST = 200
 """How many lists and objects may stand in one another; as many as in a row of a JSON Lines file."""
-
-
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For json's `object_pairs_hook`: an object, no key of which stands twice. Raises ValueError."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice!r} stands twice in one object")
-    return result
-
-
-def no_constant(name: str) -> Any:
-    """For `parse_constant`: NaN and Infinity. Raises ValueError."""
-    raise ValueError(f"{name} is not JSON")
-
-
-def finite(text: str) -> float:
-    """For `parse_float`. Raises ValueError."""
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"the number {text[:20]} is too large")
-    return value
 
 
 def loads(text: str) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import ModelError
+from luthier.core.strict_json import no_constant, once
 
 WIDTH_BYTES = {
     "F64": 8,
@@ -56,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def parse_json(data: bytes, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_no_repeats, parse_constant=_no_constants)
+        value = json.loads(data.decode(), object_pairs_hook=once, parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{name} is not valid JSON: {error}.", remedy="Fetch the model again.") from None
     if not isinstance(value, dict):
@@ -64,17 +65,6 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
             f"{name} holds a {type(value).__name__}, not an object.", remedy="Fetch the model again."
         )
     return value
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key stands twice")
-    return result
-
-
-def _no_constants(name: str) -> Any:
-    raise ValueError(f"{name} is not a number")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
+from luthier.core.strict_json import finite, no_constant, once
 from luthier.server.errors import ApiError
 
 if TYPE_CHECKING:
@@ -69,10 +69,10 @@ def strict_json(body: bytes) -> Any:
     try:
         value = json.loads(
             body.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_constant=_constant,
+            object_pairs_hook=once,
+            parse_constant=no_constant,
             parse_int=_integer,
-            parse_float=_number,
+            parse_float=finite,
         )
     except RecursionError:
         raise _not_json(f"it is nested deeper than {DEEPEST} levels") from None
@@ -88,30 +88,10 @@ def _not_json(why: str) -> ApiError:
     return ApiError(400, "invalid_json", f"The body cannot be read as JSON: {why}.")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice[:60]!r} stands twice in one object")
-    return result
-
-
-def _constant(text: str) -> Any:
-    raise ValueError(f"{text} is not a JSON number")
-
-
 def _integer(text: str) -> int:
     if len(text) > LONGEST_INTEGER:
         raise ValueError(f"an integer has {len(text)} digits, more than {LONGEST_INTEGER}")
     return int(text)
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is too large for a number")
-    return value
 
 
 def _check(value: Any) -> None:

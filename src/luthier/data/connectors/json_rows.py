@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
-from luthier.data.json_text import finite, no_constant, once
+from luthier.core.strict_json import finite, no_constant, once
 
 from .faults import ASIDE, LONGEST_ROW_BYTES, Fault, not_utf8, too_long
 from .protocol import BadRow, Block

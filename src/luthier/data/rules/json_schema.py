@@ -21,6 +21,7 @@ from pydantic import Field, field_validator
 
 from luthier.core.errors import missing_part
 from luthier.core.spec import Spec
+from luthier.core.strict_json import once
 
 from .rule import RowRule, Said
 
@@ -231,7 +232,7 @@ def wrong(text: str, settings: JsonSchema, validator: Any = None) -> str | None:
     if _depth(text) > settings.deepest:
         return f"is nested deeper than {settings.deepest} levels"
     try:
-        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+        value = json.loads(text, object_pairs_hook=once, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         return f"is not JSON: {error.msg} at character {error.pos + 1}"
     except ValueError as error:
@@ -263,15 +264,6 @@ def _depth(text: str) -> int:
         elif piece in "]}":
             depth -= 1
     return deepest
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice[:40]!r} stands twice in one object")
-    return found
 
 
 def _no_number(name: str) -> Any:
