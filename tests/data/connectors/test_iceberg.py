@@ -181,7 +181,7 @@ class Deletes(ManifestWriterV2):
         return {**super()._meta, "content": "deletes"}
 
 
-def commit(table: Any, writer: Any, **file: Any) -> Path:
+def commit(table: Any, writer: Any, sequence: int = 9, **file: Any) -> Path:
     """A further snapshot of the table with one more file, as any writer may leave it; its metadata file."""
     metadata, io, number = table.metadata, table.io, 4242
     values = {
@@ -192,7 +192,7 @@ def commit(table: Any, writer: Any, **file: Any) -> Path:
         **file,
     }
     entry = ManifestEntry.from_args(
-        status=ManifestEntryStatus.ADDED, snapshot_id=number, sequence_number=9,
+        status=ManifestEntryStatus.ADDED, snapshot_id=number, sequence_number=sequence,
         data_file=DataFile.from_args(_table_format_version=2, **values),
     )  # fmt: skip
     entry.data_file._spec_id = 0
@@ -234,10 +234,92 @@ def test_rows_of_position_deletes_are_not_read(source: Any, rows_of: Any, table:
         source({"iceberg": before}).parts()
 
 
+def deletes_of(table: Any, name: str, keys: dict[str, tuple[int, pa.DataType, list[Any]]]) -> str:
+    """A file of keys, {column: (number of the field, type, cells)}, as Flink writes one."""
+    fields = [pa.field(k, kind, metadata={"PARQUET:field_id": str(n)}) for k, (n, kind, _) in keys.items()]
+    columns = [pa.array(cells, kind) for _, kind, cells in keys.values()]
+    path = f"{table.location()}/data/{name}.parquet"
+    pq.write_table(pa.table(columns, schema=pa.schema(fields)), path.removeprefix("file://"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keys", "numbers", "sequence", "left"),
+    [
+        # by one column, under another name than today's; both files are older
+        ({"was": (1, pa.int64(), [2, 5, 11, 99])}, [1], 9, [1, 3, 4, 6, 12, 13, 14, 15, 16]),
+        # TICKETS has number 1 and MORE number 2: a delete of number 2 says nothing of MORE, one of 1 nothing of either
+        ({"id": (1, pa.int64(), [2, 5, 11])}, [1], 2, [1, 3, 4, 6, *range(11, 17)]),
+        ({"id": (1, pa.int64(), [2, 5, 11])}, [1], 1, [*range(1, 7), *range(11, 17)]),
+        # by two columns, all of which must be equal, null to null: the queues are a, b, null, a, b, null
+        (
+            {"queue": (3, pa.string(), [None, "a", None]), "id": (1, pa.int64(), [3, 5, 1])},
+            [3, 1], 9, [1, 2, 4, 5, 6, *range(11, 17)],
+        ),
+        ({"queue": (3, pa.string(), [None, "b"])}, [3], 9, [1, 4, *range(11, 17)]),
+    ],
+)  # fmt: skip
+def test_rows_of_equality_deletes_are_not_read(
+    source: Any, rows_of: Any, table: Any, keys: Any, numbers: list[int], sequence: int, left: list[int]
+) -> None:
+    path = deletes_of(table, "gone", keys)
+    content = DataFileContent.EQUALITY_DELETES
+    commit(table, Deletes, sequence, content=content, file_path=path, equality_ids=numbers)
+    newest = source({"iceberg": "lake/sales/tickets"})
+    assert ids(rows_of(newest, "id")) == left
+    assert {row["body"] for row in rows_of(newest, "body")} == {
+        f"my problem {n}" if n < 10 else f"another {n}" for n in left
+    }
+    assert (newest.estimate().rows is None) == (sequence > 1)
+    for part in newest.parts():  # a worker has nothing but the part
+        again = source({"iceberg": "lake/sales/tickets"})
+        assert [block.lines for block in again.read(part, ["id"])] == [
+            block.lines for block in newest.read(part, ["id"])
+        ]
+
+
+def test_equality_deletes_of_a_partition_are_for_it_alone(source: Any, rows_of: Any, tmp_path: Path) -> None:
+    found = catalog_of(tmp_path).create_table("sales.tickets", schema=TICKETS.schema)
+    with found.update_spec() as update:
+        update.add_identity("queue")
+    found.append(pa.table({"id": [1, 2, 1, 2], "body": ["x"] * 4, "queue": ["a", "a", "b", "b"]}))
+    path = deletes_of(found, "gone", {"id": (1, pa.int64(), [1])})
+    file = {"file_path": path, "equality_ids": [1], "partition": Record("a")}
+    commit(found, Deletes, content=DataFileContent.EQUALITY_DELETES, **file)
+    rows = rows_of(source({"iceberg": "lake/sales/tickets"}), "id", "queue")
+    assert sorted((row["queue"], row["id"]) for row in rows) == [("a", 2), ("b", 1), ("b", 2)]
+
+
+def test_rows_added_since_are_refused_where_old_ones_were_deleted(source: Any, table: Any) -> None:
+    path = deletes_of(table, "gone", {"id": (1, pa.int64(), [1])})
+    commit(table, Deletes, content=DataFileContent.EQUALITY_DELETES, file_path=path, equality_ids=[1])
+    before = {"table": "lake/sales/tickets", "since_snapshot": table.metadata.snapshots[0].snapshot_id}
+    with pytest.raises(DataError, match="1 of 1 files of snapshot"):
+        source({"iceberg": before}).parts()
+
+
+def test_a_file_of_deletes_without_its_key_is_refused(source: Any, rows_of: Any, table: Any) -> None:
+    path = deletes_of(table, "gone", {"body": (2, pa.string(), ["my problem 1"])})
+    commit(table, Deletes, content=DataFileContent.EQUALITY_DELETES, file_path=path, equality_ids=[1, 2])
+    with pytest.raises(DataError, match=r"gone\.parquet: this file of deletes has no column 'id'"):
+        rows_of(source({"iceberg": "lake/sales/tickets"}), "id")
+
+
 @pytest.mark.parametrize(
     ("file", "told"),
     [
-        ({"content": DataFileContent.EQUALITY_DELETES, "equality_ids": [1]}, "equality deletes"),
+        (
+            {
+                "content": DataFileContent.EQUALITY_DELETES,
+                "equality_ids": [1],
+                "file_format": FileFormat.AVRO,
+            },
+            "equality deletes in AVRO files",
+        ),
+        (
+            {"content": DataFileContent.EQUALITY_DELETES, "equality_ids": [99]},
+            "equality deletes by a field within another",
+        ),
         ({"content": DataFileContent.POSITION_DELETES, "file_format": FileFormat.PUFFIN}, "deletion vectors"),
     ],
 )
@@ -256,14 +338,17 @@ def test_deletes_that_are_not_read_are_refused(
     ["/etc/passwd", "file:///etc/passwd", "TABLE/../../../outside.parquet", "s3://elsewhere/x.parquet", "TABLEx/data/x.parquet",
      "http://127.0.0.1:1/x.parquet", "TABLE/data/link.parquet"],
 )  # fmt: skip
-@pytest.mark.parametrize("content", [DataFileContent.DATA, DataFileContent.POSITION_DELETES])
+@pytest.mark.parametrize(
+    "content", [DataFileContent.DATA, DataFileContent.POSITION_DELETES, DataFileContent.EQUALITY_DELETES]
+)
 def test_a_manifest_that_points_outside_is_refused(
     source: Any, table: Any, tmp_path: Path, path: str, content: DataFileContent
 ) -> None:
     pq.write_table(TICKETS, tmp_path / "outside.parquet")
     (tmp_path / "lake/sales/tickets/data/link.parquet").symlink_to(tmp_path / "outside.parquet")
     writer = ManifestWriterV2 if content == DataFileContent.DATA else Deletes
-    commit(table, writer, content=content, file_path=path.replace("TABLE", table.location()))
+    more = {"equality_ids": [1]} if content == DataFileContent.EQUALITY_DELETES else {}
+    commit(table, writer, content=content, file_path=path.replace("TABLE", table.location()), **more)
     with pytest.raises(DataError, match="outside the table"):
         source({"iceberg": "lake/sales/tickets"}).parts()
 

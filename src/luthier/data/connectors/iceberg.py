@@ -4,7 +4,7 @@ by a file system of ours that opens nothing outside the table's folder; data fil
     snapshot   the newest of `ref` unless the recipe names one; it is pinned with the fingerprint
     columns    by the numbers of their fields, so renamed ones are found; by name mapping in files that have no numbers.
                A snapshot or tag has the names of then, a branch those of today
-    deletes    position deletes; tables with equality deletes or deletion vectors are refused
+    deletes    by position here, by equality in iceberg_deletes.py; tables with deletion vectors are refused
     since      `since_snapshot` gives the files that were added, where nothing that was there has gone
 """
 
@@ -22,6 +22,7 @@ from luthier.core.errors import DataError, missing_part
 from luthier.core.spec import Spec, references
 
 from .database import holds_secret
+from .iceberg_deletes import EqualityDeletes
 from .lake import DataFile, LakeConnector, LakeSpec, Snapshot
 from .protocol import Secret
 
@@ -100,6 +101,7 @@ class IcebergConnector(LakeConnector):
         super().__init__(source, base, secret)
         self._wish = cast("IcebergSpec", source.settings)
         self._deleted: tuple[tuple[str, ...], np.ndarray] | None = None
+        self._equality = EqualityDeletes(self._open, self._place)
 
     @cached_property
     def _opened(self) -> Opened:
@@ -125,18 +127,24 @@ class IcebergConnector(LakeConnector):
 
     def _since(self, files: list[DataFile], before: list[DataFile], number: int) -> list[DataFile]:
         """What stands in none of the files of before. Where one of those is gone, its rows may stand in any new one."""
-        then = {(file.path, *file.more["deletes"]) for file in before}
-        if lost := then - {(file.path, *file.more["deletes"]) for file in files}:
+        then = {_with_deletes(file) for file in before}
+        if lost := then - {_with_deletes(file) for file in files}:
             raise DataError(
                 f"{self._place}: {len(lost)} of {len(then)} files of snapshot {self._wish.since_snapshot} were rewritten by snapshot {number}, so which rows are new cannot be told.",
                 remedy="Write watermark: and since: with a column that tells the time of a change, or read the table whole.",
             )
-        return [file for file in files if (file.path, *file.more["deletes"]) not in then]
+        return [file for file in files if _with_deletes(file) not in then]
 
     def _open(self, path: str) -> BinaryIO:
         return self._opened.open(path)
 
     def _gone(self, at: Mapping[str, Any], rows: range) -> np.ndarray | None:
+        by_place, by_value = self._gone_by_place(at, rows), self._equality.gone(at, rows)
+        if by_place is None or by_value is None:
+            return by_value if by_place is None else by_place
+        return by_place | by_value
+
+    def _gone_by_place(self, at: Mapping[str, Any], rows: range) -> np.ndarray | None:
         """By position deletes: files of (path, position), of which those for this file are held, 8 bytes each."""
         import numpy as np
 
@@ -171,3 +179,8 @@ class IcebergConnector(LakeConnector):
 
     def _references(self) -> list[str]:
         return references(" ".join([self._wish.table, *self._wish.catalog.values()]))
+
+
+def _with_deletes(file: DataFile) -> tuple[str, ...]:
+    """A data file and the files of deletes that apply to it: another of either makes other rows."""
+    return (file.path, *file.more["deletes"], *(path for path, _ in file.more.get("equals", ())))

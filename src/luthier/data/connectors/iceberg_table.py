@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from pyiceberg.catalog import load_catalog
-from pyiceberg.catalog.noop import NoopCatalog
 from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 from pyiceberg.io import InputFile, OutputFile
 from pyiceberg.io.fsspec import FsspecFileIO, FsspecInputFile
-from pyiceberg.manifest import DataFileContent, FileFormat
+from pyiceberg.manifest import DataFileContent, FileFormat, ManifestEntry
 from pyiceberg.serializers import FromInputFile
-from pyiceberg.table import StaticTable
+from pyiceberg.table import ManifestGroupPlanner
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import DateType, ListType, NestedField, StructType, TimestampType, TimestamptzType
 from pyiceberg.utils.datetime import days_to_date, micros_to_timestamp, micros_to_timestamptz
@@ -116,22 +115,54 @@ class Opened:
         return [_column(one) for one in found.fields]
 
     def files(self, snapshot: int | None) -> list[DataFile]:
-        try:
-            tasks = list(self._table().scan(snapshot_id=snapshot).plan_files())
-        except ValueError as error:
-            if "equality deletes" not in str(error):
-                raise
-            raise self._not_read("equality deletes") from None
+        found = None if snapshot is None else self.metadata.snapshot_by_id(snapshot)
+        if found is None:
+            return []
+        equal: list[ManifestEntry] = []
+        numbers: dict[str, int] = {}
+
+        def is_planned(entry: ManifestEntry) -> bool:
+            """Deletes by equality are put aside: the library refuses to plan them."""
+            if entry.data_file.content == DataFileContent.EQUALITY_DELETES:
+                equal.append(entry)
+                return False
+            if entry.data_file.content == DataFileContent.DATA:
+                numbers[entry.data_file.file_path] = entry.sequence_number or 0
+            return True
+
+        planner = ManifestGroupPlanner(self.metadata, self.io)
+        tasks = list(planner.plan_files(found.manifests(self.io), is_planned))
         names = self._names()
-        return sorted((self._file(task, names) for task in tasks), key=lambda file: file.path)
+        files = [self._file(one, self._equal(one.file, numbers, equal), names) for one in tasks]
+        return sorted(files, key=lambda file: file.path)
+
+    def _equal(self, file: Any, numbers: Mapping[str, int], entries: list[ManifestEntry]) -> list[list[Any]]:
+        """[[path, columns of the key]] of the equality deletes that apply to a data file."""
+        found = []
+        for entry in entries:
+            one = entry.data_file
+            everywhere = self.metadata.specs()[one.spec_id].is_unpartitioned()
+            same = one.spec_id == file.spec_id and one.partition == file.partition
+            if (entry.sequence_number or 0) > numbers[file.file_path] and (everywhere or same):
+                if one.file_format != FileFormat.PARQUET:
+                    raise self._not_read(f"equality deletes in {one.file_format.value} files")
+                found.append(
+                    [one.file_path, [self._key(number).plain() for number in one.equality_ids or ()]]
+                )
+        return sorted(found)
+
+    def _key(self, number: int) -> Column:
+        """A column that deletes go by, which the table may have dropped since."""
+        for schema in (self.metadata.schema(), *self.metadata.schemas):
+            for field in schema.fields:
+                if field.field_id == number:
+                    return _column(field)
+        raise self._not_read("equality deletes by a field within another")
 
     def open(self, path: str) -> BinaryIO:
         return cast("BinaryIO", self.io.new_input(path).open())
 
-    def _table(self) -> StaticTable:
-        return StaticTable(("table",), self.metadata, "", self.io, NoopCatalog("none"))
-
-    def _file(self, task: Any, names: dict[str, list[str]]) -> DataFile:
+    def _file(self, task: Any, equal: list[list[Any]], names: dict[str, list[str]]) -> DataFile:
         file = task.file
         if file.file_format != FileFormat.PARQUET:
             raise self._not_read(f"{file.file_format.value} files")
@@ -140,15 +171,18 @@ class Opened:
                 raise self._not_read(
                     "deletion vectors" if one.file_format == FileFormat.PUFFIN else "such deletes"
                 )
-        for path in (file.file_path, *(one.file_path for one in task.delete_files)):
+        beside = [*(one.file_path for one in task.delete_files), *(path for path, _ in equal)]
+        for path in (file.file_path, *beside):
             self.io.new_input(path)  # refuses what lies elsewhere, before anything is read
         scheme, path = _parted(file.file_path)
         where, root = _parted(self.root)
         place = path[len(root) :].lstrip("/") if _is_under((scheme, path), (where, root)) else path
         more: dict[str, Any] = {"deletes": sorted(one.file_path for one in task.delete_files)}
+        if equal:
+            more["equals"] = equal
         if names:
             more["names"] = names
-        rows = None if task.delete_files else file.record_count
+        rows = None if beside else file.record_count
         return DataFile(
             file.file_path, f"{self.place}/{place}", file.file_size_in_bytes, rows, self._values(file), more
         )
