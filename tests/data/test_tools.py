@@ -294,3 +294,90 @@ def test_a_dataset_with_tools_is_prepared(prepare: Prepare, jsonl: Jsonl) -> Non
     }
     assert set(pq.read_schema(found.out / "train.parquet").names) == set(RECORD.names)
     assert all(chat(row["messages"]) for row in found.rows())
+
+
+# pairs
+
+PROMPT = FIXTURE[2]["messages"][:4]
+PAIR = {
+    "tools": [WEATHER],
+    "chosen": [*PROMPT, answer("Only in Bergen.")],
+    "rejected": [*PROMPT, answer("In both.")],
+}
+PAIRED = MapSpec(chosen="chosen", rejected="rejected", tools="tools")
+APART = MapSpec(messages="prompt", chosen="chosen", rejected="rejected", tools="tools")
+
+
+@pytest.mark.parametrize(
+    ("row", "wish"),
+    [
+        (PAIR, PAIRED),
+        ({"tools": [WEATHER], "prompt": PROMPT, "chosen": [answer("Only in Bergen.")], "rejected": [answer("In both.")]}, APART),
+        ({"tools": [WEATHER], "prompt": PROMPT, "chosen": "Only in Bergen.", "rejected": "In both."}, APART),
+        ({"tools": [WEATHER], "prompt": PROMPT, "chosen": PAIR["chosen"], "rejected": PAIR["rejected"]}, APART),
+        ({"tools": json.dumps([WEATHER]), "prompt": json.dumps(PROMPT), "chosen": json.dumps([answer("Only in Bergen.")]), "rejected": "In both."}, APART),
+        ({"tools": [WEATHER], "prompt": PAIR["chosen"], "rejected": "In both."}, MapSpec(messages="prompt", rejected="rejected", tools="tools")),
+    ],
+)  # fmt: skip
+def test_pairs_with_calls_before_the_answer_are_one_record_however_they_are_written(
+    row: dict[str, Any], wish: MapSpec
+) -> None:
+    batch, bad = read([row], wish)
+    assert bad.reasons == []
+    [record] = batch.to_pylist()
+    assert roles(record) == ["user", "call", "call", "tool", "tool", "assistant"]
+    assert record["rejected"] == "In both." and json.loads(record["tools"]) == [WEATHER]
+    [plain] = read([{**PAIR, "messages": PAIR["chosen"]}])[0].to_pylist()
+    assert record["messages"] == plain["messages"] and record["id"] != plain["id"]
+    assert record["id"] == read([PAIR], PAIRED)[0].to_pylist()[0]["id"]
+
+
+def test_the_better_answer_may_call_where_the_worse_one_talks() -> None:
+    better = [calls(call("weather", {"city": "Oslo"}), content="Let me look.")]
+    row = {
+        "tools": [WEATHER],
+        "prompt": [user("Is it raining in Oslo?")],
+        "chosen": better,
+        "rejected": "Surely.",
+    }
+    batch, bad = read([row], APART)
+    assert bad.reasons == [] and roles(batch.to_pylist()[0]) == ["user", "assistant", "call"]
+    assert batch.to_pylist()[0]["rejected"] == "Surely."
+
+
+@pytest.mark.parametrize(
+    ("rejected", "why"),
+    [
+        ([*PROMPT[:1], answer("Both.")], "differs from the chosen conversation before its last answer"),
+        ([user("Oslo or Bergen?"), calls(call("weather", {"city": "Rome"}))], "ends with a call, and a rejected answer is read as text alone"),
+        ([user("Oslo or Bergen?")], "does not end with the assistant"),
+        ([*PROMPT[:1], calls(call("area", {"base": 1})), result("1"), answer("x")], "which is none of its tools"),
+        ([], "the rejected answer is missing"),
+        (None, "the rejected answer is missing"),
+    ],
+)  # fmt: skip
+def test_a_pair_that_is_none_says_why(rejected: Any, why: str) -> None:
+    _, bad = read([{**PAIR, "rejected": rejected}], PAIRED)
+    assert len(bad.reasons) == 1 and why in bad.reasons[0]
+
+
+def test_pairs_with_tools_are_recognised_and_come_back_from_the_layout_they_are_written_in() -> None:
+    from luthier.data.convert import row_of
+
+    found = detect(list(PAIR), [PAIR], "t")
+    assert found.name == "preference" and found.map == PAIRED and "tools they may call" in found.reason
+    [record] = read([PAIR], PAIRED)[0].to_pylist()
+    written = json.loads(json.dumps(row_of(record, "preference")))
+    again = detect(list(written), [written], "t")
+    assert again.map == APART
+    [back] = read([written], again.map)[0].to_pylist()
+    assert {k: v for k, v in back.items() if k != "origin"} == {
+        k: v for k, v in record.items() if k != "origin"
+    }
+
+
+def test_tools_beside_columns_of_text_are_refused() -> None:
+    with pytest.raises(ValueError, match="tools belong to lists of messages"):
+        MapSpec(user="q", chosen="a", rejected="b", tools="tools")
+    with pytest.raises(ValueError, match="tools belong to lists of messages"):
+        MapSpec(text="q", tools="tools")

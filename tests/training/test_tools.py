@@ -1,4 +1,4 @@
-"""Rows with tools in training and in what a model is asked: rendered by its template, learnt by `sft`, refused by others."""
+"""Rows with tools in training and in what a model is asked: rendered by its template, learnt by `sft` and by pairs, refused by others."""
 
 import pytest
 
@@ -51,7 +51,48 @@ def test_a_template_without_tools_and_a_method_without_them_say_so(folder):
     with pytest.raises(ModelError, match=r"t:1: this model's chat template does not know tools"):
         encoded(RECORD_WITH_TOOLS, method("sft"), template_of(folder, CHAT_TEMPLATE))
     with pytest.raises(DataError, match=r"t:1: this row has tools, and the method learns no calls"):
-        encoded(RECORD_WITH_TOOLS | {"rejected": "r"}, method("dpo"), template_of(folder, TOOL_TEMPLATE))
+        encoded(RECORD_WITH_TOOLS | {"rating": 1.0}, method("kto"), template_of(folder, TOOL_TEMPLATE))
+
+
+def spoken(template, ids, supervised):
+    return template.tokenizer.decode([i for i, on in zip(ids, supervised, strict=True) if on])
+
+
+@pytest.mark.parametrize("name", ["dpo", "ipo", "orpo", "simpo"])
+def test_pairs_compare_the_last_answers_after_the_same_calls(folder, name):
+    template = template_of(folder, TOOL_TEMPLATE)
+    one, other = method(name).encode(RECORD_WITH_TOOLS | {"rejected": "no idea"}, template).sequences
+    assert spoken(template, one.ids, one.supervised) == "done<|im_end|>"
+    assert spoken(template, other.ids, other.supervised) == "no idea<|im_end|>"
+    begin = one.supervised.index(True)
+    assert one.ids[:begin] == other.ids[:begin] and other.supervised.index(True) == begin
+    prompt = template.tokenizer.decode(one.ids[:begin])
+    assert '"name": "f"' in prompt and '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>' in prompt
+
+
+def test_a_chosen_call_stands_against_a_rejected_text(folder):
+    template = template_of(folder, TOOL_TEMPLATE)
+    record = RECORD_WITH_TOOLS | {"messages": RECORD_WITH_TOOLS["messages"][:2], "rejected": "I guess 3."}
+    one, other = method("dpo").encode(record, template).sequences
+    assert spoken(template, one.ids, one.supervised) == (
+        '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call><|im_end|>'
+    )
+    assert spoken(template, other.ids, other.supervised) == "I guess 3.<|im_end|>"
+
+
+def test_a_tiny_model_learns_from_pairs_with_tools(tmp_path, work_on, write, make_record):
+    """The gap between the two answers grows, on rows whose every conversation has called a tool."""
+    base = tiny_model(tmp_path / "base", chat_template=TOOL_TEMPLATE)
+    rows = [
+        make_record(n, tools=RECORD_WITH_TOOLS["tools"], rejected="no idea", messages=[
+            {"role": "user", "content": f"q {n}"}, *RECORD_WITH_TOOLS["messages"][1:],
+        ])
+        for n in range(16)
+    ]  # fmt: skip
+    work = work_on(tmp_path / "work", base, write(tmp_path / "data", train=rows[:12], validation=rows[12:]))
+    work.run(method="dpo", epochs=4, batch={"rows": 4, "micro_tokens": 2000})
+    told = work.told("validation")
+    assert told[-1]["margin"] > told[0]["margin"] and told[-1]["loss"] < told[0]["loss"]
 
 
 @pytest.mark.parametrize("turns", [2, 4])

@@ -63,44 +63,92 @@ def read(
 
 def with_tools(
     block: Block, wish: MapSpec, keys: tuple[str, str], problems: cells.Problems
-) -> tuple[pa.Array, pa.Array]:
-    """(messages [B], tools [B]); calls and what tools answer are turns of their own (tools.py)."""
+) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """(messages [B], rejected [B], tools [B]); calls and what tools answer are turns of their own (tools.py). A better answer may
+    call; a worse one is text."""
     assert wish.tools is not None
-    column, none = _column(wish.messages), [None] * len(block)
-    if isinstance(wish.tools, ConstantSpec):
-        beside: list[Any] = [wish.tools.constant] * len(block)
-    else:
-        beside = _plain_cells(block.columns.get(wish.tools, none))
+    none = [None] * len(block)
+
+    def cells_of(part: Part | None) -> list[Any]:
+        return none if part is None else _plain_cells(block.columns.get(_column(part), none))
+
+    beside = (
+        [wish.tools.constant] * len(block) if isinstance(wish.tools, ConstantSpec) else cells_of(wish.tools)
+    )
+    column = _column(wish.messages or wish.chosen)
     messages: list[list[Turn] | None] = []
+    rejected: list[str | None] = []
     offered: list[str | None] = []
-    for row, (cell, told) in enumerate(
-        zip(_plain_cells(block.columns.get(column, none)), beside, strict=True)
-    ):
-        found = known = None
+    prompts, chosen, worse = (cells_of(part) for part in (wish.messages, wish.chosen, wish.rejected))
+    for row, (prompt, better, other, told) in enumerate(zip(prompts, chosen, worse, beside, strict=True)):
+        found = known = text = None
         try:
             known = tools.tools_of(told)
-            found = _spoken(cell, keys, tools.names_of(known))
+            names = tools.names_of(known)
+            whole = _followed(prompt, better, keys) if wish.chosen is not None else _raw(prompt, keys)
+            found = _spoken(whole, keys, names)
+            if wish.rejected is not None and found is not None:
+                beginning = prompt if wish.chosen is not None else None
+                text = _worse(found, beginning, other, keys, names, _column(wish.rejected))
         except ValueError as error:
             problems.setdefault(row, f"{column!r}: {error}")
         messages.append(found)
+        rejected.append(text)
         offered.append(known)
     array = pa.array(messages, TURNS)
     _check_turns(array, column, problems, ends=("assistant", tools.CALL))
-    return array, pa.array(offered, pa.string())
+    return array, pa.array(rejected, pa.string()), pa.array(offered, pa.string())
+
+
+def _raw(cell: Any, keys: tuple[str, str], *, answer: bool = False) -> list[Any] | None:
+    """The messages of a cell, as they stand there. A text is JSON of them or, where it is an `answer`, what the assistant says."""
+    if isinstance(cell, str):
+        if answer and not cell.lstrip().startswith("["):
+            return [{keys[0]: "assistant", keys[1]: cell}] if cell.strip() else None
+        cell = loads(cell) if cell.strip() else None
+    return None if cell is None else list(cells.cell_list(cell))
+
+
+def _followed(prompt: Any, answer: Any, keys: tuple[str, str]) -> list[Any] | None:
+    """A prompt with an answer after it; an answer that begins with the whole prompt stands alone. Raises ValueError."""
+    before, after = _raw(prompt, keys) or [], _raw(answer, keys, answer=True)
+    if not after:
+        raise ValueError("the chosen answer is missing")
+    return after if before and after[: len(before)] == before else [*before, *after]
+
+
+def _worse(
+    chosen: list[Turn], prompt: Any, cell: Any, keys: tuple[str, str], known: list[str], column: str
+) -> str:
+    """The text of a rejected answer. Raises ValueError where it is none, or answers something else."""
+    after = _raw(cell, keys, answer=True)
+    if not after:
+        raise ValueError(f"the rejected answer is missing ({column!r} is empty)")
+    before = chosen[: tools.before_answer(chosen)]
+    if isinstance(cell, str) and not cell.lstrip().startswith("["):
+        return cell
+    turns = _spoken(_followed(prompt, after, keys), keys, known) or []
+    if turns[-1]["role"] == tools.CALL:
+        raise ValueError(f"{column!r} ends with a call, and a rejected answer is read as text alone")
+    if turns[-1]["role"] != "assistant":
+        raise ValueError(f"{column!r} does not end with the assistant, so it rejects no answer")
+    if turns[:-1] not in (before, []):
+        raise ValueError(f"{column!r} differs from the chosen conversation before its last answer")
+    if turns[-1]["content"] is None:
+        raise ValueError(f"the rejected answer is missing ({column!r} is empty)")
+    return str(turns[-1]["content"])
 
 
 def _plain_cells(column: list[Any] | pa.Array) -> list[Any]:
     return column if isinstance(column, list) else list(column.to_pylist(maps_as_pydicts="strict"))
 
 
-def _spoken(cell: Any, keys: tuple[str, str], known: list[str]) -> list[Turn] | None:
+def _spoken(cell: list[Any] | None, keys: tuple[str, str], known: list[str]) -> list[Turn] | None:
     """Raises ValueError."""
-    if isinstance(cell, str):
-        cell = loads(cell) if cell.strip() else None
     if cell is None:
         return None
     said = tools.Conversation(known)
-    for message in cells.cell_list(cell):
+    for message in cell:
         turn = cells.turn_of(message, *keys)
         word, content = turn["role"], turn["content"]
         voice = TOOL_VOICES.get(word.lower(), word) if word is not None else None

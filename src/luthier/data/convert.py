@@ -5,7 +5,7 @@
     alpaca             {"instruction", "input", "output"}
     prompt_completion  {"system", "prompt", "completion"}
     labelled           {"text", "label"}
-    preference         {"prompt": [messages], "chosen": [message], "rejected": [message]}
+    preference         {"prompt": [messages], "chosen": [message], "rejected": [message], "tools"}
     rated              {"prompt": [messages], "completion": [message], "label": true or false}
     text               {"text"}
 
@@ -73,12 +73,18 @@ def _pair(record: Record, layout: str, *, system: bool) -> tuple[str | None, str
 
 
 def _openai(record: Record) -> Row:
-    messages = chat(_messages(record, "openai"))
+    messages = _written_calls(_messages(record, "openai"))
+    return {"messages": messages, "tools": loads(record["tools"]) if record["tools"] else None}
+
+
+def _written_calls(turns: list[Row]) -> list[Row]:
+    """Turns as OpenAI's messages, arguments as JSON text."""
+    messages = chat(turns)
     for message in messages:
         for one in message.get("tool_calls", ()):
             one["function"]["arguments"] = dumps(one["function"]["arguments"])
             message["content"] = message["content"] or None
-    return {"messages": messages, "tools": loads(record["tools"]) if record["tools"] else None}
+    return messages
 
 
 def _sharegpt(record: Record) -> Row:
@@ -108,8 +114,8 @@ def _labelled(record: Record) -> Row:
 def _apart(record: Record, layout: str) -> tuple[list[Row], Row]:
     """What stands before the last answer, and that."""
     _refuse(record["text"] is not None, layout, "plain text", "text")
-    _refuse(bool(record["tools"]), layout, "tools", "openai")
-    *prompt, answer = record["messages"]
+    _refuse(bool(record["tools"]) and layout != "preference", layout, "tools", "openai")
+    *prompt, answer = _written_calls(record["messages"]) if record["tools"] else record["messages"]
     _refuse(not prompt, layout, "nothing before its answer")
     return prompt, answer
 
@@ -122,6 +128,7 @@ def _preference(record: Record) -> Row:
         "prompt": prompt,
         "chosen": [answer],
         "rejected": [{"role": "assistant", "content": record["rejected"]}],
+        **({"tools": loads(record["tools"])} if record["tools"] else {}),
     }
 
 

@@ -135,7 +135,7 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
         if layout.map.rejected is not None:
             rejected = _part(block, layout.map.rejected, "rejected answer", problems)
     elif layout.map.tools is not None:
-        messages, tools = conversations.with_tools(block, layout.map, layout.keys, problems)
+        messages, rejected, tools = conversations.with_tools(block, layout.map, layout.keys, problems)
         if layout.classify:
             _refuse_calls(messages, problems)
     else:

@@ -135,7 +135,7 @@ class MapSpec(Spec):
     messages: str | None = None
     """The column with a list of messages: role and content (OpenAI), or from and value (ShareGPT)."""
     tools: str | ConstantSpec | None = None
-    """The column with the functions that the assistant may call in `messages`: a list as OpenAI writes it, or JSON of one; or {constant: JSON} for all rows. Calls and answers of tools are then part of the conversation."""
+    """The column with the functions that the assistant may call in `messages` (or in `chosen` and `rejected`): a list as OpenAI writes it, or JSON of one; or {constant: JSON} for all rows. Calls and answers of tools are then part of the conversation."""
     conversation: ConversationSpec | None = None
     """Where each row is one message: which rows make a conversation, and in which order."""
     system: Part | None = None
@@ -217,10 +217,10 @@ class MapSpec(Spec):
         if self.ranking is not None:
             self._ranking_fits()
         if self.tools is not None and (
-            self.messages is None or self.chosen is not None or self.rejected is not None
+            self.user is not None or (self.messages is None and self.chosen is None)
         ):
             raise ValueError(
-                "tools belong to a list of messages (map.messages) without chosen and rejected answers"
+                "tools belong to lists of messages: map.messages, or chosen and rejected conversations"
             )
         if self.text is not None and (self.chosen is not None or self.rejected is not None):
             raise ValueError(

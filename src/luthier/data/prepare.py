@@ -115,4 +115,4 @@ def source_names(sources: Sequence[SourceSpec]) -> list[str]:
     return names
 
 
-STAGE = Stage("dataset", 4, prepare)
+STAGE = Stage("dataset", 5, prepare)

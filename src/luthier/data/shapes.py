@@ -120,9 +120,13 @@ def _preference(lower: dict[str, str], rows: Sequence[dict[str, Any]]) -> Iterat
     reason = f"{chosen!r} and {rejected!r} are a better and a worse answer"
     if keys := message_keys(chosen, rows):
         with_prompt = prompt is not None and message_keys(prompt, rows) == keys
-        found = MapSpec(messages=prompt if with_prompt else None, chosen=chosen, rejected=rejected)
+        tools = _tools(lower, rows)
+        found = MapSpec(
+            messages=prompt if with_prompt else None, chosen=chosen, rejected=rejected, tools=tools
+        )
+        more = f", and {tools!r} the tools they may call" if tools else ""
         yield Shape(
-            "preference", found, 0.97, f"{reason}, as lists of messages with {' and '.join(keys)}", keys
+            "preference", found, 0.97, f"{reason}, as lists of messages with {' and '.join(keys)}{more}", keys
         )
         return
     if prompt is not None and _mean_length(prompt, rows) > 0:

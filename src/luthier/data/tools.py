@@ -151,6 +151,19 @@ def call_of(one: Any) -> tuple[str | None, dict[str, Any]]:
     return id_, {"name": function["name"], "arguments": arguments}
 
 
+def before_answer(turns: Sequence[Mapping[str, Any]]) -> int:
+    """Where the last answer of a conversation begins: what the assistant says there, the calls at the end, or both.
+
+    >>> said = [{"role": role} for role in ("user", "call", "tool", "assistant", "call", "call")]
+    >>> before_answer(said), before_answer(said[:4]), before_answer(said[:2])
+    (3, 3, 1)
+    """
+    at = len(turns)
+    while at and turns[at - 1]["role"] == CALL:
+        at -= 1
+    return at - 1 if at and turns[at - 1]["role"] == "assistant" else at
+
+
 # for templates
 
 

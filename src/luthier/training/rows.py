@@ -255,7 +255,7 @@ def encoded(record: Mapping[str, Any], method: Method, template: Template) -> Li
     if record.get("tools") and "tools" not in method.reads:
         raise DataError(
             f"{origin}: this row has tools, and the method learns no calls of them.",
-            remedy="Train with `sft`, or leave rows with tools out.",
+            remedy="Train with `sft`, or with pairs (`dpo` and its kin), or leave rows with tools out.",
         )
     try:
         example: Example = method.encode(record, template)

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import SpecError
+from luthier.data.tools import before_answer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,8 +39,8 @@ def line_of(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"text": row["text"]}
     said = [{key: cell for key, cell in turn.items() if cell is not None} for turn in row["messages"]]
     if row.get("rejected") is not None:
-        worse = [{"role": "assistant", "content": row["rejected"]}]
-        return {"prompt": said[:-1], "chosen": said[-1:], "rejected": worse, **more}
+        worse, at = [{"role": "assistant", "content": row["rejected"]}], before_answer(said)
+        return {"prompt": said[:at], "chosen": said[at:], "rejected": worse, **more}
     rating = row.get("rating")
     if rating in (0, 1):
         return {"prompt": said[:-1], "completion": said[-1:], "label": bool(rating), **more}

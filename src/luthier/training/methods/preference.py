@@ -1,7 +1,7 @@
 """What methods that learn from pairs share: a chosen and a rejected answer to one prompt become two sequences of one
 row, and a micro-batch of rows the log-probabilities of both answers. Not a method: each brings its formula.
 
-    record["messages"]   a conversation that ends with the chosen answer
+    record["messages"]   a conversation that ends with the chosen answer, which may be calls of tools
     record["rejected"]   the other answer to the same prompt
 
 Only the last answer is compared; earlier assistant turns are part of the prompt. A row counts as its weight, however
@@ -25,16 +25,16 @@ from .reference import Sums, reference_logprobs, reference_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.template import Encoded, Template
+    from luthier.models.template import Encoded, Template, Tools
     from luthier.training.packing import Packed
     from luthier.training.rows import Row, Rows
 
 
-def last_answer(messages: Sequence[Mapping[str, Any]], template: Template) -> Encoded:
+def last_answer(messages: Sequence[Mapping[str, Any]], template: Template, tools: Tools = None) -> Encoded:
     """The conversation with its last assistant turn supervised and no other."""
     from luthier.models.template import Encoded
 
-    whole = template.encode(messages)
+    whole = template.encode(messages, tools)
     end = len(whole.supervised)
     while not whole.supervised[end - 1]:
         end -= 1
@@ -58,19 +58,22 @@ def need_answer(record: Mapping[str, Any], method: str) -> Sequence[Mapping[str,
 
 def pair(record: Mapping[str, Any], template: Template, method: str) -> Example:
     """(chosen, rejected) as two sequences. Raises DataError, ModelError and its kinds."""
-    messages, rejected = need_answer(record, method), record.get("rejected")
+    from luthier.data.tools import said
+
+    spoken, tools = said(record)
+    messages, rejected = need_answer({"messages": spoken}, method), record.get("rejected")
     if not rejected:
         raise DataError(
             f"`{method}` compares a chosen answer with a rejected one, and this row has no rejected answer.",
             remedy="Map its column (map.rejected), or choose a method for single answers: sft, kto.",
         )
-    if rejected == messages[-1]["content"]:
+    if rejected == messages[-1]["content"] and not messages[-1].get("tool_calls"):
         raise DataError(
             f"the rejected answer is the chosen one ({rejected[:60]!r}), so `{method}` has nothing to compare.",
             remedy="Remove such rows, or check which columns map.chosen and map.rejected name.",
         )
     worse = [*messages[:-1], {"role": "assistant", "content": rejected}]
-    return Example([last_answer(messages, template), last_answer(worse, template)])
+    return Example([last_answer(messages, template, tools), last_answer(worse, template, tools)])
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class Compared:
 class Preference(Method):
     """A method over pairs; `judge` is its formula."""
 
-    reads = ("rejected",)
+    reads = ("rejected", "tools")
     figures = ("loss", "accuracy", "margin")
     unit = "nats per pair"
     name: ClassVar[str]
