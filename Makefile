@@ -33,8 +33,9 @@ demo: $(VENV)/.ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps licensedcode-data==32.1.0
 	$(BIN)/python examples/licence-notices/demo.py
 
+# As many processes as there are cores and memory for (tests/conftest.py); TEST="-n 0" is one, TEST="-n 4 tests/data" four.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -rs -n auto --dist loadgroup $(TEST)
 
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check

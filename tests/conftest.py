@@ -25,6 +25,35 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 
+# -- several processes at once (make test: pytest-xdist, --dist loadgroup) ---------------------------------------------------
+
+WORKER_BYTES = (
+    2 << 30
+)  # what one process of tests may take: torch with tiny models, or Arrow with two child processes
+SPARK_BYTES = 5 << 30  # what Spark's own processes take beside them; only one test at a time starts any
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """As many as there are cores that this process may use, and no more than fit into memory."""
+    import psutil
+
+    fitting = (psutil.virtual_memory().available - SPARK_BYTES) // WORKER_BYTES
+    return max(1, min(len(os.sched_getaffinity(0)), fitting))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of one file stay in one process, which makes what they share (a trained model, a server) once; all that start Spark
+    stay in one process together, whichever files they are in, so that no two virtual machines compete for memory."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            group = "spark" if item.get_closest_marker("spark") else item.nodeid.partition("::")[0]
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "home"))

@@ -13,7 +13,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,12 +163,21 @@ class App:
 
     # -- records ----------------------------------------------------------------------------------------------------
 
-    def listing(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Released names with their versions, or with `kind` every artifact of that kind; newest first."""
+    def listing(
+        self, kind: str | None = None, *, tags: Sequence[str] = (), owner: str | None = None, purpose: str | None = None
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """Released names with their versions, or with `kind` every artifact of that kind; newest first. `tags`, `owner` and
+        `purpose` leave those of which a recipe says so (`data.about`), and what was made from them."""
+        from .wanted import Wanted
+
+        wanted = Wanted(tuple(tags), owner, purpose)
+        wanted.refuse(kind)
         if kind is None:
             rows = []
             for version in reversed(self.store.catalog.history()):
                 artifact = self.store.catalog.get(version.digest)
+                if not wanted.has(self.store, artifact):
+                    continue
                 rows.append(
                     {
                         "name": str(version),
@@ -194,6 +203,7 @@ class App:
                 **self._about(a),
             }
             for a in self.store.catalog.all(kind)
+            if wanted.has(self.store, a)
         ]
 
     def _about(self, artifact: Artifact) -> dict[str, Any]:

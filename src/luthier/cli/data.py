@@ -25,6 +25,7 @@ def data() -> None:
     \b
     luthier data prepare recipe.yaml               the rows alone, without training
     luthier data inspect ticket-router             figures, and a page
+    luthier data inspect rows.jsonl                the same of a file, before there is a recipe
     luthier data advise ticket-router              what would help, with numbers
     luthier data explain tickets.jsonl:12          what happened to one row
     luthier data diff ticket-router@1 @2           what two datasets do not share
@@ -69,18 +70,32 @@ def prepare(recipe: Path, sets: tuple[str, ...], as_json: bool) -> None:
 
 
 @data.command()
-@click.argument("dataset")
-@click.option("--base", metavar="MODEL", help="Count tokens as this model does; default: one trained on it.")
+@click.argument("what", metavar="DATASET|FILE|URL")
+@click.option(
+    "--base", metavar="MODEL", help="Count tokens as this model does; default: one trained on the dataset."
+)
+@click.option(
+    "--map",
+    "map_",
+    metavar="MAP",
+    help="What a file's columns mean, as a recipe writes it: '{user: q, assistant: a}'",
+)
 @click.option("--no-page", is_flag=True, help="Print the figures only; write no page.")
 @as_json_option
 @told
-def inspect(dataset: str, base: str | None, no_page: bool, as_json: bool) -> None:
-    """What is in DATASET: rows, lengths, labels, what occurs twice, and what the rules did."""
+def inspect(what: str, base: str | None, map_: str | None, no_page: bool, as_json: bool) -> None:
+    """What is in a dataset, or in a file before there is a recipe.
+
+    Of a dataset: rows, lengths, labels, what occurs twice, and what the rules did. Of a file: what its columns hold and mean,
+    which private data is in them, lengths, labels and duplicates of the first rows; what is shown of a row is masked. A file is
+    a path, a pattern, a URL, or a source as a recipe writes it: '{sql: "${DATABASE_URL}", query: "select * from t", key: id}'.
+    """
     from .data_tables import print_profile
+    from .file_tables import print_source
 
     with _watched() as watched:
-        found = app().data.inspect(dataset, base=base, page=not no_page, **watched)
-    _show(found, as_json, print_profile)
+        found = app().data.inspect(what, base=base, map_=map_, page=not no_page, **watched)
+    _show(found, as_json, print_profile if "dataset" in found else print_source)
 
 
 @data.command()

@@ -1,4 +1,4 @@
-"""How what is said of files is shown: layouts and conversions."""
+"""How what is said of files is shown: what is in one, layouts, conversions, contracts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from .command import put
 
 SHOWN = 5
+LABELS = 20
 
 
 def print_layouts(found: Mapping[str, Any]) -> None:
@@ -44,3 +45,82 @@ def print_checked(found: Mapping[str, Any]) -> None:
         put(f"refused: {why}")
     if not found["refused"]:
         put("it would be taken")
+
+
+def print_source(found: Mapping[str, Any]) -> None:
+    """What `luthier data inspect FILE` shows of a source that no recipe has read."""
+    from luthier.app.report.source_page import headline
+
+    from .tables import columns
+
+    put(f"{_seen(found['file'])}\n  {headline(found)}")
+    for n, one in enumerate(found["layouts"]):
+        put(
+            f"{'it is' if n == 0 else 'or'} {one['layout']}, {one['confidence']:.0%} sure: {_seen(one['reason'], 200)}"
+        )
+        put(f"  map: {_seen(json.dumps(one['map'], ensure_ascii=False), 200)}")
+    if found["why"]:
+        put(_seen(found["why"], 300))
+    put(f"columns of the first {found['head_rows']:,} rows")
+    lines = [("", "values", "empty", "distinct", "longest")]
+    for one in found["columns"]:
+        kinds = ", ".join(one["types"]) or "nothing"
+        longest = "" if one["longest"] is None else f"{one['longest']:,}"
+        lines.append((_seen(one["name"], 40), kinds, f"{one['empty']:,}", f"{one['distinct']:,}", longest))
+    put(columns(lines, "  "))
+    private = found["private"]
+    put(f"private data in {private['with']:,} of {private['rows']:,} rows")
+    for name, kinds in private["columns"].items():
+        put(f"  {_seen(name, 40)}: " + ", ".join(f"{n:,} {kind}" for kind, n in kinds.items()))
+    if found["records"]:
+        _print_records(found["records"])
+    put("first rows, private data masked")
+    for row in found["rows"]:
+        for n, (name, text) in enumerate(row.items()):
+            put(f"  {'-' if n == 0 else ' '} {_seen(name, 40)}: {_seen(text, 100)}")
+    if found.get("report"):
+        put(f"page: {found['report']}")
+
+
+def _print_records(told: Mapping[str, Any]) -> None:
+    from .tables import columns
+
+    put(
+        f"as records: {'all' if told['all'] else 'the first'} {told['rows']:,} rows, {told['set_aside']:,} set aside"
+    )
+    for one in told["faults"]:
+        put(f"  {_seen(one['origin'], 60)}: {_seen(one['reason'], 120)}")
+    put(f"  task {told['task']['value']}: {_seen(told['task']['reason'], 160)}")
+    put(f"  {_seen(told['group_by']['reason'], 160)}")
+    lines = [("lengths", "mean", "median", "95 %", "longest")]
+    for name in ("tokens", "characters", "turns"):
+        one = told["lengths"][name]
+        if of := one["sides"].get("rows"):
+            lines.append(
+                (one["unit"], f"{of['mean']:,.1f}", f"{of['median']:,}", f"{of['p95']:,}", f"{of['max']:,}")
+            )
+    put(columns(lines, "  "))
+    tokens = told["lengths"]["tokens"]
+    if tokens["why"] or tokens["sampled"]:
+        put(f"  {tokens['why'] or 'tokens counted on ' + format(tokens['sampled'], ',') + ' rows'}")
+    if labels := told["labels"]:
+        put(f"labels in {_seen(labels['column'], 40)}")
+        shown = list(labels["counts"].items())[:LABELS]
+        put(columns([(_seen(label, 40), f"{n:,}") for label, n in shown], "  "))
+        if len(labels["counts"]) > LABELS:
+            put(f"  … and {len(labels['counts']) - LABELS} more labels")
+    twice = told["duplicates"]
+    put(
+        f"what occurs twice: {twice['exact']:,} equal rows, {twice['folded']:,} but for case and blanks, about {twice['near']:,} nearly so"
+    )
+    several = twice["several_answers"]
+    put(
+        f"  {twice['repeated_inputs']:,} repeated inputs; {several['inputs']:,} inputs have several answers, in {several['rows']:,} rows"
+    )
+
+
+def _seen(text: str, longest: int = 80) -> str:
+    """One line of it, with what steers a terminal written out."""
+    from luthier.app.report.wording import shorten, visible
+
+    return shorten(visible(" ".join(text.split())), longest)

@@ -218,13 +218,27 @@ def lineage(ref: str, all_rows: bool, as_json: bool) -> None:
 
 @main.command("list")
 @click.argument("kind", required=False)
+@click.option(
+    "--tag", "tags", multiple=True, metavar="TAG", help="Only with this tag; given again, with all of them."
+)
+@click.option("--owner", metavar="NAME", help="Only what this owner answers for.")
+@click.option("--purpose", metavar="WORDS", help="Only where these words stand in the purpose.")
 @as_json_option
 @told
-def list_(kind: str | None, as_json: bool) -> None:
-    """Released models; or every artifact of KIND: dataset, model, report, package, release, source, run."""
+def list_(
+    kind: str | None, tags: tuple[str, ...], owner: str | None, purpose: str | None, as_json: bool
+) -> None:
+    """Released models; or every artifact of KIND: dataset, model, report, package, release, source, run.
+
+    Tags, owner and purpose are what a recipe says of its dataset (data.about), in any case; they also find what was made
+    from such a dataset.
+    """
     from .tables import print_list
 
-    rows = app().listing(kind)
+    rows = app().listing(kind, tags=tags, owner=owner, purpose=purpose)
+    if not rows and (tags or owner or purpose) and not as_json:
+        put("nothing here has such a tag, owner or purpose (data.about in a recipe)")
+        return
     put_json(rows) if as_json else print_list(rows, kind)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from .connectors import connect
 from .connectors.cells import text_of
-from .connectors.protocol import Estimate, Secret
+from .connectors.protocol import Estimate, Head, Secret
 from .maps import MapSpec, Part, columns_of
 from .shapes import Shape, detect
 from .spec import DEFAULT, DEFAULT_QUALITY, SourceSpec
@@ -65,7 +65,11 @@ def propose(files: str, base: Path, secret: Secret = lambda text: text) -> Propo
     connector = connect(source, base, secret)
     estimate = connector.estimate()
     head = connector.head(SAMPLE_ROWS)
-    shape = detect(head.columns, head.rows, source.default_name)
+    return propose_of(files, head, detect(head.columns, head.rows, source.default_name), estimate)
+
+
+def propose_of(files: str, head: Head, shape: Shape, estimate: Estimate) -> Proposal:
+    """The same of rows that were read, in a layout that is known."""
     answers = _answers(shape, head.rows)
     task, labels = _task(shape, answers)
     if labels is not None and shape.map.label is None and isinstance(shape.map.assistant, str):

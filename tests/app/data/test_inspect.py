@@ -13,7 +13,7 @@ import pytest
 
 from luthier.app.data.profile import balance
 from luthier.app.report.data_page import render
-from luthier.core.errors import NotFound
+from luthier.core.errors import NotFound, SpecError
 from luthier.data.records import fold
 
 HOSTILE = [
@@ -141,6 +141,25 @@ def test_about_is_shown_and_no_part_of_the_identity(shop):
     events = len(list(shop.app.store.ledger.read(kind="described")))
     shop.prepare("data.about={owner: sales}")
     assert len(list(shop.app.store.ledger.read(kind="described"))) == events
+
+
+def test_a_list_is_filtered_by_what_is_said_of_datasets(shop, some):
+    one = shop.prepare("data.about={owner: Support, purpose: to route tickets, tags: [PII, eu]}")
+    shop.rows(some(30))
+    other = shop.prepare("data.about={owner: sales, tags: [eu]}")
+    shop.rows(some(20))
+    silent = shop.prepare()
+
+    def found(**wanted):
+        return {row["digest"] for row in shop.app.listing("dataset", **wanted)}
+
+    assert found() == {one.digest, other.digest, silent.digest}
+    assert found(tags=["eu"]) == {one.digest, other.digest} and found(tags=["EU", "pii"]) == {one.digest}
+    assert found(owner="support") == {one.digest} and found(owner="supp") == set()
+    assert found(purpose="route") == {one.digest} and found(purpose="route", owner="sales") == set()
+    with pytest.raises(SpecError, match="a run has none of its own"):
+        shop.app.listing("run", tags=["eu"])
+    assert shop.app.listing(tags=["eu"]) == []  # nothing was released
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What can be asked of a dataset, once for command line, HTTP and pages: `app.data`.
 
     inspect    what is in it, as figures and as a page                     profile.py, page under home/reports
+               what is in a file or another source, before a recipe        raw.py, raw_columns.py
     advise     what would help it, from its numbers                        advise.py
     diff       which rows two datasets do not share, and why               diff.py
     explain    what happened to one row, from its line to the weights      explain.py
@@ -23,9 +24,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.core.errors import SpecError
+
 if TYPE_CHECKING:
     from luthier.app.app import App
     from luthier.app.context import Watch
+
+    from .raw import Counting
 
 
 class Data:
@@ -58,20 +63,52 @@ class Data:
         }  # fmt: skip
 
     def inspect(
-        self, reference: str, *, base: str | None = None, page: bool = True, watch: Watch | None = None,
-        stop: threading.Event | None = None,
+        self, reference: str, *, base: str | None = None, map_: str | None = None, page: bool = True,
+        watch: Watch | None = None, stop: threading.Event | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """What is in a dataset; `base` names a model whose tokenizer counts, by default that of a model trained on it."""
+        """What is in a dataset, or in a file, a URL or a source before there is a recipe. `base` names a model whose tokenizer
+        counts: of a dataset by default that of a model trained on it. `map_` says what a file's columns mean."""
         from .find import dataset_of
         from .profile import profile
+        from .raw import is_source, profile_source
         from .show import show_page
 
-        found = profile(
-            self._app.store, dataset_of(self._app.store, reference), base, self._looking(watch, stop)
-        )
+        look = self._looking(watch, stop)
+        if is_source(reference):
+            counting = self._counting(base, watch, stop)
+            found = profile_source(reference, map_, counting, self._app._environ, look)
+        elif map_ is not None:
+            raise SpecError(
+                f"--map says what a file's columns mean, and {reference!r} is a dataset, whose recipe has said it.",
+                remedy="Leave --map out, or name a file.",
+            )
+        else:
+            found = profile(self._app.store, dataset_of(self._app.store, reference), base, look)
         if page:
             found["report"] = str(show_page(self._app.home, found))
         return found
+
+    def _counting(self, base: str | None, watch: Watch | None, stop: threading.Event | None) -> Counting:
+        """The tokenizer of a base model, which is imported when it is not there yet."""
+        from .raw import Counting
+
+        if base is None:
+            return Counting()
+        from luthier.app.context import RunContext, Silent
+        from luthier.app.line import import_base
+        from luthier.models.template import Template
+        from luthier.models.weights import load_tokenizer
+
+        store = self._app.store
+        at = RunContext(
+            store,
+            f"import-{base}",
+            Path.cwd(),
+            self._app._environ,
+            watch or Silent(),
+            stop or threading.Event(),
+        )
+        return Counting(base, Template(load_tokenizer(store.folder(import_base(base, at))), 1 << 30), None)
 
     def advise(
         self, reference: str | Path, *, base: str | None = None, watch: Watch | None = None,

@@ -208,7 +208,7 @@ def _tokens(
         taken: list[int] = []
         for row in _first(folder, side, share):
             try:
-                taken.append(_count(row, template))
+                taken.append(tokens_of(row, template))
             except LuthierError:  # a row that the template refuses has no length of its own; they are counted
                 skipped += 1
             done += 1
@@ -264,7 +264,8 @@ def _first(folder: Path, side: str, n: int) -> Iterable[dict[str, Any]]:
             return
 
 
-def _count(row: Mapping[str, Any], template: Template) -> int:
+def tokens_of(row: Mapping[str, Any], template: Template) -> int:
+    """How many tokens a record is to the model."""
     if row["text"] is not None:
         return len(template.encode_text(row["text"]).ids)
     from luthier.data.tools import said

@@ -8,10 +8,12 @@ from .chart_parts import CHARACTER, Point, element, path, picture, scale, text, 
 from .wording import shorten
 
 SIDES = ("train", "validation", "test")
+BARS = {"train": "training rows", "rows": "rows"}
+"""What is drawn as bars: the side that is learnt from, or all rows of a source that has no sides yet."""
 
 
 def histogram(label: str, edges: Sequence[int], counts: Mapping[str, Sequence[int]], width: int = 900) -> str:
-    """The share of each side's rows in every bin: bars for train, lines with marks for the sides that are held out.
+    """The share of each side's rows in every bin: bars for train (or for all rows), lines with marks for the sides that are held out.
 
     Bins are as wide as each other; under them stand their lower ends.
     """
@@ -34,9 +36,10 @@ def histogram(label: str, edges: Sequence[int], counts: Mapping[str, Sequence[in
                 "end",
             )
         )
-    for n, share in enumerate(shares.get("train", ())):
+    bars = next((side for side in BARS if side in shares), "train")
+    for n, share in enumerate(shares.get(bars, ())):
         x, y = left + n * step, at(share)
-        told = f"{edges[n]:,} to {edges[n + 1] - 1:,}: {counts['train'][n]:,} training rows"
+        told = f"{edges[n]:,} to {edges[n + 1] - 1:,}: {counts[bars][n]:,} {BARS[bars]}"
         bar = element("rect", x=x + 1, y=y, width=max(1.0, step - 2), height=top + height - y, class_="train")
         parts.append(element("g", [tip(told), bar]))
     for side in SIDES[1:]:
@@ -60,7 +63,12 @@ def balance(label: str, labels: Mapping[str, Mapping[str, int]], width: int = 90
     parts = []
     for n, (name, by_side) in enumerate(labels.items()):
         y, x, told = n * 26.0 + 6, float(gutter), sum(by_side.values())
-        inside = [tip(f"{name}: " + ", ".join(f"{by_side.get(side, 0):,} {side}" for side in SIDES))]
+        inside = [
+            tip(
+                f"{name}: "
+                + ", ".join(f"{by_side.get(side, 0):,} {side}" for side in SIDES if side in by_side)
+            )
+        ]
         for side in SIDES:
             end = x + at(by_side.get(side, 0)) - gutter
             if end > x:
