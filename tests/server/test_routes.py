@@ -22,7 +22,7 @@ def test_every_route_of_the_app_has_a_declared_permission():
         found |= {(method, route.path) for method in route.methods}
     assert found == {(route.method, route.path) for route in TABLE}
     assert [r.path for r in TABLE if r.permission is PUBLIC] == ["/healthz"]
-    assert {"chat", "models.read"} == PERMISSIONS
+    assert {"chat", "models.read", "feedback"} == PERMISSIONS
 
 
 def test_the_guard_stands_in_front():

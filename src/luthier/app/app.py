@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .recipe import Wish
     from .running import Run
     from .searching import Searched
+    from .traffic import Traffic
 
 
 class App:
@@ -72,6 +73,13 @@ class App:
     def data(self) -> Data:
         """What can be asked of datasets."""
         return Data(self)
+
+    @property
+    def traffic(self) -> Traffic:
+        """What served models were asked and answered, where that is kept."""
+        from .traffic import Traffic as Verbs
+
+        return Verbs(self)
 
     # -- recipes ----------------------------------------------------------------------------------------------------
 

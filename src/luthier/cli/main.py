@@ -15,6 +15,7 @@ from luthier.core.errors import SpecError
 
 from .command import Nearest, app, as_json_option, put, put_json, told
 from .data import data
+from .traffic import DURATION, SHARE, traffic
 
 DEFAULT_BASE = "smollm2-135m-instruct"
 
@@ -275,6 +276,19 @@ def chat(ref: str, ask: str | None, max_tokens: int, temperature: float, seed: i
     metavar="NAME",
     help="A Host header to accept besides loopback; may be given again.",
 )
+@click.option(
+    "--capture",
+    type=SHARE,
+    metavar="SHARE",
+    help="Keep this share of what is asked and answered, such as 10%; private values are masked first. 0 keeps what clients ask to keep. Default: nothing.",
+)
+@click.option(
+    "--keep-for",
+    "keep_s",
+    type=DURATION,
+    metavar="TIME",
+    help="Remove what is kept after this time, such as '30 days'.",
+)
 @as_json_option
 @told
 def serve(
@@ -283,13 +297,27 @@ def serve(
     port: int,
     key_file: Path | None,
     allowed_hosts: tuple[str, ...],
+    capture: float | None,
+    keep_s: float | None,
     as_json: bool,
 ) -> None:
     """Answer the OpenAI chat completions protocol for one or more releases."""
     from .serving import serve_releases
 
+    if keep_s is not None and capture is None:
+        raise SpecError(
+            "--keep-for is given, and nothing is kept.", remedy="Add --capture, such as --capture 10%."
+        )
     serve_releases(
-        app(), refs, host=host, port=port, key_file=key_file, allowed_hosts=allowed_hosts, as_json=as_json
+        app(),
+        refs,
+        host=host,
+        port=port,
+        key_file=key_file,
+        allowed_hosts=allowed_hosts,
+        capture=capture,
+        keep_s=keep_s,
+        as_json=as_json,
     )
 
 
@@ -338,6 +366,7 @@ def doctor(as_json: bool) -> None:
 
 
 main.add_command(data)
+main.add_command(traffic)
 
 
 if __name__ == "__main__":

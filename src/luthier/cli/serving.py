@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from luthier.app.app import App
 from luthier.core.errors import SpecError
 from luthier.server import keys as api_keys
-from luthier.server.exchange import Exchange
+from luthier.server.exchange import Exchange, Said
 
 from .show import Lines
 
@@ -24,6 +25,8 @@ def serve_releases(
     port: int,
     key_file: Path | None,
     allowed_hosts: tuple[str, ...],
+    capture: float | None,
+    keep_s: float | None,
     as_json: bool,
 ) -> None:
     """Prints the address and, when it was made here, the key: once, and nowhere else."""
@@ -61,11 +64,36 @@ def serve_releases(
         )
 
     try:
-        door = create_app(models, ring, allowed_hosts=allowed_hosts, on_exchange=answered)
+        traffic = None if capture is None else _Kept(app, capture, keep_s)
+        door = create_app(models, ring, allowed_hosts=allowed_hosts, on_exchange=answered, traffic=traffic)
         serve(door, host, port, chosen_keys=ring if key_file else None, on_ready=ready)
     finally:
         for answerer in answerers.values():
             answerer.engine.close()
+
+
+class _Kept:
+    """server.exchange.Traffic over App."""
+
+    def __init__(self, app: App, share: float, keep_s: float | None) -> None:
+        self._app, self._capture = app, app.traffic.capture(share, keep_s)
+
+    def keep(self, exchange: Exchange, said: Said, asked_to: bool) -> None:
+        self._capture.keep(
+            id=exchange.id,
+            name=exchange.model,
+            release=exchange.release,
+            digest=exchange.package_digest,
+            key_id=exchange.key_id,
+            user_sha256=exchange.user_sha256,
+            messages=[(one.role, one.content) for one in said.messages],
+            answers=said.answers,
+            probability=exchange.probability,
+            asked_to=asked_to,
+        )
+
+    def judge(self, exchange_id: str, key_id: str, **told: Any) -> bool:
+        return self._app.traffic.judge(exchange_id, by=f"key {key_id}", key_id=key_id, **told)
 
 
 def _keys(key_file: Path | None) -> tuple[api_keys.KeyRing, str | None]:

@@ -18,6 +18,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "iceberg": "luthier.data.connectors.iceberg:IcebergConnector",
         "hub": "luthier.data.connectors.hub:HubConnector",
         "kafka": "luthier.data.connectors.kafka:KafkaConnector",
+        "traffic": "luthier.data.connectors.traffic:TrafficConnector",
     },
     "rows_engine": {
         "local": "luthier.data.engines.protocol:local",

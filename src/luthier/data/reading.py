@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from luthier.core import plugin
 from luthier.core.errors import DataError, SpecError
 from luthier.core.spec import references, resolve
 
@@ -41,6 +42,13 @@ LINES = pa.schema([*REMOVED, pa.field("step", pa.int32()), pa.field("what", pa.s
 """What engines hand on of both, in one form. `what` is `removed`, or what happened to a row that stays."""
 
 
+def _value(secret: Secret, name: str) -> str | None:
+    try:
+        return secret(f"${{{name}}}")
+    except SpecError:
+        return None
+
+
 @dataclass(frozen=True)
 class Job:
     """`values` stands in the place of ${VAR} and must never be recorded; `hidden`: rows must not be shown. What is in
@@ -56,15 +64,14 @@ class Job:
 
     @classmethod
     def of(cls, source: SourceSpec, base: Path, layout: Layout, secret: Secret, *, hidden: bool) -> Job:
-        """With the values that the source refers to, so that another process needs no environment."""
+        """With the values that the source refers to, or its connector needs, so that another process needs no environment."""
         values = {}
-        for name in references(json.dumps(source.plain())):
-            try:
-                values[name] = secret(f"${{{name}}}")
-            except (
-                SpecError
-            ):  # "${price}" may be a dollar sign before a column; who needs a value will say so
-                continue
+        needed = getattr(plugin.load("connector", source.connector), "environment", ())
+        names = [name for one in needed if (text := _value(secret, one)) for name in (one, *references(text))]
+        for name in [*references(json.dumps(source.plain())), *names]:
+            # "${price}" may be a dollar sign before a column; who needs a value will say so
+            if (value := _value(secret, name)) is not None:
+                values[name] = value
         return cls(source, base, layout, hidden, values)
 
     def connect(self) -> Connector:

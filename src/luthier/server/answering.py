@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from luthier.core.artifact import short
 from luthier.server.answer import DONE, Choice, Frame, server_sent, total
 from luthier.server.errors import ApiError, from_engine
-from luthier.server.exchange import Exchange, OnExchange, hash_prompt, hash_text
+from luthier.server.exchange import Exchange, OnExchange, Said, Traffic, hash_prompt, hash_text
 from luthier.server.keys import Key
 from luthier.server.run import ClientGone, chunks_of, while_connected
 from luthier.server.served import ServedModel
@@ -34,7 +34,14 @@ class Answering(Response):
     """A response that makes its answer when it is sent, and stops when nobody listens any more."""
 
     def __init__(
-        self, body: ChatBody, model: ServedModel, *, request_id: str, key: Key, on_exchange: OnExchange | None
+        self,
+        body: ChatBody,
+        model: ServedModel,
+        *,
+        request_id: str,
+        key: Key,
+        on_exchange: OnExchange | None,
+        traffic: Traffic | None = None,
     ) -> None:
         super().__init__()
         self._body = body
@@ -42,6 +49,7 @@ class Answering(Response):
         self._request_id = request_id
         self._key = key
         self._on_exchange = on_exchange
+        self._traffic = traffic
         self._started_s = time.monotonic()
         self._first_s: float | None = None
         self._choices: list[Choice] = []
@@ -141,11 +149,17 @@ class Answering(Response):
 
     async def _record(self, broken: str = "") -> None:
         """Raises ApiError 500 if the record cannot be made. `broken` is how an unfinished answer ended."""
+        exchange = self._exchange(broken)
+        await self._recorded(exchange, broken)
+        if self._traffic is not None and self._body.store is not False and not broken:
+            await asyncio.shield(asyncio.to_thread(self._keep, exchange))
+
+    async def _recorded(self, exchange: Exchange, broken: str) -> None:
         if self._on_exchange is None:
             return
         try:
             # shielded: a client that leaves now must not stop the record of what it has heard
-            await asyncio.shield(asyncio.to_thread(self._on_exchange, self._exchange(broken)))
+            await asyncio.shield(asyncio.to_thread(self._on_exchange, exchange))
         except Exception as error:
             logger.exception("%s: the exchange could not be recorded", self._request_id)
             if broken:  # nothing can be told to the client any more
@@ -154,6 +168,17 @@ class Answering(Response):
                 f"The answer could not be recorded, so it was not completed. Its id is {self._request_id}."
             )
             raise ApiError(500, "not_recorded", message) from error
+
+    def _keep(self, exchange: Exchange) -> None:
+        assert self._traffic is not None
+        said = Said(
+            self._body.request(0).messages,
+            [(None if choice.refusal else choice.text, choice.refusal) for choice in self._choices],
+        )
+        try:
+            self._traffic.keep(exchange, said, bool(self._body.store))
+        except Exception:
+            logger.exception("%s: what was said could not be kept", self._request_id)
 
     def _exchange(self, broken: str) -> Exchange:
         usage = total(self._choices)

@@ -7,7 +7,7 @@ status  type                    code
                                 unsupported_parameter, context_length_exceeded, invalid_messages
 401     authentication_error    invalid_api_key
 403     permission_error        host_not_allowed, origin_not_allowed, insufficient_permissions
-404     not_found_error         model_not_found, unknown_route
+404     not_found_error         model_not_found, exchange_not_found, unknown_route
 405     invalid_request_error   method_not_allowed
 408     timeout_error           request_timeout
 413     invalid_request_error   request_too_large

@@ -1,10 +1,12 @@
-"""The record of one answered request: enough to go from an answer back to the package that gave it, and no content."""
+"""The record of one answered request: enough to go from an answer back to the package that gave it, and no content. And the door
+behind which content is kept, where somebody switched that on."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from luthier.core.artifact import digest_of
 from luthier.serving.engine import Message
@@ -36,6 +38,34 @@ class Exchange:
 
 
 OnExchange = Callable[[Exchange], None]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was said in one exchange: the messages as they were sent, and (text, refusal) of each answer."""
+
+    messages: Sequence[Message]
+    answers: Sequence[tuple[str | None, str | None]]
+
+
+class Traffic(Protocol):
+    """Keeps what is asked and answered. Both are called in a thread and may raise; what goes wrong in `keep` is logged and does
+    not take the answer from the client."""
+
+    def keep(self, exchange: Exchange, said: Said, asked_to: bool) -> None:
+        """Or leave it, as it samples; `asked_to`: the client wishes it kept (`store: true`)."""
+
+    def judge(
+        self,
+        exchange_id: str,
+        key_id: str,
+        *,
+        choice: int,
+        rating: float | None,
+        correction: str | None,
+        comment: str | None,
+    ) -> bool:
+        """Whether there is such an exchange of that key, with such an answer."""
 
 
 def hash_prompt(messages: Sequence[Message]) -> str:

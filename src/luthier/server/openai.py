@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,12 +23,12 @@ except ModuleNotFoundError as error:
 from luthier.server.answering import Answering
 from luthier.server.body import read_json
 from luthier.server.errors import ApiError
-from luthier.server.exchange import OnExchange
+from luthier.server.exchange import OnExchange, Traffic
 from luthier.server.guard import Envelope, Guard
 from luthier.server.keys import KeyRing
 from luthier.server.routes import TABLE
 from luthier.server.served import ServedModel
-from luthier.server.wire import parse
+from luthier.server.wire import parse, parse_feedback
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,15 @@ def create_app(
     *,
     allowed_hosts: Collection[str] = (),
     on_exchange: OnExchange | None = None,
+    traffic: Traffic | None = None,
     limits: Limits = Limits(),
 ) -> FastAPI:
     """The ASGI app.
 
     `models` is looked up at each request, so replacing an entry moves a name to another engine. `on_exchange` is
     called in a thread, once for each answered request, before the answer is complete; if it raises, the client gets
-    an error instead of the end of the answer.
+    an error instead of the end of the answer. `traffic` keeps what is said and takes what people say of it; without it neither
+    is possible.
     """
 
     @asynccontextmanager
@@ -67,7 +70,7 @@ def create_app(
         lifespan=lifespan,
         title="Luthier",
     )
-    endpoints = _Endpoints(models, on_exchange, limits)
+    endpoints = _Endpoints(models, on_exchange, traffic, limits)
     for route in TABLE:
         app.add_api_route(
             route.path, getattr(endpoints, route.endpoint), methods=[route.method], response_model=None
@@ -84,10 +87,15 @@ class _Endpoints:
     """One method for each row of `routes.TABLE`."""
 
     def __init__(
-        self, models: Mapping[str, ServedModel], on_exchange: OnExchange | None, limits: Limits
+        self,
+        models: Mapping[str, ServedModel],
+        on_exchange: OnExchange | None,
+        traffic: Traffic | None,
+        limits: Limits,
     ) -> None:
         self._models = models
         self._on_exchange = on_exchange
+        self._traffic = traffic
         self._limits = limits
 
     async def health(self) -> JSONResponse:
@@ -102,13 +110,33 @@ class _Endpoints:
 
     async def chat_completions(self, request: Request) -> Response:
         body = parse(await read_json(request, self._limits.body_bytes, self._limits.body_timeout_s))
+        if body.store and self._traffic is None:
+            message = "This server keeps nothing of what is said (it was started without --capture); leave store out."
+            raise ApiError(400, "unsupported_parameter", message, param="store")
         return Answering(
             body,
             self._model(body.model),
             request_id=request.state.request_id,
             key=request.state.key,
             on_exchange=self._on_exchange,
+            traffic=self._traffic,
         )
+
+    async def feedback(self, request: Request) -> JSONResponse:
+        told = parse_feedback(await read_json(request, self._limits.body_bytes, self._limits.body_timeout_s))
+        kept = self._traffic is not None and await asyncio.to_thread(
+            self._traffic.judge,
+            told.id,
+            request.state.key.id,
+            choice=told.choice,
+            rating=told.rating,
+            correction=told.correction,
+            comment=told.comment,
+        )
+        if not kept:
+            message = "No such answer to this key is kept here; it may have been left out, or removed since."
+            raise ApiError(404, "exchange_not_found", message, param="id")
+        return JSONResponse({"object": "feedback", "id": told.id, "choice": told.choice})
 
     def _model(self, name: str) -> ServedModel:
         model = self._models.get(name)

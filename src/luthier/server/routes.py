@@ -10,6 +10,7 @@ from typing import Final
 PUBLIC: Final = None
 CHAT: Final = "chat"
 READ_MODELS: Final = "models.read"
+FEEDBACK: Final = "feedback"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Route:
 TABLE: tuple[Route, ...] = (
     Route("GET", "/healthz", "health", PUBLIC),
     Route("POST", "/v1/chat/completions", "chat_completions", CHAT),
+    Route("POST", "/v1/feedback", "feedback", FEEDBACK),
     Route("GET", "/v1/models", "list_models", READ_MODELS),
     Route("GET", "/v1/models/{model_id:path}", "get_model", READ_MODELS),
 )

@@ -45,7 +45,6 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "response_format": (None, {"type": "text"}),
     "safety_identifier": (None,),
     "service_tier": (None, "auto", "default"),
-    "store": (None, False),
     "tool_choice": (None, "none"),
     "tools": (None, []),
     "verbosity": (None,),
@@ -162,6 +161,8 @@ class ChatBody(Wire):
     """And this many alternatives for each; only with logprobs."""
     user: str | None = Field(default=None, max_length=512)
     """Who asks, in your terms; recorded as a hash with the answer."""
+    store: bool | None = None
+    """false: do not keep what is said here, whatever the server keeps; true: keep it, which a server that keeps nothing refuses."""
     x_luthier: LuthierOptions = LuthierOptions()
     """Luthier's own options."""
 
@@ -197,6 +198,25 @@ class ChatBody(Wire):
             abstain_below=self.x_luthier.abstain_below,
             instruct=self.x_luthier.instruction,
         )
+
+
+class FeedbackBody(Wire):
+    id: str = Field(min_length=1, max_length=128)
+    """Of the answer, as its response had it: chatcmpl-..."""
+    choice: int = Field(default=0, ge=0, lt=MOST_CHOICES)
+    """Which answer, where `n` asked for several."""
+    rating: float | None = Field(default=None, ge=-1, le=1)
+    """How good it was: 1 good, -1 bad."""
+    correction: str | None = Field(default=None, min_length=1, max_length=100_000)
+    """What should have been said."""
+    comment: str | None = Field(default=None, min_length=1, max_length=10_000)
+    """Anything else."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> FeedbackBody:
+        if self.rating is None and self.correction is None and self.comment is None:
+            raise PydanticCustomError("rating", "give a rating, a correction or a comment")
+        return self
 
 
 def _message(message: ChatMessage) -> engine.Message:
@@ -243,16 +263,24 @@ def _supported(value: dict[str, Any], table: Mapping[str, tuple[Any, ...]], wher
     return kept
 
 
+def parse_feedback(value: dict[str, Any]) -> FeedbackBody:
+    """The checked body. Raises ApiError 400 that names the field."""
+    try:
+        return FeedbackBody.model_validate(value)
+    except ValidationError as error:
+        raise _told(error.errors(include_url=False)[0], FeedbackBody) from None
+
+
 _CODES = {"missing": "missing_required_parameter", "unknown_key": "unknown_parameter"}
 
 
-def _told(fault: Any) -> ApiError:
+def _told(fault: Any, body: type[Wire] = ChatBody) -> ApiError:
     path = list(fault["loc"])
     kind = fault["type"]
     if kind == "unknown_key":
         path.append(fault["ctx"]["key"][:100])
     param = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
-    if not path and kind in ChatBody.model_fields:  # a disagreement between fields is named after one of them
+    if not path and kind in body.model_fields:  # a disagreement between fields is named after one of them
         param = kind
     said = "this field is needed and is not there" if kind == "missing" else fault["msg"]
     message = f"{param}: {said}." if param else f"{said}."

@@ -1,7 +1,7 @@
 """The tables, and how a connection is opened. SQLite (WAL) by default, PostgreSQL by URL; the same statements on both.
 
-All of them are append-only: triggers made by the migrations refuse UPDATE and DELETE, so history cannot be rewritten by
-a slip of ours.
+All but traffic and feedback are append-only: triggers made by the migrations refuse UPDATE and DELETE, so history cannot be
+rewritten by a slip of ours. What people asked and said is kept for a time and may be removed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from luthier.core.spec import redact, resolve
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-HEAD = "0002"  # the newest migration; a test compares it with the migrations folder
+HEAD = "0003"  # the newest migration; a test compares it with the migrations folder
 
 metadata = sa.MetaData()
 
@@ -80,6 +80,40 @@ tombstones = sa.Table(
     sa.Column("fingerprint", sa.String(64), nullable=False, index=True),
     sa.Column("origins", sa.JSON, nullable=False),
     sa.Column("reason", sa.Text, nullable=True),
+    sa.Column("by", sa.String(256), nullable=False),
+    sa.Column("time_s", sa.Float, nullable=False),
+)
+
+
+traffic = sa.Table(
+    "traffic",
+    metadata,
+    sa.Column(
+        "seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True
+    ),
+    sa.Column("id", sa.String(128), nullable=False, unique=True),
+    sa.Column("name", sa.String(256), nullable=False, index=True),
+    sa.Column("release", sa.String(160), nullable=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("key_id", sa.String(64), nullable=False),
+    sa.Column("user_sha256", sa.String(64), nullable=True, index=True),
+    sa.Column("messages", sa.JSON, nullable=False),
+    sa.Column("answers", sa.JSON, nullable=False),
+    sa.Column("probability", sa.Float, nullable=True),
+    sa.Column("masked", sa.Integer, nullable=False),
+    sa.Column("time_s", sa.Float, nullable=False, index=True),
+)
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column(
+        "seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True
+    ),
+    sa.Column("exchange", sa.String(128), nullable=False, index=True),
+    sa.Column("choice", sa.Integer, nullable=False),
+    sa.Column("rating", sa.Float, nullable=True),
+    sa.Column("correction", sa.Text, nullable=True),
+    sa.Column("comment", sa.Text, nullable=True),
     sa.Column("by", sa.String(256), nullable=False),
     sa.Column("time_s", sa.Float, nullable=False),
 )

@@ -29,6 +29,12 @@ from .database import Database
 from .files import explained, fsync_folder, sha256_of
 from .ledger import Ledger
 from .tombstones import Tombstones
+from .traffic import Traffic
+
+
+def default_url(home: Path) -> str:
+    """Where the records are when nobody says otherwise."""
+    return f"sqlite:///{home / 'luthier.db'}"
 
 
 class Store:
@@ -40,6 +46,7 @@ class Store:
         self.catalog = Catalog(database)
         self.ledger = Ledger(database)
         self.tombstones = Tombstones(database)
+        self.traffic = Traffic(database)
 
     @classmethod
     def open(
@@ -61,7 +68,7 @@ class Store:
                     remedy="Give yourself the right to write there, or set LUTHIER_HOME to a folder that is yours.",
                 )
             (home / "work").mkdir(exist_ok=True)
-        database = Database(database_url or f"sqlite:///{home / 'luthier.db'}", environ or {})
+        database = Database(database_url or default_url(home), environ or {})
         return cls(home, database, open_blobs(blobs_url or str(home / "blobs"), home / "work", environ or {}))
 
     # -- a stage at work --------------------------------------------------------------------------------------------

@@ -94,7 +94,8 @@ class Part:
 
 
 class Connector(Protocol):
-    """Made from (source, base folder, secret). One reader at a time; `read` may be called again for another pass."""
+    """Made from (source, base folder, secret). One reader at a time; `read` may be called again for another pass. A class that needs
+    variables of the environment, beyond those that a source refers to, names them in `environment`."""
 
     def head(self, n: int) -> Head:
         """At most `n` rows. Raises DataError when there are none."""

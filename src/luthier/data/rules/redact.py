@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -168,6 +167,7 @@ def group_name(group: str, settings: Redact) -> str:
     """What the group is called after the rule."""
     from luthier.data.private.find import candidates
     from luthier.data.private.found import settle
+    from luthier.data.private.masking import replaced
 
     key = pseudonyms.key_of(settings.key) if settings.key is not None else pseudonyms.KNOWN_TO_ALL
     masks = pseudonyms.Masks((), key)
@@ -180,7 +180,7 @@ def group_name(group: str, settings: Redact) -> str:
         found = settle([*candidates(group, frozenset(settings.what)), *named])
         if not found:
             break
-        group, named = _masked(group, found, masks), []
+        group, named = replaced(group, found, masks), []
     return group
 
 
@@ -279,6 +279,7 @@ class _Search:
         """Mask what is found in the texts of one row, in place. (row, place) of those that it changed."""
         from luthier.data.private.find import candidates
         from luthier.data.private.found import settle
+        from luthier.data.private.masking import replaced
 
         record = self.records.get(row) or _Record()
         all_of = {
@@ -302,7 +303,7 @@ class _Search:
         if record.masks is None:
             record.masks = pseudonyms.Masks(self.with_masks.get(row, ()), self.key)
         for place, told in found.items():
-            record.texts[place] = _masked(texts[place][0], told, record.masks)
+            record.texts[place] = replaced(texts[place][0], told, record.masks)
         return [(row, place) for place in found]
 
     def _named_ways(self, bits: int) -> list[str]:
@@ -346,14 +347,6 @@ def _name(text: str, start: int, end: int, kind: str) -> Found:
     from luthier.data.private.found import Found
 
     return Found(start, end, kind, " ".join(text[start:end].casefold().split()))
-
-
-def _masked(text: str, told: Sequence[Found], masks: pseudonyms.Masks) -> str:
-    pieces, at = [], 0
-    for one in told:
-        pieces += [text[at : one.start], masks.mask(one.kind, one.value)]
-        at = one.end
-    return "".join([*pieces, text[at:]])
 
 
 def _mark(settings: Redact) -> str | None:

@@ -1,0 +1,265 @@
+"""What can be done with what is asked and answered: keep it, judge it, look at it, take it out again.
+
+Nothing is kept that nobody asked for: `luthier serve --capture` says which share. What is kept has lost its private values before it
+touches a disk, for all that `data.private` finds; names of people need a model and stay. Removing is told in the ledger, by numbers
+and never by words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import DataError, NotFound, SpecError
+from luthier.core.event import Event
+from luthier.store.traffic import Exchange, Judged, Judgement
+from luthier.store.traffic import Traffic as Kept
+
+if TYPE_CHECKING:
+    from .app import App
+
+PURGE_EVERY_S = 3600.0
+COLUMNS = ("id", "choice", "rating", "correction", "comment")
+
+
+class Capture:
+    """Keeps a share of the exchanges of one server, for a time. Called from several threads."""
+
+    def __init__(self, app: App, share: float, keep_s: float | None) -> None:
+        self._app, self._share, self._keep_s = app, share, keep_s
+        self._next_purge_s = 0.0
+        self._one_at_a_time = threading.Lock()
+
+    def keep(
+        self,
+        *,
+        id: str,
+        name: str,
+        release: str | None,
+        digest: str,
+        key_id: str,
+        user_sha256: str | None,
+        messages: Sequence[tuple[str, str]],
+        answers: Sequence[tuple[str | None, str | None]],
+        probability: float | None,
+        asked_to: bool,
+    ) -> bool:
+        """Whether it was kept. `messages`: (role, content); `answers`: (text, refusal)."""
+        self._purge()
+        if not asked_to and _draw(id) >= self._share:
+            return False
+        from luthier.data.private.masking import masked
+
+        said = [text or "" for text, _ in answers] + [refusal or "" for _, refusal in answers]
+        told, count = masked([*(content for _, content in messages), *said])
+        asked, texts = told[: len(messages)], told[len(messages) :]
+        kept = Exchange(
+            id=id, name=name, release=release, digest=digest, key_id=key_id, user_sha256=user_sha256,
+            messages=[{"role": role, "content": text} for (role, _), text in zip(messages, asked, strict=True)],
+            answers=[
+                {"text": None if text is None else texts[n], "refusal": None if no is None else texts[len(answers) + n]}
+                for n, (text, no) in enumerate(answers)
+            ],
+            probability=probability, masked=count, time_s=time.time(),
+        )  # fmt: skip
+        self._app.store.traffic.keep(kept)
+        return True
+
+    def _purge(self) -> None:
+        if self._keep_s is None:
+            return
+        with self._one_at_a_time:
+            if time.monotonic() < self._next_purge_s:
+                return
+            self._next_purge_s = time.monotonic() + PURGE_EVERY_S
+        self._app.traffic.remove(older_s=self._keep_s, why="kept long enough")
+
+
+def _draw(exchange_id: str) -> float:
+    """A number in [0, 1) that follows from the id, so that several servers agree.
+
+    >>> 0 <= _draw("chatcmpl-1") < 1
+    True
+    """
+    return int.from_bytes(hashlib.sha256(exchange_id.encode()).digest()[:8], "big") / 2**64
+
+
+class Traffic:
+    """`app.traffic`."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    @property
+    def _kept(self) -> Kept:
+        return self._app.store.traffic
+
+    def capture(self, share: float, keep_s: float | None = None) -> Capture:
+        """What a server gives its exchanges to. `share`: 0 to 1, of those whose client does not say; `keep_s`: None, for ever."""
+        return Capture(self._app, share, keep_s)
+
+    def names(self) -> list[dict[str, Any]]:
+        """Of each served name: {"name", "exchanges", "judged", "first_s", "last_s"}."""
+        return self._kept.counts()
+
+    def listing(self, name: str, newest: int = 50) -> list[Judged]:
+        """The newest of a name, oldest first. Raises NotFound for a name without traffic."""
+        from collections import deque
+
+        found = deque(self._kept.read(name), maxlen=newest)
+        if not found:
+            raise NotFound(
+                f"no traffic of {name!r} is kept here.",
+                remedy="`luthier traffic list` shows the names; `luthier serve NAME --capture 100%` keeps it.",
+            )
+        return list(found)
+
+    def show(self, exchange_id: str) -> Judged:
+        """One exchange. Raises NotFound."""
+        found = self._kept.find([exchange_id]).get(exchange_id)
+        if found is None:
+            raise NotFound(
+                f"no exchange {exchange_id!r} is kept here.",
+                remedy="It was not captured, or was removed; `luthier lineage ID` tells which release answered.",
+            )
+        return next(
+            one for one in self._kept.read(found.name, since_s=found.time_s) if one.exchange.id == exchange_id
+        )
+
+    def judge(
+        self,
+        exchange_id: str,
+        *,
+        by: str,
+        key_id: str | None = None,
+        choice: int = 0,
+        rating: float | None = None,
+        correction: str | None = None,
+        comment: str | None = None,
+    ) -> bool:
+        """Whether there is such an exchange (of that key, if one is given) with such an answer; then it is judged. Private values
+        are taken out of what is said of it, too."""
+        found = self._kept.find([exchange_id]).get(exchange_id)
+        if found is None or choice >= len(found.answers) or key_id not in (None, found.key_id):
+            return False
+        self._kept.judge([_judgement(exchange_id, choice, rating, correction, comment, by)])
+        return True
+
+    def feedback(self, path: str, by: str) -> dict[str, int]:
+        """Judgements of a file (JSONL, CSV, Parquet, ...) with `id` and at least one of rating, correction, comment; all or none.
+        {"judged", "unknown"}: ids that are not kept here are counted. Raises DataError, SpecError."""
+        rows = _judgements(path, self._app._environ)
+        known = self._kept.find([str(row["id"]) for _, row in rows])
+        new, unknown = [], 0
+        for place, row in rows:
+            exchange = known.get(str(row["id"]))
+            if exchange is None:
+                unknown += 1
+                continue
+            new.append(_checked(place, row, exchange, by))
+        if rows and not new:
+            raise DataError(
+                f"{path}: none of its {len(rows):,} ids is kept here, such as {rows[0][1]['id']!r}.",
+                remedy="The ids are those of the answers (chatcmpl-...), as clients and `luthier traffic list NAME` have them.",
+            )
+        return {"judged": self._kept.judge(new), "unknown": unknown}
+
+    def remove(
+        self,
+        *,
+        ids: Sequence[str] = (),
+        older_s: float | None = None,
+        user: str | None = None,
+        why: str | None = None,
+        by: str | None = None,
+    ) -> int:
+        """Take exchanges out with all that was said of them; how many. `user` as clients wrote it. Raises SpecError without one of
+        the three."""
+        if not ids and older_s is None and user is None:
+            raise SpecError("nothing says which exchanges to remove.", remedy="Give --id, --older or --user.")
+        gone = self._kept.remove(
+            ids=ids,
+            before_s=None if older_s is None else time.time() - older_s,
+            user_sha256=None if user is None else hashlib.sha256(user.encode()).hexdigest(),
+        )
+        if gone:
+            asked = {"ids": len(ids), "older_s": older_s, "of_a_user": user is not None}
+            self._app.store.ledger.append(
+                Event("traffic.removed", "traffic", {"exchanges": gone, **asked, "why": why, "by": by})
+            )
+        return gone
+
+
+def _judgement(
+    exchange_id: str, choice: int, rating: float | None, correction: str | None, comment: str | None, by: str
+) -> Judgement:
+    from luthier.data.private.masking import masked
+
+    (better, remark), _ = masked([correction or "", comment or ""])
+    return Judgement(
+        exchange_id,
+        choice,
+        rating,
+        better if correction else None,
+        remark if comment else None,
+        by,
+        time.time(),
+    )
+
+
+def _judgements(path: str, environ: Any) -> list[tuple[str, dict[str, Any]]]:
+    """(place, row) of every row; empty cells are left out."""
+    from luthier.core.spec import resolve
+    from luthier.data.connectors import connect
+    from luthier.data.spec import SourceSpec
+
+    source = SourceSpec.model_validate({"files": path})
+    connector = connect(source, Path.cwd(), lambda text: resolve(text, environ))
+    there = [name for name in COLUMNS if name in connector.head(1).columns]
+    if "id" not in there or len(there) < 2:
+        raise DataError(
+            f"{path}: it has {', '.join(there) or 'none'} of the columns id, rating, correction, comment.",
+            remedy="Give each row the id of an answer, and a rating (-1 to 1), a correction or a comment.",
+        )
+    found = []
+    for block in connector.blocks(there):
+        columns = {
+            name: cells if isinstance(cells, list) else cells.to_pylist()
+            for name, cells in block.columns.items()
+        }
+        for n, place in enumerate(block.origins()):
+            row = {name: cells[n] for name, cells in columns.items() if cells[n] not in (None, "")}
+            found.append((place, {"id": "", **row}))
+    return found
+
+
+def _checked(place: str, row: dict[str, Any], exchange: Exchange, by: str) -> Judgement:
+    told: dict[str, float | None] = {"choice": None, "rating": None}
+    for name in told:
+        if name in row:
+            try:
+                told[name] = float(row[name])
+            except (TypeError, ValueError):
+                raise DataError(
+                    f"{place}: {name} {row[name]!r} is not a number.", remedy="A rating is -1 to 1."
+                ) from None
+    rating, choice = told["rating"], told["choice"] or 0.0
+    if rating is not None and not -1 <= rating <= 1:
+        raise DataError(
+            f"{place}: the rating {rating:g} is not between -1 and 1.", remedy="1 is good, -1 is bad."
+        )
+    if choice != int(choice) or not 0 <= choice < len(exchange.answers):
+        raise DataError(
+            f"{place}: {exchange.id} has no answer {choice:g}.",
+            remedy=f"It has {len(exchange.answers)}, counted from 0.",
+        )
+    if not set(row) & {"rating", "correction", "comment"}:
+        raise DataError(
+            f"{place}: nothing is said of {exchange.id}.", remedy="Give a rating, a correction or a comment."
+        )
+    said = [None if row.get(name) is None else str(row[name]) for name in ("correction", "comment")]
+    return _judgement(exchange.id, int(choice), rating, said[0], said[1], by)

@@ -1,0 +1,164 @@
+"""`luthier traffic ...`: what served models were asked and answered, and what people said of it."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from luthier.core import units
+
+from .command import Nearest, app, as_json_option, put, put_json, told
+
+if TYPE_CHECKING:
+    from luthier.store.traffic import Judged
+
+
+class Unit(click.ParamType):
+    """A number with its unit, read as recipes read it."""
+
+    def __init__(self, name: str, read: Callable[[Any], float]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return self._read(float(value) if isinstance(value, str) and _is_number(value) else value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+SHARE, DURATION = Unit("share", units.share), Unit("duration", units.seconds)
+
+
+@click.group(cls=Nearest)
+def traffic() -> None:
+    """What served models were asked and answered, where `luthier serve --capture` keeps it.
+
+    \b
+    luthier traffic list                           the names, and how much there is
+    luthier traffic list ticket-router             the newest exchanges
+    luthier traffic show chatcmpl-...              one of them, whole
+    luthier traffic feedback labels.csv            ratings and better answers: id, rating, correction, comment
+    luthier traffic remove --older "30 days"       take out what is old, or --id, or --user
+
+    In a recipe `{traffic: ticket-router}` is a source of rows.
+    """
+
+
+@traffic.command("list")
+@click.argument("name", required=False)
+@click.option("--newest", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
+@as_json_option
+@told
+def list_(name: str | None, newest: int, as_json: bool) -> None:
+    """Served names with traffic; or the newest exchanges of NAME."""
+    verbs = app().traffic
+    if name is None:
+        names = verbs.names()
+        if as_json:
+            put_json(names)
+        elif not names:
+            put(
+                "nothing is kept; `luthier serve NAME --capture 10%` keeps a share of what is asked and answered"
+            )
+        for told_of in [] if as_json else names:
+            span = f"{_time(told_of['first_s'])} to {_time(told_of['last_s'])}"
+            put(
+                f"{told_of['name']:30} {told_of['exchanges']:>8,} exchanges  {told_of['judged']:>8,} judged  {span}"
+            )
+        return
+    found = verbs.listing(name, newest)
+    if as_json:
+        put_json([asdict(one) for one in found])
+        return
+    for one in found:
+        put(f"{_time(one.exchange.time_s)}  {one.exchange.id}  {_judged(one)}")
+        put(f"    {_short(one.exchange.messages[-1]['content'])}\n    → {_short(_answer(one))}")
+
+
+@traffic.command()
+@click.argument("exchange_id")
+@as_json_option
+@told
+def show(exchange_id: str, as_json: bool) -> None:
+    """One exchange, whole."""
+    found = app().traffic.show(exchange_id)
+    if as_json:
+        put_json(asdict(found))
+        return
+    exchange = found.exchange
+    put(
+        f"{exchange.id}  {_time(exchange.time_s)}  {exchange.release or exchange.digest[:12]}  key {exchange.key_id}"
+    )
+    if exchange.masked:
+        put(f"{exchange.masked} private values were masked")
+    for message in exchange.messages:
+        put(f"{message['role']:>10}: {message['content']}")
+    put(f"{'answer':>10}: {_answer(found)}")
+    put(f"{'judged':>10}: {_judged(found)}")
+    for what in ("correction", "comment"):
+        if (text := getattr(found, what)) is not None:
+            put(f"{what:>10}: {text}")
+
+
+@traffic.command()
+@click.argument("file")
+@click.option("--by", help="Who judged; default: you.")
+@as_json_option
+@told
+def feedback(file: str, by: str | None, as_json: bool) -> None:
+    """Take in judgements: a FILE with `id` and a rating (-1 to 1), a correction or a comment."""
+    done = app().traffic.feedback(file, by or getpass.getuser())
+    if as_json:
+        put_json(done)
+        return
+    put(f"{done['judged']:,} judgements taken in")
+    if done["unknown"]:
+        put(f"{done['unknown']:,} rows name answers that are not kept here")
+
+
+@traffic.command()
+@click.option("--id", "ids", multiple=True, metavar="ID", help="This exchange; may be given again.")
+@click.option("--older", type=DURATION, metavar="TIME", help="Everything older, as in '30 days'.")
+@click.option("--user", help="Everything of a user, as clients wrote it in `user`.")
+@click.option("--because", "why", help="Why; recorded.")
+@as_json_option
+@told
+def remove(
+    ids: tuple[str, ...], older: float | None, user: str | None, why: str | None, as_json: bool
+) -> None:
+    """Take exchanges out with all that was said of them. What was learnt from them stays learnt: see `luthier data forget`."""
+    gone = app().traffic.remove(ids=ids, older_s=older, user=user, why=why, by=getpass.getuser())
+    put_json({"removed": gone}) if as_json else put(f"{gone:,} exchanges removed")
+
+
+def _time(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
+
+
+def _answer(one: Judged) -> str:
+    answer = one.exchange.answers[one.choice]
+    return answer["text"] if answer["text"] is not None else f"(declined) {answer['refusal']}"
+
+
+def _judged(one: Judged) -> str:
+    told = [] if one.rating is None else [f"rated {one.rating:+g}"]
+    return ", ".join([*told, *(["corrected"] if one.correction is not None else [])]) or "not judged"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 100 else f"{line[:97]}..."

@@ -1,0 +1,103 @@
+"""From what was asked and answered, judged by people, to rows that a model learns from."""
+
+import json
+
+import pytest
+
+RECIPE = """
+name: router
+base: {base}
+task: {{kind: classify, instruction: "Which queue?", labels: [billing, delivery]}}
+data:
+  sources:
+    - {{traffic: router}}
+  split: {{validation: 0, test: 0.34}}
+"""
+
+
+def said(workshop, *words):
+    result = workshop.luthier(*words, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def capture(workshop, n=6):
+    from luthier.app.app import App
+
+    app = App.open({"LUTHIER_HOME": str(workshop.home)})
+    keeper = app.traffic.capture(1.0)
+    for i in range(n):
+        keeper.keep(
+            id=f"chatcmpl-{i}", name="router", release="router@1", digest="d" * 64, key_id="k", user_sha256=None,
+            messages=[("user", f"where is parcel {'abcdef'[i]}, I wrote from me{i}@firm.com")], answers=[("billing", None)],
+            probability=0.6, asked_to=False,
+        )  # fmt: skip
+    return app
+
+
+def test_feedback_of_a_file_becomes_rows_of_a_dataset(workshop, tiny_base):
+    app = capture(workshop)
+    workshop.write(
+        "labels.csv",
+        "id,rating,correction\nchatcmpl-0,1,\nchatcmpl-1,-1,delivery\nchatcmpl-2,-1,\nchatcmpl-9,1,\n",
+    )
+    done = said(workshop, "traffic", "feedback", workshop.folder / "labels.csv", "--by", "support")
+    assert done == {"judged": 3, "unknown": 1}
+    recipe = workshop.write("recipe.yaml", RECIPE.format(base=tiny_base))
+    told = said(workshop, "data", "prepare", recipe)
+    folder = app.store.folder(app.store.catalog.get(told["dataset"]))
+    import pyarrow.parquet as pq
+
+    rows = [
+        row for side in ("train", "test") for row in pq.read_table(folder / f"{side}.parquet").to_pylist()
+    ]
+    assert sorted((row["label"], row["rating"]) for row in rows) == [
+        ("billing", 0.0),
+        ("billing", 1.0),
+        ("delivery", 1.0),
+    ]
+    assert all("[EMAIL_1]" in row["messages"][-2]["content"] for row in rows)
+    assert {row["origin"] for row in rows} == {f"router?id=chatcmpl-{n}" for n in range(3)}
+
+
+def test_what_the_command_shows_and_removes(workshop):
+    app = capture(workshop, 3)
+    [name] = said(workshop, "traffic", "list")
+    assert (name["name"], name["exchanges"], name["judged"]) == ("router", 3, 0)
+    shown = workshop.luthier("traffic", "list", "router").output
+    assert shown.count("chatcmpl-") == 3 and "→ billing" in shown
+    assert "[EMAIL_1]" in workshop.luthier("traffic", "show", "chatcmpl-1").output
+    assert said(workshop, "traffic", "remove", "--id", "chatcmpl-1", "--because", "asked to") == {
+        "removed": 1
+    }
+    event = app.store.ledger.last(kind="traffic.removed")
+    assert event.data["exchanges"] == 1 and event.data["why"] == "asked to"
+    assert "chatcmpl-1" not in json.dumps(event.data)
+    assert said(workshop, "traffic", "remove", "--older", "30 days") == {"removed": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("id\nchatcmpl-0\n", "a correction or a comment"),
+        ("id,rating\nchatcmpl-0,5\n", "not between -1 and 1"),
+        ("id,rating\nchatcmpl-0,good\n", "not a number"),
+        ("id,rating,choice\nchatcmpl-0,1,3\n", "no answer 3"),
+        ("id,rating\nchatcmpl-0,\n", "nothing is said"),
+        ("id,rating\nchatcmpl-77,1\n", "none of its 1 ids"),
+        ("name,rating\nchatcmpl-0,1\n", "columns"),
+    ],
+)
+def test_a_file_of_judgements_that_cannot_be_taken(workshop, text, told):
+    app = capture(workshop, 1)
+    workshop.write("labels.csv", text)
+    result = workshop.luthier("traffic", "feedback", workshop.folder / "labels.csv")
+    assert result.exit_code == 3 and told in result.output
+    assert app.traffic.show("chatcmpl-0").rating is None
+
+
+def test_words_that_cannot_be(workshop):
+    assert "--capture" in workshop.luthier("serve", "router", "--keep-for", "1 day").output
+    assert "not between 0 and 1" in workshop.luthier("serve", "router", "--capture", "7").output
+    assert "Give --id" in workshop.luthier("traffic", "remove").output
+    assert workshop.luthier("traffic", "show", "chatcmpl-nowhere").exit_code == 5

@@ -1,0 +1,169 @@
+"""Exchanges and their feedback as rows."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from luthier.core.errors import DataError
+from luthier.core.spec import resolve
+from luthier.data.connectors import connect
+from luthier.data.spec import SourceSpec
+from luthier.store import Store
+from luthier.store.traffic import Exchange, Judgement
+
+
+@pytest.fixture
+def home(tmp_path):
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def traffic(home):
+    return Store.open(home).traffic
+
+
+def keep(traffic, n, answer="yes", refusal=None, release="router@1"):
+    traffic.keep(
+        Exchange(
+            id=f"chatcmpl-{n}", name="router", release=release, digest="d" * 64, key_id="k", user_sha256=None,
+            messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"q{n}"}],
+            answers=[{"text": None if refusal else answer, "refusal": refusal}], probability=0.5, masked=0, time_s=1_000.0 + n,
+        )
+    )  # fmt: skip
+
+
+def judge(traffic, n, rating=None, correction=None):
+    traffic.judge([Judgement(f"chatcmpl-{n}", 0, rating, correction, None, "me", 1.0)])
+
+
+def source(home, pinned=None, **settings):
+    wish = SourceSpec.model_validate({"traffic": {"name": "router", **settings} if settings else "router"})
+    return connect(wish, Path.cwd(), lambda text: resolve(text, {"LUTHIER_HOME": str(home)}), pinned)
+
+
+def rows(connector):
+    found = []
+    for block in connector.blocks(connector.head(1).columns):
+        found += [{name: cells[i] for name, cells in block.columns.items()} for i in range(len(block))]
+    return found
+
+
+def test_judged_exchanges_with_the_answer_to_learn(home, traffic):
+    for n in range(4):
+        keep(traffic, n)
+    judge(traffic, 0, rating=1.0)
+    judge(traffic, 1, rating=-1.0)
+    judge(traffic, 2, rating=-1.0, correction="no")
+    found = rows(source(home))
+    assert [
+        (one["id"], one["messages"][-1]["content"], one["rating"], one["corrected"]) for one in found
+    ] == [
+        ("chatcmpl-0", "yes", True, False),
+        ("chatcmpl-1", "yes", False, False),
+        ("chatcmpl-2", "no", True, True),
+    ]
+    assert found[0]["messages"][:2] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "q0"},
+    ]
+    [block] = source(home).blocks(["id"])
+    assert block.origins()[0] == "router?id=chatcmpl-0"
+
+
+def test_all_takes_what_nobody_disliked_and_says_no_rating(home, traffic):
+    for n in range(3):
+        keep(traffic, n)
+    judge(traffic, 1, rating=-0.5)
+    found = rows(source(home, only="all"))
+    assert [one["id"] for one in found] == ["chatcmpl-0", "chatcmpl-2"]
+    assert "rating" not in found[0]
+
+
+def test_pairs_of_a_better_and_a_worse_answer(home, traffic):
+    for n in range(3):
+        keep(traffic, n)
+    judge(traffic, 0, rating=1.0)
+    judge(traffic, 1, correction="no")
+    judge(traffic, 2, correction="yes")  # what was said already: no pair
+    [pair] = rows(source(home, **{"as": "pairs"}))
+    assert (pair["id"], pair["chosen"], pair["rejected"]) == (
+        "chatcmpl-1",
+        [{"role": "assistant", "content": "no"}],
+        [{"role": "assistant", "content": "yes"}],
+    )
+
+
+def test_a_declined_answer_is_a_row_only_when_corrected(home, traffic):
+    keep(traffic, 0, refusal="not sure")
+    keep(traffic, 1, refusal="not sure")
+    judge(traffic, 0, rating=-1.0)
+    judge(traffic, 1, correction="yes")
+    assert [one["id"] for one in rows(source(home))] == ["chatcmpl-1"]
+
+
+def test_releases_and_times(home, traffic):
+    for n in range(4):
+        keep(traffic, n, release=f"router@{n % 2 + 1}")
+    found = rows(source(home, only="all", releases=["router@2"], since="1970-01-01T00:16:42Z"))
+    assert [one["id"] for one in found] == ["chatcmpl-3"]
+
+
+def test_what_is_pinned_leads_to_the_same_rows_though_traffic_goes_on(home, traffic):
+    keep(traffic, 0)
+    judge(traffic, 0, rating=1.0)
+    first = source(home)
+    mark, pinned = first.fingerprint(), first.pinned()
+    keep(traffic, 1)
+    assert source(home).fingerprint() == mark, "an exchange that nobody judged is no row"
+    judge(traffic, 1, rating=1.0)
+    judge(traffic, 0, rating=-1.0)
+    again = source(home, pinned)
+    assert again.fingerprint() == mark
+    assert [(one["id"], one["rating"]) for one in rows(again)] == [("chatcmpl-0", True)]
+    assert source(home).fingerprint() != mark
+
+
+def test_rows_that_were_removed_meanwhile_are_told(home, traffic):
+    for n in range(2):
+        keep(traffic, n)
+        judge(traffic, n, rating=1.0)
+    pinned = source(home).pinned()
+    traffic.remove(ids=["chatcmpl-0"])
+    with pytest.raises(DataError, match="no longer there"):
+        rows(source(home, pinned))
+
+
+def test_nothing_kept_and_a_name_that_is_not_there(home, traffic):
+    with pytest.raises(DataError, match="no traffic is kept here") as none:
+        source(home).head(1)
+    assert "--capture" in str(none.value.remedy)
+    keep(traffic, 0)
+    with pytest.raises(DataError, match="of 'ruoter'") as wrong:
+        source(home, name="ruoter").head(1)
+    assert "router" in str(wrong.value.remedy)
+    with pytest.raises(DataError, match="only: all"):
+        source(home).head(1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"since": "yesterday"}, "neither a time"),
+        ({"as": "pairs", "only": "all"}, "pairs are made of corrected"),
+        ({"only": "good"}, "judged"),
+        ({"release": ["a"]}, "releases"),
+    ],
+)
+def test_a_wish_that_cannot_be(home, settings, told):
+    with pytest.raises(ValidationError, match=told):
+        source(home, **settings)
+
+
+def test_a_database_by_url_is_found_and_its_secret_is_not_shown(home, tmp_path):
+    environ = {"LUTHIER_DATABASE": "sqlite:///${PLACE}/x.db", "PLACE": str(tmp_path)}
+    Store.open(home, database_url=environ["LUTHIER_DATABASE"], environ=environ)
+    wish = SourceSpec.model_validate({"traffic": "router"})
+    connector = connect(wish, Path.cwd(), lambda text: resolve(text, environ))
+    with pytest.raises(DataError, match="no traffic is kept"):
+        connector.head(1)

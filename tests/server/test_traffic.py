@@ -1,0 +1,160 @@
+"""What is kept of an exchange, who may judge it, and what keeps nobody from an answer."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import httpx
+import pytest
+
+from luthier.app.app import App
+from luthier.cli.serving import _Kept
+from luthier.serving.scripted_engine import ScriptedEngine
+
+MODELS = frozenset({"chat", "models.read", "feedback"})
+ASK = {"model": "router", "messages": [{"role": "user", "content": "I am jo@firm.com"}]}
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> App:
+    return App.open({"LUTHIER_HOME": str(tmp_path_factory.mktemp("home"))})
+
+
+@pytest.fixture(scope="module")
+def door(open_door: Any, app: App) -> Any:
+    return open_door(ScriptedEngine(), permissions=MODELS, traffic=_Kept(app, 1.0, None))
+
+
+def ask(door: Any, **more: Any) -> str:
+    answer = door.http().post("/v1/chat/completions", json={**ASK, **more})
+    assert answer.status_code == 200, answer.text
+    return str(
+        answer.json()["id"]
+        if not more.get("stream")
+        else answer.text.partition('"id":"')[2].partition('"')[0]
+    )
+
+
+def judge(door: Any, **told: Any) -> httpx.Response:
+    return door.http().post("/v1/feedback", json=told)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_private_values_are_gone_before_it_is_kept(door, app, stream):
+    found = app.traffic.show(ask(door, stream=stream))
+    assert found.exchange.messages == [{"role": "user", "content": "I am [EMAIL_1]"}]
+    assert found.exchange.masked >= 1
+    assert (found.exchange.name, found.exchange.release) == ("router", "router@3")
+    assert "jo@firm.com" not in repr(found)
+
+
+def test_who_says_store_false_is_not_kept(door, app):
+    before = app.traffic.names()[0]["exchanges"] if app.traffic.names() else 0
+    ask(door, store=False)
+    assert (app.traffic.names()[0]["exchanges"] if app.traffic.names() else 0) == before
+
+
+def test_a_share_of_nothing_keeps_what_clients_ask_to_keep(open_door, app):
+    none = open_door(ScriptedEngine(), permissions=MODELS, traffic=_Kept(app, 0.0, None))
+    kept, left = ask(none, store=True), ask(none)
+    assert app.traffic.show(kept).exchange.id == kept
+    assert app.store.traffic.find([left]) == {}
+
+
+def test_without_capture_storing_is_refused_and_feedback_finds_nothing(open_door):
+    plain = open_door(ScriptedEngine(), permissions=MODELS)
+    answer = plain.http().post("/v1/chat/completions", json={**ASK, "store": True})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "store")
+    assert judge(plain, id=ask(plain), rating=1).json()["error"]["code"] == "exchange_not_found"
+
+
+def test_feedback_is_kept_and_masked(door, app):
+    one = ask(door)
+    assert (
+        judge(door, id=one, rating=-1, correction="write to al@firm.com", comment="wrong").status_code == 200
+    )
+    found = app.traffic.show(one)
+    assert (found.rating, found.correction, found.comment) == (-1.0, "write to [EMAIL_1]", "wrong")
+
+
+def test_another_key_cannot_tell_whether_an_exchange_is_there(door, open_door, app):
+    one = ask(door)
+    other = open_door(ScriptedEngine(), permissions=MODELS, traffic=_Kept(app, 1.0, None))
+    theirs, nowhere = judge(other, id=one, rating=1), judge(other, id="chatcmpl-nowhere", rating=1)
+    assert theirs.status_code == nowhere.status_code == 404
+    assert theirs.json() == nowhere.json()
+    assert app.traffic.show(one).rating is None
+
+
+def test_a_key_without_the_permission_may_not_judge(open_door, app):
+    weak = open_door(ScriptedEngine(), traffic=_Kept(app, 1.0, None))
+    assert judge(weak, id=ask(weak), rating=1).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("told", "param"),
+    [
+        ({}, "id"),
+        ({"id": "x"}, "rating"),
+        ({"id": "x", "rating": 2}, "rating"),
+        ({"id": "x", "rating": True}, "rating"),
+        ({"id": "x", "rating": "good"}, "rating"),
+        ({"id": "x", "rating": 1, "choice": 8}, "choice"),
+        ({"id": "x" * 129, "rating": 1}, "id"),
+        ({"id": "x", "correction": ""}, "correction"),
+        ({"id": "x", "rating": 1, "label": "a"}, "label"),
+    ],
+)
+def test_feedback_that_cannot_be(door, told, param):
+    answer = judge(door, **told)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+
+
+def test_an_answer_that_is_not_there_cannot_be_judged(door):
+    assert judge(door, id=ask(door), rating=1, choice=1).status_code == 404
+
+
+def test_a_store_that_fails_does_not_take_the_answer(open_door, caplog):
+    class Broken:
+        def keep(self, *_: Any) -> None:
+            raise OSError("disk full")
+
+        def judge(self, *_: Any, **__: Any) -> bool:
+            raise OSError("disk full")
+
+    door = open_door(ScriptedEngine(), permissions=MODELS, traffic=Broken())
+    ask(door)
+    assert "could not be kept" in caplog.text
+    assert judge(door, id="x", rating=1).json()["error"]["code"] == "internal_error"
+
+
+def test_what_is_old_is_removed_while_serving(app, monkeypatch):
+    capture = app.traffic.capture(1.0, keep_s=3600.0)
+    facts: dict[str, Any] = {
+        "name": "old", "release": None, "digest": "d" * 64, "key_id": "k", "user_sha256": None, "messages": [("user", "q")],
+        "answers": [("a", None)], "probability": None, "asked_to": False,
+    }  # fmt: skip
+    import time
+
+    now = time.time()
+    monkeypatch.setattr("luthier.app.traffic.time.time", lambda: now - 7200)
+    assert capture.keep(id="chatcmpl-old", **facts)
+    monkeypatch.undo()
+    capture._next_purge_s = 0.0
+    assert capture.keep(id="chatcmpl-new", **facts)
+    assert set(app.store.traffic.find(["chatcmpl-old", "chatcmpl-new"])) == {"chatcmpl-new"}
+    removed = app.store.ledger.last(kind="traffic.removed")
+    assert removed is not None and removed.data["exchanges"] >= 1
+
+
+def test_many_clients_at_once_are_each_kept(door, app):
+    before = {one["name"]: one["exchanges"] for one in app.traffic.names()}.get("router", 0)
+    ids: list[str] = []
+    threads = [threading.Thread(target=lambda: ids.append(ask(door))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    after = {one["name"]: one["exchanges"] for one in app.traffic.names()}["router"]
+    assert after - before == 4 == len(set(ids))
