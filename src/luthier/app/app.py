@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .comparing import Compared
     from .doctor import Finding
     from .lineage import Lineage
+    from .merging import Merged
     from .planning import Plan
     from .profiling import Profiled
     from .recipe import Wish
@@ -129,6 +130,16 @@ class App:
 
                 wish = with_setting(wish, search_line(wish, at, at.hourly).kept_trial.setting)
             return run_line(wish, at, fresh=fresh)
+
+    def merge(self, written: Path, overrides: tuple[str, ...] = (), *, watch: Watch | None = None,
+              stop: threading.Event | None = None) -> Merged:  # fmt: skip
+        """Several tuned models of one base become one, as a file says; measured where it names a release whose rows it is to
+        answer."""
+        from .merging import merge
+
+        return merge(
+            self.store, written, overrides, self._environ, watch or Silent(), stop or threading.Event()
+        )
 
     def _read(self, recipe: Path, overrides: tuple[str, ...]) -> Wish:
         from .checking import check

@@ -171,6 +171,32 @@ def search(recipe: Path, sets: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("written", metavar="FILE", type=click.Path(path_type=Path))
+@_sets
+@as_json_option
+@told
+def merge(written: Path, sets: tuple[str, ...], as_json: bool) -> None:
+    """Make one model of several that were tuned from one base, as FILE says.
+
+    \b
+    models: [router@3, {model: triage@1, weight: 0.5}]
+    method: {kind: ties, density: 0.2}     # linear, task_arithmetic, ties, dare or slerp
+    measure: router@3                      # the release whose test rows and metrics it is held to; may be left out
+    """
+    from .interrupt import stop_on_signals
+    from .show import watch
+    from .tables import print_merged
+
+    eyes = watch()
+    try:
+        with stop_on_signals(eyes.say) as stop:
+            result = app().merge(written, sets, watch=eyes, stop=stop)
+    finally:
+        eyes.close()
+    put_json(result.plain()) if as_json else print_merged(result)
+
+
+@main.command()
 @click.argument("one")
 @click.argument("other")
 @as_json_option
