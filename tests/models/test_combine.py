@@ -28,7 +28,10 @@ def same(ours, theirs):
 @given(SHAPES, st.integers(0, 999), st.lists(st.floats(0.1, 3), min_size=1, max_size=4))
 def test_linear(shape, seed, weights):
     _, *models = draws(shape, len(weights), seed)
-    same(combine.linear(t(models), weights), sum(w * m for w, m in zip(weights, models)) / sum(weights))
+    same(
+        combine.linear(t(models), weights),
+        sum(w * m for w, m in zip(weights, models, strict=True)) / sum(weights),
+    )
 
 
 def test_linear_of_one_model_is_that_model_to_the_bit():
@@ -40,7 +43,7 @@ def test_linear_of_one_model_is_that_model_to_the_bit():
 @given(SHAPES, st.integers(0, 999), st.lists(st.floats(-2, 2), min_size=1, max_size=4))
 def test_task_arithmetic(shape, seed, weights):
     base, *models = draws(shape, len(weights), seed)
-    wanted = base + sum(w * (m - base) for w, m in zip(weights, models))
+    wanted = base + sum(w * (m - base) for w, m in zip(weights, models, strict=True))
     same(combine.task_arithmetic(t([base])[0], t(models), weights), wanted)
 
 
@@ -59,9 +62,11 @@ def ties_in_numpy(base, models, weights, density):
         vectors.append(np.where(np.abs(vector) >= border, vector, 0))
     merged = np.zeros(base.size, np.float32)
     for i in range(base.size):
-        mass = sum(w * v[i] for w, v in zip(weights, vectors))
+        mass = sum(w * v[i] for w, v in zip(weights, vectors, strict=True))
         agreeing = [
-            (w, v[i]) for w, v in zip(weights, vectors) if v[i] != 0 and np.sign(w * v[i]) == np.sign(mass)
+            (w, v[i])
+            for w, v in zip(weights, vectors, strict=True)
+            if v[i] != 0 and np.sign(w * v[i]) == np.sign(mass)
         ]
         if agreeing and mass:
             merged[i] = sum(w * v for w, v in agreeing) / sum(abs(w) for w, _ in agreeing)

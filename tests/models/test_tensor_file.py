@@ -38,6 +38,8 @@ def test_what_was_not_planned_is_refused(tmp_path):
         TensorWriter(tmp_path / "m.safetensors", {"a": ("F32", (2,))}) as file,
     ):
         file.write("a", torch.zeros(3))
-    with pytest.raises(ValueError, match="b was planned and never written"):
-        with TensorWriter(tmp_path / "m.safetensors", {"a": ("F32", (2,)), "b": ("F32", (1,))}) as file:
-            file.write("a", torch.zeros(2))
+    with (
+        pytest.raises(ValueError, match="b was planned and never written"),
+        TensorWriter(tmp_path / "m.safetensors", {"a": ("F32", (2,)), "b": ("F32", (1,))}) as file,
+    ):
+        file.write("a", torch.zeros(2))

@@ -167,7 +167,7 @@ def test_what_is_not_finite_is_not_written(world):
     stored = weights(folder)
     stored["model.norm.weight"][0] = float("nan")
     save_file(stored, folder / "model.safetensors")
-    with pytest.raises(ModelError, match="the merged tensor 'model.norm.weight' is not finite"):
+    with pytest.raises(ModelError, match=r"the merged tensor 'model.norm.weight' is not finite"):
         world.merge(["a"])
 
 
