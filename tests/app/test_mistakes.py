@@ -314,6 +314,31 @@ def test_export_of_an_adapter_that_is_none(workshop):
     refused_at_once(workshop, 2, "full fine-tuning has no adapter", "export: [merged]", words=words)
 
 
+def test_export_of_a_head_to_another_engine(workshop):
+    """A model with a head of its own to be exported for another engine"""
+    words = ["--set", "train.method=classify", "--set", "postprocess.export=[gguf-q8]"]
+    refused_at_once(
+        workshop, 2, "gguf-q8 was asked, and its engine knows no head", "method: sft", words=words
+    )
+
+
+def test_export_of_a_form_that_the_base_cannot_have(workshop):
+    """A GGUF file of a family that it cannot say"""
+    from luthier.models.testing import tiny_model
+
+    tiny_model(workshop.folder / "other", family="olmo2")
+    words = ["--set", "base=other", "--set", "postprocess.export=[gguf]"]
+    refused(
+        workshop,
+        4,
+        "a olmo2 model cannot be written",
+        "Families that can: llama, mistral, qwen2, qwen3",
+        words=words,
+    )
+    models = json.loads(workshop.luthier("list", "model", "--json").stdout)
+    assert len(models) == 1  # the base: nothing was trained
+
+
 def test_head_left_free(workshop):
     """A classification head that is to answer freely"""
     words = ["--set", "train.method=classify", "--set", "postprocess.constrain=null"]

@@ -6,72 +6,23 @@ import pytest
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, SpecError
-from luthier.core.testing import FakeContext
 from luthier.postprocessing.package import STAGE
 from luthier.postprocessing.spec import PostprocessSpec
 
 TASK = {"kind": "classify", "instruction": "Route it.", "labels": ["billing", "delivery"]}
 
 
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory):
-    from luthier.models.testing import tiny_model
-
-    folder = tiny_model(tmp_path_factory.mktemp("base") / "tiny", context=128)
-    (folder / "LICENSE").write_text("the base's licence\n")
-    return folder
-
-
 @pytest.fixture
-def world(tiny_base, tmp_path):
-    import torch
-
-    from luthier.models.adapters import Lora
-    from luthier.models.spec import LoraSpec
-    from luthier.models.weights import load
-
-    inputs = {role: Artifact(role, f"key of {role}", {}, 1, {}, ()) for role in ("model", "base", "dataset")}
-    model = Lora().attach(load(tiny_base), LoraSpec(rank=2), seed=1)
-    for _, parameter in Lora().trainable(model):
-        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(0))
-    folder = tmp_path / "model"
-    folder.mkdir()
-    Lora().save(model, folder, "tiny")
-    facts = {"role": "tuned", "adapter": "lora", "base_digest": inputs["base"].digest, "task": TASK}
-    (folder / "luthier.json").write_text(json.dumps(facts))
-    (folder / "history.json").write_text("{}")
-    places = {"model": folder, "base": tiny_base, "dataset": _dataset(tmp_path / "dataset")}
-    at = FakeContext(tmp_path, folders={inputs[role].digest: place for role, place in places.items()})
-    return inputs, at, folder
-
-
-def _dataset(folder):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from luthier.data.records import RECORD
-
-    folder.mkdir()
-    rows = [
-        {
-            "id": f"{n}",
-            "messages": [
-                {"role": "user", "content": f"the parcel {n} is late"},
-                {"role": "assistant", "content": TASK["labels"][n % 2]},
-            ],
-        }
-        for n in range(12)
-    ]
-    for name in ("train", "validation"):
-        pq.write_table(pa.Table.from_pylist(rows, RECORD), folder / f"{name}.parquet")
-    return folder
+def world(shop):
+    return shop.inputs, shop.at, shop.model
 
 
 def _pack(world, tmp_path, name="out", **spec):
     inputs, at, _ = world
     out = tmp_path / name
     out.mkdir()
-    return out, STAGE.function(PostprocessSpec(**spec), inputs, out, tmp_path / "scratch", at)
+    (tmp_path / f"{name}-scratch").mkdir()
+    return out, STAGE.function(PostprocessSpec(**spec), inputs, out, tmp_path / f"{name}-scratch", at)
 
 
 def _files(folder):
@@ -88,7 +39,9 @@ def _logits(model):
 def test_the_adapter_alone_by_default(world, tmp_path):
     out, output = _pack(world, tmp_path)
     assert _files(out) == [
+        "SHA256SUMS",
         "adapter/LICENSE",
+        "adapter/README.md",
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
         "adapter/chat_template.jinja",
@@ -108,6 +61,7 @@ def test_the_adapter_alone_by_default(world, tmp_path):
         "constrain": "labels",
         "temperature": 1.0,
         "abstain_below": None,
+        "vllm": {"ready": True, "why": None, "max_lora_rank": 8},
     }
     assert output.summary["forms"] == ["adapter"]
 
@@ -180,7 +134,6 @@ def test_a_head_goes_along_and_is_never_left_free(world, tiny_base, tmp_path):
 
 
 def _calibrated(world, tmp_path, **found):
-    from luthier.core.artifact import Artifact
 
     inputs, at, folder = world
     learnt = tmp_path / "learnt"
@@ -209,79 +162,3 @@ def test_a_risk_that_cannot_be_kept_is_no_package(world, tmp_path):
     world = _calibrated(world, tmp_path, why="no threshold keeps wrong answers at or below 0.01")
     with pytest.raises(ModelError, match=r"no threshold keeps wrong answers .*\n.*larger risk"):
         _pack(world, tmp_path, abstain={"risk": 0.01})
-
-
-# -- parity: what is packed is what was trained --------------------------------------------------------------------------
-
-
-def test_every_form_says_what_the_trained_model_says(world, tmp_path):
-    out, _ = _pack(world, tmp_path, export=["adapter", "merged"])
-    found = json.loads((out / "parity.json").read_text())
-    assert set(found) == {"adapter", "merged"}
-    for form in found.values():
-        assert form["top_1"] == 1.0
-        assert form["divergence"] == pytest.approx(0, abs=1e-5)
-        assert form["rows"] == 8
-        assert form["tokens"] >= 16  # each answer and its end
-
-
-def _plant(monkeypatch, change):
-    from luthier.postprocessing import package
-
-    real = package._fill
-
-    def fill(folder, form, *rest):
-        real(folder, form, *rest)
-        change(folder)
-
-    monkeypatch.setattr(package, "_fill", fill)
-
-
-def _edited(folder, name, **values):
-    told = json.loads((folder / name).read_text())
-    (folder / name).write_text(json.dumps({**told, **values}))
-
-
-def _refused(world, tmp_path, monkeypatch, change, told, form="adapter"):
-    _plant(monkeypatch, change)
-    with pytest.raises(ModelError, match=told):
-        _pack(world, tmp_path, export=[form])
-
-
-def test_a_wrong_scale_is_caught_and_named(world, tmp_path, monkeypatch):
-    _refused(
-        world, tmp_path, monkeypatch,
-        lambda folder: _edited(folder, "adapter_config.json", lora_alpha=1),
-        "'adapter' does not say what the trained model says(.|\n)*lora_alpha is 1 and was",
-    )  # fmt: skip
-
-
-def test_another_template_is_caught_and_named(world, tmp_path, monkeypatch):
-    def change(folder):
-        path = folder / "chat_template.jinja"
-        text = path.read_text()
-        assert "user" in text or "role" in text
-        path.write_text("{{ '\\n' }}" + text)
-
-    _refused(world, tmp_path, monkeypatch, change, "its chat template is another one")
-
-
-def test_another_tokenizer_is_caught_and_named(world, tmp_path, monkeypatch):
-    def change(folder):
-        told = json.loads((folder / "tokenizer.json").read_text())
-        vocabulary = told["model"]["vocab"]
-        vocabulary["e"], vocabulary["a"] = vocabulary["a"], vocabulary["e"]
-        (folder / "tokenizer.json").write_text(json.dumps(told))
-
-    _refused(world, tmp_path, monkeypatch, change, "its tokenizer is another one")
-
-
-def test_other_weights_in_the_merged_model_are_caught(world, tmp_path, monkeypatch):
-    def change(folder):
-        import shutil
-
-        base = world[1].folders[world[0]["base"].digest]
-        for path in base.glob("*.safetensors"):
-            shutil.copyfile(path, folder / path.name)  # the adapter was left out
-
-    _refused(world, tmp_path, monkeypatch, change, "its weights are others", form="merged")

@@ -11,11 +11,13 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, NotFound, SpecError
 from luthier.core.plugin import load
 from luthier.models.place import Place, place
+from luthier.postprocessing.forms import SERVED
 from luthier.serving.engine import Engine
 from luthier.serving.package import PackageFacts, read_facts
 from luthier.store import Store
 
 from .context import RunContext
+from .packing import served_folder
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,15 @@ def _folders(store: Store, artifact: Artifact) -> tuple[Path, Path | None, Packa
         )
     folder = store.folder(artifact)
     facts = read_facts(folder)
-    if artifact.kind == "package" and (folder / "merged").is_dir():
-        return folder / "merged", None, facts
+    if artifact.kind == "package":
+        if not any((folder / form).is_dir() for form in SERVED):
+            raise ModelError(
+                "this package holds no form that is answered from here.",
+                remedy=f"Run the recipe with one of {', '.join(SERVED)} in postprocess.export, or serve the exported form in its own engine.",
+            )
+        place, beside = served_folder(folder)
+        if not beside:
+            return place, None, facts
     adapter = folder / "adapter" if artifact.kind == "package" else folder
     if not (adapter / "adapter_config.json").exists():
         return adapter, None, facts

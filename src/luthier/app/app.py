@@ -29,10 +29,14 @@ from .data import Data
 from .openlineage import sender
 
 if TYPE_CHECKING:
+    from luthier.postprocessing.sums import Verdict
+
     from .answering import Answerer
     from .comparing import Compared
     from .doctor import Finding
+    from .exporting import Exported
     from .lineage import Lineage
+    from .merging import Merged
     from .planning import Plan
     from .profiling import Profiled
     from .recipe import Wish
@@ -137,6 +141,16 @@ class App:
 
                 wish = with_setting(wish, search_line(wish, at, at.hourly).kept_trial.setting)
             return run_line(wish, at, fresh=fresh)
+
+    def merge(self, written: Path, overrides: tuple[str, ...] = (), *, watch: Watch | None = None,
+              stop: threading.Event | None = None) -> Merged:  # fmt: skip
+        """Several tuned models of one base become one, as a file says; measured where it names a release whose rows it is to
+        answer."""
+        from .merging import merge
+
+        return merge(
+            self.store, written, overrides, self._environ, watch or Silent(), stop or threading.Event()
+        )
 
     def _read(self, recipe: Path, overrides: tuple[str, ...]) -> Wish:
         from .checking import check
@@ -264,11 +278,28 @@ class App:
 
         return trace(self.store, reference, all_rows=all_rows)
 
-    def export(self, reference: str, target: Path, *, form: str = "merged") -> list[str]:
-        """Copy a release's model out as a plain folder (`adapter` for peft, `merged` for transformers). Never overwrites."""
+    def export(self, reference: str, target: Path, *, form: str = "merged", watch: Watch | None = None,
+               stop: threading.Event | None = None) -> Exported:  # fmt: skip
+        """A release's or model's weights as a plain folder in one form (postprocess.export lists them). Packed and checked now
+        where the release does not hold that form. Never overwrites."""
         from .exporting import export
 
-        return export(self.store, self.store.catalog.get(reference), target, form)
+        at = RunContext(
+            self.store,
+            f"export-{reference}",
+            Path.cwd(),
+            self._environ,
+            watch or Silent(),
+            stop or threading.Event(),
+        )
+        return export(at, self.store.catalog.get(reference), target, form)
+
+    @staticmethod
+    def verify(folder: Path) -> Verdict:
+        """Whether an exported folder is as it was written: files that are missing, changed or were added."""
+        from luthier.postprocessing.sums import verify
+
+        return verify(folder)
 
     # -- use --------------------------------------------------------------------------------------------------------
 

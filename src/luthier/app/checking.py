@@ -16,6 +16,7 @@ def check(recipe: Recipe) -> None:
     """Raises SpecError, or DataError where nothing could be measured, with the first thing that cannot be."""
     from luthier.data.prepare import source_names
     from luthier.governance import policy
+    from luthier.postprocessing.forms import refuse_heads
     from luthier.training.refusals import refuse
 
     task, train, evaluate = recipe.task.kind, recipe.train, recipe.evaluate
@@ -37,7 +38,7 @@ def check(recipe: Recipe) -> None:
     own_head = not train.method.load().through_vocabulary
     policy.check(evaluate.gate, task, evaluate, own_head)
     recipe.postprocess.constrained(task, own_head)
-    recipe.postprocess.forms(train.adapter.kind)
+    refuse_heads(recipe.postprocess.forms(train.adapter.kind), own_head)
 
 
 def check_devices(recipe: Recipe) -> None:

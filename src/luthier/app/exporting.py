@@ -1,60 +1,95 @@
-"""A release's model as a plain folder in the field's own formats, for tools that know nothing of Luthier."""
+"""A release's model as a plain folder in the field's own formats, for tools that know nothing of Luthier.
+
+What the release's package holds is copied; another form is packed now, through the same gate, and kept for the next time.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, SpecError
-from luthier.postprocessing.package import HEAD
-from luthier.store import Store
+from luthier.postprocessing import sums
+from luthier.postprocessing.spec import FORMS, PostprocessSpec
 from luthier.store.files import explained
 
+from .context import RunContext
+from .line import Make
+from .packing import PACKAGE
 
-def export(store: Store, artifact: Artifact, target: Path, form: str) -> list[str]:
-    """Fill `target`, which must not be there yet, and return the names of its files. `form`: adapter (peft) or merged."""
+BESIDE = ("luthier.json", "parity.json")
+"""What of a package goes along with each of its forms."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """`files`: their paths in the folder."""
+
+    folder: str
+    form: str
+    files: list[str]
+    size_bytes: int
+
+
+def export(at: RunContext, artifact: Artifact, target: Path, form: str) -> Exported:
+    """Fill `target`, which must not be there yet, with one form of a model: weights and what belongs beside them, facts, what
+    was checked, and SHA256SUMS."""
+    if form not in FORMS:
+        from luthier.core.errors import did_you_mean
+
+        raise SpecError(f"there is no form {form!r}.", remedy=did_you_mean(form, FORMS))
     if target.exists():
         raise SpecError(f"{target} is already there.", remedy="Name a folder that does not exist yet.")
-    model = _model_of(store, artifact)
-    folder = store.folder(model)
-    is_adapter = (folder / "adapter_config.json").exists()
-    if form == "adapter" and not is_adapter:
-        raise ModelError(
-            f"{artifact} was trained whole: it has no adapter.", remedy="Export it with --form merged."
-        )
+    package = _package_with(at, artifact, form)
+    folder = at.store.folder(package)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     with explained(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if form == "merged" and is_adapter:
-                from luthier.models.merge import merge
-
-                partial.mkdir()
-                merge(store.folder(store.catalog.get(model.parents["base"])), folder, partial)
-                if (folder / HEAD).is_file():
-                    shutil.copyfile(folder / HEAD, partial / HEAD)
-            else:
-                shutil.copytree(
-                    folder,
-                    partial,
-                    ignore=shutil.ignore_patterns("rows.parquet", "history.json"),
-                    copy_function=shutil.copyfile,
-                )
+            shutil.copytree(folder / form, partial, copy_function=shutil.copyfile)
+            for name in BESIDE:
+                shutil.copyfile(folder / name, partial / name)
+            sums.write(partial)
             os.rename(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file())
+    found = sorted(path for path in target.rglob("*") if path.is_file())
+    names = [path.relative_to(target).as_posix() for path in found]
+    return Exported(str(target), form, names, sum(path.stat().st_size for path in found))
 
 
-def _model_of(store: Store, artifact: Artifact) -> Artifact:
-    if artifact.kind in ("release", "package"):
-        artifact = store.catalog.get(artifact.parents["model"])
-    if artifact.kind != "model":
+def _package_with(at: RunContext, artifact: Artifact, form: str) -> Artifact:
+    """The artifact's own package where it holds the form; else one with that form alone, made or found."""
+    store = at.store
+    if artifact.kind == "release":
+        artifact = store.catalog.get(artifact.parents["package"])
+    if artifact.kind == "package" and form in artifact.summary["forms"]:
+        return artifact
+    model = store.catalog.get(artifact.parents["model"]) if artifact.kind == "package" else artifact
+    if model.kind != "model":
         raise ModelError(
-            f"a {artifact.kind} has no weights to export.",
+            f"a {model.kind} has no weights to export.",
             remedy="Name a release or a model (`luthier list`).",
         )
-    return artifact
+    if "base" not in model.parents:
+        raise ModelError(
+            f"{model} is a base as it was imported, and nothing of it was tuned here.",
+            remedy="Name a release or a tuned model; the base itself is wherever it came from.",
+        )
+    if artifact.kind == "package":
+        wished, roles = dict(artifact.spec), artifact.parents
+    else:
+        wished, roles = {}, model.parents
+    if form == "adapter" and not (store.folder(model) / "adapter_config.json").exists():
+        raise ModelError(
+            f"{artifact} was trained whole: it has no adapter.", remedy="Export it with --form merged."
+        )
+    parents: dict[str, Artifact | None] = {"model": model}
+    for role in ("base", "dataset", "calibration"):
+        if role in roles:
+            parents[role] = store.catalog.get(roles[role])
+    return Make(at)("package", PACKAGE, PostprocessSpec.model_validate({**wished, "export": [form]}), parents)

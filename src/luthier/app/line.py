@@ -261,7 +261,8 @@ def walk(
     from luthier.evaluation.suite import STAGE as EVALUATE
     from luthier.governance.release import STAGE as PUBLISH
     from luthier.governance.release import ReleaseSpec
-    from luthier.postprocessing.package import STAGE as PACKAGE
+
+    from .packing import PACKAGE
 
     recipe = wish.recipe
     so_far = trained(wish, make, materials(wish, at, make))

@@ -27,6 +27,7 @@ from .workbench import Workbench, workbench
 if TYPE_CHECKING:
     from luthier.cost.forecast import CostForecast
     from luthier.data.spec import RuleSpec
+    from luthier.postprocessing.spec import Form
     from luthier.training.plan import Forecast, Probe, Suggestion
     from luthier.training.spec import TrainSpec
 
@@ -46,6 +47,7 @@ class Plan:
     over_budget: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     asking: dict[str, Any] | None = None  # what rules would have models write, at most
+    package: dict[str, int] = field(default_factory=dict)  # form -> bytes of its weights
 
     def forecast_facts(self) -> dict[str, Any]:
         """The figures that a run is measured against."""
@@ -61,7 +63,7 @@ class Plan:
 
     def plain(self) -> dict[str, Any]:
         return {"name": self.name, "steps": self.steps, "rules": self.rules, "forecast": self.forecast_facts(), "suggestion": asdict(self.suggestion) if self.suggestion else None,
-                "over_budget": self.over_budget, "notes": self.notes, "asking": self.asking}  # fmt: skip
+                "over_budget": self.over_budget, "notes": self.notes, "asking": self.asking, "package": self.package}  # fmt: skip
 
     def sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """Titles with (what, how much) pairs, for people."""
@@ -102,7 +104,8 @@ class Plan:
                 ("money", str(self.cost.money) if self.cost.money else "not known"),
                 *(("", line) for line in self.cost.basis),
             ]
-        return [*told, ("training", training), ("whole run", whole)]
+        packed = [(form, show_bytes(size)) for form, size in self.package.items()]
+        return [*told, ("training", training), ("package", packed), ("whole run", whole)]
 
 
 def make_plan(wish: Wish, at: RunContext, *, probe: bool) -> Plan:
@@ -147,6 +150,7 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
     from luthier.training.memory import let_go
 
     recipe = wish.recipe
+    forms = _packable(wish, at, so_far)
     made, there = _measure(wish, at, so_far, probe)
     if made.probe:
         let_go(made.probe.device)  # what the real steps held, before anything else is started
@@ -175,7 +179,27 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
         suggestion,
         over,
         notes,
+        package=_sizes(forms, at, so_far, made),
     )
+
+
+def _packable(wish: Wish, at: RunContext, so_far: Results) -> tuple[Form, ...]:
+    """The forms to pack. Raises ModelError or MissingPart for one that cannot be made of this base, before anything is trained."""
+    from luthier.postprocessing.forms import refuse
+
+    recipe = wish.recipe
+    assert so_far.base is not None
+    forms = recipe.postprocess.forms(recipe.train.adapter.kind)
+    refuse(forms, at.folder(so_far.base), own_head=not recipe.train.method.load().through_vocabulary)
+    return forms
+
+
+def _sizes(forms: tuple[Form, ...], at: RunContext, so_far: Results, made: Forecast) -> dict[str, int]:
+    from luthier.postprocessing.forms import size_bytes
+
+    assert so_far.base is not None
+    base = at.folder(so_far.base)
+    return {form: size_bytes(form, base, made.facts, made.trained_parameters) for form in forms}
 
 
 def _notes(wish: Wish, made: Forecast) -> list[str]:

@@ -73,10 +73,17 @@ def again(wish: Wish, more: tuple[str, ...]) -> Wish:
 
 def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Wish:
     """Read and check a recipe. Raises SpecError with every fault and its line."""
+    text = read_written(path)
+    tree: Tree = override(read_yaml(text, path.name), overrides)
+    return Wish(parse(Recipe, tree), text, overrides, path.resolve().parent, str(path))
+
+
+def read_written(path: Path) -> str:
+    """The text of a file that a person wrote. Raises SpecError."""
     if path.is_dir():
         raise SpecError(f"{path} is a folder.", remedy="Name the recipe file, e.g. luthier run recipe.yaml")
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         beside = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         hint = (
@@ -91,5 +98,3 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Wish:
         ) from None
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror}.", remedy="Check its rights.") from None
-    tree: Tree = override(read_yaml(text, path.name), overrides)
-    return Wish(parse(Recipe, tree), text, overrides, path.resolve().parent, str(path))

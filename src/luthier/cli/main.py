@@ -12,6 +12,7 @@ import click
 
 from luthier import __version__
 from luthier.core.errors import SpecError
+from luthier.postprocessing.spec import FORMS
 
 from .command import Nearest, app, as_json_option, put, put_json, told
 from .data import data
@@ -172,6 +173,32 @@ def search(recipe: Path, sets: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("written", metavar="FILE", type=click.Path(path_type=Path))
+@_sets
+@as_json_option
+@told
+def merge(written: Path, sets: tuple[str, ...], as_json: bool) -> None:
+    """Make one model of several that were tuned from one base, as FILE says.
+
+    \b
+    models: [router@3, {model: triage@1, weight: 0.5}]
+    method: {kind: ties, density: 0.2}     # linear, task_arithmetic, ties, dare or slerp
+    measure: router@3                      # the release whose test rows and metrics it is held to; may be left out
+    """
+    from .interrupt import stop_on_signals
+    from .show import watch
+    from .tables import print_merged
+
+    eyes = watch()
+    try:
+        with stop_on_signals(eyes.say) as stop:
+            result = app().merge(written, sets, watch=eyes, stop=stop)
+    finally:
+        eyes.close()
+    put_json(result.plain()) if as_json else print_merged(result)
+
+
+@main.command()
 @click.argument("one")
 @click.argument("other")
 @as_json_option
@@ -326,28 +353,65 @@ def serve(
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--form",
-    type=click.Choice(["adapter", "merged"]),
+    type=click.Choice(FORMS),
     default="merged",
     show_default=True,
-    help="merged: for transformers; adapter: for peft.",
+    help="merged, int8, int4: transformers and vLLM; adapter: peft and vLLM; gguf*: llama.cpp; onnx: ONNX Runtime.",
 )
 @as_json_option
 @told
 def export(ref: str, folder: Path, form: str, as_json: bool) -> None:
     """Write a release's model to FOLDER in the field's own formats. Never overwrites.
 
+    A form that the release does not hold is made now and goes through the same gate: it must say what the trained model says.
     A model with a classification or regression head brings head.safetensors, which only Luthier reads: other tools see
     the language model without it.
     """
+    from dataclasses import asdict
+
+    from luthier.core.units import show_bytes
     from luthier.postprocessing.package import HEAD
 
-    files = app().export(ref, folder, form=form)
+    from .interrupt import stop_on_signals
+    from .show import watch
+
+    eyes = watch()
+    try:
+        with stop_on_signals(eyes.say) as stop:
+            done = app().export(ref, folder, form=form, watch=eyes, stop=stop)
+    finally:
+        eyes.close()
     if as_json:
-        put_json({"folder": str(folder), "form": form, "files": files})
+        put_json(asdict(done))
         return
-    put(f"wrote {len(files)} files to {folder} ({form})")
-    if HEAD in files:
+    put(
+        f"wrote {len(done.files)} files, {show_bytes(done.size_bytes)}, to {folder} ({form}); README.md says how to load them"
+    )
+    if HEAD in done.files:
         put(f"{HEAD} is the model's own head: only Luthier reads it, other tools see the model without it")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@as_json_option
+@told
+def verify(folder: Path, as_json: bool) -> None:
+    """Hold FOLDER, which `luthier export` wrote, against its SHA256SUMS: what is missing, changed or was added."""
+    from dataclasses import asdict
+
+    found = app().verify(folder)
+    if as_json:
+        put_json({**asdict(found), "sound": found.sound})
+    else:
+        for what in ("missing", "changed", "surplus"):
+            for name in getattr(found, what):
+                put(f"{what:8} {name}")
+        put(
+            f"{found.files} files are as they were written"
+            + ("" if found.sound else "; this folder is not the package that was exported")
+        )
+    if not found.sound:
+        sys.exit(4)
 
 
 @main.command()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from luthier.app.comparing import Compared
     from luthier.app.doctor import Finding
     from luthier.app.lineage import Lineage
+    from luthier.app.merging import Merged
     from luthier.app.planning import Plan
     from luthier.app.running import Run
     from luthier.app.searching import Searched
@@ -35,6 +36,16 @@ def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
         indent + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
+
+
+def print_merged(merged: Merged) -> None:
+    click.echo(f"model {short(merged.model)}: {merged.method} of {', '.join(merged.models)}")
+    for name, figures in merged.metrics.items():
+        told = [f"{m} {v:.3f}" for m, v in figures.items() if isinstance(v, int | float)]
+        click.echo(f"{name:12} {'  '.join(told[:6])}")
+    if merged.report and merged.measured_as:
+        click.echo(f"next: luthier compare {short(merged.report)} {merged.measured_as}")
+    click.echo(f"next: luthier export {short(merged.model)} FOLDER --form merged")
 
 
 def _when(unix_s: float) -> str:

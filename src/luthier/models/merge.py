@@ -4,7 +4,7 @@
     dora   m · (W + scale·B·A) / ‖W + scale·B·A‖                  norms by row (Liu et al. 2024, equation 5)
     ia3    l · W and l · bias by output, or W · l by input        (Liu et al. 2022)
 
-Works on the files, one weights file at a time; no model is built and no second copy of it held. Rounding to bf16 is
+Works on the files, one tensor at a time; no model is built and no copy of it held. Rounding to bf16 is
 the only difference to the adapter beside its base; `dtype="fp32"` keeps even that.
 
 An adapter that was trained on a quantised base is merged into the base as it was before: that is also what answers are
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from luthier.core.errors import ModelError
 
 from .adapters import ADAPTER_WEIGHTS, check_saved, copy_tokenizer
 from .adapters.saved import scale_of
-from .folder import read_config, stored_tensors
+from .folder import read_config
 from .spec import Dtype
 
 _PREFIX = "base_model.model."
@@ -33,36 +33,43 @@ Change = Callable[[Any], Any]
 
 def merge(base_folder: Path, adapter_folder: Path, out: Path, dtype: Dtype | None = None) -> None:
     """Write a whole Hugging Face folder into `out`. `dtype` None keeps the base's. Raises ModelError."""
-    import torch
-    from safetensors import safe_open
-    from safetensors.torch import save_file
+    from .tensor_file import Tensors, TensorWriter
 
-    stored_as = {"fp32": torch.float32, "bf16": torch.bfloat16, None: None}[dtype]
-    tensors = stored_tensors(base_folder)
-    changes = _changes(adapter_folder, set(tensors))
-    if foreign := sorted(set(changes) - set(tensors)):
+    stored_as = {"fp32": "F32", "bf16": "BF16", None: None}[dtype]
+    below = Tensors(base_folder)
+    changes = changes_of(adapter_folder, below.stored)
+    out.mkdir(parents=True, exist_ok=True)
+    for file in sorted({tensor.file for tensor in below.stored.values()}):
+        plan = {
+            name: (stored_as or tensor.dtype, tensor.shape)
+            for name, tensor in sorted(below.stored.items())
+            if tensor.file == file
+        }
+        with TensorWriter(out / file.name, plan) as writer:
+            for name, (form, _) in plan.items():
+                writer.write(name, _changed(below.read(name), changes.get(name), form))
+    write_settings(base_folder, out, dtype)
+
+
+def _changed(weight: Any, change: Change | None, form: str) -> Any:
+    from .tensor_file import dtype_of
+
+    return (weight if change is None else change(weight.float())).to(dtype_of(form))
+
+
+def changes_of(adapter_folder: Path, stored: Mapping[str, Any]) -> dict[str, Change]:
+    """Base weight name -> what becomes of it. `stored` are the base's names: a bias is changed only where there is one, and
+    nothing may be changed that is not there. Raises ModelError."""
+    changes = _changes(adapter_folder, set(stored))
+    if foreign := sorted(set(changes) - set(stored)):
         raise ModelError(
             f"the adapter changes {foreign[0]!r}, which its base does not have.",
             remedy="Name the base it was trained on.",
         )
-    out.mkdir(parents=True, exist_ok=True)
-    for file in sorted({tensor.file for tensor in tensors.values()}):
-        with safe_open(file, "pt") as source:
-            weights = {
-                name: _changed(source.get_tensor(name), changes.get(name), stored_as)
-                for name in sorted(source.keys())
-            }
-        save_file(weights, out / file.name, metadata={"format": "pt"})
-    _write_settings(base_folder, out, dtype)
-
-
-def _changed(weight: Any, change: Change | None, stored_as: Any) -> Any:
-    stored_as = stored_as or weight.dtype
-    return (weight if change is None else change(weight.float())).to(stored_as).contiguous()
+    return changes
 
 
 def _changes(folder: Path, stored: set[str]) -> dict[str, Change]:
-    """Base weight name -> what becomes of it. `stored` are the base's names: a bias is changed only where there is one."""
     from safetensors.torch import load_file
 
     config = check_saved(folder)
@@ -152,7 +159,8 @@ def _does_not_fit(what: str, weight: Any) -> ModelError:
 # -- beside the weights ---------------------------------------------------------------------------------------------------
 
 
-def _write_settings(base_folder: Path, out: Path, dtype: Dtype | None) -> None:
+def write_settings(base_folder: Path, out: Path, dtype: Dtype | None) -> None:
+    """Config, generation settings, index of the files, tokenizer and template, as the base has them."""
     config = read_config(base_folder)
     if dtype is not None:
         config["dtype"] = {"fp32": "float32", "bf16": "bfloat16"}[dtype]

@@ -13,6 +13,7 @@ from typing import Any
 
 from luthier.core.errors import ModelError
 
+from .compressed import packing_of
 from .folder import read_config, stored_tensors
 from .spec import Dtype
 
@@ -138,8 +139,13 @@ def _load_whole(folder: Path, dtype: Dtype, device: str) -> Any:
     from .attention import register
 
     _bound_primitive_cache()
-    read_config(folder)
+    packing = packing_of(read_config(folder))
     logging.disable_progress_bar()
+    if packing is not None:
+        from .packed import load_packed
+
+        formats = {"fp32": torch.float32, "bf16": torch.bfloat16}
+        return load_packed(folder, packing, formats[dtype], register()).to(device)
     try:
         model, told = AutoModelForCausalLM.from_pretrained(
             folder,

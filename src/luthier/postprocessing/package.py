@@ -1,22 +1,26 @@
-"""The stage that packs a tuned model for a server, and for any other tool that reads Hugging Face folders.
+"""The stage that packs a tuned model for a server, and for the tools of the field.
 
     inputs: model (tuned), base, dataset, calibration where there is one
-    out:    luthier.json   everything a server needs to know besides weights
-            adapter/       peft's layout, with the base's tokenizer and chat template; plain peft loads it
-            merged/        one whole model; plain transformers loads it
-            (each with head.safetensors where training put a head on the model)
-            parity.json    how far each form says what the trained model says (parity.py)
+    out:    luthier.json     everything a server needs to know besides weights
+            FORM/            one folder for each form that is wished (forms.py): weights, tokenizer, chat template, generation
+                             settings, licence and a card of its own (complete.py)
+            parity.json      how far each form, and the server, say what the trained model says (parity.py)
+            SHA256SUMS       of every file (sums.py)
+
+A head that training put on the model goes along as head.safetensors in the forms that our own engine serves.
 
 luthier.json: {"role": "package", "forms", "base_digest", "base_name", "model_digest", "task", "constrain",
-"temperature", "abstain_below"}. `forms` lists the folders; without merged/ a server needs the base artifact too.
+"temperature", "abstain_below", "vllm"}. `forms` lists the folders; without whole weights a server needs the base artifact too.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from luthier.core.artifact import Artifact, short
 from luthier.core.errors import ModelError
@@ -26,10 +30,11 @@ from luthier.data.tools import said
 from luthier.models.spec import KEPT_BESIDE
 from luthier.models.weights import describe
 
-from . import parity
-from .spec import PostprocessSpec
+from . import forms as kinds
+from . import parity, reading, sums
+from .complete import GENERATION, complete, licence_of, vllm_ready
+from .spec import Form, PostprocessSpec
 
-LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*")
 HEAD = "head.safetensors"  # models/head.FILE, named here so that torch stays out
 OURS_ALONE = ("luthier.json", "history.json", "rows.parquet")
 
@@ -38,10 +43,12 @@ def package(
     spec: PostprocessSpec,
     inputs: Mapping[str, Artifact],
     out: Path,
-    scratch: Path,  # noqa: ARG001 - every stage has this signature
+    scratch: Path,
     at: Context,
+    *,
+    serve: parity.Serve | None = None,
 ) -> Output:
-    """Fill `out`. Raises SpecError or ModelError before the first byte is written."""
+    """Fill `out`. Raises SpecError or ModelError before the first byte is written, ModelError where a form is not the model."""
     model, base = at.folder(inputs["model"]), at.folder(inputs["base"])
     tuned = json.loads((model / "luthier.json").read_text(encoding="utf-8"))
     if tuned["base_digest"] != inputs["base"].digest:
@@ -49,21 +56,12 @@ def package(
             f"the model was tuned from base {short(tuned['base_digest'])}, and base {inputs['base']} was given.",
             remedy="Package it with the base that it was tuned from.",
         )
-    constrain = spec.constrained(tuned["task"]["kind"], (model / HEAD).is_file())
+    own_head = (model / HEAD).is_file()
+    constrain = spec.constrained(tuned["task"]["kind"], own_head)
     heat, bar = _calibrated(spec, inputs, at)
     forms = spec.forms(tuned["adapter"])
-    for done, form in enumerate(forms):
-        at.check()
-        at.progress("package", done, len(forms), form=form)
-        _fill(out / form, form, tuned["adapter"], model, base)
-        if (model / HEAD).is_file():
-            shutil.copyfile(model / HEAD, out / form / HEAD)
-    at.progress("package", len(forms), len(forms), form="parity")
-    folders: dict[str, Path] = {form: out / form for form in forms}
-    rows = _conversations(at.folder(inputs["dataset"]))
-    agreed = parity.check(model, base, folders, rows, describe(base).context)
-    (out / "parity.json").write_text(json.dumps(agreed, indent=1) + "\n", encoding="utf-8")
-    facts = {
+    kinds.refuse(forms, base, own_head=own_head)
+    facts: dict[str, Any] = {
         "role": "package",
         "forms": list(forms),
         "base_digest": tuned["base_digest"],
@@ -73,15 +71,83 @@ def package(
         "constrain": constrain,
         "temperature": heat,
         "abstain_below": bar,
+        "vllm": None,
     }
+    whole = _fill_all(forms, tuned["adapter"], model, base, out, scratch, facts, at)
     (out / "luthier.json").write_text(
         json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
     )
+    at.progress("package", len(forms), len(forms), form="parity")
+    rows = _conversations(at.folder(inputs["dataset"])) if "dataset" in inputs else []
+    if not rows:
+        raise ModelError(
+            "there is no row to hold the packed forms against the trained model with.",
+            remedy="Package a model that came from a dataset, or merge models of which the first does.",
+        )
+    agreed = parity.check(
+        model,
+        base,
+        {form: out / form for form in forms},
+        rows,
+        describe(base).context,
+        scratch / "parity",
+        whole=whole,
+        serve=(serve, out) if serve and not own_head and any(f in kinds.SERVED for f in forms) else None,
+    )
+    (out / "parity.json").write_text(json.dumps(agreed, indent=1) + "\n", encoding="utf-8")
+    sums.write(out)
     size_bytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    return Output({"forms": list(forms), "constrain": constrain, "size_bytes": size_bytes})
+    ready = facts["vllm"] and facts["vllm"]["ready"]
+    return Output(
+        {
+            "forms": list(forms),
+            "constrain": constrain,
+            "size_bytes": size_bytes,
+            **({"vllm": ready} if ready is not None else {}),
+        }
+    )
 
 
-STAGE = Stage("package", 2, package)
+def stage(serve: parity.Serve | None = None) -> Stage:
+    """With the serving engine in the gate, where whoever knows one gives it."""
+    # version 3: quantised, GGUF and ONNX forms; cards, licences and hashes in every form; weights written tensor by tensor.
+    return Stage("package", 3, partial(package, serve=serve) if serve else package)
+
+
+STAGE = stage()
+
+
+def _fill_all(
+    forms: Sequence[Form],
+    adapter: str,
+    model: Path,
+    base: Path,
+    out: Path,
+    scratch: Path,
+    facts: dict[str, Any],
+    at: Context,
+) -> Path | None:
+    """Every form's folder. Returns where the whole weights lie that forms were made from; merged ones that nobody wished stay in
+    scratch."""
+    whole = None
+    if any(kinds.KINDS[form].whole for form in forms):
+        whole = out / "merged" if "merged" in forms else scratch / "merged"
+        shutil.rmtree(whole, ignore_errors=True)
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        at.progress("package", 0, len(forms), form="merged")
+        _fill(whole, "merged", adapter, model, base)
+    for done, form in enumerate(forms):
+        at.check()
+        at.progress("package", done, len(forms), form=form)
+        if form != "merged":
+            source = base if whole is None or not kinds.KINDS[form].whole else whole
+            _fill(out / form, form, adapter, model, source, facts)
+        if (model / HEAD).is_file():
+            shutil.copyfile(model / HEAD, out / form / HEAD)
+        if form == "adapter":
+            facts["vllm"] = vllm_ready(out / form)
+        complete(out / form, form, base, facts)
+    return whole
 
 
 def _conversations(dataset: Path) -> list[parity.Row]:
@@ -112,31 +178,60 @@ def _calibrated(
     return found["temperature"], found["threshold"]["at"]
 
 
-def _fill(folder: Path, form: str, adapter: str, model: Path, base: Path) -> None:
+def _fill(
+    folder: Path, form: Form, adapter: str, model: Path, source: Path, facts: Mapping[str, Any] | None = None
+) -> None:
+    """A form's weights with tokenizer and template. `source`: the base for adapter and merged, whole weights for others."""
+    from luthier.models.adapters import copy_tokenizer
+
+    if form == "merged":
+        _fill_whole(folder, adapter, model, source)
+        return
+    folder.mkdir()
     if form == "adapter":
-        from luthier.models.adapters import copy_tokenizer
         from luthier.models.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
-        folder.mkdir()
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             shutil.copyfile(model / name, folder / name)
-        copy_tokenizer(base, folder)
-        _copy(base, folder, ("generation_config.json", *LICENCE_FILES))
-    elif adapter in KEPT_BESIDE:
+        copy_tokenizer(source, folder)
+    elif form in ("int8", "int4"):
+        from luthier.models.compressed import pack_folder
+
+        pack_folder(source, folder, form)  # type: ignore[arg-type]
+        copy_tokenizer(source, folder)
+    elif form == "onnx":
+        from luthier.models import to_onnx
+
+        to_onnx.write(source, folder)
+        copy_tokenizer(source, folder)
+        shutil.copyfile(source / "config.json", folder / "config.json")
+    else:
+        from luthier.models import to_gguf
+
+        assert facts is not None
+        to_gguf.write(source, folder / reading.GGUF, form, _about(facts, source))
+    if (source / GENERATION).is_file():
+        shutil.copyfile(source / GENERATION, folder / GENERATION)
+
+
+def _fill_whole(folder: Path, adapter: str, model: Path, base: Path) -> None:
+    if adapter in KEPT_BESIDE:
         from luthier.models.merge import merge
 
         merge(base, model, folder)
-        _copy(base, folder, LICENCE_FILES)
     else:
         shutil.copytree(
             model, folder, ignore=shutil.ignore_patterns(*OURS_ALONE), copy_function=shutil.copyfile
         )
-        _copy(base, folder, LICENCE_FILES)
 
 
-def _copy(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
-    """Copy the bytes of what matches; times and modes stay behind."""
-    for pattern in patterns:
-        for path in sorted(source.glob(pattern)):
-            if path.is_file():
-                shutil.copyfile(path, folder / path.name)
+def _about(facts: Mapping[str, Any], source: Path) -> dict[str, str | None]:
+    """What a GGUF file says of itself, beside tensors and tokenizer."""
+    return {
+        "general.name": f"{facts['base_name'].rpartition('/')[2]}-tuned",
+        "general.basename": facts["base_name"],
+        "general.license": (licence_of(facts["base_name"], source) or "").lower() or None,
+        "general.finetune": facts["task"]["kind"],
+        "luthier.base_digest": facts["base_digest"],
+        "luthier.model_digest": facts["model_digest"],
+    }

@@ -1,23 +1,33 @@
 """Is what is packed what was trained? The same conversations through the model as training left it and through every packed
-form: first their tokens, then what is said after each.
+form, in the engine that the form is made for: first their tokens, then its weights, then what is said after each.
 
     trained model ─┐                    tokens differ     the tokenizer or the chat template of the form
-                   ├─ same rows ─▶      answers differ    its weights: scaling, merging, a lost tensor
-    packed form  ──┘
+                   ├─ same rows ─▶      weights differ    scaling, merging, quantising, a lost tensor   (weight_check.py)
+    packed form  ──┘                    answers differ    what is left: its settings, or the engine
+                                        served answers    the server's own engine, asked as clients ask
 
-Nothing is packed that does not agree. Not here: the door in front of the model (tests hold the engine to the same prompts).
+Nothing is packed that does not agree. How far answers may differ is the form's own (forms.py): quantising moves them. Merged
+weights are checked even where only forms made from them are packed, so that a fault of merging cannot hide behind a wider
+tolerance. Who serves is not known here: the app gives a function (`Serve`).
+
+KL(trained ‖ form) is over the whole vocabulary where the engine tells it all. Where it tells its likeliest tokens S only, it is
+Σ_S p·ln(p/q) + p'·ln(p'/q') with p', q' what is left of each: never more than the whole (log-sum inequality).
 """
 
 from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
+
+from . import reading
+from .forms import KINDS
+from .spec import Form
 
 if TYPE_CHECKING:
     import torch
@@ -25,48 +35,105 @@ if TYPE_CHECKING:
 Row = str | tuple[Sequence[Mapping[str, Any]], Any]
 """A plain text, or (messages, tools or None)."""
 ROWS = 8
-TOKENS = 2_000
+TOKENS = 1_000
 """Most supervised tokens that are compared, over all rows."""
-TOP_1, DIVERGENCE = 0.98, 0.02
-"""The least share of positions with the same likeliest token, and the largest mean KL divergence in nats: rounding a merged
-model's weights to bf16 moves SmolLM2-135M by a thousandth of a nat, a halved LoRA scale by much more."""
+SERVED_TOKENS, SERVED_TOP = 8, 20
+"""Tokens of each answer that are compared with the server's, and alternatives that it tells of each."""
+SERVED = "served"
 CONFIG = "adapter_config.json"
+_KEPT = "Nothing was packed; the trained model is kept."
+
+
+@dataclass(frozen=True)
+class Step:
+    """One token of a served answer: its text (None: the end) and its likeliest alternatives (text, ln p)."""
+
+    text: str | None
+    top: tuple[tuple[str, float], ...]
+
+
+Serve = Callable[[Path, Path, Sequence[Sequence[Mapping[str, Any]]], int, int], list[list[Step]]]
+"""(package folder, base folder, prompts, tokens, alternatives) -> each prompt's likeliest answer, by the serving engine."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """`top_1`: share of `tokens` where both call the same token likeliest; `divergence`: mean KL(trained ‖ form), nats."""
+    """`top_1`: share of `tokens` where both call the same token likeliest; `divergence`: mean KL(trained ‖ form), nats, with its
+    `worst` place. `check` and `engine`: what was done and by what."""
 
     rows: int
     tokens: int
     top_1: float
     divergence: float
     worst: float
+    check: str
+    engine: str
+    tokens_per_s: float | None = None
+
+    def plain(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def check(
-    model: Path, base: Path, forms: Mapping[str, Path], conversations: Sequence[Row], context: int
+    model: Path,
+    base: Path,
+    forms: Mapping[Form, Path],
+    conversations: Sequence[Row],
+    context: int,
+    scratch: Path,
+    *,
+    whole: Path | None = None,
+    serve: tuple[Serve, Path] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Form -> Parity as plain values. Raises ModelError naming the form and the cause. One model is held at a time."""
+    """Form -> Parity as plain values. `whole`: the merged weights that forms were made from; `serve`: with the package's folder.
+    Raises ModelError naming the form and the cause. One model is held at a time."""
     from luthier.models import weights
 
-    rows = _encoded(base, conversations, context)
+    scratch.mkdir(parents=True, exist_ok=True)
+    template = _template(base, context)
+    rows = _encoded(template, conversations)
     for form, folder in forms.items():
-        _same_tokens(form, folder, base, conversations, rows, context)
-    trained = _said(weights.load(model, base_folder=base), rows)
-    found = {}
+        _same_tokens(form, folder, template, conversations, rows, context, scratch)
+    _same_weights(model, base, forms, whole)
+    prompts = _prompts(conversations)
+    trained = weights.load(model, base_folder=base)
+    wanted = reading.said(trained, rows, TOKENS)
+    path = [_greedy(trained, template, one) for one in prompts] if serve else []
+    del trained
+    found: dict[str, dict[str, Any]] = {}
     for form, folder in forms.items():
         gc.collect()
-        parity = _compare(trained, _said(weights.load(folder, base_folder=base), rows), len(rows))
-        if parity.top_1 < TOP_1 or parity.divergence > DIVERGENCE:
-            raise ModelError(
-                f"the packed form {form!r} does not say what the trained model says: over {parity.tokens:,} tokens of "
-                f"{parity.rows} rows the likeliest is the same in {parity.top_1:.1%}, and the mean divergence is "
-                f"{parity.divergence:.3g} nats (at most {DIVERGENCE:g}). {_cause(model, folder)}",
-                remedy="Nothing was packed; the trained model is kept. Package it again, and report this if it stays.",
-            )
-        found[form] = asdict(parity)
+        read = reading.read(form, folder, base, whole, rows, prompts, context, TOKENS, scratch)
+        _same_prompts(form, read, template, prompts)
+        parity = _compared(wanted, read, len(rows))
+        _judge(form, parity, model, folder)
+        found[form] = parity.plain()
+    if serve:
+        ask, package = serve
+        steps = ask(package, base, prompts, SERVED_TOKENS, SERVED_TOP)
+        parity = _compared_steps(path, steps, template)
+        _judge(SERVED, parity, model, package)
+        found[SERVED] = parity.plain()
     return found
+
+
+def _judge(form: str, parity: Parity, model: Path, folder: Path) -> None:
+    limits = KINDS["int4" if form == SERVED and not _exact(folder) else "merged" if form == SERVED else form]  # type: ignore[index]
+    if parity.top_1 < limits.top_1 or parity.divergence > limits.divergence:
+        what = "the serving engine" if form == SERVED else f"the packed form {form!r}"
+        raise ModelError(
+            f"{what} does not say what the trained model says: over {parity.tokens:,} tokens of "
+            f"{parity.rows} rows the likeliest is the same in {parity.top_1:.1%} (at least {limits.top_1:.0%}), and the mean divergence is "
+            f"{parity.divergence:.3g} nats (at most {limits.divergence:g}), by {parity.engine}. {_cause(form, model, folder)}",
+            remedy=f"{_KEPT} Package it again, and report this if it stays.",
+        )
+
+
+def _exact(package: Path) -> bool:
+    return any((package / form).is_dir() for form in ("merged", "adapter"))
+
+
+# -- tokens ---------------------------------------------------------------------------------------------------------------
 
 
 def _template(folder: Path, context: int) -> Any:
@@ -76,67 +143,196 @@ def _template(folder: Path, context: int) -> Any:
     return Template(load_tokenizer(folder), context)
 
 
-def _encoded(folder: Path, conversations: Sequence[Row], context: int) -> list[Any]:
-    template = _template(folder, context)
+def _encoded(template: Any, conversations: Sequence[Row]) -> list[Any]:
     return [
         template.encode_text(one) if isinstance(one, str) else template.encode(*one) for one in conversations
     ]
 
 
 def _same_tokens(
-    form: str, folder: Path, base: Path, conversations: Sequence[Row], rows: Sequence[Any], context: int
+    form: Form,
+    folder: Path,
+    template: Any,
+    conversations: Sequence[Row],
+    rows: Sequence[Any],
+    context: int,
+    scratch: Path,
 ) -> None:
+    own = reading.template(form, folder, context, scratch)
     try:
-        packed = _encoded(folder, conversations, context)
+        packed = _encoded(own, conversations)
     except ModelError as error:
         raise ModelError(
             f"the packed form {form!r} cannot render what the model was trained on: {error.message}",
-            remedy="Nothing was packed; the trained model is kept.",
+            remedy=_KEPT,
         ) from None
     for n, (one, other) in enumerate(zip(rows, packed, strict=True)):
         if list(one.ids) != list(other.ids):
             told = conversations[n]
             plain = told if isinstance(told, str) else "\n".join(turn["content"] or "" for turn in told[0])
-            texts = [_template(place, context).tokenizer(plain)["input_ids"] for place in (base, folder)]
-            cause = "tokenizer" if texts[0] != texts[1] else "chat template"
-            at = next(
-                (i for i, (a, b) in enumerate(zip(one.ids, other.ids, strict=False)) if a != b),
-                min(len(one.ids), len(other.ids)),
+            same = template.tokenizer(plain)["input_ids"] == own.tokenizer(plain)["input_ids"]
+            raise _other_tokens(
+                form, list(one.ids), list(other.ids), "chat template" if same else "tokenizer"
             )
+
+
+def _same_prompts(form: Form, read: reading.Read, template: Any, prompts: Sequence[Any]) -> None:
+    """As the engine itself renders and cuts them, where it does."""
+    for prompt, tokens in zip(prompts, read.tokens or [], strict=False):
+        if tokens is None:
             raise ModelError(
-                f"the packed form {form!r} reads a conversation as other tokens than training did, from token {at} on: its "
-                f"{cause} is another one.",
-                remedy="Nothing was packed; the trained model is kept. Package it again with the base that it was tuned from.",
+                f"the packed form {form!r}: {read.engine} cannot render its chat template ({read.fault}).",
+                remedy=_KEPT,
+            )
+        wanted = template.prompt(prompt)
+        if tokens != wanted:
+            raise _other_tokens(
+                form, wanted, tokens, f"tokenizer or chat template, as {read.engine} reads them,"
             )
 
 
-def _said(model: Any, rows: Sequence[Any]) -> list[torch.Tensor]:
-    """Log-probabilities [tokens, vocabulary] after every supervised position's prefix, row by row."""
+def _other_tokens(form: Form, wanted: list[int], found: list[int], cause: str) -> ModelError:
+    at = next(
+        (i for i, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b),
+        min(len(wanted), len(found)),
+    )
+    return ModelError(
+        f"the packed form {form!r} reads a conversation as other tokens than training did, from token {at} on: its "
+        f"{cause} is another one.",
+        remedy=f"{_KEPT} Package it again with the base that it was tuned from.",
+    )
+
+
+def _prompts(conversations: Sequence[Row]) -> list[list[dict[str, Any]]]:
+    """What stands before the last answer, of rows that any client could send: words only, without tools."""
+    found = []
+    for one in conversations:
+        if isinstance(one, str) or one[1]:
+            continue
+        turns = [dict(turn) for turn in one[0]]
+        while turns and turns[-1]["role"] == "assistant":
+            turns.pop()
+        plain = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+        if plain and all(
+            isinstance(turn["content"], str) and turn["role"] in ("system", "user", "assistant")
+            for turn in plain
+        ):
+            found.append(plain)
+    return found
+
+
+# -- weights --------------------------------------------------------------------------------------------------------------
+
+
+def _same_weights(model: Path, base: Path, forms: Mapping[Form, Path], whole: Path | None) -> None:
+    from . import weight_check
+
+    if whole is None:
+        return
+    made = [form for form in forms if KINDS[form].whole]
+    if fault := weight_check.merged_fault(model, base, whole):
+        raise _other_weights("merged", fault, made)
+    for form in made:
+        if form in weight_check.ROUNDINGS and (fault := weight_check.rounded_fault(form, forms[form], whole)):
+            raise _other_weights(form, fault, made)
+
+
+def _other_weights(form: Form, fault: str, made: Sequence[Form]) -> ModelError:
+    from_it = (
+        f" It is what {', '.join(made)} {'is' if len(made) == 1 else 'are'} made from."
+        if form == "merged" and made != ["merged"]
+        else ""
+    )
+    return ModelError(
+        f"the packed form {form!r} does not say what the trained model says. {fault}{from_it}",
+        remedy=f"{_KEPT} Package it again, and report this if it stays.",
+    )
+
+
+# -- answers --------------------------------------------------------------------------------------------------------------
+
+
+def _compared(wanted: torch.Tensor, read: reading.Read, rows: int) -> Parity:
     import torch
 
-    told, left = [], TOKENS
+    told = read.told
+    if told.whole is not None:
+        apart = (wanted.exp() * (wanted - told.whole)).sum(-1)
+        same = wanted.argmax(-1) == told.whole.argmax(-1)
+    else:
+        assert told.ids is not None and told.top is not None
+        apart = lumped_divergence(wanted.gather(-1, told.ids), told.top)
+        same = wanted.argmax(-1) == told.ids.gather(-1, told.top.argmax(-1, keepdim=True))[:, 0]
+    top_1 = float(same.to(torch.float32).mean())
+    return Parity(
+        rows,
+        len(wanted),
+        top_1,
+        float(apart.mean()),
+        float(apart.max()),
+        read.check,
+        read.engine,
+        read.tokens_per_s,
+    )
+
+
+def lumped_divergence(trained_TK: torch.Tensor, form_TK: torch.Tensor) -> torch.Tensor:
+    """KL [T] from ln p of the same K tokens in both, all others counted as one. A lower bound of the whole divergence."""
+    p, q = trained_TK.double(), form_TK.double()
+    rest_p, rest_q = ((1 - one.exp().sum(-1)).clamp_min(1e-12) for one in (p, q))
+    return ((p.exp() * (p - q)).sum(-1) + rest_p * (rest_p.log() - rest_q.log())).clamp_min(0)
+
+
+def _greedy(model: Any, template: Any, prompt: Sequence[Mapping[str, Any]]) -> list[tuple[int, torch.Tensor]]:
+    """The trained model's likeliest answer, token by token without any cache: (token, ln p [V]), its end included."""
+    import torch
+
+    ids, steps = list(template.prompt(prompt)), []
     with torch.inference_mode():
-        for row in rows:
-            on = [i - 1 for i, wanted in enumerate(row.supervised) if wanted][:left]
-            left -= len(on)
-            if on:
-                logits = model(input_ids=torch.tensor([list(row.ids)])).logits[0]
-                told.append(torch.log_softmax(logits[on].float(), -1))
-    return told
+        for _ in range(SERVED_TOKENS):
+            logp = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0, -1].float(), -1)
+            token = int(logp.argmax())
+            steps.append((token, logp))
+            ids.append(token)
+            if token in template.end_ids or len(ids) >= template.context:
+                break
+    return steps
 
 
-def _compare(trained: Sequence[torch.Tensor], packed: Sequence[torch.Tensor], rows: int) -> Parity:
+def _compared_steps(
+    path: Sequence[Sequence[tuple[int, torch.Tensor]]], served: Sequence[Sequence[Step]], template: Any
+) -> Parity:
+    """Step by step as long as both went the same way: after that their questions differ."""
     import torch
 
-    one, other = torch.cat(list(trained)), torch.cat(list(packed))
-    apart = (one.exp() * (one - other)).sum(-1)
-    same = (one.argmax(-1) == other.argmax(-1)).float().mean()
-    return Parity(rows, len(one), float(same), float(apart.mean()), float(apart.max()))
+    same, apart = [], []
+    for mine, theirs in zip(path, served, strict=True):
+        for (token, logp), step in zip(mine, theirs, strict=False):
+            text = None if token in template.end_ids else _text(template, token)
+            same.append(text == step.text)
+            pairs = {_text(template, int(one)): int(one) for one in logp.topk(4 * SERVED_TOP).indices.flip(0)}
+            both = [(pairs[other], p) for other, p in step.top if other in pairs]
+            if both:
+                ids = torch.tensor([[one for one, _ in both]])
+                apart.append(float(lumped_divergence(logp[ids], torch.tensor([[p for _, p in both]]))[0]))
+            if not same[-1]:
+                break
+    count = max(1, len(same))
+    return Parity(
+        len(path), len(same), sum(same) / count, sum(apart) / max(1, len(apart)), max(apart, default=0.0),
+        f"likeliest answers of at most {SERVED_TOKENS} tokens; log-probabilities of the {SERVED_TOP} likeliest, the others as one",
+        "the server's transformers engine",
+    )  # fmt: skip
 
 
-def _cause(model: Path, folder: Path) -> str:
-    """What can be told without weights."""
-    if (model / CONFIG).is_file() and (folder / CONFIG).is_file():
+def _text(template: Any, token: int) -> str:
+    text: str = template.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    return text
+
+
+def _cause(form: str, model: Path, folder: Path) -> str:
+    """What can be told without running anything: tokens and weights were found to be the same before."""
+    if form == "adapter" and (model / CONFIG).is_file() and (folder / CONFIG).is_file():
         mine, theirs = (json.loads((place / CONFIG).read_text(encoding="utf-8")) for place in (model, folder))
         odd = [
             name
@@ -145,4 +341,11 @@ def _cause(model: Path, folder: Path) -> str:
         ]
         if odd:
             return f"Its adapter is scaled or placed otherwise: {', '.join(f'{n} is {theirs.get(n)} and was {mine.get(n)}' for n in odd)}."
-    return "Its tokens are the same, so its weights are others."
+        return "Its tokens are the same, so its weights are others."
+    if form == SERVED:
+        return "The files are the same, so the way they are asked is another: instruction, template or number format."
+    if form == "onnx":
+        return "Its tokens are the same, so its weights or its graph are others."
+    return (
+        "Its tokens and weights are the same, so its settings are others, or the engine reads them otherwise."
+    )

@@ -11,7 +11,9 @@ from luthier.core.spec import Spec
 from luthier.core.units import Share
 from luthier.models.spec import KEPT_BESIDE
 
-Form = Literal["adapter", "merged"]
+Form = Literal["adapter", "merged", "int8", "int4", "gguf", "gguf-q8", "gguf-q4", "onnx"]
+FORMS: tuple[Form, ...] = ("adapter", "merged", "int8", "int4", "gguf", "gguf-q8", "gguf-q4", "onnx")
+"""In the order in which they are made; what each is: postprocessing/forms.py."""
 
 
 class AbstainSpec(Spec):
@@ -37,7 +39,9 @@ class PostprocessSpec(Spec):
     """In the place of `abstain_below`: the share of wrong answers that is tolerated, as in {risk: 0.02}; the validation rows
     give the probability from which on the model answers."""
     export: list[Form] | None = Field(default=None, min_length=1)
-    """`adapter` and/or `merged` (one folder with whole weights); without it the adapter for lora and ia3, whole weights for full and head."""
+    """The forms to pack: `adapter` (peft), `merged` (whole weights), `int8` and `int4` (whole, the blocks' layers in 8 or 4 bits),
+    `gguf`, `gguf-q8` and `gguf-q4` (llama.cpp, in 16, 8 or about 5 bits), `onnx` (ONNX Runtime); without it the adapter for lora and
+    ia3, whole weights for full and head."""
 
     @field_validator("export")
     @classmethod
@@ -91,4 +95,4 @@ class PostprocessSpec(Spec):
                 f"postprocess.export: adapter was asked, and {adapter} fine-tuning has no adapter.",
                 remedy="Write export: [merged], or train with adapter {kind: lora}.",
             )
-        return tuple(form for form in ("adapter", "merged") if form in self.export)
+        return tuple(form for form in FORMS if form in self.export)

@@ -1,0 +1,154 @@
+"""Several tuned models become one: what a person writes of it, and the one step of the line that does it.
+
+The file names models as people do (name@version); the artifact is made of their digests, so that a name which moves on
+changes nothing that was made.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import SpecError
+from luthier.core.spec import Spec, override, parse, read_yaml
+from luthier.models.spec import Dtype
+from luthier.postprocessing.merge_spec import LawSpec, LinearSpec, MergeSpec
+from luthier.store import Store
+
+from .context import RunContext, Watch
+from .line import Make
+from .recipe import read_written
+
+
+class MergedModelSpec(Spec):
+    """One of the models that are merged."""
+
+    model: str = Field(min_length=1)
+    """A release (name, name@version) or the digest of a tuned model."""
+    weight: float = 1.0
+    """How much of it goes in; below 0 takes out what it learnt (task_arithmetic, ties, dare)."""
+
+
+class MergeFile(Spec):
+    """Several models of one base become one (`luthier merge FILE`)."""
+
+    models: list[MergedModelSpec] = Field(min_length=1, max_length=64)
+    """Which, each with its weight; a bare name has the weight 1. The first says what the task is."""
+    method: LawSpec = LinearSpec()
+    """The law: {kind: linear | task_arithmetic | ties | dare | slerp}."""
+    dtype: Dtype | None = None
+    """The number format of the result; null: the base's own."""
+    measure: str | None = None
+    """A release or report: the result answers the same test rows, by the same metrics, and can be compared with it."""
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _bare_names(cls, value: Any) -> Any:
+        return (
+            [{"model": one} if isinstance(one, str) else one for one in value]
+            if isinstance(value, list)
+            else value
+        )
+
+
+@dataclass(frozen=True)
+class Merged:
+    """`model` and `report` are digests; `metrics` is system -> metric -> value of the report."""
+
+    model: str
+    method: str
+    models: list[str]
+    report: str | None = None
+    measured_as: str | None = None
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def read_merge(path: Path, overrides: tuple[str, ...] = ()) -> tuple[MergeFile, MergeSpec]:
+    """What is wished. Raises SpecError with every fault and its line."""
+    remedy = "docs/packages.md explains every key; nothing has been run."
+    wish = parse(MergeFile, override(read_yaml(read_written(path), path.name), overrides), remedy)
+    try:
+        weights = [one.weight for one in wish.models]
+        return wish, MergeSpec(method=wish.method, weights=weights, dtype=wish.dtype)
+    except ValidationError as error:
+        told = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise SpecError(f"{path.name}: {told}.", remedy=remedy) from None
+
+
+def merge(
+    store: Store,
+    path: Path,
+    overrides: tuple[str, ...],
+    environ: Mapping[str, str],
+    watch: Watch,
+    stop: threading.Event,
+) -> Merged:
+    """The merged model, made or found; with `measure` its report too. Raises SpecError, NotFound, ModelError."""
+    from luthier.postprocessing.merging import STAGE
+
+    wish, spec = read_merge(path, overrides)
+    models = [tuned_model(store, one.model) for one in wish.models]
+    measure = None if wish.measure is None else _report(store, wish.measure)
+    at = RunContext(store, f"merge-{path.stem}", path.resolve().parent, environ, watch, stop)
+    parents: dict[str, Artifact | None] = {f"model.{i}": one for i, one in enumerate(models)}
+    parents["base"] = store.catalog.get(models[0].parents["base"])
+    if dataset := models[0].parents.get("dataset"):
+        parents["dataset"] = store.catalog.get(dataset)
+    make = Make(at)
+    made = make("model", STAGE, spec, parents)
+    done = Merged(made.digest, spec.method.kind, [one.model for one in wish.models])
+    if measure is None:
+        return done
+    report = _measured(store, make, made, measure)
+    told = json.loads((store.folder(report) / "report.json").read_text(encoding="utf-8"))
+    metrics = {name: system["metrics"] for name, system in told["systems"].items()}
+    return Merged(done.model, done.method, done.models, report.digest, wish.measure, metrics)
+
+
+def tuned_model(store: Store, reference: str) -> Artifact:
+    """The tuned model that a release, a package or a digest means. Raises NotFound, SpecError."""
+    artifact = store.catalog.get(reference)
+    while artifact.kind in ("release", "package"):
+        artifact = store.catalog.get(artifact.parents["model"])
+    if artifact.kind != "model" or "base" not in artifact.parents:
+        raise SpecError(
+            f"{reference} is a {artifact.kind} that was not tuned from a base.",
+            remedy="Name a release (`luthier list`) or the digest of a tuned model (`luthier list model`).",
+        )
+    return artifact
+
+
+def _report(store: Store, reference: str) -> Artifact:
+    artifact = store.catalog.get(reference)
+    if artifact.kind == "release":
+        artifact = store.catalog.get(artifact.parents["report"])
+    if artifact.kind != "report":
+        raise SpecError(
+            f"measure: {reference} is a {artifact.kind}, not a release or a report.",
+            remedy="Name a release whose test rows the merged model is to answer.",
+        )
+    return artifact
+
+
+def _measured(store: Store, make: Make, model: Artifact, like: Artifact) -> Artifact:
+    """The report of `model` on the rows and by the metrics of another report. Raises SpecError for another base."""
+    from luthier.evaluation.spec import EvaluateSpec
+    from luthier.evaluation.suite import STAGE
+
+    if like.parents["base"] != model.parents["base"]:
+        raise SpecError(
+            "measure: that release was tuned from another base than the merged model.",
+            remedy="Name a release of the same base, or leave `measure` out.",
+        )
+    asked = {role: store.catalog.get(like.parents[role]) for role in ("base", "dataset")}
+    return make("report", STAGE, EvaluateSpec.model_validate(like.spec), {"model": model, **asked})

@@ -1,0 +1,124 @@
+"""Are the weights of a packed form those that it was made from? Tensor by tensor, without running a model.
+
+    merged   base and what training changed, rounded to the stored format: every number within one rounding
+    others   the merged weights, quantised: the error of each block of 32 within the format's half step, and its size kept
+             (Σ q·w / Σ w² is 1 up to the square of the error: a scale that is lost or applied twice shows here, whatever the
+             answers' tolerance)
+
+A difference is told with the tensor's name and, for merged weights, with how many times what training changed is in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .spec import Form
+
+Read = Callable[[str], Any]
+"""transformers' name of a tensor -> fp32 tensor, None where the form has none."""
+BLOCK = 32
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """`step`: the most that a block's error may be (root mean square, in shares of its largest number); `size`: how far
+    Σ q·w / Σ w² may be from 1."""
+
+    step: float
+    size: float
+
+
+ROUNDINGS: dict[Form, Rounding] = {
+    "int8": Rounding(0.0045, 0.005),  # half of 1/127 of the row's largest
+    "int4": Rounding(0.075, 0.03),  # half of 1/7
+    "gguf": Rounding(0.004, 0.005),  # bf16: 2^-9 of each number
+    "gguf-q8": Rounding(0.0045, 0.005),
+    "gguf-q4": Rounding(0.075, 0.03),  # half of a fifteenth of the block's range
+}
+
+
+def read_weights(form: Form, folder: Path) -> Read:
+    """How this form's weights are read. Raises KeyError for forms that are only compared by what they say."""
+    if form in ("merged", "int8", "int4"):
+        from luthier.models.compressed import unpacked
+
+        return unpacked(folder)  # type: ignore[no-any-return]
+    if form.startswith("gguf"):
+        from luthier.models.gguf import weights_of
+
+        return weights_of(folder / "model.gguf")
+    raise KeyError(form)
+
+
+def trained_weights(model: Path, base: Path) -> Iterator[tuple[str, Any, Any]]:
+    """(name, the base's tensor, the trained one), fp32, one tensor at a time."""
+    from luthier.models.merge import changes_of
+    from luthier.models.tensor_file import Tensors
+    from luthier.models.weights import ADAPTER_CONFIG
+
+    below = Tensors(base)
+    if (model / ADAPTER_CONFIG).is_file():
+        changes = changes_of(model, below.stored)
+        for name in below:
+            weight = below.read(name).float()
+            yield name, weight, changes[name](weight) if name in changes else weight
+        return
+    own = Tensors(model)
+    for name in own:
+        if name in below.stored:
+            yield name, below.read(name).float(), own.read(name).float()
+
+
+def merged_fault(model: Path, base: Path, folder: Path) -> str | None:
+    """What is wrong with merged weights; None: nothing."""
+    import torch
+
+    read = read_weights("merged", folder)
+    odd, along, size = None, 0.0, 0.0
+    for name, before, wanted in trained_weights(model, base):
+        found = read(name)
+        if found.shape != wanted.shape:
+            return f"The tensor {name!r} has another shape."
+        learnt = wanted - before
+        along += float(((found - before) * learnt).sum(dtype=torch.float64))
+        size += float(learnt.square().sum(dtype=torch.float64))
+        if odd is None and not torch.allclose(found, wanted, rtol=2**-7, atol=1e-6):
+            odd = name
+    if odd is None:
+        return None
+    times = (
+        f" What training changed is in its weights {along / size:.2f} times, and 1 is right: its scaling."
+        if size
+        else ""
+    )
+    return f"Its weights are others, first in {odd!r}.{times}"
+
+
+def rounded_fault(form: Form, folder: Path, whole: Path) -> str | None:
+    """What is wrong with quantised weights, against the whole ones they were made from; None: nothing."""
+    import torch
+
+    from luthier.models.tensor_file import Tensors
+
+    read, rounding, tensors = read_weights(form, folder), ROUNDINGS[form], Tensors(whole)
+    for name in tensors:
+        wanted, found = tensors.read(name).float(), read(name)
+        if found is None or found.shape != wanted.shape:
+            return f"The tensor {name!r} is not in it as it was."
+        if wanted.dim() < 2:
+            if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-6):
+                return f"Its weights are others, first in {name!r}."
+            continue
+        size = float(wanted.square().sum(dtype=torch.float64))
+        times = float((found * wanted).sum(dtype=torch.float64)) / size if size else 1.0
+        if abs(times - 1) > rounding.size:
+            return f"The weights of {name!r} are in it {times:.3f} times, and 1 is right: its scaling."
+        width = wanted.shape[-1] if form == "int8" or wanted.shape[-1] % BLOCK else BLOCK
+        error = (found - wanted).reshape(-1, width).square().mean(-1).sqrt()
+        most = wanted.reshape(-1, width).abs().amax(-1)
+        if (error > rounding.step * most + 1e-7).any():
+            return f"Its weights are others than rounding makes them, first in {name!r}."
+    return None

@@ -1,0 +1,74 @@
+"""`luthier export` in every form and `luthier verify`: a form that the release does not hold is made through the gate, once."""
+
+import json
+
+import pytest
+
+from luthier.postprocessing import llamacpp
+
+FORMS = ["int8", *(["gguf-q8"] if llamacpp.version() else [])]
+
+
+def test_forms_of_a_release(workshop):
+    done = workshop.run("--set", "postprocess.export=[adapter, int4]")
+    assert done["release"] == "router@1"
+    package = json.loads(workshop.luthier("show", done["digests"]["package"], "--json").stdout)
+    assert package["summary"]["forms"] == ["adapter", "int4"] and package["summary"]["vllm"] is True
+    out = workshop.folder / "four"
+    assert workshop.luthier("export", "router", out, "--form", "int4").exit_code == 0
+    assert set(json.loads((out / "parity.json").read_text())) == {"adapter", "int4", "served"}
+
+    for form in FORMS:
+        target = workshop.folder / form
+        told = workshop.luthier("export", "router", target, "--form", form, "--json")
+        assert told.exit_code == 0, told.output
+        files = json.loads(told.stdout)["files"]
+        assert {
+            "README.md",
+            "NOTICE",
+            "generation_config.json",
+            "SHA256SUMS",
+            "luthier.json",
+            "parity.json",
+        } <= set(files)
+        assert json.loads((target / "parity.json").read_text())[form]["top_1"] > 0.9
+        assert workshop.luthier("verify", target).exit_code == 0
+    packages = json.loads(workshop.luthier("list", "package", "--json").stdout)
+    assert len(packages) == 1 + len(FORMS)
+
+    (workshop.folder / "int8" / "README.md").write_text("changed")
+    (workshop.folder / "int8" / "more.txt").write_text("added")
+    said = workshop.luthier("verify", workshop.folder / "int8")
+    assert said.exit_code == 4 and "changed  README.md" in said.stdout and "surplus  more.txt" in said.stdout
+    again = workshop.luthier("export", "router", workshop.folder / "again", "--form", "int8")
+    assert again.exit_code == 0  # found, not made again
+    assert len(json.loads(workshop.luthier("list", "package", "--json").stdout)) == 1 + len(FORMS)
+
+
+def test_a_release_of_packed_weights_answers(workshop):
+    workshop.run("--set", "postprocess.export=[int4]")
+    asked = workshop.luthier("chat", "router", "--ask", "Message: the parcel again", "--json")
+    assert asked.exit_code == 0 and any(
+        label in asked.stdout for label in ("billing", "delivery", "technical")
+    )
+
+
+@pytest.mark.parametrize("words", [["--form", "gguf-q9"], []])
+def test_what_cannot_be_exported_is_told(workshop, words):
+    done = workshop.luthier("export", "nothing", workshop.folder / "x", *words)
+    assert done.exit_code in (2, 5) and "Traceback" not in done.stderr
+
+
+def test_plan_tells_what_each_form_takes(workshop):
+    words = ["--set", "postprocess.export=[adapter, merged, int8]", "--no-probe", "--json"]
+    told = json.loads(workshop.luthier("plan", workshop.folder / "recipe.yaml", *words).stdout)
+    assert list(told["package"]) == ["adapter", "merged", "int8"]
+    assert told["package"]["int8"] < told["package"]["merged"]
+    workshop.run("--set", "postprocess.export=[adapter, merged, int8]")
+    package = json.loads(workshop.luthier("list", "package", "--json").stdout)[0]
+    files = json.loads(workshop.luthier("show", package["digest"], "--json").stdout)["files"]
+    sizes = {f["path"]: f["size_bytes"] for f in files}
+    for form, name in (("adapter", "adapter_model"), ("merged", "model"), ("int8", "model")):
+        assert 0 <= sizes[f"{form}/{name}.safetensors"] - told["package"][form] < 12_000, (
+            form
+        )  # a header of names
