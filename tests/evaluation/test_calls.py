@@ -214,3 +214,32 @@ def test_code_is_parsed_and_never_run():
     assert parses("```python\nimport os; os._exit(1)\n```")
     assert not parses("```python\ndef f(:\n```") and not parses("x = 1") and not parses("```\nx = 1\n```")
     assert not parses("```python\n" + "(" * 9_000 + "\n```")
+
+
+def test_a_model_is_asked_with_tools_and_what_it_calls_is_kept(tmp_path):
+    """The rows are asked and scored as the suite does it, with an answer put in the model's mouth."""
+    from luthier.evaluation import predictions, questions, tasks
+    from luthier.models import weights
+    from luthier.models.template import Template
+    from luthier.models.testing import TOOL_TEMPLATE, tiny_model
+
+    tokenizer = weights.load_tokenizer(tiny_model(tmp_path / "tiny"))
+    tokenizer.chat_template = TOOL_TEMPLATE
+    record = {
+        "id": "1",
+        "source": "s",
+        "messages": [{"role": "user", "content": "q"}, {"role": "call", "content": json.dumps(CALL)}],
+        "tools": json.dumps(TOOLS),
+    }
+    [asked] = questions.asked(Template(tokenizer, 4096), [questions._question(record)], [], 10)
+    part = tasks.of({"kind": "chat", "labels": None})
+    lines = [
+        predictions.line(asked.question, name, tasks.Answer(text), part)
+        for name, text in (("tuned", asked.question.reference), ("base", "I do not know."))
+    ]
+    found = {
+        name: part.summarise(answers)["metrics"]
+        for name, answers in predictions.by_system(predictions.table(lines)).items()
+    }
+    assert [found["tuned"][name] for name in calls.NAMES] == [1, 1, 1, 1]
+    assert [found["base"][name] for name in calls.NAMES] == [0, 0, 0, 0]

@@ -28,7 +28,12 @@ def test_the_report_the_page_and_the_card_tell_of_fields(world, tmp_path):
     assert found["systems"]["tuned"]["per_field"]["queue"]["support"] == 12
     assert found["systems"]["tuned"]["metrics"]["perplexity"] > 1
     assert output.summary["tuned"]["field_f1"] == 0.0
+    assert not any("do not meet the schema" in one for one in found["cautions"])
     assert {one["metric"] for one in found["slices"]} <= {"object_f1"}
+    assert any(
+        "12 of 12 reference answers have more tokens than evaluate.max_tokens (8)" in one
+        for one in found["cautions"]
+    )
     page = render(RunFacts(name="n", report=found))
     assert "Field by field" in page and "queue" in page
     told = card({"name": "n", "task": found["task"], "report": found})

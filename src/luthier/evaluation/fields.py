@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from luthier.core.errors import DataError
 from luthier.data.schema import canonical, checker, read
 
 from .compare import Statistics, of_mean, together
+
+if TYPE_CHECKING:
+    from .predictions import Answers
 
 MOST_FIELDS = 200
 MOST_WRONG = 20
@@ -209,3 +212,21 @@ def _plain(form: Any) -> str:
         if kind == "null"
         else str(value)
     )
+
+
+def cautions(answers: Answers, schema: Mapping[str, Any], max_tokens: int) -> list[str]:
+    """What of the references themselves no answer could reach."""
+    told = []
+    if long := int((answers.loss_tokens_N > max_tokens).sum()):
+        told.append(
+            f"{long:,} of {len(answers):,} reference answers have more tokens than evaluate.max_tokens ({max_tokens}), and an answer "
+            "that is cut is no JSON."
+        )
+    meets = checker(dict(schema), "Measuring by a schema")
+    odd = [name for name, truth in zip(answers.ids, answers.references, strict=True) if meets(read(truth))]
+    if odd:
+        told.append(
+            f"{len(odd):,} of {len(answers):,} reference answers do not meet the schema that the training rows have in common, "
+            f"that of row {odd[0]} for one; task.schema says it better."
+        )
+    return told

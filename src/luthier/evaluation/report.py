@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import compare, metrics, probabilities, slices, tasks
+from . import compare, fields, metrics, probabilities, slices, tasks
 from .calibration import COVERAGES, tempered
 from .predictions import Answers, by_system
 from .questions import Question, Skipped
@@ -83,6 +83,7 @@ def build(
         "examples": examples(answers, task, questions),
         "cautions": [
             *cautions(spec.systems(task["kind"]), systems, questions, skipped, disliked),
+            *(fields.cautions(answers["tuned"], task["schema"], spec.max_tokens) if "schema" in task else []),
             *unsure(systems),
             *blind(comparisons, task["kind"]),
             *uneven(parts),
