@@ -22,3 +22,16 @@ def test_a_recipe_for_pairs_names_the_method(tmp_path: Path) -> None:
     write(file, [{"prompt": f"p{i}", "completion": "c", "label": bool(i % 2)} for i in range(30)])
     text = write_recipe(str(file), **given)
     assert "rating: label" in text and "method: kto" in text and "task: {kind: chat}" in text
+
+
+def test_answers_that_are_all_json_objects_are_an_extraction(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"question": f"mail {i}", "answer": json.dumps({"who": f"w{i}", "n": i})} for i in range(40)]
+    given = {"base": "b", "name": "n", "folder": tmp_path, "environ": {}}
+    write(file, rows)
+    text = write_recipe(str(file), **given)
+    assert "task: {kind: extract, schema: auto}" in text
+    assert "# all 40 answers are JSON objects, with the keys 'who', 'n'." in text
+    assert "gate: {field_f1: {better_than: base}}" in text
+    write(file, [*rows, {"question": "q", "answer": "no idea"}])
+    assert "task: {kind: chat}" in write_recipe(str(file), **given)

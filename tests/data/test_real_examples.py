@@ -150,15 +150,42 @@ def test_mails_become_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert rows[0]["thread"] == rows[1]["thread"] != rows[2]["thread"]
 
 
+def test_heads_of_mails_become_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("mail-headers", "make_data", monkeypatch)
+    head = (
+        b"Received: by x\nFrom: =?iso-8859-1?Q?Andr=E9?= <a@Example.org>\nDate: Thu, 22 Aug 2002 18:26:25 +0700 (ICT)\n"
+        b"Subject: [l] Re: =?utf-8?b?w6TDtg==?=\nList-Id: <l.example.org>\n\nbody"
+    )
+    made = package(
+        tmp_path / "p.tgz",
+        {"package/data/easy-ham-1/1.json": head, "package/data/easy-ham-1/2.json": b"From: nobody\n\nx"},
+    )
+    [row] = module.rows(made)
+    assert json.loads(row["json"]) == {
+        "sender": "André",
+        "domain": "example.org",
+        "date": "2002-08-22T18:26:25+07:00",
+        "subject": "[l] Re: äö",
+        "reply": True,
+    }
+    assert row["list"] == "<l.example.org>" and "Received" not in row["text"] and "body" not in row["text"]
+
+
 @pytest.mark.parametrize(
     "page",
-    ["food-reviews/recipe", "debian-descriptions/recipe", "debian-descriptions/synopsis", "spam-mail/recipe"],
+    [
+        "food-reviews/recipe",
+        "debian-descriptions/recipe",
+        "debian-descriptions/synopsis",
+        "spam-mail/recipe",
+        "mail-headers/recipe",
+    ],
 )
 def test_the_recipes_are_accepted(tmp_path: Path, page: str) -> None:
     assert App(tmp_path / "home", {})._read(EXAMPLES / f"{page}.yaml", ()).recipe.data.sources
 
 
-@pytest.mark.parametrize("name", ["food-reviews", "debian-descriptions", "spam-mail"])
+@pytest.mark.parametrize("name", ["food-reviews", "debian-descriptions", "spam-mail", "mail-headers"])
 def test_a_machine_without_the_client_is_told_what_to_do(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,9 @@ def _artifact(kind):
 def _records(task, split, n):
     for i in range(n):
         label = LABELS[i % 3]
-        answer = label if task["kind"] == "classify" else f"This is about {label}."
+        answer = {"classify": label, "extract": json.dumps({"queue": label, "n": i})}.get(
+            task["kind"], f"This is about {label}."
+        )
         yield {
             "id": f"{split}-{i:03}",
             "messages": [
@@ -95,6 +97,8 @@ def kind(request):
 def world(kind, tiny_base, tmp_path):
     labels = LABELS if kind == "classify" else None
     task = {"kind": kind, "instruction": "Route the message to one of our queues.", "labels": labels}
+    if kind == "extract":
+        task["schema"] = {"type": "object", "required": ["queue"]}
     inputs = {role: _artifact(role) for role in ("model", "base", "dataset")}
     folders = {"model": tmp_path / "model", "base": tiny_base, "dataset": tmp_path / "dataset"}
     write_dataset(folders["dataset"], task)

@@ -14,8 +14,30 @@ def test_defaults_are_what_applies():
     assert spec.systems("classify") == ("tuned", "base", "base_3shot", "tfidf")
     assert spec.systems("chat") == ("tuned", "base", "base_3shot")
     assert spec.measured("chat") == (
-        "exact_match", "token_f1", "rouge_l", "chrf", "bleu", "length_error", "refused", "perplexity"
+        "exact_match", "token_f1", "rouge_l", "chrf", "bleu", "length_error", "refused", "similarity", "call_match", "call_name",
+        "call_valid", "call_when_due", "code_parses", "preferred", "reward_accuracy", "perplexity"
     )  # fmt: skip
+    assert spec.systems("extract") == ("tuned", "base", "base_3shot")
+    assert spec.measured("extract") == (
+        "field_f1", "field_precision", "field_recall", "object_f1", "exact_object", "schema_valid", "valid_json", "perplexity"
+    )  # fmt: skip
+
+
+def test_every_kind_of_task_is_known_wherever_kinds_are_listed():
+    from typing import get_args
+
+    from luthier.app.report.verdict import PREFERRED
+    from luthier.core.plugin import BUILT_IN
+    from luthier.data.task import TaskSpec
+    from luthier.evaluation.report import LEADS
+    from luthier.evaluation.spec import APPLIES, METRICS, SLICED
+    from luthier.evaluation.validation import lead
+
+    kinds = get_args(TaskSpec.model_fields["kind"].annotation)
+    for listed in (PREFERRED, BUILT_IN["task"], LEADS, APPLIES, SLICED):
+        assert set(listed) == set(kinds)
+    for kind in kinds:
+        assert {kind} <= set(METRICS[lead(kind, None)].kinds) & set(METRICS[SLICED[kind]].kinds)
 
 
 def test_the_order_of_systems_and_metrics_is_fixed():

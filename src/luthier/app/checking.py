@@ -20,6 +20,10 @@ def check(recipe: Recipe) -> None:
     from luthier.training.refusals import refuse
 
     task, train, evaluate = recipe.task.kind, recipe.train, recipe.evaluate
+    if task == "extract":
+        from luthier.data.schema import checker
+
+        checker({}, "A task of kind extract")
     refuse(train, task, source_names(recipe.data.sources), validated=recipe.data.has("validation"))
     if not recipe.data.has("test"):
         raise DataError(

@@ -197,7 +197,9 @@ def prepared(wish: Wish, at: RunContext, make: Strategy, *, asks: bool = True) -
     from .data.forget import still_there, watched
 
     recipe = wish.recipe
-    spec = PrepareSpec(task=recipe.task, data=recipe.data, watched=watched(at.store), asks=asks)
+    spec = PrepareSpec(
+        task=recipe.task.settled(at.root), data=recipe.data, watched=watched(at.store), asks=asks
+    )
     parents = sources(wish, at)
     asked = {role: _base(name, at, make) for name, role in model_roles(recipe.data.rules).items()}
     try:
@@ -253,6 +255,18 @@ def calibrating(recipe: Recipe, measuring: EvaluateSpec) -> CalibrateSpec:
     )
 
 
+def _embedder(at: RunContext, measuring: EvaluateSpec, recipe: Recipe) -> dict[str, Artifact]:
+    """What the metric similarity depends on beside its settings: the files of an embedder that has any."""
+    embedder = measuring.embedder
+    if "similarity" not in measuring.measured(recipe.task.kind) or (mark := embedder.mark()) is None:
+        return {}
+    return {
+        "embedder": _recorded(
+            at, {"embedder": embedder.plain(), "fingerprint": mark}, {"fingerprint": short(mark)}
+        )
+    }
+
+
 def walk(
     wish: Wish, at: RunContext, make: Strategy, permit: Callable[[Results], None] | None = None
 ) -> Results:
@@ -273,7 +287,13 @@ def walk(
         wished = calibrating(recipe, measuring)
         made = make("calibration", CALIBRATE, wished, {"model": model, "base": base, "dataset": dataset})
         calibration = {"calibration": made}
-    tested = {"model": model, "base": base, "dataset": dataset, **calibration}
+    tested = {
+        "model": model,
+        "base": base,
+        "dataset": dataset,
+        **calibration,
+        **_embedder(at, measuring, recipe),
+    }
     report = make("report", EVALUATE, measuring, tested)
     so_far = replace(so_far, report=report, calibration=calibration.get("calibration"))
     if permit and report is not None:

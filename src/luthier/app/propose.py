@@ -56,6 +56,8 @@ def _text(found: Proposal, base: str, name: str) -> str:
     if found.task.value == "classify":
         labels = ", ".join(_line(label) for label in found.labels or [])
         lines += [f"# Labels seen: {labels}.", "task: {kind: classify, labels: auto}"]
+    elif found.task.value == "extract":
+        lines += ["# The schema is that of the training rows; write it, or name a file, to hold rows to it.", "task: {kind: extract, schema: auto}"]  # fmt: skip
     else:
         lines.append("task: {kind: chat}")
     lines += [
@@ -88,7 +90,7 @@ def _text(found: Proposal, base: str, name: str) -> str:
     if found.method.value != "sft":
         lines += ["", "# No gate: none of the metrics here says whether the better answers are the likelier ones.", ""]  # fmt: skip
         return "\n".join(lines)
-    metric = "macro_f1" if found.task.value == "classify" else "perplexity"
+    metric = {"classify": "macro_f1", "extract": "field_f1"}.get(found.task.value, "perplexity")
     lines += ["", "evaluate:", "  # The line stops, and nothing is released, unless the tuned model is better than the prompted base.",
               f"  gate: {{{metric}: {{better_than: base}}}}", ""]  # fmt: skip
     return "\n".join(lines)

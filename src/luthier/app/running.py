@@ -69,6 +69,7 @@ class Run:
             "classify": {"macro_f1", "accuracy"},
             "regress": {"mae", "r2"},
             "chat": {"token_f1", "exact_match", "perplexity"},
+            "extract": {"field_f1", "exact_object", "schema_valid"},
         }[self.report["task"]["kind"]]
         for name, system in self.report["systems"].items():
             figures = "  ".join(

@@ -217,6 +217,7 @@ def _try(wish: Wish, at: RunContext, trial: Trial, asked: optuna.Trial | None, m
         measuring = recipe.evaluate.measuring(recipe.train.dtype)
         asks = ValidateSpec(
             metric=metric,
+            embedder=measuring.embedder,
             max_tokens=measuring.max_tokens,
             dtype=measuring.dtype,
             device=measuring.device,

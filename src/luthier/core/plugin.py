@@ -69,6 +69,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "chat": "luthier.evaluation.tasks.chat:ChatTask",
         "classify": "luthier.evaluation.tasks.classify:ClassifyTask",
         "regress": "luthier.evaluation.tasks.regress:RegressTask",
+        "extract": "luthier.evaluation.tasks.extract:ExtractTask",
     },
     "method": {
         "sft": "luthier.training.methods.sft:Sft",

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from . import conversations
 from .connectors import cells
 from .connectors.protocol import Block
+from .json_text import dumps
 from .maps import ConstantSpec, MapSpec, Part, RatingSpec, columns_of, is_template, template_pieces
 from .paths import Steps, paths_of, reach
 from .rankings import paired
@@ -37,6 +38,8 @@ class Layout:
     source: str
     weight: float
     paths: dict[str, Steps] = field(default_factory=dict)
+    json: bool = False
+    """Answers are JSON: a cell that holds an object or a list is written as such."""
 
     @classmethod
     def of(
@@ -49,6 +52,7 @@ class Layout:
         source: str,
         weight: float,
         columns: Sequence[str] = (),
+        json: bool = False,
     ) -> Layout:
         """The shape's map, completed by what the recipe says beside it; `columns` are those that the source has. Raises
         DataError for a name that is neither a column nor a path."""
@@ -59,7 +63,7 @@ class Layout:
         chosen = shape.map.model_copy(update=extra)
         if chosen.group is None and group_by is not None:
             chosen = chosen.model_copy(update={"group": group_by})
-        plain = cls(chosen, shape.keys, classify, source, weight)
+        plain = cls(chosen, shape.keys, classify, source, weight, json=json)
         return replace(plain, paths=paths_of(plain.names, columns, source))
 
     @property
@@ -190,6 +194,8 @@ def _pairs(block: Block, layout: Layout, problems: cells.Problems) -> pa.Array:
     assert m.user is not None and m.answer is not None  # MapSpec and shapes guarantee it
     system = _part(block, m.system, None, problems) if m.system is not None else pa.nulls(n, pa.string())
     user = _part(block, m.user, "user text", problems)
+    if layout.json and isinstance(m.answer, str) and not is_template(m.answer):
+        block = replace(block, columns={**block.columns, m.answer: _json_texts(block, m.answer, problems)})
     answer = _part(block, m.answer, "label" if layout.classify or m.label else "answer", problems)
     has_system = system.is_valid().to_numpy(zero_copy_only=False)
     index = np.stack([np.arange(n), np.arange(n) + n, np.arange(n) + 2 * n], axis=1)
@@ -284,6 +290,21 @@ def _texts(block: Block, name: str, problems: cells.Problems) -> pa.Array:
     for row, why in found.items():
         problems.setdefault(row, why)
     return text
+
+
+def _json_texts(block: Block, name: str, problems: cells.Problems) -> list[str | None]:
+    """Cells that are no text as JSON; a text is JSON already, or is told to be none later."""
+    column = block.columns.get(name, [None] * len(block))
+    found: list[str | None] = []
+    for row, cell in enumerate(
+        column.to_pylist() if isinstance(column, pa.Array | pa.ChunkedArray) else column
+    ):
+        try:
+            found.append(cell if cell is None or isinstance(cell, str) else dumps(cell))
+        except (TypeError, ValueError) as error:
+            problems.setdefault(row, f"{name!r} holds what JSON cannot: {error}")
+            found.append("")
+    return found
 
 
 def _preview(block: Block, row: int, longest: int = 200) -> str:

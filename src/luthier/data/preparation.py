@@ -29,6 +29,7 @@ from .engines.protocol import At, Engine, Frame
 from .engines.spool import SortedSide
 from .forgotten import STILL_THERE, Forgotten, Hit, StillThere
 from .grouped import whole
+from .inferred import Inferred
 from .mapping import Layout
 from .plan import Group, model_roles, models, plan_of
 from .prepare import PrepareSpec, source_names
@@ -40,7 +41,7 @@ from .rules.rule import Lent, MakeRule
 from .shapes import shape_of
 from .shards import write_manifest
 from .spec import RuleSpec, SourceSpec
-from .task import default_instruction
+from .task import default_instruction, extract_instruction
 
 MOST_LABELS = 200
 SAMPLE_ROWS = 1_000
@@ -87,12 +88,14 @@ class Preparation:
     ) -> None:
         """`pins` say where sources that move stood when their fingerprints were taken, `asked` holds the models that rules ask
         (plan.model_roles), both by role."""
+        spec = spec.model_copy(update={"task": spec.task.settled(at.root)})
         self.spec, self.out, self.work, self.at = spec, out, work, at
         self._asked = asked or {}
         self._forgotten, self._watched = forgotten or Forgotten(), Forgotten(spec.watched)
         self._pins = pins or {}
         self.classify = spec.task.kind == "classify"
         self.labels: list[str] | None = None
+        self._answers = Inferred() if spec.task.kind == "extract" and spec.task.schema_ == "auto" else None
         self.reports: list[dict[str, Any]] = []
         self._lines = Lines(out, work)
         engine = spec.data.engine
@@ -106,7 +109,7 @@ class Preparation:
         self._own_sides = {
             name: source.side for name, source in zip(names, spec.data.sources, strict=True) if source.side
         }
-        self._private = any(plugin.load("rule", wish.name).private for wish in spec.data.rules.ordered)
+        self._private = any(plugin.load("rule", wish.name).private for wish in spec.rules.ordered)
         self._read_account = reading()
         self._sides_account = Account("split", spec.data.split.plain(), 1)
         self._total_bytes = 0
@@ -137,7 +140,7 @@ class Preparation:
         try:
             self._check_contracts(work)
             frame = self._engine.read(work, self._read_account, self)
-            for group in plan_of(self.spec.data.rules, sides, named, self._reached, self._lender()):
+            for group in plan_of(self.spec.rules, sides, named, self._reached, self._lender()):
                 frame = self._run(group, frame)
             for batch in self._engine.rows(frame):
                 self._write(batch, "train")
@@ -248,11 +251,17 @@ class Preparation:
             source=name,
             weight=source.weight,
             columns=head.columns,
+            json=self.spec.task.kind == "extract",
         )
         if self.classify and layout.map.text is not None:
             raise DataError(
                 f"{name}: a classifier needs a label for every row, and this source is mapped as plain text.",
                 remedy="Name the label's column: map: {user: TEXT, label: LABEL}",
+            )
+        if self.spec.task.kind == "extract" and layout.map.text is not None:
+            raise DataError(
+                f"{name}: an extractor needs an answer for every row, and this source is mapped as plain text.",
+                remedy="Name the column with the JSON: map: {user: TEXT, assistant: JSON}",
             )
         return layout
 
@@ -313,12 +322,17 @@ class Preparation:
             told = with_instruction(mine, *self._instruction_of(source))
             self._files[side].write(told)
             self._characters += int(contents(told).str.len_chars().sum())
+            if self._answers is not None and side == "train":
+                self._answers.see_rows(mine)
             self._by_source[source][side] += told.num_rows
             for entry in pc.value_counts(told["label"]).to_pylist() if self.classify else []:
                 by_side = self._by_label.setdefault(entry["values"], dict.fromkeys(split.SIDES, 0))
                 by_side[side] += entry["counts"]
 
     def _instruction(self) -> str | None:
+        if self.spec.task.kind == "extract" and self.spec.task.instruction is None:
+            schema = self.spec.task.schema_
+            return extract_instruction(schema if isinstance(schema, dict) else None)
         if self.spec.task.instruction is None and self.labels is not None:
             return default_instruction(self.labels)
         return self.spec.task.instruction
@@ -367,12 +381,14 @@ class Preparation:
         for sentence in split.missing_labels(self._by_label, asked):
             self._warn("split", sentence)
         task = self.spec.task
+        schema = {"schema": self._schema()} if task.kind == "extract" else {}
         return {
             "task": {
                 "kind": task.kind,
                 "instruction": self._instruction(),
                 "instruction_role": task.instruction_role,
                 "labels": self.labels,
+                **schema,
             },
             "counts": counts,
             "sources": [
@@ -387,6 +403,10 @@ class Preparation:
             else None,
             "characters": self._characters,
         }
+
+    def _schema(self) -> Any:
+        """As written, or what the answers of train have in common."""
+        return self.spec.task.schema_ if self._answers is None else self._answers.schema
 
     # accounts
 

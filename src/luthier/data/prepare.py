@@ -25,7 +25,7 @@ from luthier.core.errors import StoreError
 from luthier.core.spec import Spec
 from luthier.core.stage import Context, Output, Stage
 
-from .spec import DataSpec, SourceSpec, rule_version
+from .spec import DataSpec, RuleSpec, RulesSpec, SourceSpec, rule_version
 from .task import TaskSpec
 
 if TYPE_CHECKING:
@@ -47,7 +47,17 @@ class PrepareSpec(Spec):
     @property
     def rule_versions(self) -> dict[str, int]:
         """The version of each rule's algorithm: a dataset made by another version is another dataset."""
-        return {rule.name: rule_version(rule.name) for rule in self.data.rules.ordered}
+        return {rule.name: rule_version(rule.name) for rule in self.rules.ordered}
+
+    @property
+    def rules(self) -> RulesSpec:
+        """What rows must pass: the rules as written, and before the rows are divided what the task wants of their answers."""
+        written = self.data.rules
+        if self.task.kind != "extract":
+            return written
+        schema = self.task.schema_ if isinstance(self.task.schema_, dict) else None
+        answers = RuleSpec.model_validate({"json_schema": {"schema": schema}})
+        return written.model_copy(update={"relevance": [*written.relevance, answers]})
 
 
 def prepare(

@@ -14,7 +14,9 @@ from typing import Any, Literal
 from .connectors import connect
 from .connectors.cells import text_of
 from .connectors.protocol import Estimate, Head, Secret
+from .json_text import dumps
 from .maps import MapSpec, Part, columns_of
+from .schema import read
 from .shapes import Shape, detect
 from .spec import DEFAULT, DEFAULT_QUALITY, SourceSpec
 
@@ -28,6 +30,7 @@ IDS = re.compile(r"(.*_)?(id|uuid|key|guid)$", re.IGNORECASE)
 READ = ("user", "messages", "text", "rejected", "rating")
 MOST_LABELS = 50
 LONGEST_LABEL = 60
+MOST_KEYS_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,12 @@ def _answer(cell: Any, keys: tuple[str, str]) -> str | None:
         turns = [turn for turn in cell if isinstance(turn, dict)]
         last = turns[-1] if turns and turns[-1].get(keys[0]) in ("assistant", "gpt") else {}
         cell = last.get(keys[1])
-    return None if cell is None or isinstance(cell, list | dict) else text_of(cell)
+    if isinstance(cell, dict):
+        try:
+            return dumps(cell)
+        except (TypeError, ValueError):
+            return None
+    return None if cell is None or isinstance(cell, list) else text_of(cell)
 
 
 def _task(shape: Shape, answers: list[str | None]) -> tuple[Choice, list[str] | None]:
@@ -138,9 +146,27 @@ def _task(shape: Shape, answers: list[str | None]) -> tuple[Choice, list[str] | 
         return Choice("classify", why), sorted(distinct)
     if shape.name == "text":
         return Choice("chat", "the rows are plain text to learn as it stands"), None
+    if told and (keys := _object_keys(told)) is not None:
+        return Choice("extract", f"all {len(told)} answers are JSON objects, with {keys}"), None
     return Choice(
         "chat", f"{len(told)} answers have {len(distinct)} different values, so they are free text"
     ), None
+
+
+def _object_keys(answers: Sequence[str]) -> str | None:
+    """What the keys of answers are, in words; None where not all are JSON objects."""
+    found: Counter[str] = Counter()
+    for answer in answers:
+        try:
+            value = read(answer) if answer.lstrip().startswith("{") else None
+        except ValueError:
+            return None
+        if not isinstance(value, dict):
+            return None
+        found.update(value.keys())
+    names = [repr(name[:40]) for name, _ in found.most_common(MOST_KEYS_SHOWN)]
+    more = f" and {len(found) - len(names)} more" if len(found) > len(names) else ""
+    return f"the keys {', '.join(names)}{more}" if names else "no keys"
 
 
 def _group(columns: Sequence[str], rows: Sequence[dict[str, Any]], taken: set[str]) -> Choice:

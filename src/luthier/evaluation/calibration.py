@@ -108,7 +108,7 @@ def calibrate(
     return Output({"temperature": round(found["temperature"], 4), "rows": found["rows"]})
 
 
-STAGE = Stage("calibration", 1, calibrate)
+STAGE = Stage("calibration", 2, calibrate)
 
 
 def tempered(probability_NK: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:

@@ -3,12 +3,16 @@
 One line per (id, model), sorted by system, then id. `probabilities` is in label order. `loss_sum` (nats) and
 `loss_tokens` are over the tokens of the reference answer. A plain text has no question: its `prediction` is null
 and its reference is the text itself. A row that a system could not be asked has no line.
+
+What only some rows have (MORE): `calls`, where tools were offered: these, the calls of the reference, those that were read in the
+answer (all as JSON), and whether one was `tried`; `similarity` to the reference; of pairs the loss of the rejected answer, and
+`gain`: how much further apart the tuned model puts chosen and rejected than the base (nats).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +39,24 @@ SCHEMA = pa.schema(
         ("loss_sum", pa.float64()),
         ("loss_tokens", pa.int64()),
         ("slices", pa.list_(pa.struct([("by", pa.string()), ("value", pa.string())]))),
+        (
+            "calls",
+            pa.struct(
+                [
+                    ("tools", pa.string()),
+                    ("expected", pa.string()),
+                    ("said", pa.string()),
+                    ("tried", pa.bool_()),
+                ]
+            ),
+        ),
+        ("similarity", pa.float64()),
+        ("rejected_sum", pa.float64()),
+        ("rejected_tokens", pa.int64()),
+        ("gain", pa.float64()),
     ]
 )
+MORE = ("calls", "similarity", "rejected_sum", "rejected_tokens", "gain")
 
 
 @dataclass(frozen=True)
@@ -51,6 +71,15 @@ class Answers:
     loss_tokens_N: NDArray[np.int64]
     probability_NK: NDArray[np.float64] | None = None
     slices: tuple[tuple[tuple[str, str], ...], ...] = ()
+    more: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def of(self, column: str) -> tuple[Any, ...]:
+        """What every row has of a column of MORE; None where it has nothing."""
+        return self.more.get(column, (None,) * len(self))
+
+    def numbers(self, column: str) -> NDArray[np.float64]:
+        """The same as numbers [N], NaN for None."""
+        return np.array([np.nan if value is None else value for value in self.of(column)], np.float64)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,6 +96,7 @@ class Answers:
             self.loss_tokens_N[at],
             None if self.probability_NK is None else self.probability_NK[at],
             tuple(self.slices[i] for i in at),
+            {name: tuple(values[i] for i in at) for name, values in self.more.items()},
         )
 
     def and_(self, other: Answers) -> Answers:
@@ -80,6 +110,7 @@ class Answers:
             np.concatenate([self.loss_tokens_N, other.loss_tokens_N]),
             None if mine is None or theirs is None else np.concatenate([mine, theirs]),
             self.slices + other.slices,
+            {name: self.of(name) + other.of(name) for name in {**self.more, **other.more}},
         )
 
 
@@ -108,6 +139,7 @@ def _answers(lines: Sequence[dict[str, Any]]) -> Answers:
         np.array([line["loss_tokens"] or 0 for line in lines], np.int64),
         _probabilities(lines),
         tuple(tuple((one["by"], one["value"]) for one in line["slices"] or ()) for line in lines),
+        {name: tuple(line.get(name) for line in lines) for name in MORE},
     )
 
 
@@ -132,7 +164,18 @@ def line(
         "loss_sum": answer.loss[0] if answer.loss else None,
         "loss_tokens": answer.loss[1] if answer.loss else None,
         "slices": [{"by": by, "value": value} for by, value in parts],
+        "calls": _calls(question, answer),
+        "rejected_sum": answer.rejected[0] if answer.rejected else None,
+        "rejected_tokens": answer.rejected[1] if answer.rejected else None,
     }
+
+
+def _calls(question: Question, answer: Answer) -> dict[str, Any] | None:
+    if not question.tools or question.answer is None or question.form is None:
+        return None
+    from .calls import line as told
+
+    return told(question.tools, question.answer, answer.text, question.form)
 
 
 def write(predictions: pa.Table, path: Path) -> None:

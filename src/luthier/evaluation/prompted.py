@@ -31,6 +31,8 @@ from .tasks import Answer, Task
 
 PROMPTED = ("tuned", "base", "base_3shot")
 ROWS_AT_ONCE = 64
+LOSSES = frozenset({"perplexity", "preferred", "reward_accuracy"})
+"""Metrics of what a model makes of known answers, for which it need not write any."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,9 @@ class Bench:
 
     def cost(self, one: Asked) -> int:
         """Tokens of work, near enough for the time left."""
-        return len(one.encoded.ids) + (self.spec.max_tokens if self.task["kind"] == "chat" else 0)
+        return len(one.encoded.ids) + (
+            self.spec.max_tokens if self.task["kind"] in ("chat", "extract") else 0
+        )
 
 
 def answer_all(bench: Bench, adapter: str) -> tuple[list[dict[str, Any]], dict[str, list[Skipped]]]:
@@ -148,12 +152,12 @@ def _answers(
 ) -> list[dict[str, Any]]:
     """Ask in pieces, so that progress is seen and a stop is heeded."""
     measured = bench.spec.measured(bench.task["kind"])
-    with_loss = "perplexity" in measured and system in METRICS["perplexity"].systems
+    with_loss = not LOSSES.isdisjoint(measured) and system in METRICS["perplexity"].systems
     lines = []
     for start in range(0, len(sheet), ROWS_AT_ONCE):
         bench.at.check()
         piece = sheet[start : start + ROWS_AT_ONCE]
-        answers = bench.part.ask(model, template, piece, with_loss, with_text=set(measured) != {"perplexity"})
+        answers = bench.part.ask(model, template, piece, with_loss, with_text=not LOSSES.issuperset(measured))
         for one, answer in zip(piece, answers, strict=True):
             told, parts = bench.told(system, answer), bench.slices[one.question.id]
             lines.append(line(one.question, system, told, bench.part, parts))

@@ -10,10 +10,13 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError
 from luthier.data.tools import answer_text, said
+
+if TYPE_CHECKING:
+    from luthier.models.call_form import CallForm
 
 Message = Mapping[str, str]
 
@@ -31,7 +34,8 @@ def asked_text(prompt: Sequence[Message]) -> str:
 @dataclass(frozen=True)
 class Question:
     """`prompt` is None for a plain text, whose reference is the text itself. With `tools`, `answer` is the reference as a
-    message: it may call them."""
+    message: it may call them; `form` is how the model that is asked writes calls, where it can be read. `rejected`: the worse
+    answer of a pair."""
 
     id: str
     prompt: tuple[Message, ...] | None
@@ -39,6 +43,8 @@ class Question:
     source: str = ""
     tools: Sequence[Mapping[str, Any]] | None = None
     answer: Mapping[str, Any] | None = None
+    form: CallForm | None = None
+    rejected: str | None = None
 
     @property
     def asked_text(self) -> str:
@@ -48,11 +54,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question as tokens. `encoded` is the conversation with the reference answer, that answer alone supervised."""
+    """A question as tokens. `encoded` is the conversation with the reference answer, that answer alone supervised; `rejected` is
+    the same with the answer that the row rejects, if it does."""
 
     question: Question
     prompt_ids: list[int]
     encoded: Any
+    rejected: Any = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,7 @@ def records(path: Path) -> list[dict[str, Any]]:
         "rating",
         "source",
         "tools",
+        "rejected",
     ]  # datasets of before had no tools
     found = side.table([name for name in wanted if name in side.columns or not side.there]).to_pylist()
     liked = [record for record in found if record["rating"] is None or record["rating"] > 0]
@@ -121,7 +130,7 @@ def _question(record: Mapping[str, Any]) -> Question:
     source = record["source"] or ""
     if tools:
         return Question(record["id"], tuple(prompt), answer_text(last), source, tools, last)
-    return Question(record["id"], tuple(prompt), last["content"], source)
+    return Question(record["id"], tuple(prompt), last["content"], source, rejected=record.get("rejected"))
 
 
 def asked(
@@ -131,8 +140,10 @@ def asked(
 
     room: tokens that must stay free after the prompt.
     """
+    from luthier.models.call_form import call_form
     from luthier.models.template import TooLong
 
+    form = call_form(template) if any(question.tools for question in questions) else None
     for question in questions:
         try:
             if question.prompt is None:
@@ -146,16 +157,23 @@ def asked(
                 raise TooLong(len(prompt_ids) + room, template.context)
             answer = question.answer or {"role": "assistant", "content": question.reference}
             whole = template.encode([*messages, answer], **offered)
+            worse = None
+            if question.rejected is not None:
+                worse = template.encode([*messages, {"role": "assistant", "content": question.rejected}])
         except TooLong as error:
             yield Skipped(question.id, f"{error.tokens} tokens, and the context holds {error.limit}")
             continue
-        answer_only = [on and i >= len(prompt_ids) for i, on in enumerate(whole.supervised)]
+        one = _last_alone(whole, len(prompt_ids))
         if question.tools:  # calls are compared as the model would write them
-            told = [token for token, on in zip(whole.ids, answer_only, strict=True) if on]
-            asked_ = dataclasses.replace(question, reference=template.decode(told))
-            yield Asked(asked_, prompt_ids, dataclasses.replace(whole, supervised=answer_only))
-            continue
-        yield Asked(question, prompt_ids, dataclasses.replace(whole, supervised=answer_only))
+            told = [token for token, on in zip(one.ids, one.supervised, strict=True) if on]
+            question = dataclasses.replace(question, reference=template.decode(told), form=form)
+        yield Asked(question, prompt_ids, one, worse and _last_alone(worse, len(prompt_ids)))
+
+
+def _last_alone(whole: Any, prompt_tokens: int) -> Any:
+    """With what comes after the prompt supervised, and no earlier turn."""
+    on = [told and i >= prompt_tokens for i, told in enumerate(whole.supervised)]
+    return dataclasses.replace(whole, supervised=on)
 
 
 def with_examples(prompt: Sequence[Message], examples: Sequence[Message]) -> list[Message]:

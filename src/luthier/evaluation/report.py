@@ -4,13 +4,16 @@
  "systems": {name: {"rows", "metrics": {name: value|null}, "intervals": {metric: [low, high]},
                     "per_label": {label: {"precision", "recall", "f1", "support"}}|null,
                     "confusion": [[n]]|null,                          rows: reference, columns: prediction
-                    "reliability": [[rows, probability, right]]|null}},
+                    "reliability": [[rows, probability, right]]|null,
+                    "per_field": {path: {"precision", "recall", "f1", "support"}},    of extract
+                    "wrong_fields": [fields.wrong_fields]}},                          of extract
  "comparisons": [{"metric", "of", "to", "difference", "low", "high", "p", "p_corrected", "detectable", "rows",
                   "confidence", "resamples", "seed"}],
  "turned": [{"to", "gained", "lost", "p", "rows": [id]}],             right now and wrong there; the reverse, and its rows
  "slices": [slices.build],
  "calibration": {"temperature", "rows", "why", "before": {metric: value}, "after": {...}}|null,   of the test rows
  "abstention": {"curve": [{"coverage", "at", "wrong", "given"}], "chosen": the same|null}|null,
+ "embedder": {NAME: settings, "mark": digest of its files|null}|null,       what `similarity` was computed with
  "examples": [{"id", "prompt", "reference", "answers": {system: text}, "change": "improved"|"regressed"|"same"}],
  "cautions": [text]}
 """
@@ -23,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import compare, metrics, probabilities, slices, tasks
+from . import compare, fields, metrics, probabilities, slices, tasks
 from .calibration import COVERAGES, tempered
 from .predictions import Answers, by_system
 from .questions import Question, Skipped
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 FEW_ROWS = 30
 FEW_ROWS_OF_A_LABEL = 5
 SURE = 0.05
-LEADS = {"classify": "macro_f1", "chat": "token_f1", "regress": "mae"}
+LEADS = {"classify": "macro_f1", "chat": "token_f1", "regress": "mae", "extract": "field_f1"}
 SHOWN = {"improved": 5, "regressed": 3, "same": 2}
 
 
@@ -76,14 +79,20 @@ def build(
         "slices": parts,
         "calibration": None if calibration is None else calibrated(answers["tuned"], task, calibration),
         "abstention": abstention(answers["tuned"], calibration),
+        "embedder": _embedder(spec) if "similarity" in measured else None,
         "examples": examples(answers, task, questions),
         "cautions": [
             *cautions(spec.systems(task["kind"]), systems, questions, skipped, disliked),
+            *(fields.cautions(answers["tuned"], task["schema"], spec.max_tokens) if "schema" in task else []),
             *unsure(systems),
             *blind(comparisons, task["kind"]),
             *uneven(parts),
         ],
     }
+
+
+def _embedder(spec: EvaluateSpec) -> dict[str, Any]:
+    return {**spec.embedder.plain(), "mark": spec.embedder.mark()}
 
 
 def calibrated(

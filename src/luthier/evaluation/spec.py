@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from luthier.core.errors import SpecError, did_you_mean
 from luthier.core.spec import Spec
+from luthier.data.embedders.embedder import EmbedderSpec
 
 SYSTEMS = ("tuned", "base", "base_3shot", "tfidf")
 System = Literal["base", "base_3shot", "tfidf"]
@@ -92,6 +93,38 @@ METRICS: dict[str, Metric] = {
     "refused": Metric(
         "refused", ("chat",), "share of answers that decline to answer", higher_is_better=False
     ),
+    "similarity": Metric(
+        "similarity",
+        ("chat",),
+        "cosine of answer and reference as vectors of evaluate.embedder; below 0 is 0",
+    ),
+    "call_match": Metric(
+        "call match", ("chat",), "where a call is due: share of the same functions with the same arguments"
+    ),
+    "call_name": Metric("call name", ("chat",), "where a call is due: share of the right functions"),
+    "call_valid": Metric(
+        "call valid",
+        ("chat",),
+        "where a call is due: share that call what there is, as its parameters' schema says",
+    ),
+    "call_when_due": Metric(
+        "call when due", ("chat",), "share of rows with tools that call exactly where the reference does"
+    ),
+    "code_parses": Metric(
+        "code parses", ("chat",), "where the reference holds Python in a fence: share whose Python parses"
+    ),
+    "preferred": Metric(
+        "preferred",
+        ("chat",),
+        "of pairs: share whose chosen answer is likelier per token than the rejected one",
+        systems=("tuned", "base"),
+    ),
+    "reward_accuracy": Metric(
+        "reward accuracy",
+        ("chat",),
+        "of pairs: share where the chosen answer gained on the rejected one, against the base; 0.5 is luck",
+        systems=("tuned",),
+    ),
     "mae": Metric(
         "mean absolute error",
         ("regress",),
@@ -108,16 +141,27 @@ METRICS: dict[str, Metric] = {
     ),
     "r2": Metric("R²", ("regress",), "share of the numbers' spread that is explained; 0 is the mean"),
     "answered": Metric("answered", ("regress",), "share of answers that hold a number at all"),
+    "field_f1": Metric(
+        "field F1", ("extract",), "F1 of the answers' fields against the references', over all rows together"
+    ),
+    "field_precision": Metric("field precision", ("extract",), "share of the fields said that are right"),
+    "field_recall": Metric("field recall", ("extract",), "share of the references' fields that were said"),
+    "object_f1": Metric("field F1 (by row)", ("extract",), "F1 of each answer's fields, averaged over rows"),
+    "exact_object": Metric(
+        "exact object", ("extract",), "share of answers equal to the reference as JSON: keys in any order"
+    ),
+    "schema_valid": Metric("meets the schema", ("extract",), "share of answers that are JSON of the schema"),
+    "valid_json": Metric("valid JSON", ("extract",), "share of answers that are JSON, strictly read"),
     "perplexity": Metric(
         "perplexity",
-        ("classify", "chat"),
+        ("classify", "chat", "extract"),
         "exp of the mean loss over the tokens of the reference answers (not of the prompts)",
         higher_is_better=False,
         systems=("tuned", "base"),
         share=False,
     ),
 }
-SLICED = {"classify": "accuracy", "chat": "token_f1", "regress": "mae"}
+SLICED = {"classify": "accuracy", "chat": "token_f1", "regress": "mae", "extract": "object_f1"}
 """The metric that parts of the test rows are judged by: one that each row has a value of."""
 SLICE_ROWS = 20
 """Rows below which a part of the test rows says nothing of its own."""
@@ -126,6 +170,7 @@ APPLIES: dict[str, tuple[System, ...]] = {
     "classify": ("base", "base_3shot", "tfidf"),
     "chat": ("base", "base_3shot"),
     "regress": ("base", "base_3shot", "tfidf"),
+    "extract": ("base", "base_3shot"),
 }
 
 
@@ -133,7 +178,7 @@ class EvaluateSpec(Spec):
     """How the tuned model is measured on the test split."""
 
     against: list[System] | None = None
-    """Systems to compare with; without it all that apply (classify and regress: base, base_3shot, tfidf; chat: base, base_3shot)."""
+    """Systems to compare with; without it all that apply (classify and regress: base, base_3shot, tfidf; chat and extract: base, base_3shot)."""
     metrics: list[str] | None = None
     """Metrics to report; without it all that apply. Leaving out perplexity saves a pass over the rows."""
     slices: list[Slice] | None = None
@@ -147,8 +192,10 @@ class EvaluateSpec(Spec):
     """Seed of the bootstrap and of the choice of the three examples."""
     rows: int | None = Field(default=None, ge=1)
     """At most so many rows of the test split, the first by id (ids are hashes, so this is a fixed random sample)."""
+    embedder: EmbedderSpec = Field(default_factory=EmbedderSpec.hashed)
+    """What makes vectors of answers for the metric similarity: `hashed` (of spelling), `static` or `endpoint`."""
     max_tokens: int = Field(default=128, ge=1)
-    """Longest answer of a chat task, in tokens."""
+    """Longest answer of a chat or extract task, in tokens."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the weights while measuring, and of what is then served; auto: train.dtype where that is given, else
     bf16 where the processor has it in hardware, else fp32."""

@@ -22,7 +22,7 @@ from .spec import EvaluateSpec
 def evaluate(
     spec: EvaluateSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context
 ) -> Output:
-    from . import predictions, prompted, questions, report, slices, tasks
+    from . import predictions, preferred, prompted, questions, report, similar, slices, tasks
 
     folders = {role: at.folder(inputs[role]) for role in ("model", "base", "dataset")}
     task = json.loads((folders["dataset"] / "dataset.json").read_text(encoding="utf-8"))["task"]
@@ -38,6 +38,9 @@ def evaluate(
     lines, skipped = prompted.answer_all(bench, tuned["adapter"])
     if "tfidf" in spec.systems(task["kind"]):
         lines += _tfidf(bench)
+    preferred.gains(lines)
+    if "similarity" in spec.measured(task["kind"]):
+        similar.measure(lines, spec.embedder, at.check)
     table = predictions.table(lines)
     predictions.write(table, out / "predictions.parquet")
     found = report.build(table, task, spec, asked, skipped, questions.disliked(test), learnt)
@@ -46,7 +49,7 @@ def evaluate(
     return Output({"rows": found["rows"], **{name: one["metrics"] for name, one in found["systems"].items()}})
 
 
-STAGE = Stage("report", 3, evaluate)
+STAGE = Stage("report", 4, evaluate)
 
 
 def _calibration(inputs: Mapping[str, Artifact], at: Context) -> dict[str, Any] | None:

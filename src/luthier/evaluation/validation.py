@@ -16,6 +16,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.core.spec import Spec
 from luthier.core.stage import Context, Output, Stage
+from luthier.data.embedders.embedder import EmbedderSpec
 
 from .spec import METRICS, EvaluateSpec
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 MOST = 2_000
 SPLIT = "validation.parquet"
+AGAINST_BASE = ("reward_accuracy",)
+"""Metrics that need the base's answers beside the tuned model's, which a trial does not ask for."""
 
 
 class ValidateSpec(Spec):
@@ -31,8 +34,10 @@ class ValidateSpec(Spec):
 
     metric: str
     """A metric of the task."""
+    embedder: EmbedderSpec = Field(default_factory=EmbedderSpec.hashed)
+    """What makes vectors of answers, for similarity."""
     max_tokens: int = Field(default=128, ge=1)
-    """Longest answer of a chat task, in tokens."""
+    """Longest answer of a chat or extract task, in tokens."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -47,7 +52,12 @@ def validate(
     folders = {role: at.folder(inputs[role]) for role in ("model", "base", "dataset")}
     task = json.loads((folders["dataset"] / "dataset.json").read_text(encoding="utf-8"))["task"]
     wish = EvaluateSpec(
-        against=[], metrics=[spec.metric], max_tokens=spec.max_tokens, dtype=spec.dtype, device=spec.device
+        against=[],
+        metrics=[spec.metric],
+        embedder=spec.embedder,
+        max_tokens=spec.max_tokens,
+        dtype=spec.dtype,
+        device=spec.device,
     )
     table = answers(wish, task, folders, scratch, at)
     mine = predictions.by_system(table)["tuned"]
@@ -63,7 +73,7 @@ def validate(
     return Output({spec.metric: found[spec.metric], "rows": len(mine)})
 
 
-STAGE = Stage("validation", 1, validate)
+STAGE = Stage("validation", 2, validate)
 
 
 def answers(
@@ -75,13 +85,16 @@ def answers(
 ) -> pa.Table:
     """What the tuned model says of the first validation rows by id, as a table of predictions. Raises DataError where there is
     no row."""
-    from . import predictions, prompted, questions, tasks
+    from . import predictions, prompted, questions, similar, tasks
 
     tuned = json.loads((folders["model"] / "luthier.json").read_text(encoding="utf-8"))
     asked = questions.read(folders["dataset"] / SPLIT, MOST)
     parts: dict[str, tuple[()]] = {one.id: () for one in asked}
     bench = prompted.Bench(wish, task, tasks.of(task, wish.max_tokens), asked, parts, folders, scratch, at)
-    return predictions.table(prompted.answer_all(bench, tuned["adapter"])[0])
+    lines = prompted.answer_all(bench, tuned["adapter"])[0]
+    if "similarity" in wish.measured(task["kind"]):
+        similar.measure(lines, wish.embedder, at.check)
+    return predictions.table(lines)
 
 
 def lead(kind: str, metric: str | None) -> str:
@@ -90,9 +103,9 @@ def lead(kind: str, metric: str | None) -> str:
     >>> lead("chat", None), lead("classify", "accuracy")
     ('perplexity', 'accuracy')
     """
-    known = [name for name, one in METRICS.items() if kind in one.kinds]
+    known = [name for name, one in METRICS.items() if kind in one.kinds and name not in AGAINST_BASE]
     if metric is None:
-        return {"classify": "macro_f1", "regress": "mae", "chat": "perplexity"}[kind]
+        return {"classify": "macro_f1", "regress": "mae", "chat": "perplexity", "extract": "field_f1"}[kind]
     if metric not in known:
         raise ValueError(f"{metric!r} is no metric of a {kind} task; choose from {', '.join(known)}")
     return metric

@@ -67,8 +67,8 @@ class SearchSpec(Spec):
     money: MoneyField | None = None
     """The same for money, by the price of `budget.machine`."""
     metric: str | None = None
-    """What the best is best in, on the validation rows; without it macro_f1 for classify, mae for regress, perplexity for
-    chat."""
+    """What the best is best in, on the validation rows; without it macro_f1 for classify, mae for regress, field_f1
+    for extract, perplexity for chat."""
     prune: bool = True
     """Whether a trial is given up that is far behind others at the same validation (successive halving); only where all trials
     have one base and one method, whose losses can be compared."""

@@ -41,7 +41,8 @@ def answered(*answers: str) -> Any:
         (json.dumps("[" * 100), None),  # brackets in a string
         ("[" * 50 + "]" * 50, None),
         ("1" * 100_001, "has 100001 characters, more than 100000"),
-        ('"\\ud800"', None),
+        ('"\\ud800"', "is not JSON: it holds half a surrogate pair, which is no character"),
+        ("[1e999]", "is not JSON: the number 1e999 is too large"),
     ],
 )
 def test_what_is_json(text: str, reason: str | None) -> None:

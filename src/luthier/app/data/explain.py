@@ -172,7 +172,7 @@ def _again(
     with TemporaryDirectory(dir=store.home / "work") as folder:
         found = records(spec, Path(folder) / "read", reader)
         rows = [one for batch in found if len(one := batch.filter(pc.equal(batch["origin"], origin)))]
-    plan = plan_of(spec.data.rules, split.Sides(spec.data.split, False, spec.task))
+    plan = plan_of(spec.rules, split.Sides(spec.data.split, False, spec.task))
     for batch in rows[:1]:
         for step in [step for group in plan for step in group.rows]:
             done = run_group(Group((step,)), batch)

@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from . import learning, provenance, sections, wording, worst
+from . import fields, learning, provenance, sections, wording, worst
 from .facts import RunFacts
 from .verdict import verdict
 
@@ -39,6 +39,7 @@ def render(facts: RunFacts) -> str:
             rules=sections.rules(facts.rules, _kept(facts)) if facts.rules else None,
             learning=learning.learning(facts.history, facts.train) if facts.history else None,
             labels=sections.labels(measured, facts.dataset) if measured else None,
+            fields=fields.fields(measured) if measured else None,
             parts=worst.parts(measured) if measured else None,
             turned=worst.turned(measured) if measured else [],
             reliability=worst.reliability(measured) if measured else None,

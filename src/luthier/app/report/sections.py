@@ -24,6 +24,7 @@ SPLITS = ("train", "validation", "test")
 CHARTED = {
     "classify": ("accuracy", "macro_f1", "average_precision", "ece"),
     "chat": ("token_f1", "rouge_l", "chrf", "perplexity"),
+    "extract": ("field_f1", "exact_object", "schema_valid", "perplexity"),
 }
 """What is drawn of a task that has many metrics; the others stand in a table."""
 
@@ -44,7 +45,7 @@ def figures(facts: RunFacts) -> list[dict[str, str]]:
     if "tuned" in systems:
         metric = main_metric(report)
         wanted = [metric] if metric else []
-        wanted += [m for m in ("accuracy", "exact_match", "perplexity") if m != metric]
+        wanted += [m for m in ("accuracy", "exact_match", "exact_object", "perplexity") if m != metric]
         for name in [m for m in wanted if systems["tuned"]["metrics"].get(m) is not None][:2]:
             beside = (
                 "base " + wording.score(name, systems["base"]["metrics"].get(name))

@@ -19,6 +19,7 @@ PREFERRED = {
     "classify": ("macro_f1", "accuracy", "exact_match", "perplexity"),
     "regress": ("mae", "rmse", "r2"),
     "chat": ("token_f1", "exact_match", "perplexity"),
+    "extract": ("field_f1", "exact_object", "perplexity"),
 }
 Reading = Literal["better", "worse", "unclear"]
 
@@ -75,10 +76,10 @@ def reading(comparison: Json) -> Reading:
 
 
 def correct(report: Json, system: str) -> tuple[int, int] | None:
-    """(rows answered right, rows asked), from accuracy or exact match; None where neither was measured."""
+    """(rows answered right, rows asked), from accuracy, exact match or exact object; None where neither was measured."""
     found = report["systems"][system]
     rows = found.get("rows", report["rows"])
-    for metric in ("accuracy", "exact_match"):
+    for metric in ("accuracy", "exact_match", "exact_object"):
         if (share := found["metrics"].get(metric)) is not None:
             return round(share * rows), rows
     return None

@@ -12,16 +12,14 @@ alone, for nothing is ever fetched. `format` is not enforced, as JSON Schema 202
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.core.errors import missing_part
 from luthier.core.spec import Spec
-from luthier.core.strict_json import once
+from luthier.data.schema import checker, read, refuse
 
 from .rule import RowRule, Said
 
@@ -30,15 +28,12 @@ if TYPE_CHECKING:
 
     from luthier.data.opened import Opened
 
-REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
-DEEPEST_SCHEMA = 64
 FENCED = re.compile(
     r"\s*+(`{3,}+|~{3,}+)[ \t]*+[\w+-]*+[ \t]*+\r?\n(?P<inside>.*\n)?[ \t]*+\1[ \t]*+\s*+", re.DOTALL
 )
-PIECE = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
-SHOWN = 120
 MOST_FENCES = 3
 """Around each other."""
+Meets = Callable[[Any], str | None]
 
 
 class JsonSchema(Spec):
@@ -57,79 +52,15 @@ class JsonSchema(Spec):
     @field_validator("schema_")
     @classmethod
     def _is_a_schema(cls, schema: Any) -> Any:
-        for depth, key, value in _members(schema):
-            if depth > DEEPEST_SCHEMA:
-                raise ValueError(
-                    f"the schema is nested deeper than {DEEPEST_SCHEMA} levels; write it flatter"
-                )
-            if key in REFERENCES and isinstance(value, str) and not value.startswith("#"):
-                raise ValueError(
-                    f"{key} {value[:60]!r} points outside the schema, and nothing is fetched; put that part under $defs and "
-                    'write "#/$defs/NAME"'
-                )
-        if schema is not None and (validator := _validator(schema)) is not None:
-            _try(validator, schema)
+        if schema is not None:
+            refuse(schema)
         return schema
-
-
-def _members(schema: Any) -> Iterator[tuple[int, str, Any]]:
-    """(depth, key, value) of all objects in it, without recursion."""
-    todo: list[tuple[int, Any]] = [(0, schema)]
-    while todo:
-        depth, node = todo.pop()
-        if isinstance(node, dict):
-            yield from ((depth, str(key), value) for key, value in node.items())
-            todo += [(depth + 1, value) for value in node.values()]
-        elif isinstance(node, list):
-            todo += [(depth + 1, value) for value in node]
-        if depth > DEEPEST_SCHEMA:
-            yield depth, "", None
-            return
-
-
-def _validator(schema: Any) -> Any:
-    """None where the extra is not installed."""
-    try:
-        from jsonschema import validators
-        from referencing import Registry
-    except ImportError:
-        return None
-    kind = validators.validator_for(schema, default=validators.Draft202012Validator)
-    return kind(schema, registry=Registry())  # an empty registry fetches nothing
-
-
-def _try(validator: Any, schema: Any) -> None:
-    """Raise ValueError if it is no schema, or cannot be followed."""
-    from jsonschema.exceptions import SchemaError
-    from referencing.exceptions import Unresolvable
-
-    try:
-        type(validator).check_schema(schema)
-        for example in (None, {}, [], "", 0, {"": ""}, [0]):
-            validator.is_valid(example)
-    except SchemaError as error:
-        place = "/".join(map(str, error.absolute_path)) or "its top"
-        raise ValueError(
-            f"this is no JSON Schema: {error.message[:SHOWN]} (at {place}); correct it there"
-        ) from None
-    except Unresolvable as error:
-        raise ValueError(
-            f"the schema points to what it does not have: {str(error)[:SHOWN]}; add it under $defs"
-        ) from None
-    except RecursionError:
-        raise ValueError("the schema refers to itself without end; remove the circle of $ref") from None
-    except re.error as error:
-        raise ValueError(f"a pattern of the schema is no regular expression: {error}; correct it") from None
 
 
 def _run(rows: Opened, settings: JsonSchema) -> Said:
     import numpy as np
 
-    validator = None
-    if settings.schema_ is not None:
-        validator = _validator(settings.schema_)
-        if validator is None:
-            raise missing_part("jsonschema", "schema", "json_schema with a schema")
+    meets = None if settings.schema_ is None else checker(settings.schema_, "json_schema with a schema")
     why: dict[int, str] = {}
     mended: dict[int, str] = {}  # text to what is within its fence
     places = np.array([], np.int64)
@@ -139,7 +70,7 @@ def _run(rows: Opened, settings: JsonSchema) -> Said:
         places = _answers(rows, settings)
         for place, text in zip(places.tolist(), rows.text.gather(places).to_list(), strict=True):
             row = int(rows.row[place])
-            inside, reason = _judged(text, settings, validator)
+            inside, reason = _judged(text, settings, meets)
             if reason:
                 why.setdefault(row, f"the answer {reason}")
             elif inside != text:
@@ -147,7 +78,7 @@ def _run(rows: Opened, settings: JsonSchema) -> Said:
                 if labels[row] == text:
                     mended_labels[row] = inside
     else:
-        _judge_labels(rows, settings, validator, why, mended, mended_labels)
+        _judge_labels(rows, settings, meets, why, mended, mended_labels)
     return _said(rows, why, mended, mended_labels if mended_labels != labels else None)
 
 
@@ -161,7 +92,7 @@ def _answers(rows: Opened, settings: JsonSchema) -> np.ndarray:
 def _judge_labels(
     rows: Opened,
     settings: JsonSchema,
-    validator: Any,
+    meets: Meets | None,
     why: dict[int, str],
     mended: dict[int, str],
     mended_labels: list[str | None],
@@ -172,7 +103,7 @@ def _judge_labels(
         if label is None:
             why[row] = "there is no label"
             continue
-        inside, reason = _judged(label, settings, validator)
+        inside, reason = _judged(label, settings, meets)
         if reason:
             why[row] = f"the label {reason}"
         elif inside != label:
@@ -205,9 +136,9 @@ def _said(rows: Opened, why: dict[int, str], mended: dict[int, str], labels: lis
     )
 
 
-def _judged(text: str, settings: JsonSchema, validator: Any) -> tuple[str, str | None]:
+def _judged(text: str, settings: JsonSchema, meets: Meets | None) -> tuple[str, str | None]:
     """(the JSON of an answer, what is wrong with it)"""
-    reason = wrong(text, settings, validator)
+    reason = wrong(text, settings, meets)
     if reason is None or settings.repair is False:
         return text, reason
     inside = text
@@ -218,61 +149,25 @@ def _judged(text: str, settings: JsonSchema, validator: Any) -> tuple[str, str |
         inside = (match["inside"] or "").strip()
     if inside == text:
         return text, reason
-    within = wrong(inside, settings, validator)
+    within = wrong(inside, settings, meets)
     return (inside, None) if within is None else (text, within)
 
 
-def wrong(text: str, settings: JsonSchema, validator: Any = None) -> str | None:
+def wrong(text: str, settings: JsonSchema, meets: Meets | None = None) -> str | None:
     """
     >>> wrong('{"a": 1}', JsonSchema()), wrong("{'a': 1}", JsonSchema())
     (None, 'is not JSON: Expecting property name enclosed in double quotes at character 2')
     """
-    if len(text) > settings.longest:
-        return f"has {len(text)} characters, more than {settings.longest}"
-    if _depth(text) > settings.deepest:
-        return f"is nested deeper than {settings.deepest} levels"
     try:
-        value = json.loads(text, object_pairs_hook=once, parse_constant=_no_number)
-    except json.JSONDecodeError as error:
-        return f"is not JSON: {error.msg} at character {error.pos + 1}"
+        value = read(text, settings.longest, settings.deepest)
     except ValueError as error:
-        told = str(error)
-        return f"is not JSON: {told if told.startswith('the ') else 'a number has too many digits'}"
-    if validator is None:
-        return None
-    try:
-        fault = next(iter(validator.iter_errors(value)), None)
-    except RecursionError:
-        return "cannot be held against the schema, which refers to itself too often"
-    if fault is None:
-        return None
-    place = "/".join(map(str, fault.absolute_path))
-    message = fault.message if len(fault.message) <= SHOWN else fault.message[: SHOWN - 1] + "…"
-    return f"does not meet the schema{f' at {place[:SHOWN]}' if place else ''}: {message}"
-
-
-def _depth(text: str) -> int:
-    """How deep brackets stand within each other, without those in strings."""
-    if text.count("[") + text.count("{") < 2:
-        return 1
-    depth = deepest = 0
-    for match in PIECE.finditer(text):
-        piece = match[0]
-        if piece in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif piece in "]}":
-            depth -= 1
-    return deepest
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError(f"the value {name} is no number of JSON")
+        return str(error)
+    return None if meets is None else meets(value)
 
 
 json_schema = RowRule(
     "json_schema",
-    1,
+    2,
     JsonSchema,
     "Removes rows whose answer is not the JSON that it should be.",
     _run,

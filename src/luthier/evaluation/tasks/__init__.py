@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 class Answer:
     """What a system said. `probabilities` is in label order, `probability` belongs to `text`; None: not known.
 
-    `loss`: what the system makes of the reference answer, as (sum in nats, tokens).
+    `loss`: what the system makes of the reference answer, as (sum in nats, tokens); `rejected`: the same of the answer that the
+    row rejects.
     """
 
     text: str | None
     probability: float | None = None
     probabilities: tuple[float, ...] | None = None
     loss: tuple[float, int] | None = None
+    rejected: tuple[float, int] | None = None
 
 
 class Task(Protocol):
@@ -67,10 +69,22 @@ class Task(Protocol):
 
 
 def of(task: Mapping[str, Any], max_tokens: int = 128) -> Task:
-    """The task that a description names, as in dataset.json and report.json: {"kind", "instruction", "labels"}."""
+    """The task that a description names, as in dataset.json and report.json: {"kind", "instruction", "labels"}, and "schema" of
+    those that have one."""
     from luthier.core import plugin
 
-    return plugin.load("task", task["kind"])(task["labels"], max_tokens)
+    more = {"schema": task["schema"]} if "schema" in task else {}
+    return plugin.load("task", task["kind"])(task["labels"], max_tokens, **more)
+
+
+def applying(kind: str, found: Mapping[str, float]) -> dict[str, float | None]:
+    """Every metric of a kind of task, in the table's order; None for what is no number here."""
+    from math import isfinite
+
+    from ..spec import METRICS
+
+    names = [name for name, metric in METRICS.items() if kind in metric.kinds]
+    return {name: found[name] if isfinite(found.get(name, float("nan"))) else None for name in names}
 
 
 def answer_from(probabilities: Any, labels: Sequence[str]) -> Answer:

@@ -1,4 +1,5 @@
-"""A free answer per row, decoded greedily: exact match (whitespace aside), token F1, perplexity of the reference.
+"""A free answer per row, decoded greedily: exact match (whitespace aside), token F1, perplexity of the reference; of rows with
+tools what is called, of pairs which answer is thought likelier, of rows with Python whether it parses.
 
 A plain text has no question, so it counts for perplexity alone.
 """
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 
 from luthier.core.errors import SpecError
 
-from .. import compare, metrics, texts
+from .. import calls, compare, metrics, preferred, texts
 from ..predictions import Answers
+from ..python_text import fences, parses
 from ..questions import Asked, Question
-from ..spec import METRICS
-from . import Answer
+from . import Answer, applying
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,7 @@ class ChatTask:
     def ask(
         self, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool, with_text: bool = True
     ) -> list[Answer]:
-        from luthier.models.generate import answer, sequence_loss
-
-        told = [with_text and one.question.prompt is not None for one in sheet]
-        prompts = [one.prompt_ids for one, wanted in zip(sheet, told, strict=True) if wanted]
-        texts = iter(answer(model, template, prompts, self.max_tokens))
-        losses = sequence_loss(model, [one.encoded for one in sheet]) if with_loss else [None] * len(sheet)
-        return [
-            Answer(next(texts) if wanted else None, loss=loss)
-            for wanted, loss in zip(told, losses, strict=True)
-        ]
+        return written(model, template, sheet, self.max_tokens, with_loss, with_text)
 
     def baseline(
         self, train: Sequence[Mapping[str, Any]], questions: Sequence[Question], seed: int
@@ -58,27 +50,56 @@ class ChatTask:
         return metrics.each(metrics.token_f1, answers.references, answers.predictions)
 
     def summarise(self, answers: Answers) -> dict[str, Any]:
-        found = compare.at_sample(self.statistics(answers), len(answers))
         return {
             "rows": len(answers),
-            "metrics": {
-                name: found[name] if np.isfinite(found.get(name, np.nan)) else None
-                for name in METRICS
-                if "chat" in METRICS[name].kinds
-            },
+            "metrics": applying("chat", compare.at_sample(self.statistics(answers), len(answers))),
             "per_label": None,
             "confusion": None,
         }
 
     def statistics(self, answers: Answers) -> compare.Statistics:
-        parts = []
+        parts = [preferred.statistics(answers)]
         if any(said is not None for said in answers.predictions):
             exact = metrics.each(metrics.same_text, answers.references, answers.predictions)
-            parts = [
+            parts += [
                 compare.of_mean("exact_match", exact),
                 compare.of_mean("token_f1", self.each(answers)),
                 texts.statistics(answers.references, answers.predictions),
+                compare.of_mean("similarity", answers.numbers("similarity")),
+                compare.of_mean("code_parses", _code(answers)),
             ]
+            if (called := calls.statistics(answers.of("calls"))) is not None:
+                parts.append(called)
         if answers.loss_tokens_N.all():
             parts.append(compare.of_perplexity(answers.loss_sum_N, answers.loss_tokens_N))
         return compare.together(parts)
+
+
+def written(
+    model: Any, template: Any, sheet: Sequence[Asked], max_tokens: int, with_loss: bool, with_text: bool
+) -> list[Answer]:
+    """What the model writes, greedily; a plain text is asked nothing."""
+    from luthier.models.generate import answer, sequence_loss
+
+    told = [with_text and one.question.prompt is not None for one in sheet]
+    prompts = [one.prompt_ids for one, wanted in zip(sheet, told, strict=True) if wanted]
+    texts = iter(answer(model, template, prompts, max_tokens))
+    losses: list[Any] = [None] * len(sheet)
+    worse: dict[int, tuple[float, int]] = {}
+    if with_loss:
+        losses = sequence_loss(model, [one.encoded for one in sheet])
+        pairs = [i for i, one in enumerate(sheet) if one.rejected is not None]
+        worse = dict(zip(pairs, sequence_loss(model, [sheet[i].rejected for i in pairs]), strict=True))
+    return [
+        Answer(next(texts) if wanted else None, loss=losses[i], rejected=worse.get(i))
+        for i, wanted in enumerate(told)
+    ]
+
+
+def _code(answers: Answers) -> NDArray[np.float64]:
+    """Of the rows whose reference holds Python: whether the answer holds some, and it parses [N]."""
+    told = zip(answers.references, answers.predictions, strict=True)
+    return np.array(
+        [np.nan if said is None or not fences(truth) else float(parses(said)) for truth, said in told],
+        np.float64,
+    )
