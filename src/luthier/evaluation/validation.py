@@ -47,7 +47,12 @@ def validate(
     folders = {role: at.folder(inputs[role]) for role in ("model", "base", "dataset")}
     task = json.loads((folders["dataset"] / "dataset.json").read_text(encoding="utf-8"))["task"]
     wish = EvaluateSpec(
-        against=[], metrics=[spec.metric], max_tokens=spec.max_tokens, dtype=spec.dtype, device=spec.device
+        against=[],
+        metrics=[spec.metric],
+        max_tokens=spec.max_tokens,
+        timed_rows=0,
+        dtype=spec.dtype,
+        device=spec.device,
     )
     table = answers(wish, task, folders, scratch, at)
     mine = predictions.by_system(table)["tuned"]
@@ -90,7 +95,7 @@ def lead(kind: str, metric: str | None) -> str:
     >>> lead("chat", None), lead("classify", "accuracy")
     ('perplexity', 'accuracy')
     """
-    known = [name for name, one in METRICS.items() if kind in one.kinds]
+    known = [name for name, one in METRICS.items() if kind in one.kinds and not one.judged]
     if metric is None:
         return {"classify": "macro_f1", "regress": "mae", "chat": "perplexity"}[kind]
     if metric not in known:

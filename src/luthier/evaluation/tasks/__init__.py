@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 class Answer:
     """What a system said. `probabilities` is in label order, `probability` belongs to `text`; None: not known.
 
-    `loss`: what the system makes of the reference answer, as (sum in nats, tokens).
+    `loss`: what the system makes of the reference answer, as (sum in nats, tokens). `seconds`: how long it took, alone;
+    `tokens_in`, `tokens_out`: what was read and written.
     """
 
     text: str | None
     probability: float | None = None
     probabilities: tuple[float, ...] | None = None
     loss: tuple[float, int] | None = None
+    seconds: float | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
 
 
 class Task(Protocol):
