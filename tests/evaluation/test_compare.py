@@ -53,6 +53,21 @@ def test_on_the_sample_itself_the_statistics_are_scikit_learns(drawn):
     assert compare.at_sample(_pair(k, rows)[0], len(rows)) == pytest.approx(expected, abs=1e-12)
 
 
+@given(labels_and_rows)
+def test_with_answers_that_are_no_label_too(drawn):
+    """The last label is taken out of the list: whoever said it said nothing that counts."""
+    k, rows = drawn
+    rows = rows[rows[:, 0] < k - 1]
+    if k < 2 or not len(rows):
+        return
+    names = [str(i) for i in range(k)]
+    truth, said = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64)
+    told = classification([names[i] for i in truth], [names[i] for i in said], names[:-1])
+    assert told["off_list"] == int((said == k - 1).sum())
+    found = compare.at_sample(compare.of_labels(truth, said, k - 1), len(rows))
+    assert found == pytest.approx(told["metrics"], abs=1e-12)
+
+
 def test_every_resample_equals_the_plain_twin():
     generator = np.random.default_rng(7)
     truth, said = generator.integers(0, 4, (2, 60))

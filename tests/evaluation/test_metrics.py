@@ -42,9 +42,19 @@ def test_a_label_that_is_never_said_counts_zero():
     assert found["metrics"]["macro_f1"] == pytest.approx(1 / 3)
 
 
-def test_a_prediction_outside_the_labels_is_refused():
+def test_an_answer_that_is_no_label_is_wrong_and_counted_and_a_reference_that_is_none_is_refused():
+    # a: precision 1/1, recall 1/2, F1 2/3; b: precision 1/1, recall 1/2, F1 2/3
+    found = metrics.classification(list("aabb"), ["a", "it is a", "b", None], ["a", "b"])
+    assert found["off_list"] == 2 and found["confusion"] == [[1, 0], [0, 1]]
+    assert found["metrics"]["accuracy"] == 0.5 and found["metrics"]["macro_f1"] == pytest.approx(2 / 3)
+    assert found["per_label"]["a"] == {
+        "precision": 1.0,
+        "recall": 0.5,
+        "f1": pytest.approx(2 / 3),
+        "support": 2,
+    }
     with pytest.raises(DataError, match="'c' is not one of the 2 labels"):
-        metrics.classification(["a"], ["c"], ["a", "b"])
+        metrics.classification(["c"], ["a"], ["a", "b"])
 
 
 @pytest.mark.parametrize(

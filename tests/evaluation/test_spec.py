@@ -76,11 +76,30 @@ def test_a_rule_is_read_as_written():
         ("gate: {macro_f1: {at_least: 0.5, by: 0.1}}", "belong to better_than"),
         ("gate: {macro_f1: {at_least: 0.5, confidence: 0.9}}", "belong to better_than"),
         ("gate: {macro_f1: {at_least: 0.5, at_most: 0.4}}", "no value is at least 0.5 and at most 0.4"),
-        ("gate: {macro_f1: {better_than: bsae}}", "'base', 'base_3shot' or 'tfidf'"),
         ("gate: {macro_f1: {better_than: base, by: -1}}", "greater than or equal to 0"),
         ("metrics: [f1]", "there is no metric 'f1'; did you mean 'macro_f1'|known: "),
         ("metrics: [accuracy, accuracy]", "stands twice"),
         ("against: [base, base]", "stands twice"),
+        ("against: [bsae]", r"recipe.yaml:1: .*there is no system 'bsae'; did you mean 'base'"),
+        ("against: [{relaese: router@1, name: old}]", "a system is base, base_3shot, tfidf, production"),
+        ("against: [{release: router@1, nmae: old}]", "did you mean 'name'"),
+        (
+            "against: [{release: router@1, name: tuned}]",
+            "'tuned' is the name of a system that is always called so",
+        ),
+        ("against: [{release: router@1, name: base}]", "always called so"),
+        ("against: [{release: router@1, name: 'A B'}]", "cannot be a name"),
+        ("against: [{release: a@1, name: x}, {base: b, name: x}]", "stands twice"),
+        ("against: [router@1, router@1]", "stands twice"),
+        ("against: [{endpoint: 'http://other/v1', model: m, name: gpt}]", "write allow_host: other"),
+        (
+            "against: [{endpoint: 'http://localhost/v1', model: m, name: gpt, key: secret}]",
+            "a key is not written",
+        ),
+        (
+            "against: [{endpoint: 'http://localhost/v1', model: m, name: gpt, budget: {money: 1 USD}}]",
+            "a budget of money needs a price",
+        ),
         ("confidence: 95", "less than 1"),
         ("resamples: 10", "greater than or equal to 200"),
     ],
@@ -88,6 +107,37 @@ def test_a_rule_is_read_as_written():
 def test_what_cannot_be_is_refused(text, told):
     with pytest.raises(SpecError, match=told):
         _read(text)
+
+
+ALL = """against:
+  - router@3
+  - tfidf
+  - production
+  - {release: 0123456789ab, name: candidate}
+  - {base: smollm2-360m-instruct, name: bigger}
+  - {endpoint: "http://localhost:8000/v1", model: gpt-x, name: gpt, key: "${LLM_KEY}", budget: {requests: 10, time: 1 min}}
+"""
+
+
+def test_systems_are_told_ours_first_then_by_name():
+    spec = _read(ALL)
+    names = ("tuned", "tfidf", "production", "bigger", "candidate", "gpt", "router@3")
+    assert spec.systems("classify") == names
+    kinds = ("tuned", "tfidf", "model", "model", "model", "endpoint", "model")
+    assert tuple(map(spec.kind_of, names)) == kinds
+    assert set(spec.named) == set(names[2:])
+
+
+def test_what_asking_may_cost_is_no_part_of_what_is_measured_but_its_price_is():
+    spec = _read(ALL)
+    assert EvaluateSpec.model_validate(spec.measuring().plain()).systems("classify") == spec.systems(
+        "classify"
+    )
+    more = _read(ALL.replace("requests: 10", "requests: 20").replace("key:", "tries: 2, key:"))
+    assert more.measuring().plain() == spec.measuring().plain()
+    dearer = _read(ALL.replace("key:", "price: {input: 1 USD, output: 1 USD}, key:"))
+    assert dearer.measuring().plain() != spec.measuring().plain()
+    assert "${LLM_KEY}" in str(spec.measuring().plain())
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_named_and_left_out_of_the_pairs(world, tmp_path, m
     bench = prompted.Bench(
         SPEC, _task(world), _part(world), _questions(world), {}, world.folders, tmp_path, world.at
     )
-    sheets, _ = prompted._sheets(bench, template, ["base_3shot"])
+    sheets, _ = prompted._sheets(bench, {"base_3shot": template}, ["base_3shot"])
     lengths = sorted(len(one.prompt_ids) for one in sheets["base_3shot"])
     limit = lengths[-1] + bench.part.room(template) - 1  # the longest does not fit by one token
     facts = weights.describe(world.folders["base"])

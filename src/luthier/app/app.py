@@ -169,15 +169,16 @@ class App:
         )  # fmt: skip
 
     def _hourly(self, wish: Wish) -> Money | None:
-        """Looked up only where training may cost no more than so much."""
-        budget, limit, search = wish.recipe.budget, wish.recipe.train.stop_at, wish.recipe.search
-        searches = search is not None and search.money is not None
-        if limit.money is None and not searches:
-            return None
+        """What an hour of the machines costs; it must be known where training or a search may cost no more than so much."""
         from luthier.cost.prices import load_prices
         from luthier.training.stopping import refuse_unpriced
 
-        price = load_prices(self.home / "prices.yaml", machine=budget.machine)[0].look_up(budget.machine)
+        budget, limit, search = wish.recipe.budget, wish.recipe.train.stop_at, wish.recipe.search
+        needed = limit.money is not None or (search is not None and search.money is not None)
+        prices, _ = load_prices(self.home / "prices.yaml", machine=budget.machine)
+        price = prices.look_up(budget.machine) if needed else prices.find(budget.machine)
+        if price is None:
+            return None
         hourly = Money(price.value * budget.machines, price.currency)
         refuse_unpriced(limit.money, hourly)
         refuse_unpriced(search.money if search else None, hourly, "search")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from luthier.core.errors import DataError, SpecError
 
+from .asking import check_private
 from .recipe import Recipe
 
 
@@ -40,6 +41,8 @@ def check(recipe: Recipe) -> None:
                 remedy="Give it a share of the rows (0.1, say).",
             )
     own_head = not train.method.load().through_vocabulary
+    evaluate.judged(task)
+    check_private(recipe)
     policy.check(evaluate.gate, task, evaluate, own_head)
     recipe.postprocess.constrained(task, own_head)
     refuse_heads(recipe.postprocess.forms(train.adapter.kind), own_head)

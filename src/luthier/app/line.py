@@ -9,6 +9,7 @@ from it, and a second run of the same recipe finds everything and does nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.core.artifact import Artifact, key_of, short
+from luthier.core.errors import DataError
 from luthier.core.spec import Spec
 from luthier.core.stage import Output, Stage
 from luthier.cost.meter import Meter
 from luthier.store.files import DISK_ERRORS, explain, write_atomic
 
-from . import openlineage
+from . import openlineage, systems
 from .context import RunContext
 from .recipe import Recipe, Wish
 
@@ -171,6 +173,17 @@ def _source(at: RunContext, written: Mapping[str, Any], mark: str) -> Artifact:
     return _recorded(at, {**written, "fingerprint": mark}, {"fingerprint": short(mark)})
 
 
+def recorded_file(at: RunContext, written: str) -> Artifact:
+    """A file that a section of the recipe names, known by its bytes. Raises DataError where it cannot be read."""
+    try:
+        mark = hashlib.sha256((at.root / written).read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"{written} cannot be read: {error.strerror}.", remedy="Name a file beside the recipe."
+        ) from None
+    return _source(at, {"file": written}, mark)
+
+
 def _recorded(at: RunContext, spec: Mapping[str, Any], summary: Mapping[str, Any]) -> Artifact:
     key = key_of("source", spec, 1, {})
     return at.store.catalog.record(Artifact("source", key, spec, 1, {}, (), summary, time.time()))
@@ -181,8 +194,8 @@ def materials(wish: Wish, at: RunContext, make: Strategy, *, asks: bool = True) 
     rule would have rows written by a model, it is asked only if `asks`; otherwise WouldAsk is raised."""
     recipe = wish.recipe
     dataset = prepared(wish, at, make, asks=asks)
-    others = {role: _base(name, at, make) for role, name in recipe.train.other_models.items()}
-    return Results(dataset, _base(recipe.base, at, make), others=others)
+    others = {role: imported(name, at, make) for role, name in recipe.train.other_models.items()}
+    return Results(dataset, imported(recipe.base, at, make), others=others)
 
 
 def prepared(wish: Wish, at: RunContext, make: Strategy, *, asks: bool = True) -> Artifact | None:
@@ -201,7 +214,7 @@ def prepared(wish: Wish, at: RunContext, make: Strategy, *, asks: bool = True) -
         task=recipe.task.settled(at.root), data=recipe.data, watched=watched(at.store), asks=asks
     )
     parents = sources(wish, at)
-    asked = {role: _base(name, at, make) for name, role in model_roles(recipe.data.rules).items()}
+    asked = {role: imported(name, at, make) for name, role in model_roles(recipe.data.rules).items()}
     try:
         dataset = make("dataset", PREPARE, spec, {**parents, **asked})
     except StillThere as found:
@@ -221,12 +234,13 @@ def prepared(wish: Wish, at: RunContext, make: Strategy, *, asks: bool = True) -
 
 def import_base(base: str, at: RunContext) -> Artifact:
     """A base model by its name, outside of any recipe: imported when it is not there yet."""
-    made = _base(base, at, Make(at))
+    made = imported(base, at, Make(at))
     assert made is not None
     return made
 
 
-def _base(base: str, at: RunContext, make: Strategy) -> Artifact | None:
+def imported(base: str, at: RunContext, make: Strategy) -> Artifact | None:
+    """A base model by its name."""
     from luthier.models.intake import STAGE as IMPORT
     from luthier.models.intake import fingerprint, spec_of
 
@@ -281,19 +295,15 @@ def walk(
     recipe = wish.recipe
     so_far = trained(wish, make, materials(wish, at, make))
     dataset, base, model = so_far.dataset, so_far.base, so_far.model
-    measuring = recipe.evaluate.measuring(recipe.train.dtype)
+    measuring = systems.measuring(recipe, at)
     calibration: dict[str, Artifact | None] = {}
     if recipe.postprocess.calibrating(recipe.task.kind):
         wished = calibrating(recipe, measuring)
         made = make("calibration", CALIBRATE, wished, {"model": model, "base": base, "dataset": dataset})
         calibration = {"calibration": made}
-    tested = {
-        "model": model,
-        "base": base,
-        "dataset": dataset,
-        **calibration,
-        **_embedder(at, measuring, recipe),
-    }
+    others = {**systems.parents(measuring, recipe, at, make, model), **systems.judging(measuring, at, make)}
+    others |= _embedder(at, measuring, recipe)
+    tested = {"model": model, "base": base, "dataset": dataset, **calibration, **others}
     report = make("report", EVALUATE, measuring, tested)
     so_far = replace(so_far, report=report, calibration=calibration.get("calibration"))
     if permit and report is not None:

@@ -7,21 +7,24 @@ figures hold and what they leave out: docs/plan.md, and `notes` where it is not 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from luthier.core.artifact import short
+from luthier.core.artifact import Artifact, short
 from luthier.core.errors import SpecError
 from luthier.core.event import Event
 from luthier.core.units import show_bytes, show_count, show_seconds
 from luthier.data.rules.rule import WouldAsk
 
+from .asking import asks, check_keys, check_people, over_budget
 from .context import RunContext
 from .line import STEPS, Look, Make, Results, materials, walk
 from .recipe import Wish
+from .systems import check as check_systems
+from .systems import measuring
 from .workbench import Workbench, workbench
 
 if TYPE_CHECKING:
@@ -48,6 +51,9 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     asking: dict[str, Any] | None = None  # what rules would have models write, at most
     package: dict[str, int] = field(default_factory=dict)  # form -> bytes of its weights
+    asks: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # what the evaluation would ask of servers and a judge, at most
 
     def forecast_facts(self) -> dict[str, Any]:
         """The figures that a run is measured against."""
@@ -63,7 +69,7 @@ class Plan:
 
     def plain(self) -> dict[str, Any]:
         return {"name": self.name, "steps": self.steps, "rules": self.rules, "forecast": self.forecast_facts(), "suggestion": asdict(self.suggestion) if self.suggestion else None,
-                "over_budget": self.over_budget, "notes": self.notes, "asking": self.asking, "package": self.package}  # fmt: skip
+                "over_budget": self.over_budget, "notes": self.notes, "asking": self.asking, "asks": self.asks, "package": self.package}  # fmt: skip
 
     def sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """Titles with (what, how much) pairs, for people."""
@@ -111,16 +117,35 @@ class Plan:
 def make_plan(wish: Wish, at: RunContext, *, probe: bool) -> Plan:
     """The plan of a whole recipe. Raises what preparing the rows and importing the base raise."""
     there = walk(wish, at, Look(at))
+    known = before_asking(wish, at, there.model)
     if there.model is not None:
-        return Plan(wish.recipe.name, _steps(wish, there), written_rules(wish))
+        asked = [] if there.report or there.dataset is None else asks(wish, at, there.dataset)
+        return Plan(
+            wish.recipe.name,
+            _steps(wish, there),
+            written_rules(wish),
+            over_budget=over_budget(asked, wish.recipe.budget.money, None),
+            notes=[*known, *(one.sentence for one in asked)] if there.report is None else [],
+            asks=[one.plain() for one in asked],
+        )
     try:
         so_far = materials(wish, at, Make(at), asks=False)
     except WouldAsk as told:
         later = "training can be forecast once the rows are there: `luthier data prepare` asks for them, or leave the rule out for a first look"
-        notes = [*told.sentences, later]
+        notes = [*known, *told.sentences, later]
         steps = _steps(wish, there)
         return Plan(wish.recipe.name, steps, written_rules(wish), asking=told.figures, notes=notes)
-    return plan_training(wish, at, so_far, probe=probe)
+    plan = plan_training(wish, at, so_far, probe=probe)
+    return replace(plan, notes=[*plan.notes, *known])
+
+
+def before_asking(wish: Wish, at: RunContext, model: Artifact | None) -> list[str]:
+    """What of the systems and the judge is wrong or worth knowing before anything is spent. Raises SpecError, NotFound."""
+    check_keys(wish.recipe, at)
+    check_people(wish.recipe, at)
+    told = check_systems(wish.recipe, at, model)
+    measuring(wish.recipe, at)
+    return told
 
 
 def written_rules(wish: Wish) -> dict[str, list[str]]:
@@ -168,7 +193,9 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
             f"training needs {show_bytes(made.peak_total_bytes)} and this machine has {show_bytes(limit)}"
             + (f"; the cheapest change that fits: {remedy}" if remedy else "")
         )
-    notes = [*warnings, *_notes(wish, made)]
+    asked = asks(wish, at, so_far.dataset) if so_far.dataset else []
+    over += over_budget(asked, recipe.budget.money, cost.money)
+    notes = [*warnings, *_notes(wish, made), *(one.sentence for one in asked)]
     return Plan(
         recipe.name,
         _steps(wish, walk(wish, at, Look(at))),
@@ -180,6 +207,7 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
         over,
         notes,
         package=_sizes(forms, at, so_far, made),
+        asks=[one.plain() for one in asked],
     )
 
 
@@ -323,7 +351,11 @@ def _evaluation_seconds(wish: Wish, at: RunContext, so_far: Results, made: Forec
     a_row = float(made.lengths.train[:, 0].mean())
     if labels := about["task"]["labels"]:
         a_row += _tree_tokens(at.folder(so_far.base), labels)
-    systems = sum(1 for s in wish.recipe.evaluate.systems(wish.recipe.task.kind) if s != "tfidf")
+    wish_ = wish.recipe.evaluate
+    systems = sum(
+        1 for s in wish_.systems(wish.recipe.task.kind) if wish_.kind_of(s) not in ("tfidf", "endpoint")
+    )
+    rows += min(rows, wish_.timed_rows)
     return rows * a_row * systems * made.probe.seconds_per_read_token
 
 

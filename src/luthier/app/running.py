@@ -20,10 +20,11 @@ from luthier.cost.prices import load_prices
 from luthier.governance.policy import Verdict, judge, permit
 from luthier.store.files import write_atomic
 
+from .asking import asks, refuse
 from .checking import check_devices
 from .context import RunContext
 from .line import STEPS, Look, Make, Results, materials, walk
-from .planning import plan_training, refuse_over_budget
+from .planning import before_asking, plan_training, refuse_over_budget
 from .recipe import Wish
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Run:
         shown = {
             "classify": {"macro_f1", "accuracy"},
             "regress": {"mae", "r2"},
-            "chat": {"token_f1", "exact_match", "perplexity"},
+            "chat": {"token_f1", "exact_match", "perplexity", "judge_score", "win_rate"},
             "extract": {"field_f1", "exact_object", "schema_valid"},
         }[self.report["task"]["kind"]]
         for name, system in self.report["systems"].items():
@@ -97,6 +98,7 @@ def run_line(wish: Wish, at: RunContext, *, fresh: bool = False) -> Run:
     if not fresh and (known := _up_to_date(wish, at, there, began)):
         return known
     check_devices(wish.recipe)
+    before_asking(wish, at, there.model)
     at.emit(
         "run.started",
         name=wish.recipe.name,
@@ -113,6 +115,8 @@ def run_line(wish: Wish, at: RunContext, *, fresh: bool = False) -> Run:
             plan = plan_training(wish, at, so_far, probe=True)
             refuse_over_budget(plan)
             at.emit("forecast", **plan.forecast_facts())
+        elif there.report is None and so_far.dataset is not None:
+            refuse(asks(wish, at, so_far.dataset), wish.recipe.budget.money)
         # The two materials were just made: the walk must return them, not make them anew once more.
         make.fresh -= {"dataset", "base"}
 

@@ -2,7 +2,8 @@
 
     host       loopback, or the one that the recipe allows by name: rows never leave by a slip of the pen
     redirects  are not followed, since rows and key would follow to a host that nobody has allowed
-    key        a reference, ${NAME}; its value is in no record, log or error
+    key        a reference, ${NAME}; its value is in no record, log or error, even where the server repeats it
+    private    what is sent to another machine has had private data taken out, or a person has said that it need not
     answers    bounded in bytes and in seconds, however slowly a server drips
 
 Not here: how often to try again and what that may cost (evaluation/asking), and what an answer means.
@@ -22,7 +23,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, SpecError
 from luthier.core.spec import Spec, references
 from luthier.core.units import Seconds
 
@@ -143,9 +144,11 @@ class Door:
     def _read(self, answer: http.client.HTTPResponse, body: bytes) -> dict[str, Any]:
         status, url = answer.status, self.spec.url
         if status in (400, 413, 422):
-            raise Declined(f"{status}: {_message(body)}")
+            raise Declined(f"{status}: {self._message(body)}")
         if status in (408, 409, 425, 429) or status >= 500:
-            raise Transient(f"answers {status} ({_message(body)})", _wait(answer.headers.get("Retry-After")))
+            raise Transient(
+                f"answers {status} ({self._message(body)})", _wait(answer.headers.get("Retry-After"))
+            )
         if 300 <= status < 400:
             raise DataError(
                 f"{url} sends requests on to another place, where nothing is sent.",
@@ -153,7 +156,7 @@ class Door:
             )
         if status != 200:
             raise DataError(
-                f"{url} answers {status} ({_message(body)}).",
+                f"{url} answers {status} ({self._message(body)}).",
                 remedy="Check the URL, the model's name and the key.",
             )
         try:
@@ -164,14 +167,33 @@ class Door:
             raise Transient("answers with JSON of another form")
         return told
 
+    def _message(self, body: bytes) -> str:
+        """What the server says of itself, without the key should it repeat that."""
+        text = _told(body)
+        if self.spec.key and (value := self.secret(self.spec.key)):
+            text = text.replace(value, self.spec.key)
+        return _short(text)
 
-def _message(body: bytes) -> str:
-    """What the server says of itself, on one short line."""
+
+def need_redacted(host: str, *, redacted: bool, allowed: bool, where: str) -> None:
+    """Raise SpecError where rows would leave for another machine with private data in them. `redacted`: a rule of the recipe
+    takes private data out of every row; `allowed`: a person has written that rows may leave as they are."""
+    if not redacted and not allowed:
+        raise SpecError(
+            f"{where}: rows would be sent to {host}, and no rule takes private data out of them.",
+            remedy="Add `redact` to data.rules.quality, or write unredacted: true there if rows may leave as they are.",
+        )
+
+
+def _told(body: bytes) -> str:
     try:
         error = json.loads(body)["error"]
-        text = str(error["message"] if isinstance(error, dict) else error)
+        return str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError, RecursionError):
-        text = body[:200].decode(errors="replace")
+        return body[:2_000].decode(errors="replace")
+
+
+def _short(text: str) -> str:
     line = "".join(c if c.isprintable() else " " for c in text)
     return " ".join(line.split())[:200] or "no message"
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from luthier.core.errors import DataError, missing_part
@@ -19,6 +21,7 @@ from .questions import Message, Question, asked_text
 from .tasks import Answer, answer_from
 
 SHOTS = 3
+TIMED = 20  # word counts take milliseconds
 
 
 def tfidf(
@@ -42,12 +45,14 @@ def tfidf(
     # C=10: TF-IDF rows have length one, and the usual C=1 shrinks their weights too far to be a fair opponent.
     model = make_pipeline(_word_counts(), LogisticRegression(C=10.0, max_iter=1000, random_state=seed))
     _fit(model, train, truth)
-    found = model.predict_proba([asked_text(question.prompt or ()) for question in questions])
+    asked = [asked_text(question.prompt or ()) for question in questions]
+    found = model.predict_proba(asked)
     place = {label: i for i, label in enumerate(model.classes_)}
-    return [
+    answers = [
         answer_from([float(row[place[label]]) if label in place else 0.0 for label in labels], labels)
         for row in found
     ]
+    return _timed(answers, model.predict_proba, asked)
 
 
 def tfidf_number(train: Sequence[Mapping[str, Any]], questions: Sequence[Question]) -> list[Answer]:
@@ -59,8 +64,21 @@ def tfidf_number(train: Sequence[Mapping[str, Any]], questions: Sequence[Questio
         raise missing_part("scikit-learn", "train", "The baseline tfidf") from None
     model = make_pipeline(_word_counts(), Ridge(alpha=1.0))
     _fit(model, train, [number_in(record["messages"][-1]["content"]) for record in train])
-    found = model.predict([asked_text(question.prompt or ()) for question in questions])
-    return [Answer(plain_number(float(value))) for value in found]
+    asked = [asked_text(question.prompt or ()) for question in questions]
+    answers = [Answer(plain_number(float(value))) for value in model.predict(asked)]
+    return _timed(answers, model.predict, asked)
+
+
+def _timed(answers: list[Answer], ask: Callable[[list[str]], Any], asked: Sequence[str]) -> list[Answer]:
+    """With the seconds that each of the first takes alone."""
+    seconds = []
+    for text in asked[:TIMED]:
+        start_s = time.perf_counter()
+        ask([text])
+        seconds.append(time.perf_counter() - start_s)
+    return [replace(one, seconds=s) for one, s in zip(answers, seconds, strict=False)] + answers[
+        len(seconds) :
+    ]
 
 
 def _word_counts() -> Any:

@@ -79,7 +79,9 @@ def calibrate(
         found["why"] = f"{len(rows)} validation rows are too few to learn from; {FEWEST} are needed"
         at.emit("note", about="calibration", message=found["why"])
     else:
-        wish = EvaluateSpec(against=[], metrics=["accuracy"], dtype=spec.dtype, device=spec.device)
+        wish = EvaluateSpec(
+            against=[], metrics=["accuracy"], timed_rows=0, dtype=spec.dtype, device=spec.device
+        )
         table = validation.answers(wish, task, folders, scratch, at)
         answers = predictions.by_system(table)["tuned"]
         assert answers.probability_NK is not None

@@ -4,6 +4,9 @@ One line per (id, model), sorted by system, then id. `probabilities` is in label
 `loss_tokens` are over the tokens of the reference answer. A plain text has no question: its `prediction` is null
 and its reference is the text itself. A row that a system could not be asked has no line.
 
+`seconds` is how long that one answer took, for the rows of which it was measured; `tokens_in` and `tokens_out` are what was read
+and written for it. Files of before have none of these.
+
 What only some rows have (MORE): `calls`, where tools were offered: these, the calls of the reference, those that were read in the
 answer (all as JSON), and whether one was `tried`; `similarity` to the reference; of pairs the loss of the rejected answer, and
 `gain`: how much further apart the tuned model puts chosen and rejected than the base (nats).
@@ -21,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from .spec import SYSTEMS
+from .systems import ordered
 
 if TYPE_CHECKING:
     from .questions import Question
@@ -38,6 +41,9 @@ SCHEMA = pa.schema(
         ("probabilities", pa.list_(pa.float64())),
         ("loss_sum", pa.float64()),
         ("loss_tokens", pa.int64()),
+        ("seconds", pa.float64()),
+        ("tokens_in", pa.int64()),
+        ("tokens_out", pa.int64()),
         ("slices", pa.list_(pa.struct([("by", pa.string()), ("value", pa.string())]))),
         (
             "calls",
@@ -116,18 +122,17 @@ class Answers:
 
 def table(lines: Iterable[dict[str, Any]]) -> pa.Table:
     """Lines in any order as the table: sorted, typed."""
-    order = {name: i for i, name in enumerate(SYSTEMS)}
+    lines = list(lines)
+    order = {name: i for i, name in enumerate(ordered({line["model"] for line in lines}))}
     return pa.Table.from_pylist(sorted(lines, key=lambda line: (order[line["model"]], line["id"])), SCHEMA)
 
 
 def by_system(predictions: pa.Table) -> dict[str, Answers]:
-    """System -> its answers, in the order of SYSTEMS; the table's own order does not matter."""
-    lines = predictions.to_pylist()
-    found = {}
-    for system in SYSTEMS:
-        if mine := sorted((line for line in lines if line["model"] == system), key=lambda line: line["id"]):
-            found[system] = _answers(mine)
-    return found
+    """System -> its answers, in the order of systems.ordered; the table's own order does not matter."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in sorted(predictions.to_pylist(), key=lambda line: line["id"]):
+        found.setdefault(line["model"], []).append(line)
+    return {system: _answers(found[system]) for system in ordered(found)}
 
 
 def _answers(lines: Sequence[dict[str, Any]]) -> Answers:
@@ -163,6 +168,9 @@ def line(
         "probabilities": answer.probabilities,
         "loss_sum": answer.loss[0] if answer.loss else None,
         "loss_tokens": answer.loss[1] if answer.loss else None,
+        "seconds": answer.seconds,
+        "tokens_in": answer.tokens_in,
+        "tokens_out": answer.tokens_out,
         "slices": [{"by": by, "value": value} for by, value in parts],
         "calls": _calls(question, answer),
         "rejected_sum": answer.rejected[0] if answer.rejected else None,

@@ -1,7 +1,8 @@
 """The systems that are language models: each is asked the same questions in its own way.
 
 With an adapter beside it the base is the tuned model with that switched off, which runs the very same operations as the
-base alone, so one set of weights is loaded; with full fine-tuning the two are loaded one after the other. What a
+base alone, so one set of weights is loaded; with full fine-tuning the two are loaded one after the other. So it is with other
+models (others.py): adapters on the same base are put on in turn, and all else is loaded after what was before it. What a
 system has answered is kept in `scratch`, so an interrupted evaluation goes on with the next system.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from luthier.models.place import Place, place
 from luthier.models.spec import KEPT_BESIDE
 from luthier.store.files import write_atomic
 
+from . import timing
 from .baselines import three_examples
 from .calibration import tempered
+from .others import Other, same_base, swapped, unfit
 from .predictions import line
 from .questions import Asked, Question, Skipped, asked, records
 from .spec import METRICS, EvaluateSpec
@@ -38,7 +41,8 @@ LOSSES = frozenset({"perplexity", "preferred", "reward_accuracy"})
 @dataclass(frozen=True)
 class Bench:
     """What every system of one evaluation shares. `slices`: the parts that each row belongs to, by id. `folders`: model,
-    base, dataset. `temperature`: of the tuned model's probabilities."""
+    base, dataset, and `digests` of the same. `temperature`: of the tuned model's probabilities. `others`: further models, by the
+    name of the system."""
 
     spec: EvaluateSpec
     task: Mapping[str, Any]
@@ -49,12 +53,16 @@ class Bench:
     scratch: Path
     at: Context
     temperature: float = 1.0
+    others: Mapping[str, Other] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def told(self, system: str, answer: Answer) -> Answer:
-        """As it will be served: the tuned model's probabilities calibrated."""
-        if system != "tuned" or answer.probabilities is None or self.temperature == 1.0:
+        """As it will be served: the tuned model's probabilities calibrated, and those of another release as it is served."""
+        heat = self.others[system].temperature if system in self.others else 1.0
+        heat = self.temperature if system == "tuned" else heat
+        if answer.probabilities is None or heat == 1.0:
             return answer
-        warm = tempered(np.array([answer.probabilities]), self.temperature)[0].tolist()
+        warm = tempered(np.array([answer.probabilities]), heat)[0].tolist()
         return replace(answer, probability=max(warm), probabilities=tuple(warm))
 
     def cost(self, one: Asked) -> int:
@@ -69,16 +77,24 @@ def answer_all(bench: Bench, adapter: str) -> tuple[list[dict[str, Any]], dict[s
     from luthier.models.template import Template
     from luthier.models.weights import describe, load_tokenizer
 
-    systems = [system for system in bench.spec.systems(bench.task["kind"]) if system in PROMPTED]
-    template = Template(load_tokenizer(bench.folders["base"]), describe(bench.folders["base"]).context)
-    sheets, skipped = _sheets(bench, template, systems)
+    systems = [
+        system
+        for system in bench.spec.systems(bench.task["kind"])
+        if system in PROMPTED or (system in bench.others and not unfit(bench.others[system], bench.task))
+    ]
+    base = Template(load_tokenizer(bench.folders["base"]), describe(bench.folders["base"]).context)
+    templates = dict.fromkeys(systems, base)
+    for system in systems:
+        if system in bench.others and (folder := bench.others[system].speaks) != bench.folders["base"]:
+            templates[system] = Template(load_tokenizer(folder), describe(folder).context)
+    sheets, skipped = _sheets(bench, templates, systems)
     kept = {system: _kept(bench, system) for system in systems}
     missing = [system for system in systems if kept[system] is None]
     progress = _Progress(bench.at, sum(bench.cost(ask) for system in missing for ask in sheets[system]))
     where = place(bench.spec.device, bench.spec.dtype, "evaluate")
     for system, model in _weights(bench, missing, adapter, where):
         start_s = time.monotonic()
-        kept[system] = _answers(bench, system, model, template, sheets[system], progress)
+        kept[system] = _answers(bench, system, model, templates[system], sheets[system], progress)
         write_atomic(_path(bench, system), json.dumps(kept[system]).encode())
         seconds = time.monotonic() - start_s
         bench.at.emit(
@@ -93,12 +109,13 @@ def answer_all(bench: Bench, adapter: str) -> tuple[list[dict[str, Any]], dict[s
 
 
 def _sheets(
-    bench: Bench, template: Any, systems: Sequence[str]
+    bench: Bench, templates: Mapping[str, Any], systems: Sequence[str]
 ) -> tuple[dict[str, list[Asked]], dict[str, list[Skipped]]]:
     """System -> what it is asked, and system -> what does not fit."""
-    room = bench.part.room(template)
     sheets, skipped = {}, {}
     for system in systems:
+        template = templates[system]
+        room = bench.part.room(template)
         examples = (
             three_examples(records(bench.folders["dataset"] / "train.parquet"), bench.spec.seed)
             if system == "base_3shot"
@@ -124,8 +141,11 @@ def _weights(bench: Bench, systems: Sequence[str], adapter: str, where: Place) -
     from luthier.models.head import without
     from luthier.models.weights import load
 
-    plain = [system for system in systems if system != "tuned"]
-    if adapter in KEPT_BESIDE and systems:
+    others = [system for system in systems if system in bench.others]
+    here = same_base(bench.others, others, bench.digests["base"]) if others else []
+    plain = [system for system in systems if system in PROMPTED and system != "tuned"]
+    model = None
+    if adapter in KEPT_BESIDE and (plain or here or "tuned" in systems):
         model = load(
             bench.folders["model"], base_folder=bench.folders["base"], dtype=where.dtype, device=where.device
         )
@@ -134,12 +154,22 @@ def _weights(bench: Bench, systems: Sequence[str], adapter: str, where: Place) -
         with model.disable_adapter(), without(model):
             for system in plain:
                 yield system, model
+        for system in here:
+            model = swapped(model, bench.others[system].folder)
+            yield system, model
     elif systems:
+        here = []
         if "tuned" in systems:
             yield "tuned", load(bench.folders["model"], dtype=where.dtype, device=where.device)
         model = load(bench.folders["base"], dtype=where.dtype, device=where.device) if plain else None
         for system in plain:
             yield system, model
+    for system in (system for system in others if system not in here):
+        model = None  # what was before is let go first
+        one = bench.others[system]
+        base = one.base if one.adapter else None
+        model = load(one.folder, base_folder=base, dtype=where.dtype, device=where.device)
+        yield system, model
 
 
 def _answers(
@@ -152,17 +182,21 @@ def _answers(
 ) -> list[dict[str, Any]]:
     """Ask in pieces, so that progress is seen and a stop is heeded."""
     measured = bench.spec.measured(bench.task["kind"])
-    with_loss = not LOSSES.isdisjoint(measured) and system in METRICS["perplexity"].systems
+    with_loss = not LOSSES.isdisjoint(measured) and bench.spec.kind_of(system) in METRICS["perplexity"].systems
+    count = timing.counter(model, template)
     lines = []
     for start in range(0, len(sheet), ROWS_AT_ONCE):
         bench.at.check()
         piece = sheet[start : start + ROWS_AT_ONCE]
         answers = bench.part.ask(model, template, piece, with_loss, with_text=not LOSSES.issuperset(measured))
         for one, answer in zip(piece, answers, strict=True):
+            written = None if answer.text is None else count(answer.text)
+            answer = replace(answer, tokens_in=len(one.prompt_ids), tokens_out=written)
             told, parts = bench.told(system, answer), bench.slices[one.question.id]
             lines.append(line(one.question, system, told, bench.part, parts))
         progress(sum(bench.cost(one) for one in piece), system)
-    return lines
+    seconds = timing.alone(bench, system, model, template, sheet)
+    return [{**one, "seconds": seconds.get(one["id"])} for one in lines]
 
 
 def _kept(bench: Bench, system: str) -> list[dict[str, Any]] | None:

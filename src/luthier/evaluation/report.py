@@ -1,12 +1,16 @@
 """report.json from predictions, by arithmetic alone: no model, no clock. The same predictions give the same bytes.
 
 {"task", "rows", "labels",
+ "measured": [{"name", "kind", "is", "digests": {part: digest}}],     who was to be measured, in the order of all tables
  "systems": {name: {"rows", "metrics": {name: value|null}, "intervals": {metric: [low, high]},
                     "per_label": {label: {"precision", "recall", "f1", "support"}}|null,
                     "confusion": [[n]]|null,                          rows: reference, columns: prediction
-                    "reliability": [[rows, probability, right]]|null,
-                    "per_field": {path: {"precision", "recall", "f1", "support"}},    of extract
-                    "wrong_fields": [fields.wrong_fields]}},                          of extract
+                     "off_list": n,                                    answers that are none of the labels
+                     "reliability": [[rows, probability, right]]|null,
+                     "latency": {"median_s", "p95_s", "mean_s", "rows"}|null, "tokens": {"in", "out"}|null,
+                     "cost": {"per_1000", "currency", "basis"}|null,
+                     "per_field": {path: {"precision", "recall", "f1", "support"}},    of extract
+                     "wrong_fields": [fields.wrong_fields]}},                          of extract
  "comparisons": [{"metric", "of", "to", "difference", "low", "high", "p", "p_corrected", "detectable", "rows",
                   "confidence", "resamples", "seed"}],
  "turned": [{"to", "gained", "lost", "p", "rows": [id]}],             right now and wrong there; the reverse, and its rows
@@ -26,7 +30,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import compare, fields, metrics, probabilities, slices, tasks
+from luthier.core.units import Money
+
+from . import compare, expense, fields, metrics, probabilities, slices, tasks
 from .calibration import COVERAGES, tempered
 from .predictions import Answers, by_system
 from .questions import Question, Skipped
@@ -51,9 +57,14 @@ def build(
     skipped: Mapping[str, Sequence[Skipped]],
     disliked: int = 0,
     calibration: Mapping[str, Any] | None = None,
+    *,
+    hourly: Money | None = None,
+    left_out: Mapping[str, str] | None = None,
+    who: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The report as plain JSON values. `skipped` maps a system to the rows it could not be asked; `disliked` rows were
-    asked of nobody, because their answers are rated 0 or less."""
+    asked of nobody, because their answers are rated 0 or less. `hourly` is what this machine costs; `left_out` says of a system
+    why it was not measured at all, and `who` tells what each of them is."""
     measured = spec.measured(task["kind"])
     systems = metrics.from_predictions(predictions, task)
     comparisons, intervals = compare.from_predictions(
@@ -69,8 +80,11 @@ def build(
     for name, found in systems.items():
         found["metrics"] = {metric: found["metrics"][metric] for metric in measured}
         found["intervals"] = intervals[name]
+    for name, spent in expense.of(predictions, spec, hourly).items():
+        systems[name] |= spent
     return {
         "task": dict(task),
+        "measured": [dict(one) for one in who],
         "rows": len(questions),
         "labels": task["labels"],
         "systems": systems,
@@ -82,7 +96,7 @@ def build(
         "embedder": _embedder(spec) if "similarity" in measured else None,
         "examples": examples(answers, task, questions),
         "cautions": [
-            *cautions(spec.systems(task["kind"]), systems, questions, skipped, disliked),
+            *cautions(spec.systems(task["kind"]), systems, questions, skipped, disliked, left_out or {}),
             *(fields.cautions(answers["tuned"], task["schema"], spec.max_tokens) if "schema" in task else []),
             *unsure(systems),
             *blind(comparisons, task["kind"]),
@@ -248,6 +262,7 @@ def cautions(
     questions: Sequence[Question],
     skipped: Mapping[str, Sequence[Skipped]],
     disliked: int = 0,
+    left_out: Mapping[str, str] | None = None,
 ) -> list[str]:
     """What a reader must know before believing the numbers."""
     told = []
@@ -270,8 +285,16 @@ def cautions(
         told.append(
             f"{texts} rows are plain texts: they have no question, so they count for perplexity alone."
         )
+    why = left_out or {}
     told += [
-        f"{name} was not measured: there was nothing to ask it." for name in asked if name not in systems
+        f"{name} was not measured: {why.get(name, 'there was nothing to ask it')}."
+        for name in asked
+        if name not in systems
+    ]
+    told += [
+        f"{one['off_list']:,} of {one['rows']:,} answers of {name} are none of the labels; they count as wrong."
+        for name, one in systems.items()
+        if one.get("off_list")
     ]
     for system, rows in skipped.items():
         told += [f"Row {row.id} was not asked of {system}: {row.reason}. Nothing was cut." for row in rows]

@@ -1,4 +1,4 @@
-"""What a person may wish of an evaluation and of its gate, and the one table of metrics. Light: imports core only.
+"""What a person may wish of an evaluation and of its gate, and the one table of metrics. Light: loads no heavy library.
 
 The gate is written inside `evaluate:` but is no part of the measuring: `EvaluateSection.measuring()` leaves it
 out, so that moving the bar never measures again.
@@ -17,20 +17,24 @@ from luthier.core.errors import SpecError, did_you_mean
 from luthier.core.spec import Spec
 from luthier.data.embedders.embedder import EmbedderSpec
 
-SYSTEMS = ("tuned", "base", "base_3shot", "tfidf")
-System = Literal["base", "base_3shot", "tfidf"]
+from .judge.spec import JudgeSpec
+from .systems import KINDS, Kind, Named, System, kind_of, name_of, ordered
+
+_WITH_PROBABILITIES = tuple(kind for kind in KINDS if kind != "endpoint")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`kinds`: the tasks it applies to. `systems`: who can be measured by it. `share`: its values are at most one."""
+    """`kinds`: the tasks it applies to. `systems`: what can be measured by it. `share`: its values are at most one.
+    `judged`: a judge says it (evaluate.judge)."""
 
     title: str
     kinds: tuple[str, ...]
     meaning: str
     higher_is_better: bool = True
-    systems: tuple[str, ...] = SYSTEMS
+    systems: tuple[Kind, ...] = KINDS
     share: bool = True
+    judged: bool = False
 
 
 METRICS: dict[str, Metric] = {
@@ -50,15 +54,20 @@ METRICS: dict[str, Metric] = {
         "ROC AUC",
         ("classify",),
         "how often a row of a label is given more of it than another row, averaged over labels; 0.5 is luck",
+        systems=_WITH_PROBABILITIES,
     ),
     "average_precision": Metric(
-        "average precision", ("classify",), "area under the precision-recall curve, averaged over labels"
+        "average precision",
+        ("classify",),
+        "area under the precision-recall curve, averaged over labels",
+        systems=_WITH_PROBABILITIES,
     ),
     "log_loss": Metric(
         "log loss",
         ("classify",),
         "mean of -ln of the right label's probability",
         higher_is_better=False,
+        systems=_WITH_PROBABILITIES,
         share=False,
     ),
     "brier": Metric(
@@ -66,6 +75,7 @@ METRICS: dict[str, Metric] = {
         ("classify",),
         "mean squared distance of the probabilities from the truth, 0 to 2",
         higher_is_better=False,
+        systems=_WITH_PROBABILITIES,
         share=False,
     ),
     "ece": Metric(
@@ -73,6 +83,7 @@ METRICS: dict[str, Metric] = {
         ("classify",),
         "how far probabilities are from how often such answers are right (15 bins)",
         higher_is_better=False,
+        systems=_WITH_PROBABILITIES,
     ),
     "exact_match": Metric(
         "exact match", ("classify", "chat"), "share of answers equal to the reference, whitespace aside"
@@ -157,8 +168,20 @@ METRICS: dict[str, Metric] = {
         ("classify", "chat", "extract"),
         "exp of the mean loss over the tokens of the reference answers (not of the prompts)",
         higher_is_better=False,
-        systems=("tuned", "base"),
+        systems=("tuned", "base", "model"),
         share=False,
+    ),
+}
+METRICS |= {
+    "judge_score": Metric(
+        "judge's grade", ("chat",), "mean grade of the judge, as a share of its scale", judged=True
+    ),
+    "win_rate": Metric(
+        "win rate",
+        ("chat",),
+        "how often the judge prefers the tuned model's answer, a tie counting half; told as what it is above one half",
+        systems=tuple(kind for kind in KINDS if kind != "tuned"),
+        judged=True,
     ),
 }
 SLICED = {"classify": "accuracy", "chat": "token_f1", "regress": "mae", "extract": "object_f1"}
@@ -166,19 +189,21 @@ SLICED = {"classify": "accuracy", "chat": "token_f1", "regress": "mae", "extract
 SLICE_ROWS = 20
 """Rows below which a part of the test rows says nothing of its own."""
 Slice = Literal["source", "length", "language"]
-APPLIES: dict[str, tuple[System, ...]] = {
+APPLIES: dict[str, tuple[str, ...]] = {
     "classify": ("base", "base_3shot", "tfidf"),
     "chat": ("base", "base_3shot"),
     "regress": ("base", "base_3shot", "tfidf"),
     "extract": ("base", "base_3shot"),
 }
+"""Who is measured where evaluate.against does not say; of these alone some cannot do some tasks."""
 
 
 class EvaluateSpec(Spec):
     """How the tuned model is measured on the test split."""
 
     against: list[System] | None = None
-    """Systems to compare with; without it all that apply (classify and regress: base, base_3shot, tfidf; chat and extract: base, base_3shot)."""
+    """Whom to compare with: base, base_3shot, tfidf, production, a release as NAME@VERSION, or a mapping that names another model.
+    Without it base, base_3shot and, where it applies, tfidf."""
     metrics: list[str] | None = None
     """Metrics to report; without it all that apply. Leaving out perplexity saves a pass over the rows."""
     slices: list[Slice] | None = None
@@ -196,6 +221,10 @@ class EvaluateSpec(Spec):
     """What makes vectors of answers for the metric similarity: `hashed` (of spelling), `static` or `endpoint`."""
     max_tokens: int = Field(default=128, ge=1)
     """Longest answer of a chat or extract task, in tokens."""
+    judge: JudgeSpec | None = None
+    """A model that judges free answers: grades by a rubric, and the better of two."""
+    timed_rows: int = Field(default=20, ge=0, le=1000)
+    """How many rows are asked once more, each alone, to measure the seconds and the cost of an answer; 0: none."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the weights while measuring, and of what is then served; auto: train.dtype where that is given, else
     bf16 where the processor has it in hardware, else fp32."""
@@ -210,32 +239,66 @@ class EvaluateSpec(Spec):
                 raise ValueError(f"there is no metric {name!r}; {did_you_mean(name, list(METRICS))}")
         return _no_repeats(value)
 
-    @field_validator("against", "slices")
+    @field_validator("slices")
     @classmethod
     def _each_once(cls, value: list[Any] | None) -> list[Any] | None:
         return _no_repeats(value)
 
+    @field_validator("against")
+    @classmethod
+    def _each_name_once(cls, value: list[str | Named] | None) -> list[str | Named] | None:
+        _no_repeats(None if value is None else [name_of(one) for one in value])
+        return value
+
+    @property
+    def named(self) -> dict[str, str | Named]:
+        """What evaluate.against holds beside our own four: name -> as written."""
+        ours = APPLIES["classify"]
+        return {name_of(one): one for one in self.against or () if not (isinstance(one, str) and one in ours)}
+
+    def kind_of(self, system: str) -> Kind:
+        """What a measured system is."""
+        return kind_of(self.named.get(system, system))
+
     def systems(self, kind: str) -> tuple[str, ...]:
         """Every system that is measured, `tuned` first. Raises SpecError when one cannot do this kind of task."""
+        can = APPLIES.get(kind, APPLIES["chat"])
         for name in self.against or ():
-            if name not in APPLIES[kind]:
+            if isinstance(name, str) and name in APPLIES["classify"] and name not in can:
                 raise SpecError(
                     f"evaluate.against: {name} cannot do a {kind} task.",
-                    remedy=f"Choose from {', '.join(APPLIES[kind])}.",
+                    remedy=f"Choose from {', '.join(can)}, or leave it out.",
                 )
-        asked = APPLIES[kind] if self.against is None else self.against
-        return ("tuned", *(s for s in SYSTEMS if s in asked))
+        asked = can if self.against is None else [name_of(one) for one in self.against]
+        return tuple(ordered(["tuned", *asked]))
 
     def measured(self, kind: str) -> tuple[str, ...]:
         """Every metric that is reported, in the table's order. Raises SpecError when one does not apply."""
-        applies = [name for name, metric in METRICS.items() if kind in metric.kinds]
+        applies = [name for name, metric in METRICS.items() if kind in metric.kinds and not metric.judged]
         for name in self.metrics or ():
-            if name not in applies:
+            if METRICS[name].judged and kind in METRICS[name].kinds:
+                if name not in self.judged(kind):
+                    raise SpecError(
+                        f"evaluate.metrics: {name} is what a judge says, and there is none for it.",
+                        remedy="Write evaluate.judge: {model: ...}, with pairs: true for win_rate; or leave it out.",
+                    )
+            elif name not in applies:
                 raise SpecError(
                     f"evaluate.metrics: {name} says nothing about a {kind} task.",
                     remedy=f"Choose from {', '.join(applies)}.",
                 )
         return tuple(name for name in applies if self.metrics is None or name in self.metrics)
+
+    def judged(self, kind: str) -> tuple[str, ...]:
+        """The metrics that the judge gives. Raises SpecError for a task that needs none."""
+        if self.judge is None:
+            return ()
+        if kind != "chat":
+            raise SpecError(
+                f"evaluate.judge: a {kind} task has right answers, and needs no judge.",
+                remedy="Leave it out; it is for free answers, task.kind: chat.",
+            )
+        return ("judge_score", "win_rate") if self.judge.pairs else ("judge_score",)
 
 
 def _no_repeats(value: Any) -> Any:
@@ -251,9 +314,9 @@ class GateRule(Spec):
     """The tuned model's value must be this or more."""
     at_most: float | None = None
     """The tuned model's value must be this or less."""
-    better_than: System | None = None
-    """The system that must be beaten: the whole confidence interval of the difference must lie beyond `by`."""
-    not_worse_than: System | None = None
+    better_than: str | None = None
+    """The system (a name of evaluate.against) that must be beaten: the whole confidence interval of the difference must lie beyond `by`."""
+    not_worse_than: str | None = None
     """The system that may not be better: the whole interval of the difference must lie above minus `by`."""
     every_slice: float | None = None
     """What every part of the test rows (evaluate.slices) with at least 20 rows must reach: this or more, and for a metric
@@ -285,7 +348,7 @@ class GateRule(Spec):
         return self
 
     @property
-    def rival(self) -> System | None:
+    def rival(self) -> str | None:
         """Whom it compares with."""
         return self.better_than or self.not_worse_than
 

@@ -56,6 +56,7 @@ def validate(
         metrics=[spec.metric],
         embedder=spec.embedder,
         max_tokens=spec.max_tokens,
+        timed_rows=0,
         dtype=spec.dtype,
         device=spec.device,
     )
@@ -103,7 +104,11 @@ def lead(kind: str, metric: str | None) -> str:
     >>> lead("chat", None), lead("classify", "accuracy")
     ('perplexity', 'accuracy')
     """
-    known = [name for name, one in METRICS.items() if kind in one.kinds and name not in AGAINST_BASE]
+    known = [
+        name
+        for name, one in METRICS.items()
+        if kind in one.kinds and not one.judged and name not in AGAINST_BASE
+    ]
     if metric is None:
         return {"classify": "macro_f1", "regress": "mae", "chat": "perplexity", "extract": "field_f1"}[kind]
     if metric not in known:

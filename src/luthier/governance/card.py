@@ -40,7 +40,9 @@ SYSTEM_TITLES = {
     "base": "base",
     "base_3shot": "base, three examples in the prompt",
     "tfidf": "word counts and logistic regression",
+    "production": "the release that was in use",
 }
+"""Others are called what the recipe calls them."""
 
 
 def card(facts: Mapping[str, Any]) -> str:
@@ -70,7 +72,7 @@ def card(facts: Mapping[str, Any]) -> str:
             measured=measured,
             metrics=METRICS,
             hub={name: HUB_METRICS[name] for name in measured if name in HUB_METRICS},
-            titles=SYSTEM_TITLES,
+            titles={name: SYSTEM_TITLES.get(name, name) for name in systems},
             losses=losses(report),
             tags=["luthier", *filter(None, [adapter, (facts.get("task") or {}).get("kind")])],
             library="peft" if adapter in KEPT_BESIDE else "transformers",

@@ -32,7 +32,8 @@ class Verdict:
 def check(gate: Mapping[str, GateRule], kind: str, evaluate: EvaluateSpec, own_head: bool = False) -> None:
     """Raise SpecError when a rule names what this evaluation will not measure. `own_head`: the tuned model answers with a
     head of its own, whose scores are no losses of tokens."""
-    measured, systems = evaluate.measured(kind), evaluate.systems(kind)
+    judged = evaluate.judged(kind)
+    measured, systems = (*evaluate.measured(kind), *judged), evaluate.systems(kind)
     for metric, rule in gate.items():
         if metric == "perplexity" and own_head:
             raise SpecError(
@@ -44,6 +45,16 @@ def check(gate: Mapping[str, GateRule], kind: str, evaluate: EvaluateSpec, own_h
             raise SpecError(
                 f"evaluate.gate: {metric!r} is not measured in this evaluation of a {kind} task.",
                 remedy=f"{did_you_mean(metric, list(measured))} (evaluate.metrics says what is measured)",
+            )
+        if metric in judged and rule.every_slice is not None:
+            raise SpecError(
+                f"evaluate.gate.{metric}: every_slice, and a judge's verdicts are not divided into slices.",
+                remedy="Write at_least, better_than or not_worse_than.",
+            )
+        if metric == "win_rate" and (rule.at_least is not None or rule.at_most is not None):
+            raise SpecError(
+                f"evaluate.gate.{metric}: a win rate is against somebody, and a bound of its own names nobody.",
+                remedy=f"Write better_than: {systems[1] if len(systems) > 1 else 'base'} (more than half of the pairs, `by` so much).",
             )
         if rule.every_slice is not None and evaluate.slices == []:
             raise SpecError(
@@ -59,10 +70,11 @@ def check(gate: Mapping[str, GateRule], kind: str, evaluate: EvaluateSpec, own_h
                 f"evaluate.gate.{metric}: {asked} {rival!r}, which is not measured.",
                 remedy=f"{did_you_mean(rival, list(systems[1:]))} (evaluate.against says what is measured)",
             )
-        if rival not in METRICS[metric].systems:
+        can = [s for s in systems[1:] if evaluate.kind_of(s) in METRICS[metric].systems]
+        if rival not in can:
             raise SpecError(
                 f"evaluate.gate.{metric}: {rival} has no {metric}.",
-                remedy=f"Compare it with {', '.join(s for s in METRICS[metric].systems if s != 'tuned')}.",
+                remedy=f"Compare it with {', '.join(can)}." if can else "Compare it in another metric.",
             )
         if rule.confidence is not None and rule.confidence != evaluate.confidence:
             raise SpecError(
@@ -73,8 +85,11 @@ def check(gate: Mapping[str, GateRule], kind: str, evaluate: EvaluateSpec, own_h
 
 def judge(gate: Mapping[str, GateRule], report: Mapping[str, Any]) -> list[Verdict]:
     """One verdict per bound, in the gate's order. What the report does not hold fails, and says so."""
-    verdicts = []
+    verdicts: list[Verdict] = []
     for metric, rule in gate.items():
+        if METRICS[metric].judged and (why := _distrusted(report)):
+            verdicts.append(Verdict(metric, "said by a judge that can be trusted", False, why))
+            continue
         value = report["systems"]["tuned"]["metrics"].get(metric)
         if rule.at_least is not None:
             verdicts.append(_bound(metric, value, rule.at_least, least=True))
@@ -96,6 +111,14 @@ def permit(verdicts: Sequence[Verdict]) -> None:
             f"the gate stopped the line: {len(failed)} of {len(verdicts)} rules failed.\n{told}",
             remedy="Improve the data or the training, or change evaluate.gate. The model and its report are kept; nothing was published.",
         )
+
+
+def _distrusted(report: Mapping[str, Any]) -> str | None:
+    """Why nothing that the judge said may pass a gate, if so."""
+    judge = report.get("judge")
+    if judge is None:
+        return "the report has no judge"
+    return None if judge["trusted"] else f"the judge ({judge['by']}) is not: {'; '.join(judge['distrusted'])}"
 
 
 def _bound(metric: str, value: float | None, bound: float, *, least: bool) -> Verdict:

@@ -18,8 +18,7 @@ from luthier.core.errors import DataError
 from luthier.core.testing import FakeContext
 from luthier.data.prepare import STAGE, PrepareSpec
 from luthier.data.rules.rule import WouldAsk
-
-from .endpoints import answer, said_by_user, serving
+from luthier.evaluation.testing import answer, said_by_user, serving
 
 THINGS = ["invoice", "parcel", "password", "refund", "contract", "delivery", "account", "receipt"]
 ROWS = [

@@ -13,9 +13,9 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from . import fields, learning, provenance, sections, wording, worst
+from . import cost_quality, fields, judge_section, learning, provenance, sections, wording, worst
 from .facts import RunFacts
-from .verdict import verdict
+from .verdict import main_metric, verdict
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -40,6 +40,8 @@ def render(facts: RunFacts) -> str:
             learning=learning.learning(facts.history, facts.train) if facts.history else None,
             labels=sections.labels(measured, facts.dataset) if measured else None,
             fields=fields.fields(measured) if measured else None,
+            judge=judge_section.judge(measured) if measured else None,
+            costs=_costs(measured) if measured else None,
             parts=worst.parts(measured) if measured else None,
             turned=worst.turned(measured) if measured else [],
             reliability=worst.reliability(measured) if measured else None,
@@ -58,6 +60,14 @@ def policy(style: str) -> str:
     """The content security policy that allows this style and nothing else (CSP level 3, hash sources)."""
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+def _costs(report: Any) -> dict[str, Any] | None:
+    from markupsafe import Markup
+
+    metric, rows = main_metric(report), cost_quality.table(report)
+    svg = cost_quality.draw(report, metric) if metric else None
+    return {"svg": Markup(svg) if svg else None, "rows": rows} if rows else None  # noqa: S704
 
 
 def _gate(facts: RunFacts) -> dict[str, Any] | None:

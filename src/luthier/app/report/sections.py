@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from luthier.evaluation.spec import METRICS
+from luthier.evaluation.systems import ordered
 
 from . import changes, charts, wording
 from .facts import Json, RunFacts
@@ -81,7 +82,7 @@ def before_after(report: Json) -> dict[str, Any]:
     if twin := _same_everywhere(systems, "accuracy", "exact_match"):
         metrics.remove("exact_match")
     comparisons = list(report.get("comparisons") or ())
-    rivals = [s for s in wording.SYSTEMS if s in systems and s != "tuned"]
+    rivals = [s for s in ordered(systems) if s != "tuned"]
     rows = []
     for metric in metrics:
         found = [(s, find(report, metric, s)) for s in rivals]
@@ -99,7 +100,7 @@ def before_after(report: Json) -> dict[str, Any]:
         "confidence": wording.percent(comparisons[0]["confidence"]) if comparisons else None,
         "resamples": comparisons[0].get("resamples") if comparisons else None,
         "seed": comparisons[0].get("seed") if comparisons else None,
-        "missing": [wording.SYSTEMS_LONG[s] for s in ("base", "tfidf") if s not in systems and _applies(s, report)],
+        "missing": [wording.system_long(s) for s in ("base", "tfidf") if s not in systems and _applies(s, report)],
         "rows": report["rows"],
         "twin": twin,
     }  # fmt: skip
@@ -107,7 +108,7 @@ def before_after(report: Json) -> dict[str, Any]:
 
 def _metric_table(systems: Json, metrics: Sequence[str]) -> dict[str, Any]:
     """Every metric of every system."""
-    names = [s for s in wording.SYSTEMS if s in systems]
+    names = ordered(systems)
     rows = []
     for metric in metrics:
         found = []
@@ -121,7 +122,7 @@ def _metric_table(systems: Json, metrics: Sequence[str]) -> dict[str, Any]:
         lower = not wording.higher_is_better(metric)
         meaning = METRICS[metric].meaning if metric in METRICS else ""
         rows.append({"metric": wording.title(metric), "lower": lower, "meaning": meaning, "values": found})
-    return {"systems": [wording.SYSTEMS[name] for name in names], "rows": rows}
+    return {"systems": [wording.system(name) for name in names], "rows": rows}
 
 
 def _same_everywhere(systems: Json, one: str, other: str) -> bool:
@@ -135,11 +136,11 @@ def _applies(system: str, report: Json) -> bool:
 
 def _metric_chart(systems: Json, metric: str) -> str:
     dots = []
-    for name in wording.SYSTEMS:
-        value = systems[name]["metrics"].get(metric) if name in systems else None
+    for name in ordered(systems):
+        value = systems[name]["metrics"].get(metric)
         if value is not None:
             low, high = (systems[name].get("intervals") or {}).get(metric) or (None, None)
-            dots.append(charts.Dot(wording.SYSTEMS[name], value, low, high, name))
+            dots.append(charts.Dot(wording.system(name), value, low, high, wording.look(name)))
     ends = [x for d in dots for x in (d.value, d.low, d.high) if x is not None]
     low, high = (0.0, 1.0) if min(ends) >= 0 and max(ends) <= 1 else (min(0.0, *ends), max(ends) * 1.04)
     said = "; ".join(f"{d.label} {wording.score(metric, d.value)}" for d in dots)
@@ -158,7 +159,7 @@ def _difference(one: Json, rival: str) -> dict[str, Any]:
         text = wording.score(metric, abs(value))
         return text if float(text.replace(",", "")) == 0 else ("+" if value > 0 else wording.MINUS) + text
 
-    return {"metric": wording.title(metric), "to": wording.SYSTEMS[rival], "difference": show(one["difference"]),
+    return {"metric": wording.title(metric), "to": wording.system(rival), "difference": show(one["difference"]),
             "low": show(one["low"]), "high": show(one["high"]), "reading": reading(one), "said": _SAID[reading(one)],
             "p": "–" if one.get("p_corrected") is None else f"{one['p_corrected']:.2g}",
             "detectable": "–" if one.get("detectable") is None else wording.score(metric, one["detectable"]),
@@ -260,7 +261,7 @@ def answers(report: Json) -> list[dict[str, Any]]:
     for one in report.get("examples") or ():
         reference = one["reference"]
         said = [
-            {"system": wording.SYSTEMS.get(s, s), "key": s, "text": wording.clip(text or ""),
+            {"system": wording.system(s), "key": wording.look(s), "text": wording.clip(text or ""),
              "right": _same(text, reference) if labelled or _same(text, reference) else None}
             for s, text in sorted(one["answers"].items(), key=lambda pair: _rank(pair[0]))
         ]  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from luthier.evaluation.spec import METRICS
 
 from .facts import Json, RunFacts
-from .wording import MINUS, SYSTEMS_LONG, clip, higher_is_better, percent, score, spoken
+from .wording import MINUS, clip, higher_is_better, percent, score, spoken, system_long
 
 PREFERRED = {
     "classify": ("macro_f1", "accuracy", "exact_match", "perplexity"),
@@ -38,7 +38,7 @@ def verdict(facts: RunFacts) -> Verdict:
     if not report or "tuned" not in report["systems"]:
         why = f" {_sentence(clip(facts.reason))}" if facts.reason else ""
         return Verdict(f"This run ended before the model was measured.{why}", [])
-    rival = next((s for s in ("base", "base_3shot") if s in report["systems"]), None)
+    rival = next((s for s in ("base", "base_3shot", "production") if s in report["systems"]), None)
     metric = main_metric(report)
     more = []
     if rival and metric and (gap := find(report, metric, rival)):
@@ -91,14 +91,14 @@ def _headline(report: Json, rival: str | None, metric: str | None) -> str:
         sentence = f"The tuned model answers {mine[0]:,} of {mine[1]:,} test rows correctly"
         if rival and (theirs := correct(report, rival)):
             of = f" of {theirs[1]:,}" if theirs[1] != mine[1] else ""
-            sentence += f"; {SYSTEMS_LONG[rival]} {theirs[0]:,}{of}"
+            sentence += f"; {system_long(rival)} {theirs[0]:,}{of}"
         return sentence + "."
     if metric is None:
         return f"The tuned model was asked {report['rows']:,} test rows, and no metric was measured."
     better = "" if higher_is_better(metric) else " (lower is better)"
     sentence = f"On {report['rows']:,} test rows the tuned model reaches {_an(spoken(metric))} of {_value(report, 'tuned', metric)}"
     if rival and report["systems"][rival]["metrics"].get(metric) is not None:
-        sentence += f"; {SYSTEMS_LONG[rival]} {_value(report, rival, metric)}"
+        sentence += f"; {system_long(rival)} {_value(report, rival, metric)}"
     return sentence + better + "."
 
 
@@ -120,7 +120,7 @@ def _gap(gap: Json, rival: str) -> str:
     within = max(difference - gap["low"], gap["high"] - difference)
     sentence = f"The gap of {score(metric, abs(difference), 2)} in {name} is certain to within ±{_within(metric, within)} ({sure})."
     if found == "worse":
-        return f"The tuned model is worse than {SYSTEMS_LONG[rival]}. {sentence}"
+        return f"The tuned model is worse than {system_long(rival)}. {sentence}"
     return sentence
 
 
@@ -141,7 +141,7 @@ def _signed(metric: str, value: float) -> str:
 
 def _plain_baseline(report: Json, metric: str | None) -> list[str]:
     counted = correct(report, "tfidf")
-    what = SYSTEMS_LONG["tfidf"][0].upper() + SYSTEMS_LONG["tfidf"][1:]
+    what = system_long("tfidf")[0].upper() + system_long("tfidf")[1:]
     told = f"{what} answers {counted[0]:,}" if counted else what
     gap = find(report, metric, "tfidf") if metric else None
     if gap is None:

@@ -13,25 +13,39 @@ from typing import Any
 
 from luthier.core.units import Money, show_bytes, show_seconds
 from luthier.evaluation.spec import METRICS
+from luthier.evaluation.systems import described
 
 MINUS = "−"
 LONGEST = 700
 
-SYSTEMS = {
-    "tuned": "tuned",
-    "base": "base",
-    "base_3shot": "base, 3 examples",
-    "tfidf": "TF-IDF",
-}
-SYSTEMS_LONG = {
-    "tuned": "the tuned model",
-    "base": "the base model",
-    "base_3shot": "the base model with three examples in its prompt",
-    "tfidf": "the plain baseline (word counts and logistic regression, TF-IDF)",
-}
+_SHORT = {"base_3shot": "base, 3 examples", "tfidf": "TF-IDF"}
+_LOOKS = ("tuned", "base", "base_3shot", "tfidf")
 
 # Joiners are part of how some scripts and emoji are written.
 _JOINERS = "\u200c\u200d"
+
+
+def system(name: str) -> str:
+    """What a system is called in tables.
+
+    >>> system("tuned"), system("base_3shot"), system("gpt")
+    ('tuned', 'base, 3 examples', 'gpt')
+    """
+    return _SHORT.get(name, name)
+
+
+def system_long(name: str) -> str:
+    """What a system is called inside a sentence.
+
+    >>> system_long("base"), system_long("production"), system_long("router@2")
+    ('the base model', 'the release in use', 'router@2')
+    """
+    return described(name)
+
+
+def look(name: str) -> str:
+    """The colour and shape of a system: its own, or that of all others."""
+    return name if name in _LOOKS else "other"
 
 
 def visible(text: str) -> str:

@@ -75,7 +75,7 @@ def turned(report: Json) -> list[dict[str, Any]]:
     """Rows won and lost against each other system."""
     return [
         {
-            "to": wording.SYSTEMS_LONG[one["to"]],
+            "to": wording.system_long(one["to"]),
             "gained": one["gained"],
             "lost": one["lost"],
             "p": f"{one['p']:.2g}",
@@ -95,9 +95,7 @@ def reliability(report: Json) -> dict[str, Any] | None:
         return None
     curves = [charts.Line("as sure as right", [(0.0, 0.0), (100.0, 100.0)], "raw")]
     curves += [
-        charts.Line(
-            wording.SYSTEMS[s], [(100 * sure, 100 * right) for _, sure, right in bins], looks[s], True
-        )
+        charts.Line(wording.system(s), [(100 * sure, 100 * right) for _, sure, right in bins], looks[s], True)
         for s, bins in told.items()
     ]
     ece = systems["tuned"]["metrics"].get("ece")

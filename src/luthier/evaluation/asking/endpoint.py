@@ -8,9 +8,10 @@ A question that it declines (400, 413, 422) is an answer like any other: it is k
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import Field
@@ -26,6 +27,9 @@ from .question import Answer, Question
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 120.0
 LOOK_S = 0.2
+LONGEST_TOKEN = (
+    128  # characters, such as a run of blanks; more than that of each token is another server's mistake
+)
 FIRST_DECLINED = (
     5  # if so many of the first questions are declined, and none answered, it is not the rows' fault
 )
@@ -112,7 +116,9 @@ class EndpointAsker:
             self._purse.take(question)
             answer: Answer | None = None
             try:
+                start_s = time.perf_counter()
                 answer = self._once(question)
+                answer = replace(answer, seconds=time.perf_counter() - start_s)
                 return answer
             except Declined as error:
                 return Answer(None, str(error))
@@ -149,6 +155,10 @@ class EndpointAsker:
             written = int(usage.get("completion_tokens", question.max_tokens))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             raise Transient("answers without a message") from None
+        if isinstance(text, str) and len(text) > LONGEST_TOKEN * (question.max_tokens + 16):
+            raise Transient(
+                f"answers {len(text):,} characters where {question.max_tokens:,} tokens were asked for"
+            )
         if refusal or not isinstance(text, str):
             return Answer(None, "the model refuses", True, read, written)
         return Answer(text, "", finish != "length", max(read, 0), max(written, 0))

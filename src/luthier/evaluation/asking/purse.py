@@ -6,7 +6,8 @@ says it has read and written.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic import model_validator
 
 from luthier.core.errors import DataError
 from luthier.core.spec import Spec
-from luthier.core.units import Count, Money, MoneyField
+from luthier.core.units import Count, Money, MoneyField, Seconds, show_seconds
 
 from .question import Answer, Question
 
@@ -41,6 +42,8 @@ class AskBudgetSpec(Spec):
     """The most tokens that a run may have read and written."""
     money: MoneyField | None = None
     """The most that a run may cost, for example `2 USD`; needs a price."""
+    time: Seconds | None = None
+    """The longest that a run may go on asking, for example `10 min`; what was answered until then is kept."""
 
 
 @dataclass(frozen=True)
@@ -94,26 +97,43 @@ class Bill:
 
 
 class Purse:
-    """Thread-safe. `spent` is what is sure, `open` what requests under way may yet cost."""
+    """Thread-safe. `spent` is what is sure, `open` what requests under way may yet cost. Time runs from the first request."""
 
-    def __init__(self, budget: AskBudgetSpec, price: PriceSpec | None) -> None:
-        self._budget, self._price = budget, price
+    def __init__(
+        self,
+        budget: AskBudgetSpec,
+        price: PriceSpec | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._budget, self._price, self._clock = budget, price, clock
+        self._began_s: float | None = None
         self._lock = threading.Lock()
         self.spent = Bill()
         self._open = Bill()
+
+    @property
+    def price(self) -> PriceSpec | None:
+        return self._price
 
     def permit(self, forecast: Bill) -> None:
         """Raises DataError with the numbers."""
         if broken := forecast.over(self._budget, self._price):
             raise DataError(
                 f"this may take {broken}; nothing was sent.",
-                remedy="Raise the budget, or make fewer rows (n, share, copies, labels).",
+                remedy="Raise the budget, or ask less.",
             )
 
     def take(self, question: Question) -> None:
         """Before each request. Raises DataError where it might go over the budget."""
         cost = Bill.forecast([question])
         with self._lock:
+            self._began_s = self._clock() if self._began_s is None else self._began_s
+            gone_s = self._clock() - self._began_s
+            if self._budget.time is not None and gone_s > self._budget.time:
+                raise DataError(
+                    f"asking has gone on for {show_seconds(gone_s)}, and the budget is {show_seconds(self._budget.time)}.",
+                    remedy="Raise the budget and run again: what was answered is kept and not asked again.",
+                )
             if broken := (self.spent + self._open + cost).over(self._budget, self._price):
                 raise DataError(
                     f"the budget is used up: the next request may make it {broken}.",

@@ -39,13 +39,15 @@ def tokens_of(text: str) -> int:
 
 @dataclass(frozen=True)
 class Answer:
-    """`text` is None where the model would not answer, and `why` says why not."""
+    """`text` is None where the model would not answer, and `why` says why not. `seconds`: from the request to the answer; None
+    where it was not measured."""
 
     text: str | None
     why: str = ""
     finished: bool = True
     tokens_in: int = 0
     tokens_out: int = 0
+    seconds: float | None = None
 
     def plain(self) -> dict[str, Any]:
         return dict(vars(self))

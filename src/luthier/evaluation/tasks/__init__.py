@@ -24,7 +24,7 @@ class Answer:
     """What a system said. `probabilities` is in label order, `probability` belongs to `text`; None: not known.
 
     `loss`: what the system makes of the reference answer, as (sum in nats, tokens); `rejected`: the same of the answer that the
-    row rejects.
+    row rejects. `seconds`: how long it took, alone; `tokens_in`, `tokens_out`: what was read and written.
     """
 
     text: str | None
@@ -32,6 +32,9 @@ class Answer:
     probabilities: tuple[float, ...] | None = None
     loss: tuple[float, int] | None = None
     rejected: tuple[float, int] | None = None
+    seconds: float | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
 
 
 class Task(Protocol):

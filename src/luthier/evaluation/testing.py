@@ -1,4 +1,9 @@
-"""A small server that speaks OpenAI's protocol and misbehaves on demand: its script says what to do with the n-th request."""
+"""A stand-in for a model behind an endpoint: a small server on this machine that speaks OpenAI's protocol and misbehaves on
+demand. Its script says what to do with the n-th request.
+
+    with serving(lambda n, body: "billing") as server:
+        ...  # server.url, server.bodies, server.headers
+"""
 
 from __future__ import annotations
 

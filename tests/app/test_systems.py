@@ -1,0 +1,124 @@
+"""Who is measured, from a recipe: the release in use, candidates, servers; told before anything is spent."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from luthier.evaluation.testing import serving
+
+AGAINST = "evaluate.against=[base, production]"
+
+
+def refused(workshop, code, *parts, words=()):
+    result = workshop.luthier("run", workshop.folder / "recipe.yaml", *words)
+    assert result.exit_code == code, result.output
+    for part in ("→", *parts):
+        assert part in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def report_of(workshop, done):
+    shown = json.loads(workshop.luthier("show", done["digests"]["report"], "--json").stdout)
+    from pathlib import Path
+
+    return shown, json.loads((Path(shown["folder"]) / "report.json").read_text())
+
+
+def test_the_release_in_use_is_the_newest_of_another_model(workshop):
+    gate = "evaluate.gate={accuracy: {better_than: production}}"
+    refused(
+        workshop, 2, "nothing else has been released as 'router' yet", words=["--set", AGAINST, "--set", gate]
+    )
+    first = workshop.run("--set", AGAINST)
+    _, told = report_of(workshop, first)
+    assert list(told["systems"]) == ["tuned", "base"]
+    assert any(
+        line.startswith("production was not measured: nothing has been released") for line in told["cautions"]
+    )
+    again = workshop.run("--set", AGAINST)
+    assert again["made"] == [] and again["release"] == "router@1"
+
+    second = workshop.run("--set", AGAINST, "--set", "train.seed=7")
+    shown, told = report_of(workshop, second)
+    assert second["release"] == "router@2" and list(told["systems"]) == ["tuned", "base", "production"]
+    assert shown["parents"]["production/release"] == first["digests"]["release"]
+    assert shown["parents"]["production/model"] == first["digests"]["model"]
+    assert workshop.run("--set", AGAINST, "--set", "train.seed=7")["made"] == []
+    page = (workshop.home / "reports" / "router@2.html").read_text()
+    assert "What an answer costs" in page and "the release in use" in page
+    _, before = report_of(workshop, first)
+    assert (
+        told["systems"]["production"]["metrics"]["accuracy"]
+        == before["systems"]["tuned"]["metrics"]["accuracy"]
+    )
+    # no rows of its own were won or lost by the gate: it is judged against what is in use
+    refused(
+        workshop,
+        7,
+        "better than production",
+        words=["--set", AGAINST, "--set", "train.seed=7", "--set", gate],
+    )
+
+
+@pytest.mark.parametrize(
+    ("against", "code", "parts"),
+    [
+        ("[router@9]", 5, ["router@9"]),
+        ("[{release: '0123456789', name: old}]", 5, ["0123456789"]),
+        ("[{endpoint: 'http://10.0.0.1/v1', model: m, name: gpt, allow_host: 10.0.0.1}]", 2,
+         ["evaluate.against: gpt: rows would be sent to 10.0.0.1", "redact"]),
+        ("[{endpoint: 'http://localhost:9/v1', model: m, name: gpt, key: '${NO_SUCH_KEY}'}]", 2, ["NO_SUCH_KEY is not set"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_is_refused_before_anything_is_made(workshop, against, code, parts):
+    refused(workshop, code, *parts, words=["--set", f"evaluate.against={against}"])
+
+
+def test_a_plan_says_what_would_be_asked_and_a_run_holds_it_against_the_budget(workshop):
+    with serving(lambda n, body: "billing") as server:
+        entry = (
+            f"evaluate.against=[{{endpoint: '{server.url}', model: m, name: gpt, "
+            "price: {input: 1 USD, output: 1 USD}}]"
+        )
+        recipe = workshop.folder / "recipe.yaml"
+        plan = workshop.luthier("plan", recipe, "--json", "--set", entry)
+        assert plan.exit_code == 0, plan.output
+        told = json.loads(plan.stdout)
+        [asked] = told["asks"]
+        assert asked["who"] == "gpt, m at 127.0.0.1" and asked["requests"] > 5 and asked["host"] is None
+        assert any("evaluation asks gpt, m at 127.0.0.1 (answers): at most" in note for note in told["notes"])
+        words = ["--set", entry.replace("price:", "budget: {requests: 3}, price:")]
+        refused(workshop, 2, "over its limits", "the budget is 3", words=words)
+        refused(workshop, 2, "asking may cost", words=["--set", entry, "--set", "budget.money=0.000001 USD"])
+        assert server.requests == 0
+        done = workshop.run("--set", entry)
+        assert server.requests == asked["requests"]
+        assert workshop.run("--set", entry)["made"] == []
+    _, report = report_of(workshop, done)
+    assert report["systems"]["gpt"]["cost"]["currency"] == "USD"
+
+
+def test_a_rubric_and_the_words_of_people_are_parts_of_what_is_asked(workshop):
+    """Another rubric is another evaluation; a fault in its file is told with its line, before anything is made."""
+    from luthier.app.app import App
+    from luthier.app.recipe import read_recipe
+    from luthier.app.systems import measuring
+    from luthier.core.errors import SpecError
+
+    words = (
+        "task.kind=chat",
+        "data.sources.0.map={user: text, assistant: queue}",
+        "evaluate.judge={model: tiny, rubric: r.yaml}",
+    )
+    workshop.write("r.yaml", "- {name: tone, asks: Is it polite?, scale: [0, 1]}\n")
+    wish = read_recipe(workshop.folder / "recipe.yaml", words)
+    at = App.open({"LUTHIER_HOME": str(workshop.home)})._context(wish, None)
+    one = measuring(wish.recipe, at)
+    assert one.judge and [c.name for c in one.judge.criteria] == ["tone"]
+    workshop.write("r.yaml", "criteria:\n  - {name: tone, asks: Is it kind?, scale: [0, 1]}\n")
+    assert measuring(wish.recipe, at).plain() != one.plain()
+    workshop.write("r.yaml", "- {name: tone, aks: Is it kind?}\n")
+    with pytest.raises(SpecError, match=r"r.yaml:1: .*did you mean 'asks'"):
+        measuring(wish.recipe, at)
