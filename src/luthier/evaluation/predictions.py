@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from . import private_said
 from .spec import SYSTEMS
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ SCHEMA = pa.schema(
         ("loss_sum", pa.float64()),
         ("loss_tokens", pa.int64()),
         ("slices", pa.list_(pa.struct([("by", pa.string()), ("value", pa.string())]))),
+        ("private", pa.list_(pa.string())),
     ]
 )
 
@@ -42,7 +44,8 @@ SCHEMA = pa.schema(
 @dataclass(frozen=True)
 class Answers:
     """One system's lines, sorted by id. N rows, K labels; absent losses are NaN in `loss_sum_N` and 0 in `loss_tokens_N`;
-    `probability_NK` is None where not every row has probabilities. `slices`: the (by, value) of each row's parts."""
+    `probability_NK` is None where not every row has probabilities. `slices`: the (by, value) of each row's parts. `private`: the kinds of
+    personal data that the answer says of itself (private_said); None: it was not looked at."""
 
     ids: tuple[str, ...]
     references: tuple[str, ...]
@@ -51,6 +54,7 @@ class Answers:
     loss_tokens_N: NDArray[np.int64]
     probability_NK: NDArray[np.float64] | None = None
     slices: tuple[tuple[tuple[str, str], ...], ...] = ()
+    private: tuple[tuple[str, ...] | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,6 +71,7 @@ class Answers:
             self.loss_tokens_N[at],
             None if self.probability_NK is None else self.probability_NK[at],
             tuple(self.slices[i] for i in at),
+            tuple(self.private[i] for i in at) if self.private else (),
         )
 
     def and_(self, other: Answers) -> Answers:
@@ -80,6 +85,7 @@ class Answers:
             np.concatenate([self.loss_tokens_N, other.loss_tokens_N]),
             None if mine is None or theirs is None else np.concatenate([mine, theirs]),
             self.slices + other.slices,
+            self.private + other.private,
         )
 
 
@@ -108,6 +114,7 @@ def _answers(lines: Sequence[dict[str, Any]]) -> Answers:
         np.array([line["loss_tokens"] or 0 for line in lines], np.int64),
         _probabilities(lines),
         tuple(tuple((one["by"], one["value"]) for one in line["slices"] or ()) for line in lines),
+        tuple(None if (kinds := line.get("private")) is None else tuple(kinds) for line in lines),
     )
 
 
@@ -132,6 +139,7 @@ def line(
         "loss_sum": answer.loss[0] if answer.loss else None,
         "loss_tokens": answer.loss[1] if answer.loss else None,
         "slices": [{"by": by, "value": value} for by, value in parts],
+        "private": private_said.column(question, answer.text) if part.labels is None else None,
     }
 
 

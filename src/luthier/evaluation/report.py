@@ -1,6 +1,6 @@
 """report.json from predictions, by arithmetic alone: no model, no clock. The same predictions give the same bytes.
 
-{"task", "rows", "labels",
+{"task", "rows", "labels", "confidence",
  "systems": {name: {"rows", "metrics": {name: value|null}, "intervals": {metric: [low, high]},
                     "per_label": {label: {"precision", "recall", "f1", "support"}}|null,
                     "confusion": [[n]]|null,                          rows: reference, columns: prediction
@@ -12,6 +12,8 @@
  "calibration": {"temperature", "rows", "why", "before": {metric: value}, "after": {...}}|null,   of the test rows
  "abstention": {"curve": [{"coverage", "at", "wrong", "given"}], "chosen": the same|null}|null,
  "examples": [{"id", "prompt", "reference", "answers": {system: text}, "change": "improved"|"regressed"|"same"}],
+ "private": {system: private_said.told_of},
+ "memorisation": memorisation.findings.build, where it was measured (suite),
  "cautions": [text]}
 """
 
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import compare, metrics, probabilities, slices, tasks
+from . import compare, metrics, private_said, probabilities, slices, tasks
 from .calibration import COVERAGES, tempered
 from .predictions import Answers, by_system
 from .questions import Question, Skipped
@@ -70,12 +72,14 @@ def build(
         "task": dict(task),
         "rows": len(questions),
         "labels": task["labels"],
+        "confidence": spec.confidence,
         "systems": systems,
         "comparisons": comparisons,
         "turned": turned(answers, task),
         "slices": parts,
         "calibration": None if calibration is None else calibrated(answers["tuned"], task, calibration),
         "abstention": abstention(answers["tuned"], calibration),
+        "private": {n: private_said.told_of(a) for n, a in answers.items() if any(x is not None for x in a.private)},
         "examples": examples(answers, task, questions),
         "cautions": [
             *cautions(spec.systems(task["kind"]), systems, questions, skipped, disliked),

@@ -17,6 +17,7 @@ from luthier.core.errors import DataError
 from luthier.core.spec import Spec
 from luthier.core.stage import Context, Output, Stage
 
+from .memorisation.spec import REMEMBERED
 from .spec import METRICS, EvaluateSpec
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def lead(kind: str, metric: str | None) -> str:
     >>> lead("chat", None), lead("classify", "accuracy")
     ('perplexity', 'accuracy')
     """
-    known = [name for name, one in METRICS.items() if kind in one.kinds]
+    known = [name for name, one in METRICS.items() if kind in one.kinds and name not in REMEMBERED]
     if metric is None:
         return {"classify": "macro_f1", "regress": "mae", "chat": "perplexity"}[kind]
     if metric not in known:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from luthier.core.errors import SpecError
 
-from .. import compare, metrics, texts
+from .. import compare, metrics, private_said, texts
 from ..predictions import Answers
 from ..questions import Asked, Question
 from ..spec import METRICS
@@ -79,6 +79,8 @@ class ChatTask:
                 compare.of_mean("token_f1", self.each(answers)),
                 texts.statistics(answers.references, answers.predictions),
             ]
+            if any(one is not None for one in answers.private):
+                parts.append(private_said.statistics(answers))
         if answers.loss_tokens_N.all():
             parts.append(compare.of_perplexity(answers.loss_sum_N, answers.loss_tokens_N))
         return compare.together(parts)
