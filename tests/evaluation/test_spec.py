@@ -14,7 +14,7 @@ def test_defaults_are_what_applies():
     assert spec.systems("classify") == ("tuned", "base", "base_3shot", "tfidf")
     assert spec.systems("chat") == ("tuned", "base", "base_3shot")
     assert spec.measured("chat") == (
-        "exact_match", "token_f1", "rouge_l", "chrf", "bleu", "length_error", "refused", "perplexity"
+        "exact_match", "token_f1", "rouge_l", "chrf", "bleu", "length_error", "refused", "pii_said", "perplexity"
     )  # fmt: skip
 
 

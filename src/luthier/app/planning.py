@@ -20,6 +20,7 @@ from luthier.core.units import show_bytes, show_count, show_seconds
 from luthier.data.rules.rule import WouldAsk
 
 from .context import RunContext
+from .gating import remembering, rules_and_costs
 from .line import STEPS, Look, Make, Results, materials, walk
 from .recipe import Wish
 from .workbench import Workbench, workbench
@@ -46,6 +47,7 @@ class Plan:
     over_budget: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     asking: dict[str, Any] | None = None  # what rules would have models write, at most
+    gate: list[tuple[str, str]] = field(default_factory=list)  # each rule, and what measuring it costs
 
     def forecast_facts(self) -> dict[str, Any]:
         """The figures that a run is measured against."""
@@ -61,15 +63,17 @@ class Plan:
 
     def plain(self) -> dict[str, Any]:
         return {"name": self.name, "steps": self.steps, "rules": self.rules, "forecast": self.forecast_facts(), "suggestion": asdict(self.suggestion) if self.suggestion else None,
-                "over_budget": self.over_budget, "notes": self.notes, "asking": self.asking}  # fmt: skip
+                "over_budget": self.over_budget, "notes": self.notes, "asking": self.asking,
+                "gate": [{"rule": rule, "cost": cost} for rule, cost in self.gate]}  # fmt: skip
 
     def sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """Titles with (what, how much) pairs, for people."""
         rules = [(section, " → ".join(told)) for section, told in self.rules.items()]
         told = [("rules", rules)] if rules else []
+        gate = [("gate", self.gate)] if self.gate else []
         t = self.training
         if t is None:
-            return told
+            return [*told, *gate]
         parts = ", ".join(f"{name} {show_bytes(size)}" for name, size in t.peak_bytes.items() if size)
         about = {"counted": "", "measured": "about ", "bound": "up to "}[t.known]
         shared = (
@@ -102,21 +106,21 @@ class Plan:
                 ("money", str(self.cost.money) if self.cost.money else "not known"),
                 *(("", line) for line in self.cost.basis),
             ]
-        return [*told, ("training", training), ("whole run", whole)]
+        return [*told, ("training", training), ("whole run", whole), *gate]
 
 
 def make_plan(wish: Wish, at: RunContext, *, probe: bool) -> Plan:
     """The plan of a whole recipe. Raises what preparing the rows and importing the base raise."""
     there = walk(wish, at, Look(at))
     if there.model is not None:
-        return Plan(wish.recipe.name, _steps(wish, there), written_rules(wish))
+        return Plan(wish.recipe.name, _steps(wish, there), written_rules(wish), gate=rules_and_costs(wish))
     try:
         so_far = materials(wish, at, Make(at), asks=False)
     except WouldAsk as told:
         later = "training can be forecast once the rows are there: `luthier data prepare` asks for them, or leave the rule out for a first look"
         notes = [*told.sentences, later]
         steps = _steps(wish, there)
-        return Plan(wish.recipe.name, steps, written_rules(wish), asking=told.figures, notes=notes)
+        return Plan(wish.recipe.name, steps, written_rules(wish), asking=told.figures, notes=notes, gate=rules_and_costs(wish))
     return plan_training(wish, at, so_far, probe=probe)
 
 
@@ -175,6 +179,9 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
         suggestion,
         over,
         notes,
+        gate=rules_and_costs(
+            wish, _remembered_tokens(wish, at, so_far, made), made.probe and made.probe.seconds_per_read_token
+        ),
     )
 
 
@@ -300,7 +307,16 @@ def _evaluation_seconds(wish: Wish, at: RunContext, so_far: Results, made: Forec
     if labels := about["task"]["labels"]:
         a_row += _tree_tokens(at.folder(so_far.base), labels)
     systems = sum(1 for s in wish.recipe.evaluate.systems(wish.recipe.task.kind) if s != "tfidf")
-    return rows * a_row * systems * made.probe.seconds_per_read_token
+    remembered = _remembered_tokens(wish, at, so_far, made)
+    return (rows * a_row * systems + remembered) * made.probe.seconds_per_read_token
+
+
+def _remembered_tokens(wish: Wish, at: RunContext, so_far: Results, made: Forecast) -> float:
+    import json
+
+    assert so_far.dataset is not None
+    about = json.loads((at.folder(so_far.dataset) / "dataset.json").read_text(encoding="utf-8"))
+    return remembering(wish, about["counts"], float(made.lengths.train[:, 0].mean()))
 
 
 def _tree_tokens(base: Path, labels: list[str]) -> int:

@@ -22,7 +22,7 @@ from luthier.core.units import Money
 from luthier.evaluation.memorisation.spec import REMEMBERED
 from luthier.evaluation.spec import METRICS, SLICE_ROWS, CostRule, EvaluateSpec, GateRule, LatencyRule, Rule
 
-from .remedies import remedy
+from .remedies import REMEDIES
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,19 @@ def check(
 ) -> None:
     """Raise SpecError when a rule names what this evaluation will not measure. `own_head`: the tuned model answers with a
     head of its own, whose scores are no losses of tokens. `canaries`: there are secrets whose exposure can be measured."""
-    measured, systems = (*evaluate.measured(kind), *evaluate.remembered(kind)), evaluate.systems(kind)
+    measured, systems = evaluate.measured(kind), evaluate.systems(kind)
     for metric, rule in gate.items():
         if not isinstance(rule, GateRule):
             continue
-        if metric in REMEMBERED:
-            _refuse_unremembered(metric, rule, kind, own_head, canaries)
         if metric == "perplexity" and own_head:
             raise SpecError(
                 "evaluate.gate: perplexity is of a language model's tokens, and train.method puts a head of its own on the "
                 "model, which says none.",
                 remedy="Gate on another metric, or train with a method that keeps the language model (sft).",
             )
-        if metric not in measured:
+        if metric in REMEMBERED:
+            _refuse_unremembered(metric, rule, kind, own_head, canaries)
+        elif metric not in measured:
             raise SpecError(
                 f"evaluate.gate: {metric!r} is not measured in this evaluation of a {kind} task.",
                 remedy=f"{did_you_mean(metric, list(measured))} (evaluate.metrics says what is measured)",
@@ -155,8 +155,9 @@ def permit(verdicts: Sequence[Verdict], waived: Callable[[Verdict], bool] = lamb
     if not failed:
         return
     told = "\n".join(
-        f"  ✗ {verdict.metric} {verdict.rule}: {verdict.reason}\n      to pass: {remedy(verdict.metric)}"
-        + ("" if verdict.waivable else "; nobody may waive it")
+        f"  ✗ {verdict.metric} {verdict.rule}: {verdict.reason}"
+        + (f"\n      to pass: {REMEDIES[verdict.metric]}" if verdict.metric in REMEDIES else "")
+        + ("" if verdict.waivable else "\n      nobody may waive it")
         for verdict in failed
     )
     may = [verdict.metric for verdict in failed if verdict.waivable]

@@ -13,8 +13,3 @@ REMEDIES: dict[str, str] = {
     "cost": "choose a smaller base, shorter prompts and answers, or a cheaper machine",
     "ece": "calibrate on the validation rows (postprocess.calibrate), or give more of them",
 }
-BETTER = "improve the data or the training"
-
-
-def remedy(metric: str) -> str:
-    return REMEDIES.get(metric, BETTER)
