@@ -15,7 +15,7 @@ def test_defaults_are_what_applies():
     assert spec.systems("chat") == ("tuned", "base", "base_3shot")
     assert spec.measured("chat") == (
         "exact_match", "token_f1", "rouge_l", "chrf", "bleu", "length_error", "refused", "similarity", "call_match", "call_name",
-        "call_valid", "call_when_due", "code_parses", "preferred", "reward_accuracy", "perplexity"
+        "call_valid", "call_when_due", "code_parses", "preferred", "reward_accuracy", "pii_said", "perplexity"
     )  # fmt: skip
     assert spec.systems("extract") == ("tuned", "base", "base_3shot")
     assert spec.measured("extract") == (

@@ -3,8 +3,8 @@
 import pytest
 
 from luthier.core.errors import GateFailed, SpecError
-from luthier.evaluation.spec import EvaluateSpec, GateRule
-from luthier.governance.policy import check, judge, permit
+from luthier.evaluation.spec import EvaluateSection, EvaluateSpec, GateRule
+from luthier.governance.policy import check, judge, permit, written
 
 REPORT = {
     "systems": {"tuned": {"metrics": {"accuracy": 0.9, "macro_f1": 0.8, "perplexity": 5.0, "exact_match": None}}},
@@ -167,3 +167,79 @@ def test_check_refuses_what_cannot_be_judged_before_anything_runs(gate, kind, ev
     rules = {metric: GateRule(**rule) for metric, rule in gate.items()}
     with pytest.raises(SpecError, match=told):
         check(rules, kind, EvaluateSpec(**evaluate))
+
+
+def _timed(**more):
+    return {**REPORT, "systems": {"tuned": {**REPORT["systems"]["tuned"], **more}}}
+
+
+@pytest.mark.parametrize(
+    ("rule", "more", "passed", "reason"),
+    [
+        ({"latency": {"p95": {"at_most": "300 ms"}}}, {}, False, "the report has no latency of the tuned model"),
+        (
+            {"latency": {"p95": {"at_most": "300 ms"}}},
+            {"latency": {"median_s": 0.1, "p95_s": 0.35, "machine": "box, 2 cores"}},
+            False,
+            "it is 350 ms on box, 2 cores; 50 ms less would pass",
+        ),
+        (
+            {"latency": {"median": {"at_most": "1 s"}}},
+            {"latency": {"median_s": 0.1, "p95_s": 0.35}},
+            True,
+            "it is 100 ms on the machine that measured it, which the report does not name",
+        ),
+        ({"cost": {"per_1000": {"at_most": "0.10 USD"}}}, {}, False, "the report has no cost of the tuned model's answers"),
+        (
+            {"cost": {"per_1000": {"at_most": "0.10 USD"}}},
+            {"cost": {"per_1000": 0.25, "currency": "USD"}},
+            False,
+            "it is 0.25 USD; 0.15 USD less would pass",
+        ),
+        ({"cost": {"per_1000": {"at_most": "0.10 USD"}}}, {"cost": {"per_1000": 0.05, "currency": "USD"}}, True, "it is 0.05 USD"),
+        (
+            {"cost": {"per_1000": {"at_most": "0.10 USD"}}},
+            {"cost": {"per_1000": 0.05, "currency": "EUR"}},
+            False,
+            "the report counts in EUR, and nothing is converted; write the bound in it",
+        ),
+    ],
+)  # fmt: skip
+def test_what_answering_took(rule, more, passed, reason):
+    gate = EvaluateSection.model_validate({"gate": rule}).gate
+    (verdict,) = judge(gate, _timed(**more))
+    assert (verdict.passed, verdict.reason) == (passed, reason)
+
+
+def test_rules_are_told_before_anything_is_measured():
+    gate = EvaluateSection.model_validate(
+        {"gate": {"macro_f1": {"at_least": 0.8, "better_than": "base"}, "latency": {"p95": {"at_most": "2 s"}}}}
+    ).gate
+    assert written(gate) == [("macro_f1", "at least 0.8"), ("macro_f1", "better than base"), ("latency", "p95 at most 2 s")]
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind", "more", "told"),
+    [
+        ("exposure", "chat", {"canaries": False}, "no secret whose exposure"),
+        ("extracted", "classify", {}, "not measured of a classify task"),
+        ("membership_auc", "chat", {"own_head": True}, "head of its own"),
+    ],
+)
+def test_a_gate_on_memory_that_cannot_be_measured_is_refused(metric, kind, more, told):
+    section = EvaluateSection.model_validate({"gate": {metric: {"at_most": 0.6}}})
+    with pytest.raises(SpecError, match=told):
+        check(section.gate, kind, section, **more)
+
+
+def test_a_gate_on_memory_switches_its_measuring_on():
+    section = EvaluateSection.model_validate({"gate": {"membership_auc": {"at_most": 0.6}}})
+    assert section.memorisation is None and section.measuring().remembered("classify") == ("membership_auc",)
+    check(section.gate, "classify", section)
+    assert EvaluateSection().measuring().memorisation is None
+
+
+def test_the_reason_why_nothing_was_measured_is_told():
+    report = {**REPORT, "memorisation": {"extraction": {"why": "answers are short"}}}
+    (verdict,) = judge({"extracted": GateRule(at_most=0)}, report)
+    assert verdict.reason == "the report has no extracted of the tuned model: answers are short"

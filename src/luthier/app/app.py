@@ -29,6 +29,7 @@ from .data import Data
 from .openlineage import sender
 
 if TYPE_CHECKING:
+    from luthier.governance.waiver import Asked
     from luthier.postprocessing.sums import Verdict
 
     from .answering import Answerer
@@ -128,10 +129,10 @@ class App:
         with closing(self._context(wish, watch, stop)) as at:
             return search_line(wish, at, at.hourly)
 
-    def run(self, recipe: Path, overrides: tuple[str, ...] = (), *, fresh: bool = False, watch: Watch | None = None,
-            stop: threading.Event | None = None) -> Run:  # fmt: skip
+    def run(self, recipe: Path, overrides: tuple[str, ...] = (), *, fresh: bool = False, waive: Asked | None = None,
+            watch: Watch | None = None, stop: threading.Event | None = None) -> Run:  # fmt: skip
         """The whole line; where the recipe has a search, that first, and then the line of what it kept. Raises GateFailed with
-        the numbers when policy stops it, Interrupted when the user does."""
+        the numbers when policy stops it, Interrupted when the user does. `waive`: rules that a person lets this model break."""
         from .running import run_line
 
         wish = self._read(recipe, overrides)
@@ -140,7 +141,7 @@ class App:
                 from .searching import search_line, with_setting
 
                 wish = with_setting(wish, search_line(wish, at, at.hourly).kept_trial.setting)
-            return run_line(wish, at, fresh=fresh)
+            return run_line(wish, at, fresh=fresh, waive=waive)
 
     def merge(self, written: Path, overrides: tuple[str, ...] = (), *, watch: Watch | None = None,
               stop: threading.Event | None = None) -> Merged:  # fmt: skip
@@ -256,9 +257,21 @@ class App:
             "files": [{"path": f.path, "sha256": f.sha256, "size_bytes": f.size_bytes} for f in artifact.files],
             "folder": str(self.store.folder(artifact)) if artifact.files else None,
             "report": self._report_of(artifact),
+            **self._waivers_of(artifact),
             **self._about(artifact),
             **({"damaged": damaged} if verify else {}),
         }  # fmt: skip
+
+    def _waivers_of(self, artifact: Artifact) -> dict[str, Any]:
+        """What a release was let pass, and whether the ledger knows of it."""
+        from luthier.governance.waiver import EVENT, WaiverSpec
+
+        if not (waivers := artifact.spec.get("waivers")):
+            return {}
+        events = list(self.store.ledger.read(kind=EVENT, subject=artifact.parents["report"]))
+        known = [WaiverSpec.model_validate(one) for event in events for one in event.data["waivers"]]
+        told = [WaiverSpec.model_validate(one) for one in waivers]
+        return {"waivers": [{**one.plain(), "recorded": one in known} for one in told]}
 
     def _report_of(self, artifact: Artifact) -> str | None:
         for version in self.store.catalog.names_of(artifact.digest):

@@ -43,9 +43,42 @@ def check(recipe: Recipe) -> None:
     own_head = not train.method.load().through_vocabulary
     evaluate.judged(task)
     check_private(recipe)
-    policy.check(evaluate.gate, task, evaluate, own_head)
+    refuse_unlearnt(recipe, own_head)
+    secrets = recipe.data.canaries is not None or bool(
+        evaluate.memorisation and evaluate.memorisation.canaries
+    )
+    policy.check(evaluate.gate, task, evaluate, own_head, secrets)
     recipe.postprocess.constrained(task, own_head)
     refuse_heads(recipe.postprocess.forms(train.adapter.kind), own_head)
+
+
+def refuse_unlearnt(recipe: Recipe, own_head: bool) -> None:
+    """Canaries that nothing would learn, and memorisation of a model that says no tokens. Raises SpecError."""
+    method = recipe.train.method.name
+    if recipe.evaluate.memorisation is not None and own_head:
+        raise SpecError(
+            f"evaluate.memorisation: train.method {method} puts a head of its own on the model, which says no tokens that could "
+            "be learnt by heart.",
+            remedy="Leave it out, or train with a method that keeps the language model (sft).",
+        )
+    if recipe.data.canaries is None:
+        return
+    if recipe.task.kind != "chat":
+        raise SpecError(
+            f"data.canaries: a {recipe.task.kind} task learns its answers alone, and no secret is one of them.",
+            remedy="Leave canaries out; evaluate.memorisation: {} measures membership of any task.",
+        )
+    if method != "sft":
+        raise SpecError(
+            f"data.canaries: they are questions with one answer, and train.method {method} learns from other rows.",
+            remedy="Leave canaries out, or train with sft.",
+        )
+    mix, order = recipe.train.mix, recipe.train.order
+    if getattr(mix, "weights", None) or not isinstance(order, str):
+        raise SpecError(
+            "data.canaries: train.mix or train.order says which source has which share or turn, and canaries are of none.",
+            remedy="Leave canaries out, or mix by size.",
+        )
 
 
 def check_devices(recipe: Recipe) -> None:

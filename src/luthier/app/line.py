@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from .recipe import Recipe, Wish
 if TYPE_CHECKING:
     from luthier.evaluation.calibration import CalibrateSpec
     from luthier.evaluation.spec import EvaluateSpec
+    from luthier.governance.waiver import WaiverSpec
 
 STEPS = ("dataset", "base", "model", "calibration", "report", "package", "release")
 
@@ -281,10 +282,28 @@ def _embedder(at: RunContext, measuring: EvaluateSpec, recipe: Recipe) -> dict[s
     }
 
 
+def measuring_of(wish: Wish, at: RunContext) -> EvaluateSpec:
+    """What is measured; a file of planted secrets is part of that by what it holds."""
+    spec = systems.measuring(wish.recipe, at)
+    if spec.memorisation is None or spec.memorisation.canaries is None:
+        return spec
+    from luthier.evaluation.memorisation.secrets import digest_of_file
+
+    written = Path(spec.memorisation.canaries).expanduser()
+    digest = digest_of_file(wish.folder / written, written.name)
+    return spec.model_copy(
+        update={"memorisation": spec.memorisation.model_copy(update={"canaries_sha256": digest})}
+    )
+
+
 def walk(
-    wish: Wish, at: RunContext, make: Strategy, permit: Callable[[Results], None] | None = None
+    wish: Wish,
+    at: RunContext,
+    make: Strategy,
+    permit: Callable[[Results], Sequence[WaiverSpec]] | None = None,
 ) -> Results:
-    """The whole line. `permit` sees the report and raises GateFailed to stop before anything is packed or named."""
+    """The whole line. `permit` sees the report and raises GateFailed to stop before anything is packed or named; it returns what
+    a person let pass all the same."""
     from luthier.evaluation.calibration import STAGE as CALIBRATE
     from luthier.evaluation.suite import STAGE as EVALUATE
     from luthier.governance.release import STAGE as PUBLISH
@@ -295,7 +314,7 @@ def walk(
     recipe = wish.recipe
     so_far = trained(wish, make, materials(wish, at, make))
     dataset, base, model = so_far.dataset, so_far.base, so_far.model
-    measuring = systems.measuring(recipe, at)
+    measuring = measuring_of(wish, at)
     calibration: dict[str, Artifact | None] = {}
     if recipe.postprocess.calibrating(recipe.task.kind):
         wished = calibrating(recipe, measuring)
@@ -306,10 +325,9 @@ def walk(
     tested = {"model": model, "base": base, "dataset": dataset, **calibration, **others}
     report = make("report", EVALUATE, measuring, tested)
     so_far = replace(so_far, report=report, calibration=calibration.get("calibration"))
-    if permit and report is not None:
-        permit(so_far)
+    waivers = permit(so_far) if permit and report is not None else ()
     packed = {"model": model, "base": base, "dataset": dataset, **calibration}
     package = make("package", PACKAGE, recipe.postprocess, packed)
-    publish = ReleaseSpec(name=recipe.name, gate=recipe.evaluate.gate)
+    publish = ReleaseSpec(name=recipe.name, gate=recipe.evaluate.gate, waivers=list(waivers))
     parents = {"package": package, "report": report, "model": model, "dataset": dataset, "base": base}
     return replace(so_far, package=package, release=make("release", PUBLISH, publish, parents))

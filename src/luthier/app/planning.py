@@ -21,6 +21,7 @@ from luthier.data.rules.rule import WouldAsk
 
 from .asking import asks, check_keys, check_people, over_budget
 from .context import RunContext
+from .gating import remembering, rules_and_costs
 from .line import STEPS, Look, Make, Results, materials, walk
 from .recipe import Wish
 from .systems import check as check_systems
@@ -54,6 +55,7 @@ class Plan:
     asks: list[dict[str, Any]] = field(
         default_factory=list
     )  # what the evaluation would ask of servers and a judge, at most
+    gate: list[tuple[str, str]] = field(default_factory=list)  # each rule, and what measuring it costs
 
     def forecast_facts(self) -> dict[str, Any]:
         """The figures that a run is measured against."""
@@ -69,15 +71,17 @@ class Plan:
 
     def plain(self) -> dict[str, Any]:
         return {"name": self.name, "steps": self.steps, "rules": self.rules, "forecast": self.forecast_facts(), "suggestion": asdict(self.suggestion) if self.suggestion else None,
-                "over_budget": self.over_budget, "notes": self.notes, "asking": self.asking, "asks": self.asks, "package": self.package}  # fmt: skip
+                "over_budget": self.over_budget, "notes": self.notes, "asking": self.asking, "asks": self.asks, "package": self.package,
+                "gate": [{"rule": rule, "cost": cost} for rule, cost in self.gate]}  # fmt: skip
 
     def sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """Titles with (what, how much) pairs, for people."""
         rules = [(section, " → ".join(told)) for section, told in self.rules.items()]
         told = [("rules", rules)] if rules else []
+        gate = [("gate", self.gate)] if self.gate else []
         t = self.training
         if t is None:
-            return told
+            return [*told, *gate]
         parts = ", ".join(f"{name} {show_bytes(size)}" for name, size in t.peak_bytes.items() if size)
         about = {"counted": "", "measured": "about ", "bound": "up to "}[t.known]
         shared = (
@@ -111,7 +115,7 @@ class Plan:
                 *(("", line) for line in self.cost.basis),
             ]
         packed = [(form, show_bytes(size)) for form, size in self.package.items()]
-        return [*told, ("training", training), ("package", packed), ("whole run", whole)]
+        return [*told, ("training", training), ("package", packed), ("whole run", whole), *gate]
 
 
 def make_plan(wish: Wish, at: RunContext, *, probe: bool) -> Plan:
@@ -127,6 +131,7 @@ def make_plan(wish: Wish, at: RunContext, *, probe: bool) -> Plan:
             over_budget=over_budget(asked, wish.recipe.budget.money, None),
             notes=[*known, *(one.sentence for one in asked)] if there.report is None else [],
             asks=[one.plain() for one in asked],
+            gate=rules_and_costs(wish),
         )
     try:
         so_far = materials(wish, at, Make(at), asks=False)
@@ -134,7 +139,14 @@ def make_plan(wish: Wish, at: RunContext, *, probe: bool) -> Plan:
         later = "training can be forecast once the rows are there: `luthier data prepare` asks for them, or leave the rule out for a first look"
         notes = [*known, *told.sentences, later]
         steps = _steps(wish, there)
-        return Plan(wish.recipe.name, steps, written_rules(wish), asking=told.figures, notes=notes)
+        return Plan(
+            wish.recipe.name,
+            steps,
+            written_rules(wish),
+            asking=told.figures,
+            notes=notes,
+            gate=rules_and_costs(wish),
+        )
     plan = plan_training(wish, at, so_far, probe=probe)
     return replace(plan, notes=[*plan.notes, *known])
 
@@ -208,6 +220,9 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
         notes,
         package=_sizes(forms, at, so_far, made),
         asks=[one.plain() for one in asked],
+        gate=rules_and_costs(
+            wish, _remembered_tokens(wish, at, so_far, made), made.probe and made.probe.seconds_per_read_token
+        ),
     )
 
 
@@ -356,7 +371,16 @@ def _evaluation_seconds(wish: Wish, at: RunContext, so_far: Results, made: Forec
         1 for s in wish_.systems(wish.recipe.task.kind) if wish_.kind_of(s) not in ("tfidf", "endpoint")
     )
     rows += min(rows, wish_.timed_rows)
-    return rows * a_row * systems * made.probe.seconds_per_read_token
+    remembered = _remembered_tokens(wish, at, so_far, made)
+    return (rows * a_row * systems + remembered) * made.probe.seconds_per_read_token
+
+
+def _remembered_tokens(wish: Wish, at: RunContext, so_far: Results, made: Forecast) -> float:
+    import json
+
+    assert so_far.dataset is not None
+    about = json.loads((at.folder(so_far.dataset) / "dataset.json").read_text(encoding="utf-8"))
+    return remembering(wish, about["counts"], float(made.lengths.train[:, 0].mean()))
 
 
 def _tree_tokens(base: Path, labels: list[str]) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,13 @@ from luthier.core.errors import GateFailed, LuthierError
 from luthier.core.event import Event
 from luthier.cost.meter import actual, error
 from luthier.cost.prices import load_prices
-from luthier.governance.policy import Verdict, judge, permit
+from luthier.governance.waiver import Asked, told
 from luthier.store.files import write_atomic
 
 from .asking import asks, refuse
 from .checking import check_devices
 from .context import RunContext
+from .judging import Judging
 from .line import STEPS, Look, Make, Results, materials, walk
 from .planning import before_asking, plan_training, refuse_over_budget
 from .recipe import Wish
@@ -53,6 +55,7 @@ class Run:
     report: dict[str, Any] = field(repr=False)
     report_path: Path
     seconds: float
+    waivers: list[dict[str, Any]] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         systems = {name: system["metrics"] for name, system in self.report["systems"].items()}
@@ -84,18 +87,25 @@ class Run:
                 f"{c['metric']}: {c['of']} against {c['to']} {c['difference']:+.3f} "
                 f"({100 * c['confidence']:.4g} % interval {c['low']:+.3f} to {c['high']:+.3f}, {self.report['rows']} rows)"
             )
+        told += [f"gate: {v['metric']} {v['rule']}: {_said(v)}, {v['reason']}" for v in self.verdicts]
         told += [
-            f"gate: {v['metric']} {v['rule']}: {'passed' if v['passed'] else 'failed'}, {v['reason']}"
-            for v in self.verdicts
+            f"released under waiver: {one['metric']} {one['rule']}, by {one['by']} on {one['on']}: {one['because']}"
+            for one in self.waivers
         ]
         return told
 
 
-def run_line(wish: Wish, at: RunContext, *, fresh: bool = False) -> Run:
-    """Raises GateFailed when policy stops the line, Interrupted when the user does; both leave what was finished."""
+def _said(verdict: Mapping[str, Any]) -> str:
+    return "passed" if verdict["passed"] else "waived" if verdict["waived"] else "failed"
+
+
+def run_line(wish: Wish, at: RunContext, *, fresh: bool = False, waive: Asked | None = None) -> Run:
+    """Raises GateFailed when policy stops the line, Interrupted when the user does; both leave what was finished. `waive`: broken
+    rules that a person lets pass; without it a report that only passed so stops at the gate again."""
     began = time.monotonic()
-    there = walk(wish, at, Look(at))
-    if not fresh and (known := _up_to_date(wish, at, there, began)):
+    judging = Judging(wish, at, waive)
+    there = walk(wish, at, Look(at), judging.known)
+    if not fresh and (known := _up_to_date(wish, at, there, judging, began)):
         return known
     check_devices(wish.recipe)
     before_asking(wish, at, there.model)
@@ -108,7 +118,6 @@ def run_line(wish: Wish, at: RunContext, *, fresh: bool = False) -> Run:
         environment=_environment(),
     )
     make = Make(at, frozenset(STEPS) if fresh else frozenset())
-    verdicts: list[Verdict] = []
     try:
         so_far = materials(wish, at, make)
         if fresh or there.model is None:
@@ -120,11 +129,7 @@ def run_line(wish: Wish, at: RunContext, *, fresh: bool = False) -> Run:
         # The two materials were just made: the walk must return them, not make them anew once more.
         make.fresh -= {"dataset", "base"}
 
-        def permitting(results: Results) -> None:
-            verdicts.extend(judge(wish.recipe.evaluate.gate, _report(at, results)))
-            permit(verdicts)
-
-        results = walk(wish, at, make, permitting)
+        results = walk(wish, at, make, judging.permit)
     except LuthierError as stopped:
         state = "stopped by the gate" if isinstance(stopped, GateFailed) else type(stopped).__name__.lower()
         at.emit(
@@ -136,7 +141,7 @@ def run_line(wish: Wish, at: RunContext, *, fresh: bool = False) -> Run:
         )
         if isinstance(stopped, GateFailed):
             path = _write_report(
-                wish, at, replace(walk(wish, at, Look(at)), package=None, release=None), verdicts, None
+                wish, at, replace(walk(wish, at, Look(at)), package=None, release=None), judging, None
             )
             raise GateFailed(f"{stopped.message}\n  report: {path}", remedy=stopped.remedy) from None
         raise
@@ -157,11 +162,11 @@ def run_line(wish: Wish, at: RunContext, *, fresh: bool = False) -> Run:
             for what in ("tokens", "peak_bytes", "training_seconds", "seconds")
         }
         at.emit("actual", **took, forecast_error=missed)
-    path = _write_report(wish, at, results, verdicts, str(version))
-    return _run(at, wish, results, str(version), make.made, verdicts, path, began)
+    path = _write_report(wish, at, results, judging, str(version))
+    return _run(at, wish, results, str(version), make.made, judging, path, began)
 
 
-def _up_to_date(wish: Wish, at: RunContext, there: Results, began: float) -> Run | None:
+def _up_to_date(wish: Wish, at: RunContext, there: Results, judging: Judging, began: float) -> Run | None:
     """The run that would do nothing: everything is there, and the name's newest version is this very release."""
     if there.release is None:
         return None
@@ -171,16 +176,8 @@ def _up_to_date(wish: Wish, at: RunContext, there: Results, began: float) -> Run
     path = _report_path(at, str(newest[-1]))
     if not path.exists():
         return None
-    return _run(
-        at,
-        wish,
-        there,
-        str(newest[-1]),
-        [],
-        judge(wish.recipe.evaluate.gate, _report(at, there)),
-        path,
-        began,
-    )
+    judging.judge(there)
+    return _run(at, wish, there, str(newest[-1]), [], judging, path, began)
 
 
 def _run(
@@ -189,7 +186,7 @@ def _run(
     results: Results,
     release: str,
     made: list[str],
-    verdicts: list[Verdict],
+    judging: Judging,
     path: Path,
     began: float,
 ) -> Run:
@@ -200,10 +197,11 @@ def _run(
         release,
         made,
         digests,
-        [asdict(v) for v in verdicts],
+        [asdict(v) for v in judging.verdicts],
         _report(at, results),
         path,
         time.monotonic() - began,
+        told(judging.waivers),
     )
 
 
@@ -217,19 +215,17 @@ def _report_path(at: RunContext, version: str) -> Path:
 
 
 def _write_report(
-    wish: Wish, at: RunContext, results: Results, verdicts: list[Verdict], release: str | None
+    wish: Wish, at: RunContext, results: Results, judging: Judging, release: str | None
 ) -> Path:
     """The page for people; a reading of the artifacts and of this run's events, so it can be written again."""
     from .report.page import render
 
     path = _report_path(at, release or f"{wish.recipe.name}-stopped-{at.run}")
-    write_atomic(path, render(_facts(wish, at, results, verdicts, release)).encode())
+    write_atomic(path, render(_facts(wish, at, results, judging, release)).encode())
     return path
 
 
-def _facts(
-    wish: Wish, at: RunContext, results: Results, verdicts: list[Verdict], release: str | None
-) -> RunFacts:
+def _facts(wish: Wish, at: RunContext, results: Results, judging: Judging, release: str | None) -> RunFacts:
     from .lineage import graph
     from .report.facts import RunFacts as Facts
 
@@ -249,7 +245,9 @@ def _facts(
         state="released" if release else "stopped by the gate",
         reason=None
         if release
-        else "; ".join(f"{v.metric} {v.rule}: {v.reason}" for v in verdicts if not v.passed),
+        else "; ".join(
+            f"{v.metric} {v.rule}: {v.reason}" for v in judging.verdicts if not v.passed and not v.waived
+        ),
         made_on=time.strftime("%Y-%m-%d"),
         base=wish.recipe.base,
         dataset=read(results.dataset, "dataset.json"),
@@ -257,7 +255,8 @@ def _facts(
         history=read(results.model, "history.json"),
         train=results.model.spec if results.model else None,
         report=read(results.report, "report.json"),
-        verdicts=[asdict(v) for v in verdicts],
+        verdicts=[asdict(v) for v in judging.verdicts],
+        waivers=told(judging.waivers),
         forecast=foreseen or None,
         actual=took,
         lineage_nodes=nodes,

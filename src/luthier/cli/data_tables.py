@@ -67,6 +67,7 @@ def print_profile(found: Mapping[str, Any]) -> None:
     _facts(
         [
             ("rows", ", ".join(f"{rows[side]:,} {side}" for side in SIDES) + f"; {found['removed']:,} removed"),
+            *([("canaries", f"{found['canaries']:,} of the training rows")] if found.get("canaries") else []),
             *([("forgotten", f"{found['forgotten']:,} rows of the sources")] if found["forgotten"] else []),
             ("kinds", ", ".join(f"{n:,} {kind}" for kind, n in found["kinds"].items())),
             *([("weights", "{min:.4g} to {max:.4g}, {mean:.4g} on average".format(**found["weights"]))] if found["weights"] else []),

@@ -132,18 +132,40 @@ def profile(recipe: Path, sets: tuple[str, ...], steps: int, as_json: bool) -> N
 @click.argument("recipe", type=click.Path(path_type=Path))
 @_sets
 @click.option("--fresh", is_flag=True, help="Make every step anew, even what is already there.")
+@click.option(
+    "--waive",
+    multiple=True,
+    metavar="METRIC",
+    help="Let this very model pass although it breaks the gate's rule of METRIC; may be given again. Needs --because and --by.",
+)
+@click.option("--because", metavar="REASON", help="Why the rule is let go; it stands on the model card.")
+@click.option("--by", metavar="NAME", help="Who answers for it.")
+@click.option("--by-me", is_flag=True, help="I do, as the operating system knows me.")
 @as_json_option
 @told
-def run(recipe: Path, sets: tuple[str, ...], fresh: bool, as_json: bool) -> None:
+def run(
+    recipe: Path,
+    sets: tuple[str, ...],
+    fresh: bool,
+    waive: tuple[str, ...],
+    because: str | None,
+    by: str | None,
+    by_me: bool,
+    as_json: bool,
+) -> None:
     """Do it: prepare, train, evaluate, judge, pack, release. Run again to go on after a stop."""
+    from luthier.app.data.forget import actor
+    from luthier.governance.waiver import Asked
+
     from .interrupt import stop_on_signals
     from .show import watch
     from .tables import print_run
 
+    asked = Asked.of(waive, because, by, actor() if by_me else None)
     eyes = watch()
     try:
         with stop_on_signals(eyes.say) as stop:
-            result = app().run(recipe, sets, fresh=fresh, watch=eyes, stop=stop)
+            result = app().run(recipe, sets, fresh=fresh, waive=asked, watch=eyes, stop=stop)
     finally:
         eyes.close()
     put_json(result.plain()) if as_json else print_run(result)

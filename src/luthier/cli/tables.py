@@ -178,6 +178,12 @@ def print_artifact(found: Mapping[str, Any]) -> None:
         from .data_tables import print_about
 
         print_about(found["about"])
+    for one in found.get("waivers") or ():
+        click.echo(
+            f"waived: {one['metric']} {one['rule']} ({one['verdict']}) by {one['by']} on {one['on']}: {one['because']}"
+        )
+        if not one["recorded"]:
+            click.echo("  this home's ledger knows nothing of it")
     if found["parents"]:
         click.echo("from")
         click.echo(columns([(role, short(parent)) for role, parent in found["parents"].items()], "  "))

@@ -19,7 +19,7 @@ from luthier.core.errors import DataError
 from luthier.core.stage import Context
 from luthier.store.answers import ANSWERS
 
-from . import split
+from . import canaries, split
 from .connectors import connect
 from .connectors.protocol import Connector, Part
 from .contract import ContractSpec, contract_of
@@ -117,7 +117,7 @@ class Preparation:
         self._files = {name: SortedSide(out / f"{name}.parquet", RECORD, work / name) for name in split.SIDES}
         self._by_source = {name: dict.fromkeys(split.SIDES, 0) for name in names}
         self._by_label: dict[str, dict[str, int]] = {}
-        self._characters = 0
+        self._characters = self._planted = 0
         late = [plugin.load("rule", wish.name) for wish in spec.data.rules.quantity]
         looks = any(isinstance(rule, MakeRule) or getattr(rule, "of", "rows") == "held" for rule in late)
         self._held = ArrowFile(work / "held.arrow") if looks else None
@@ -144,6 +144,7 @@ class Preparation:
                 frame = self._run(group, frame)
             for batch in self._engine.rows(frame):
                 self._write(batch, "train")
+            self._plant()
         except DataError:
             if not self._lines.still_there:  # without those rows anything may be wrong, and it is made anew
                 raise
@@ -329,6 +330,17 @@ class Preparation:
                 by_side = self._by_label.setdefault(entry["values"], dict.fromkeys(split.SIDES, 0))
                 by_side[side] += entry["counts"]
 
+    def _plant(self) -> None:
+        """Canaries stand among the training rows as any other row does, and are in no rule's account."""
+        if self.spec.data.canaries is None:
+            return
+        told = with_instruction(
+            canaries.records(self.spec.data.canaries), self._instruction(), self.spec.task.instruction_role
+        )
+        self._files["train"].write(told)
+        self._planted = told.num_rows
+        self.at.emit("canaries", rows=told.num_rows, secrets=self.spec.data.canaries.count)
+
     def _instruction(self) -> str | None:
         if self.spec.task.kind == "extract" and self.spec.task.instruction is None:
             schema = self.spec.task.schema_
@@ -375,6 +387,7 @@ class Preparation:
     def _facts(self) -> dict[str, Any]:
         """What goes into dataset.json."""
         counts = {name: file.rows for name, file in self._files.items()}
+        counts["train"] -= self._planted  # they are nobody's, and no row stands for another
         self._refuse_empty(counts)
         held = [side for side in ("validation", "test") if self.spec.data.has(side)]
         asked = ["train", *held]
@@ -402,6 +415,7 @@ class Preparation:
             if self.labels
             else None,
             "characters": self._characters,
+            **({"canaries": canaries.facts(wish)} if (wish := self.spec.data.canaries) else {}),
         }
 
     def _schema(self) -> Any:

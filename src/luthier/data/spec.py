@@ -27,6 +27,8 @@ from luthier.core.part import PartSpec, under
 from luthier.core.spec import Spec
 from luthier.core.units import Share
 
+from .canaries import SOURCE as CANARIES
+from .canaries import CanarySpec
 from .contract import ContractSpec
 from .maps import MapSpec as MapSpec
 from .rules.rule import GrowRule, MakeRule
@@ -53,6 +55,13 @@ class SourceSpec(Spec):
     """What rows of this source are told in place of the recipe's task, where several tasks are learnt together."""
     side: Literal["train", "validation", "test"] | None = None
     """The side of the split that all its rows are on, where the data set brings a split of its own; other sources are divided by `split`."""
+
+    @field_validator("name")
+    @classmethod
+    def _a_name_of_its_own(cls, value: str | None) -> str | None:
+        if value == CANARIES:
+            raise ValueError(f"{CANARIES} is what rows of data.canaries are called; choose another name")
+        return value
 
     @model_validator(mode="after")
     def _contract_is_of_rows(self) -> SourceSpec:
@@ -264,6 +273,8 @@ class DataSpec(Spec):
     """What rows must pass, in order: quality, relevance, quantity."""
     split: SplitSpec = SplitSpec()
     """How rows are divided into train, validation and test."""
+    canaries: CanarySpec | None = None
+    """Artificial secrets to plant among the training rows, so that `evaluate.memorisation` can measure what was learnt by heart."""
     engine: EngineSpec = Field(default_factory=lambda: EngineSpec.model_validate("local"), exclude=True)
     """What carries the rules out, by name: `local` is this machine."""
     about: AboutSpec | None = Field(default=None, exclude=True)
@@ -286,6 +297,13 @@ class DataSpec(Spec):
                     "use engine: local, or a local master of Spark"
                 )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_wished(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = standard(self)
+        if told.get("canaries", ...) is None:
+            del told["canaries"]  # datasets without keep their identity
+        return told
 
     def has(self, side: Literal["validation", "test"]) -> bool:
         """Whether rows are meant to be on that side."""

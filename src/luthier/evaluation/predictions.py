@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from . import private_said
 from .systems import ordered
 
 if TYPE_CHECKING:
@@ -60,15 +61,17 @@ SCHEMA = pa.schema(
         ("rejected_sum", pa.float64()),
         ("rejected_tokens", pa.int64()),
         ("gain", pa.float64()),
+        ("private", pa.list_(pa.string())),
     ]
 )
-MORE = ("calls", "similarity", "rejected_sum", "rejected_tokens", "gain")
+MORE = ("calls", "similarity", "rejected_sum", "rejected_tokens", "gain", "private")
 
 
 @dataclass(frozen=True)
 class Answers:
     """One system's lines, sorted by id. N rows, K labels; absent losses are NaN in `loss_sum_N` and 0 in `loss_tokens_N`;
-    `probability_NK` is None where not every row has probabilities. `slices`: the (by, value) of each row's parts."""
+    `probability_NK` is None where not every row has probabilities. `slices`: the (by, value) of each row's parts. `private`: the kinds of
+    personal data that the answer says of itself (private_said); None: it was not looked at."""
 
     ids: tuple[str, ...]
     references: tuple[str, ...]
@@ -86,6 +89,11 @@ class Answers:
     def numbers(self, column: str) -> NDArray[np.float64]:
         """The same as numbers [N], NaN for None."""
         return np.array([np.nan if value is None else value for value in self.of(column)], np.float64)
+
+    @property
+    def private(self) -> tuple[Sequence[str] | None, ...]:
+        """The kinds of personal data that each answer says; None where that was not looked for."""
+        return self.of("private")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -175,6 +183,7 @@ def line(
         "calls": _calls(question, answer),
         "rejected_sum": answer.rejected[0] if answer.rejected else None,
         "rejected_tokens": answer.rejected[1] if answer.rejected else None,
+        "private": private_said.column(question, answer.text) if part.labels is None else None,
     }
 
 

@@ -92,7 +92,7 @@ def answer_all(bench: Bench, adapter: str) -> tuple[list[dict[str, Any]], dict[s
     missing = [system for system in systems if kept[system] is None]
     progress = _Progress(bench.at, sum(bench.cost(ask) for system in missing for ask in sheets[system]))
     where = place(bench.spec.device, bench.spec.dtype, "evaluate")
-    for system, model in _weights(bench, missing, adapter, where):
+    for system, model in weights(bench, missing, adapter, where):
         start_s = time.monotonic()
         kept[system] = _answers(bench, system, model, templates[system], sheets[system], progress)
         write_atomic(_path(bench, system), json.dumps(kept[system]).encode())
@@ -136,7 +136,7 @@ def _sheets(
     return sheets, skipped
 
 
-def _weights(bench: Bench, systems: Sequence[str], adapter: str, where: Place) -> Iterator[tuple[str, Any]]:
+def weights(bench: Bench, systems: Sequence[str], adapter: str, where: Place) -> Iterator[tuple[str, Any]]:
     """(system, model) for each, with one set of base weights in memory at a time."""
     from luthier.models.head import without
     from luthier.models.weights import load

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError
+from luthier.data.canaries import SOURCE as CANARIES
 from luthier.data.tools import answer_text, said
 
 if TYPE_CHECKING:
@@ -84,12 +85,12 @@ def read(path: Path, rows: int | None = None) -> list[Question]:
             "the test split is empty, so nothing can be measured.",
             remedy="Give data.split.test a larger share, or more rows.",
         )
-    return [_question(record) for record in found[:rows]]
+    return [question(record) for record in found[:rows]]
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """The records of one split, sorted by id, but those whose answer is rated 0 or less: it is neither a reference nor an
-    example to follow."""
+    """The records of one split, sorted by id, but those whose answer is rated 0 or less, which is neither a reference nor an
+    example to follow, and canaries, which are nobody's."""
     from luthier.data.shards import Side
 
     side = Side(path)
@@ -104,7 +105,11 @@ def records(path: Path) -> list[dict[str, Any]]:
         "rejected",
     ]  # datasets of before had no tools
     found = side.table([name for name in wanted if name in side.columns or not side.there]).to_pylist()
-    liked = [record for record in found if record["rating"] is None or record["rating"] > 0]
+    liked = [
+        record
+        for record in found
+        if (record["rating"] is None or record["rating"] > 0) and record["source"] != CANARIES
+    ]
     return sorted(liked, key=lambda record: record["id"])
 
 
@@ -117,7 +122,7 @@ def disliked(path: Path) -> int:
     return pc.sum(pc.less_equal(Side(path).table(["rating"])["rating"], 0)).as_py() or 0
 
 
-def _question(record: Mapping[str, Any]) -> Question:
+def question(record: Mapping[str, Any]) -> Question:
     if not record["messages"]:
         return Question(record["id"], None, record["text"], record["source"] or "")
     messages, tools = said(record)

@@ -1,6 +1,6 @@
 """report.json from predictions, by arithmetic alone: no model, no clock. The same predictions give the same bytes.
 
-{"task", "rows", "labels",
+{"task", "rows", "labels", "confidence",
  "measured": [{"name", "kind", "is", "digests": {part: digest}}],     who was to be measured, in the order of all tables
  "systems": {name: {"rows", "metrics": {name: value|null}, "intervals": {metric: [low, high]},
                     "per_label": {label: {"precision", "recall", "f1", "support"}}|null,
@@ -19,6 +19,8 @@
  "abstention": {"curve": [{"coverage", "at", "wrong", "given"}], "chosen": the same|null}|null,
  "embedder": {NAME: settings, "mark": digest of its files|null}|null,       what `similarity` was computed with
  "examples": [{"id", "prompt", "reference", "answers": {system: text}, "change": "improved"|"regressed"|"same"}],
+ "private": {system: private_said.told_of},
+ "memorisation": memorisation.findings.build, where it was measured (suite),
  "cautions": [text]}
 """
 
@@ -32,7 +34,7 @@ import numpy as np
 
 from luthier.core.units import Money
 
-from . import compare, expense, fields, metrics, probabilities, slices, tasks
+from . import compare, expense, fields, metrics, private_said, probabilities, slices, tasks
 from .calibration import COVERAGES, tempered
 from .predictions import Answers, by_system
 from .questions import Question, Skipped
@@ -87,6 +89,7 @@ def build(
         "measured": [dict(one) for one in who],
         "rows": len(questions),
         "labels": task["labels"],
+        "confidence": spec.confidence,
         "systems": systems,
         "comparisons": comparisons,
         "turned": turned(answers, task),
@@ -94,6 +97,7 @@ def build(
         "calibration": None if calibration is None else calibrated(answers["tuned"], task, calibration),
         "abstention": abstention(answers["tuned"], calibration),
         "embedder": _embedder(spec) if "similarity" in measured else None,
+        "private": {n: private_said.told_of(a) for n, a in answers.items() if any(x is not None for x in a.private)},
         "examples": examples(answers, task, questions),
         "cautions": [
             *cautions(spec.systems(task["kind"]), systems, questions, skipped, disliked, left_out or {}),

@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from luthier.core.errors import SpecError, did_you_mean
+from luthier.core.part import under
 from luthier.core.spec import Spec
+from luthier.core.units import MoneyField, Seconds
 from luthier.data.embedders.embedder import EmbedderSpec
 
 from .judge.spec import JudgeSpec
+from .memorisation.spec import REMEMBERED, MemorisationSpec
 from .systems import KINDS, Kind, Named, System, kind_of, name_of, ordered
 
 _WITH_PROBABILITIES = tuple(kind for kind in KINDS if kind != "endpoint")
@@ -136,6 +139,12 @@ METRICS: dict[str, Metric] = {
         "of pairs: share where the chosen answer gained on the rejected one, against the base; 0.5 is luck",
         systems=("tuned",),
     ),
+    "pii_said": Metric(
+        "personal data said",
+        ("chat",),
+        "share of answers with personal data or secrets that neither the question nor the reference holds",
+        higher_is_better=False,
+    ),
     "mae": Metric(
         "mean absolute error",
         ("regress",),
@@ -184,6 +193,31 @@ METRICS |= {
         judged=True,
     ),
 }
+METRICS |= {
+    "extracted": Metric(
+        "learnt by heart",
+        ("chat", "extract"),
+        "share of training rows that are gone on with verbatim, where the base does not, beyond that of held-out rows",
+        higher_is_better=False,
+        systems=("tuned",),
+    ),
+    "exposure": Metric(
+        "exposure",
+        ("chat",),
+        "bits by which the likeliest of the planted secrets leads others of its kind; of what was not learnt, one secret in 2^x has x",
+        higher_is_better=False,
+        systems=("tuned",),
+        share=False,
+    ),
+    "membership_auc": Metric(
+        "membership AUC",
+        ("classify", "chat", "regress", "extract"),
+        "how often a training row looks more like one than a held-out row does; 0.5 is luck",
+        higher_is_better=False,
+        systems=("tuned",),
+    ),
+}
+"""Measured by `evaluate.memorisation`, and not from the answers to the test rows."""
 SLICED = {"classify": "accuracy", "chat": "token_f1", "regress": "mae", "extract": "object_f1"}
 """The metric that parts of the test rows are judged by: one that each row has a value of."""
 SLICE_ROWS = 20
@@ -219,6 +253,9 @@ class EvaluateSpec(Spec):
     """At most so many rows of the test split, the first by id (ids are hashes, so this is a fixed random sample)."""
     embedder: EmbedderSpec = Field(default_factory=EmbedderSpec.hashed)
     """What makes vectors of answers for the metric similarity: `hashed` (of spelling), `static` or `endpoint`."""
+    memorisation: MemorisationSpec | None = None
+    """Measure what the model has learnt by heart: `{}` for the usual way. A gate on extracted, exposure or membership_auc switches
+    it on by itself."""
     max_tokens: int = Field(default=128, ge=1)
     """Longest answer of a chat or extract task, in tokens."""
     judge: JudgeSpec | None = None
@@ -237,6 +274,10 @@ class EvaluateSpec(Spec):
         for name in value or ():
             if name not in METRICS:
                 raise ValueError(f"there is no metric {name!r}; {did_you_mean(name, list(METRICS))}")
+            if name in REMEMBERED:
+                raise ValueError(
+                    f"{name} is not told from the answers to the test rows; write `memorisation: {{}}`, or a gate on it"
+                )
         return _no_repeats(value)
 
     @field_validator("slices")
@@ -274,7 +315,11 @@ class EvaluateSpec(Spec):
 
     def measured(self, kind: str) -> tuple[str, ...]:
         """Every metric that is reported, in the table's order. Raises SpecError when one does not apply."""
-        applies = [name for name, metric in METRICS.items() if kind in metric.kinds and not metric.judged]
+        applies = [
+            name
+            for name, one in METRICS.items()
+            if kind in one.kinds and not one.judged and name not in REMEMBERED
+        ]
         for name in self.metrics or ():
             if METRICS[name].judged and kind in METRICS[name].kinds:
                 if name not in self.judged(kind):
@@ -299,6 +344,10 @@ class EvaluateSpec(Spec):
                 remedy="Leave it out; it is for free answers, task.kind: chat.",
             )
         return ("judge_score", "win_rate") if self.judge.pairs else ("judge_score",)
+
+    def remembered(self, kind: str) -> tuple[str, ...]:
+        """The metrics of memorisation that are reported."""
+        return tuple(n for n in REMEMBERED if self.memorisation is not None and kind in METRICS[n].kinds)
 
 
 def _no_repeats(value: Any) -> Any:
@@ -325,6 +374,8 @@ class GateRule(Spec):
     """The margin that `better_than` must exceed, without it 0; or that `not_worse_than` forgives, which needs one."""
     confidence: float | None = Field(default=None, gt=0.5, lt=1.0)
     """Confidence of that interval; it must be the one that is measured (`evaluate.confidence`)."""
+    waivable: bool = True
+    """Whether a person may let a model pass that breaks this rule (`luthier run --waive`); false: nobody may."""
 
     @model_validator(mode="after")
     def _says_something(self) -> GateRule:
@@ -353,20 +404,71 @@ class GateRule(Spec):
         return self.better_than or self.not_worse_than
 
 
+class AtMostSeconds(Spec):
+    """A bound of a duration."""
+
+    at_most: Seconds
+    """It may take no longer: `300 ms`."""
+
+
+class AtMostMoney(Spec):
+    """A bound of an amount."""
+
+    at_most: MoneyField
+    """It may cost no more: `0.10 USD`."""
+
+
+class LatencyRule(Spec):
+    """How long an answer may take, on the machine that measured it."""
+
+    median: AtMostSeconds | None = None
+    """Of half of the answers."""
+    p95: AtMostSeconds | None = None
+    """Of 95 answers in a hundred."""
+    waivable: bool = True
+    """Whether a person may let a model pass that breaks this rule (`luthier run --waive`); false: nobody may."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> LatencyRule:
+        if self.median is None and self.p95 is None:
+            raise ValueError("this rule asks nothing; write median or p95, as in {p95: {at_most: 300 ms}}")
+        return self
+
+
+class CostRule(Spec):
+    """What answers may cost."""
+
+    per_1000: AtMostMoney
+    """Of a thousand answers."""
+    waivable: bool = True
+    """Whether a person may let a model pass that breaks this rule (`luthier run --waive`); false: nobody may."""
+
+
+FIGURES: dict[str, type[LatencyRule] | type[CostRule]] = {"latency": LatencyRule, "cost": CostRule}
+"""What a gate may name besides metrics."""
+Rule = GateRule | LatencyRule | CostRule
+
+
 def _known_gate(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        for name in value:
-            if name not in METRICS:
-                raise PydanticCustomError(
-                    "unknown_key",
-                    "there is no metric '{key}'; {hint}",
-                    {"key": str(name), "hint": did_you_mean(str(name), list(METRICS))},
-                )
-    return value
+    if not isinstance(value, Mapping):
+        return value
+    known, found = [*METRICS, *FIGURES], {}
+    for name, rule in value.items():
+        if name not in known:
+            raise PydanticCustomError(
+                "unknown_key",
+                "there is no metric '{key}'; {hint}",
+                {"key": str(name), "hint": did_you_mean(str(name), known)},
+            )
+        try:  # by the name, so that a fault is told of the rule it is in and of no other kind
+            found[name] = FIGURES.get(name, GateRule).model_validate(rule)
+        except ValidationError as error:
+            raise under((name,), error) from None
+    return found
 
 
-GateSpec = Annotated[dict[str, GateRule], BeforeValidator(_known_gate)]
-"""Metric name -> rule, as written: `{macro_f1: {at_least: 0.85, better_than: base}}`."""
+GateSpec = Annotated[dict[str, GateRule | LatencyRule | CostRule], BeforeValidator(_known_gate)]
+"""Metric name -> rule, as written: `{macro_f1: {at_least: 0.85, better_than: base}, latency: {p95: {at_most: 300 ms}}}`."""
 
 
 class EvaluateSection(EvaluateSpec):
@@ -377,7 +479,10 @@ class EvaluateSection(EvaluateSpec):
     confidence)."""
 
     def measuring(self, trained: Literal["auto", "fp32", "bf16"] = "auto") -> EvaluateSpec:
-        """The part that decides what is measured: all but the gate. `trained` is the number format that the recipe trains
+        """The part that decides what is measured: all but the gate, which switches the measuring of memorisation on where it
+        names it. `trained` is the number format that the recipe trains
         in, which `auto` follows."""
         wish = {name: getattr(self, name) for name in EvaluateSpec.model_fields}
+        if self.memorisation is None and any(name in REMEMBERED for name in self.gate):
+            wish["memorisation"] = MemorisationSpec()
         return EvaluateSpec(**{**wish, "dtype": trained if self.dtype == "auto" else self.dtype})

@@ -2,7 +2,7 @@
 
     inputs: model (tuned), base, dataset, calibration where there is one; of other systems NAME/model and, where there are
             such, NAME/base, NAME/package, NAME/release (others.roles), and the same of a local judge under judge/
-    out:    predictions.parquet, report.json, and with a judge judgements.parquet
+    out:    predictions.parquet, report.json, with a judge judgements.parquet, and memorisation.json where that is wished
 
 Light at import: torch, pyarrow and scikit-learn load when the stage runs.
 """
@@ -69,12 +69,30 @@ def evaluate(
     found["cautions"] += sent.cautions
     if spec.judge is not None:
         _judge(spec, table, bench, inputs, out, found)
+    if spec.memorisation is not None:
+        _remember(found, bench, tuned["adapter"], out)
     text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
     (out / "report.json").write_text(text + "\n", encoding="utf-8")
     return Output({"rows": found["rows"], **{name: one["metrics"] for name, one in found["systems"].items()}})
 
 
 STAGE = Stage("report", 4, evaluate)
+
+
+def _remember(found: dict[str, Any], bench: Any, adapter: str, out: Path) -> None:
+    """What was learnt by heart, beside what the answers to the test rows say."""
+    from luthier.models.place import place
+
+    from .memorisation.measure import measure
+
+    spec = bench.spec
+    told = measure(bench, spec.memorisation, adapter, place(spec.device, spec.dtype, "evaluate"), out)
+    shown, mine = spec.remembered(bench.task["kind"]), found["systems"]["tuned"]
+    metrics, intervals = told.pop("metrics"), told.pop("intervals")
+    mine["metrics"] |= {name: metrics[name] for name in shown}
+    mine["intervals"] |= {name: intervals[name] for name in shown if name in intervals}
+    found["memorisation"] = told
+    found["cautions"] += told["alarms"] + told["notes"]
 
 
 def _calibration(inputs: Mapping[str, Artifact], at: Context) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from luthier.core.spec import Spec
 from luthier.core.stage import Context, Output, Stage
 from luthier.data.embedders.embedder import EmbedderSpec
 
+from .memorisation.spec import REMEMBERED
 from .spec import METRICS, EvaluateSpec
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def lead(kind: str, metric: str | None) -> str:
     known = [
         name
         for name, one in METRICS.items()
-        if kind in one.kinds and not one.judged and name not in AGAINST_BASE
+        if kind in one.kinds and not one.judged and name not in (*AGAINST_BASE, *REMEMBERED)
     ]
     if metric is None:
         return {"classify": "macro_f1", "regress": "mae", "chat": "perplexity", "extract": "field_f1"}[kind]

@@ -10,6 +10,7 @@ Sources: Mitchell et al., Model Cards for Model Reporting (2019); the Hub's mode
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -54,7 +55,8 @@ def card(facts: Mapping[str, Any]) -> str:
     data      {"sources": [{"name", "license"}], "counts": {split: rows}, "labels": {label: {split: rows}}, "rules": rules.json}
     training  {"method", "adapter", "steps", "tokens", "supervised", "stopped", "kept", "hyperparameters": {name: value}}
     report    report.json
-    gate      [{"metric", "rule", "passed", "reason"}]
+    gate      [{"metric", "rule", "passed", "reason", "waived"}]
+    waivers   [governance.waiver.WaiverSpec]
     lineage   {role: digest}
     compute   {what: value}, as measured
     """
@@ -186,5 +188,5 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - the result is Markdown; `inline` and `yaml` are its escapes
     )
-    environment.filters.update(inline=inline, yaml=yaml_string)
+    environment.filters.update(inline=inline, yaml=yaml_string, log2=math.log2)
     return environment

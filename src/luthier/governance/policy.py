@@ -2,46 +2,65 @@
 
     check(gate, kind, evaluate)   before anything runs: can every rule be judged at all?
     judge(gate, report)           one verdict per rule, with the numbers and what would make it pass
-    permit(verdicts)              raises GateFailed unless all passed
+    permit(verdicts, waived)      raises GateFailed unless all passed, or were waived (waiver.py)
+    written(gate)                 the same rules as a person reads them, before anything is measured
 
 `at_least` and `at_most` look at the tuned model's value, `every_slice` at that in each part of the test rows. `better_than`
 looks at the paired confidence interval of the difference: it passes only when the whole interval lies beyond the margin, so
-luck of the test rows is not enough. `not_worse_than` does the same with the margin below zero: too few rows do not pass it.
+luck of the test rows is not enough. `not_worse_than` does the same with the margin below zero: too few rows do not pass it. `latency` and `cost` look at what answering took; a
+latency is of the machine that measured it, and the verdict names that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from luthier.core.errors import GateFailed, SpecError, did_you_mean
-from luthier.evaluation.spec import METRICS, SLICE_ROWS, EvaluateSpec, GateRule
+from luthier.core.units import Money
+from luthier.evaluation.memorisation.spec import REMEMBERED
+from luthier.evaluation.spec import METRICS, SLICE_ROWS, CostRule, EvaluateSpec, GateRule, LatencyRule, Rule
+
+from .remedies import REMEDIES
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`rule` is as a person reads it ("at least 0.85"); `reason` is one sentence with the numbers."""
+    """`rule` is as a person reads it ("at least 0.85"); `reason` is one sentence with the numbers. `waived`: a person let it
+    pass all the same."""
 
     metric: str
     rule: str
     passed: bool
     reason: str
+    waivable: bool = True
+    waived: bool = False
 
 
-def check(gate: Mapping[str, GateRule], kind: str, evaluate: EvaluateSpec, own_head: bool = False) -> None:
+def check(
+    gate: Mapping[str, Rule],
+    kind: str,
+    evaluate: EvaluateSpec,
+    own_head: bool = False,
+    canaries: bool = True,
+) -> None:
     """Raise SpecError when a rule names what this evaluation will not measure. `own_head`: the tuned model answers with a
-    head of its own, whose scores are no losses of tokens."""
+    head of its own, whose scores are no losses of tokens. `canaries`: there are secrets whose exposure can be measured."""
     judged = evaluate.judged(kind)
     measured, systems = (*evaluate.measured(kind), *judged), evaluate.systems(kind)
     for metric, rule in gate.items():
+        if not isinstance(rule, GateRule):
+            continue
         if metric == "perplexity" and own_head:
             raise SpecError(
                 "evaluate.gate: perplexity is of a language model's tokens, and train.method puts a head of its own on the "
                 "model, which says none.",
                 remedy="Gate on another metric, or train with a method that keeps the language model (sft).",
             )
-        if metric not in measured:
+        if metric in REMEMBERED:
+            _refuse_unremembered(metric, rule, kind, own_head, canaries)
+        elif metric not in measured:
             raise SpecError(
                 f"evaluate.gate: {metric!r} is not measured in this evaluation of a {kind} task.",
                 remedy=f"{did_you_mean(metric, list(measured))} (evaluate.metrics says what is measured)",
@@ -83,36 +102,6 @@ def check(gate: Mapping[str, GateRule], kind: str, evaluate: EvaluateSpec, own_h
             )
 
 
-def judge(gate: Mapping[str, GateRule], report: Mapping[str, Any]) -> list[Verdict]:
-    """One verdict per bound, in the gate's order. What the report does not hold fails, and says so."""
-    verdicts: list[Verdict] = []
-    for metric, rule in gate.items():
-        if METRICS[metric].judged and (why := _distrusted(report)):
-            verdicts.append(Verdict(metric, "said by a judge that can be trusted", False, why))
-            continue
-        value = report["systems"]["tuned"]["metrics"].get(metric)
-        if rule.at_least is not None:
-            verdicts.append(_bound(metric, value, rule.at_least, least=True))
-        if rule.at_most is not None:
-            verdicts.append(_bound(metric, value, rule.at_most, least=False))
-        if rule.every_slice is not None:
-            verdicts.append(_slices(metric, rule.every_slice, report))
-        if rule.rival is not None:
-            verdicts.append(_apart(metric, rule, report))
-    return verdicts
-
-
-def permit(verdicts: Sequence[Verdict]) -> None:
-    """Let the line go on, or raise GateFailed with every failed rule."""
-    failed = [verdict for verdict in verdicts if not verdict.passed]
-    if failed:
-        told = "\n".join(f"  ✗ {verdict.metric} {verdict.rule}: {verdict.reason}" for verdict in failed)
-        raise GateFailed(
-            f"the gate stopped the line: {len(failed)} of {len(verdicts)} rules failed.\n{told}",
-            remedy="Improve the data or the training, or change evaluate.gate. The model and its report are kept; nothing was published.",
-        )
-
-
 def _distrusted(report: Mapping[str, Any]) -> str | None:
     """Why nothing that the judge said may pass a gate, if so."""
     judge = report.get("judge")
@@ -121,17 +110,172 @@ def _distrusted(report: Mapping[str, Any]) -> str | None:
     return None if judge["trusted"] else f"the judge ({judge['by']}) is not: {'; '.join(judge['distrusted'])}"
 
 
-def _bound(metric: str, value: float | None, bound: float, *, least: bool) -> Verdict:
+def _refuse_unremembered(metric: str, rule: GateRule, kind: str, own_head: bool, canaries: bool) -> None:
+    where = f"evaluate.gate.{metric}"
+    if own_head:
+        raise SpecError(
+            f"{where}: train.method puts a head of its own on the model, which says no tokens that could be learnt by heart.",
+            remedy="Leave the rule out, or train with a method that keeps the language model (sft).",
+        )
+    if kind not in METRICS[metric].kinds:
+        raise SpecError(
+            f"{where}: {metric} is not measured of a {kind} task, whose answers are too short to be learnt by heart.",
+            remedy="Gate on membership_auc, which any task has.",
+        )
+    if rule.every_slice is not None:
+        raise SpecError(
+            f"{where}: every_slice is of the test rows, and this is none of their metrics.",
+            remedy="Write at_most.",
+        )
+    if metric == "exposure" and not canaries:
+        raise SpecError(
+            f"{where}: there is no secret whose exposure could be measured.",
+            remedy="Plant some (data.canaries: {}), or name a file of your own (evaluate.memorisation.canaries: FILE).",
+        )
+
+
+def judge(gate: Mapping[str, Rule], report: Mapping[str, Any]) -> list[Verdict]:
+    """One verdict per bound, in the gate's order. What the report does not hold fails, and says so."""
+    verdicts: list[Verdict] = []
+    for metric, rule in gate.items():
+        one: list[Verdict] = []
+        if isinstance(rule, LatencyRule):
+            one = _latency(rule, report)
+        elif isinstance(rule, CostRule):
+            one = [_cost(rule, report)]
+        elif METRICS[metric].judged and (why := _distrusted(report)):
+            one = [Verdict(metric, "said by a judge that can be trusted", False, why)]
+        else:
+            one = _of_metric(metric, rule, report)
+        verdicts += [replace(verdict, waivable=rule.waivable) for verdict in one]
+    return verdicts
+
+
+def _of_metric(metric: str, rule: GateRule, report: Mapping[str, Any]) -> list[Verdict]:
+    verdicts = []
+    if rule.at_least is not None:
+        verdicts.append(_bound(metric, report, rule.at_least, least=True))
+    if rule.at_most is not None:
+        verdicts.append(_bound(metric, report, rule.at_most, least=False))
+    if rule.every_slice is not None:
+        verdicts.append(_slices(metric, rule.every_slice, report))
+    if rule.rival is not None:
+        verdicts.append(_apart(metric, rule, report))
+    return verdicts
+
+
+def written(gate: Mapping[str, Rule]) -> list[tuple[str, str]]:
+    """(metric, rule) of everything that will be judged, in the order of `judge`."""
+    nothing = {"systems": {"tuned": {"metrics": {}}}, "slices": [], "comparisons": [], "judge": {"trusted": True}}
+    return [(one.metric, one.rule) for one in judge(gate, nothing)]
+
+
+def permit(verdicts: Sequence[Verdict], waived: Callable[[Verdict], bool] = lambda _: False) -> None:
+    """Let the line go on, or raise GateFailed with every failed rule that nobody waived: its value, its bound, how sure the
+    value is, and what helps."""
+    failed = [verdict for verdict in verdicts if not verdict.passed and not waived(verdict)]
+    if not failed:
+        return
+    told = "\n".join(
+        f"  ✗ {verdict.metric} {verdict.rule}: {verdict.reason}"
+        + (f"\n      to pass: {REMEDIES[verdict.metric]}" if verdict.metric in REMEDIES else "")
+        + ("" if verdict.waivable else "\n      nobody may waive it")
+        for verdict in failed
+    )
+    may = [verdict.metric for verdict in failed if verdict.waivable]
+    way = f', or let this very model pass: --waive {may[0]} --because "REASON" --by "NAME"' if may else ""
+    raise GateFailed(
+        f"the gate stopped the line: {len(failed)} of {len(verdicts)} rules failed.\n{told}",
+        remedy=f"Improve the data or the training, or change evaluate.gate{way}. The model and its report are kept; nothing was "
+        "published.",
+    )
+
+
+def _bound(metric: str, report: Mapping[str, Any], bound: float, *, least: bool) -> Verdict:
     rule = f"at {'least' if least else 'most'} {bound:g}"
+    tuned = report["systems"]["tuned"]
+    value = tuned["metrics"].get(metric)
     if value is None:
-        return Verdict(metric, rule, False, f"the report has no {metric} of the tuned model")
+        return Verdict(metric, rule, False, _missing(metric, report))
+    told = f"it is {_digits(value, bound)}{_sure(tuned, metric, report)}"
     if value >= bound if least else value <= bound:
-        return Verdict(metric, rule, True, f"it is {_digits(value, bound)}")
+        return Verdict(metric, rule, True, told)
     missing = abs(bound - value)
     way = "more" if least else "less"
+    return Verdict(metric, rule, False, f"{told}; {_digits(missing, 0)} {way} would pass")
+
+
+def _missing(metric: str, report: Mapping[str, Any]) -> str:
+    """Why there is no value, as far as the report knows."""
+    told = f"the report has no {metric} of the tuned model"
+    part = {"extracted": "extraction", "membership_auc": "membership"}.get(metric, "")
+    why = ((report.get("memorisation") or {}).get(part) or {}).get("why")
+    return f"{told}: {why}" if why else told
+
+
+def _sure(tuned: Mapping[str, Any], metric: str, report: Mapping[str, Any]) -> str:
+    within, confidence = (tuned.get("intervals") or {}).get(metric), report.get("confidence")
+    if within is None or confidence is None:
+        return ""
+    return f" ({100 * confidence:.4g} % interval {_digits(within[0], 0)} to {_digits(within[1], 0)})"
+
+
+def _latency(rule: LatencyRule, report: Mapping[str, Any]) -> list[Verdict]:
+    found = report["systems"]["tuned"].get("latency")
+    verdicts = []
+    for name, key in (("median", "median_s"), ("p95", "p95_s")):
+        wish = getattr(rule, name)
+        if wish is None:
+            continue
+        said = f"{name} at most {_time(wish.at_most)}"
+        value = None if found is None else found.get(key)
+        if found is None or value is None:
+            verdicts.append(Verdict("latency", said, False, "the report has no latency of the tuned model"))
+            continue
+        where = found.get("machine") or "the machine that measured it, which the report does not name"
+        told = f"it is {_time(value)} on {where}"
+        passed = value <= wish.at_most
+        verdicts.append(
+            Verdict(
+                "latency",
+                said,
+                passed,
+                told if passed else f"{told}; {_time(value - wish.at_most)} less would pass",
+            )
+        )
+    return verdicts
+
+
+def _cost(rule: CostRule, report: Mapping[str, Any]) -> Verdict:
+    bound = rule.per_1000.at_most
+    said = f"at most {bound} for 1,000 answers"
+    found = report["systems"]["tuned"].get("cost")
+    if found is None or found.get("per_1000") is None:
+        return Verdict("cost", said, False, "the report has no cost of the tuned model's answers")
+    if found["currency"] != bound.currency:
+        return Verdict(
+            "cost",
+            said,
+            False,
+            f"the report counts in {found['currency']}, and nothing is converted; write the bound in it",
+        )
+    value = Money(found["per_1000"], found["currency"])
+    if value.amount <= bound.amount:
+        return Verdict("cost", said, True, f"it is {value}")
     return Verdict(
-        metric, rule, False, f"it is {_digits(value, bound)}; {_digits(missing, 0)} {way} would pass"
+        "cost",
+        said,
+        False,
+        f"it is {value}; {Money(value.amount - bound.amount, bound.currency)} less would pass",
     )
+
+
+def _time(value_s: float) -> str:
+    """
+    >>> _time(0.3), _time(1.25), _time(0.2504)
+    ('300 ms', '1.25 s', '250.4 ms')
+    """
+    return f"{1000 * value_s:.4g} ms" if value_s < 1 else f"{value_s:.4g} s"
 
 
 def _slices(metric: str, bound: float, report: Mapping[str, Any]) -> Verdict:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from luthier.data.spec import SourceSpec
 from luthier.evaluation.spec import GateSpec
 
 from .card import card, kept_weights
-from .policy import judge
+from .policy import judge, permit
+from .waiver import WaiverSpec, covers, honest, told
 
 
 class ReleaseSpec(Spec):
@@ -32,6 +34,8 @@ class ReleaseSpec(Spec):
     """The name whose next version this is."""
     gate: GateSpec = Field(default_factory=dict)
     """The rules that the report was judged by."""
+    waivers: list[WaiverSpec] = Field(default_factory=list)
+    """Rules that it breaks and that a person let pass."""
 
 
 def publish(
@@ -41,26 +45,33 @@ def publish(
     scratch: Path,  # noqa: ARG001 - every stage has this signature
     at: Context,
 ) -> Output:
-    """Fill `out`. The gate is judged again here, so nothing is published that did not pass it. Raises GateFailed."""
-    from .policy import permit
-
+    """Fill `out`. The gate is judged again here, and waivers are held to it, so nothing is published that did not pass and was
+    not let pass. Raises GateFailed."""
     report = _json(at.folder(inputs["report"]) / "report.json")
     verdicts = judge(spec.gate, report)
-    permit(verdicts)
+    honest(spec.waivers, verdicts, inputs["report"].digest)
+    permit(verdicts, lambda verdict: covers(spec.waivers, verdict))
+    verdicts = [replace(one, waived=covers(spec.waivers, one)) for one in verdicts]
     (out / "MODEL_CARD.md").write_text(card(_facts(spec, inputs, report, verdicts, at)), encoding="utf-8")
-    bound = {"name": spec.name, **{f"{role}_digest": a.digest for role, a in sorted(inputs.items())}}
+    bound: dict[str, Any] = {"name": spec.name, **{f"{role}_digest": a.digest for role, a in sorted(inputs.items())}}
+    bound |= {"gate": [asdict(one) for one in verdicts], "waivers": told(spec.waivers)}
     (out / "release.json").write_text(json.dumps(bound, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     metrics = report["systems"]["tuned"]["metrics"]
     return Output(
         {
             "name": spec.name,
             "rows": report["rows"],
+            **(
+                {"waived": ", ".join(dict.fromkeys(one.metric for one in spec.waivers))}
+                if spec.waivers
+                else {}
+            ),
             **{k: v for k, v in metrics.items() if isinstance(v, int | float)},
         }
     )
 
 
-STAGE = Stage("release", 2, publish)
+STAGE = Stage("release", 3, publish)
 
 
 def _facts(
@@ -86,7 +97,8 @@ def _facts(
             "stopped": history["stopped"], "kept": kept_weights(history), "hyperparameters": {**settings, **wished},
         },
         "report": report,
-        "gate": [{"metric": v.metric, "rule": v.rule, "passed": v.passed, "reason": v.reason} for v in verdicts],
+        "gate": [{"metric": v.metric, "rule": v.rule, "passed": v.passed, "reason": v.reason, "waived": v.waived} for v in verdicts],
+        "waivers": told(spec.waivers), "canaries": data.get("canaries"),
         "lineage": {role: a.digest for role, a in sorted(inputs.items())},
     }  # fmt: skip
 

@@ -108,7 +108,20 @@ def sequence_loss(
     model: Any, encoded: Sequence[Encoded], token_budget: int = TOKEN_BUDGET
 ) -> list[tuple[float, int]]:
     """(sum of -ln p over supervised tokens, how many), for each sequence. Packed; the plain form is one at a time."""
-    result: list[tuple[float, int]] = [(0.0, 0)] * len(encoded)
+    result = []
+    for losses in token_losses(model, encoded, token_budget):
+        total = 0.0
+        for loss in losses:
+            total += loss
+        result.append((total, len(losses)))
+    return result
+
+
+def token_losses(
+    model: Any, encoded: Sequence[Encoded], token_budget: int = TOKEN_BUDGET
+) -> list[list[float]]:
+    """-ln p of each supervised token, in order, for each sequence."""
+    result: list[list[float]] = [[] for _ in encoded]
     device = next(model.parameters()).device
     with answering(model):
         for batch in by_length([len(e.ids) for e in encoded], token_budget):
@@ -129,8 +142,7 @@ def sequence_loss(
             ).logits[0]
             losses = _losses(logits, row[0, where + 1]).tolist()
             for owner, loss in zip(owners, losses, strict=True):
-                total, count = result[owner]
-                result[owner] = (total + loss, count + 1)
+                result[owner].append(loss)
     return result
 
 

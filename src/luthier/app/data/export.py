@@ -38,17 +38,26 @@ def export(
     store: Store, dataset: Artifact, to: str, look: Looking, environ: Mapping[str, str], *,
     form: str = "parquet", table: str | None = None, croissant: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """{"to", "format" or "table", "rows" by side, "files", "dataset"}. `to` may hold ${VAR} and is told as written."""
+    """{"to", "format" or "table", "rows" by side, "files", "dataset"}, and how many canaries stand beside the rows of train, where
+    there are any. `to` may hold ${VAR} and is told as written."""
     _can_be(to, resolve(to, environ), form, table, croissant)
     folder = store.folder(dataset)
     if table is not None:
         told = _to_table(folder, to, table, look, environ)
     else:
         told = _to_files(store, dataset, folder, to, form, croissant, look, environ)
+    if planted := _planted(folder):  # artificial rows are no rows of anybody's
+        told["rows"]["train"] -= planted
+        told["canaries"] = planted
     told = {"to": to, **told, "dataset": dataset.digest}
     more = {name: cell for name, cell in told.items() if name not in ("files", "dataset")}
     store.ledger.append(Event("exported", dataset.digest, more))
     return told
+
+
+def _planted(folder: Path) -> int:
+    facts = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    return int((facts.get("canaries") or {}).get("rows", 0))
 
 
 def _can_be(to: str, resolved: str, form: str, table: str | None, croissant: bool) -> None:

@@ -25,6 +25,7 @@ from luthier.app.lineage import fates
 from luthier.core.artifact import Artifact
 from luthier.core.errors import NotFound, SpecError
 from luthier.core.event import Event
+from luthier.data.canaries import natural
 from luthier.data.forgotten import Forgotten, Hit, group_hash, stem
 from luthier.data.private.pseudonyms import MASK
 from luthier.store import Store
@@ -157,7 +158,7 @@ def _meant(
         look.progress("look for rows", n, len(datasets))
         for side in (*SPLITS, "removed"):
             for batch in batches(folder, side):
-                found.update(_matching(batch, side, conditions))
+                found.update(_matching(natural(batch), side, conditions))
     return found
 
 

@@ -108,6 +108,7 @@ def profile(store: Store, dataset: Artifact, base: str | None, look: Looking) ->
         "about": dict(about) if about else None,
         "task": facts["task"],
         "rows": counts,
+        "canaries": int((facts.get("canaries") or {}).get("rows", 0)),
         "removed": row_count(folder, "removed"),
         "forgotten": next((r.get("counts", {}).get("forgotten", 0) for r in rules[:1]), 0),
         "sources": facts.get("sources") or [],

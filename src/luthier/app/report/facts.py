@@ -30,7 +30,8 @@ class RunFacts:
     history: Json | None = None  # history.json
     train: Json | None = None  # the training's spec, every default spelled out
     report: Json | None = None  # report.json
-    verdicts: Sequence[Json] = ()  # {"metric", "rule", "passed", "reason"}
+    verdicts: Sequence[Json] = ()  # {"metric", "rule", "passed", "reason", "waived"}
+    waivers: Sequence[Json] = ()  # governance.waiver.WaiverSpec
     forecast: Json | None = None
     actual: Json | None = None
     lineage_nodes: Sequence[Json] = ()

@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from . import cost_quality, fields, judge_section, learning, provenance, sections, wording, worst
+from . import cost_quality, fields, judge_section, learning, provenance, remembered, sections, wording, worst
 from .facts import RunFacts
 from .verdict import main_metric, verdict
 
@@ -47,6 +47,9 @@ def render(facts: RunFacts) -> str:
             reliability=worst.reliability(measured) if measured else None,
             abstention=worst.abstention(measured) if measured else None,
             answers=sections.answers(measured) if measured else [],
+            remembered=remembered.remembered(measured) if measured else None,
+            private=remembered.private(measured) if measured else [],
+            waivers=facts.waivers,
             cautions=list((facts.report or {}).get("cautions") or ()),
             cost=provenance.cost(facts.forecast, facts.actual),
             lineage=provenance.lineage(facts.lineage_nodes, facts.lineage_edges),
@@ -74,7 +77,9 @@ def _gate(facts: RunFacts) -> dict[str, Any] | None:
     if not facts.verdicts:
         return None
     passed = sum(bool(v["passed"]) for v in facts.verdicts)
-    return {"passed": passed == len(facts.verdicts), "n_passed": passed, "n": len(facts.verdicts)}
+    waived = sum(bool(v.get("waived")) for v in facts.verdicts)
+    n = len(facts.verdicts)
+    return {"passed": passed == n, "n_passed": passed, "n": n, "waived": waived if passed + waived == n else 0}
 
 
 def _kept(facts: RunFacts) -> int | None:

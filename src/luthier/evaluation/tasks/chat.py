@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from luthier.core.errors import SpecError
 
-from .. import calls, compare, metrics, preferred, texts
+from .. import calls, compare, metrics, preferred, private_said, texts
 from ..predictions import Answers
 from ..python_text import fences, parses
 from ..questions import Asked, Question
@@ -70,6 +70,8 @@ class ChatTask:
             ]
             if (called := calls.statistics(answers.of("calls"))) is not None:
                 parts.append(called)
+            if any(one is not None for one in answers.private):
+                parts.append(private_said.statistics(answers))
         if answers.loss_tokens_N.all():
             parts.append(compare.of_perplexity(answers.loss_sum_N, answers.loss_tokens_N))
         return compare.together(parts)
