@@ -288,6 +288,10 @@ def _machine() -> dict[str, Any]:
     return {"node": platform.node(), "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
+BESIDE_TOKENS = {"general": 12_000, "safety": 7_000}
+"""Read and written for one model's answers to a built-in set beside the task, about. Files are not counted."""
+
+
 def _evaluation_seconds(wish: Wish, at: RunContext, so_far: Results, made: Forecast) -> float:
     """Reading each row's prompt and answer, or its prompt and the tree of labels, once for every language model that is
     measured. Left out: the examples of the three-shot prompt, which are read once, and the plain baseline."""
@@ -300,7 +304,10 @@ def _evaluation_seconds(wish: Wish, at: RunContext, so_far: Results, made: Forec
     if labels := about["task"]["labels"]:
         a_row += _tree_tokens(at.folder(so_far.base), labels)
     systems = sum(1 for s in wish.recipe.evaluate.systems(wish.recipe.task.kind) if s != "tfidf")
-    return rows * a_row * systems * made.probe.seconds_per_read_token
+    beside = sum(
+        2 * BESIDE_TOKENS[name] for name, wish_ in wish.recipe.evaluate.sets.items() if wish_ == "auto"
+    )
+    return (rows * a_row * systems + beside) * made.probe.seconds_per_read_token
 
 
 def _tree_tokens(base: Path, labels: list[str]) -> int:

@@ -15,6 +15,7 @@ from luthier.core.errors import SpecError
 
 from .command import Nearest, app, as_json_option, put, put_json, told
 from .data import data
+from .harness import harness
 
 DEFAULT_BASE = "smollm2-135m-instruct"
 
@@ -221,7 +222,7 @@ def lineage(ref: str, all_rows: bool, as_json: bool) -> None:
 @as_json_option
 @told
 def list_(kind: str | None, as_json: bool) -> None:
-    """Released models; or every artifact of KIND: dataset, model, report, package, release, source, run."""
+    """Released models; or every artifact of KIND: dataset, model, report, benchmark, package, release, source, run."""
     from .tables import print_list
 
     rows = app().listing(kind)
@@ -324,6 +325,7 @@ def doctor(as_json: bool) -> None:
 
 
 main.add_command(data)
+main.add_command(harness)
 
 
 if __name__ == "__main__":

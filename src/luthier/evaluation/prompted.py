@@ -24,6 +24,7 @@ from luthier.store.files import write_atomic
 
 from .baselines import three_examples
 from .calibration import tempered
+from .general.asking import Beside
 from .predictions import line
 from .questions import Asked, Question, Skipped, asked, records
 from .spec import METRICS, EvaluateSpec
@@ -36,7 +37,7 @@ ROWS_AT_ONCE = 64
 @dataclass(frozen=True)
 class Bench:
     """What every system of one evaluation shares. `slices`: the parts that each row belongs to, by id. `folders`: model,
-    base, dataset. `temperature`: of the tuned model's probabilities."""
+    base, dataset. `temperature`: of the tuned model's probabilities. `beside`: the rows that are not of the task."""
 
     spec: EvaluateSpec
     task: Mapping[str, Any]
@@ -47,6 +48,7 @@ class Bench:
     scratch: Path
     at: Context
     temperature: float = 1.0
+    beside: Beside | None = None
 
     def told(self, system: str, answer: Answer) -> Answer:
         """As it will be served: the tuned model's probabilities calibrated."""
@@ -74,6 +76,10 @@ def answer_all(bench: Bench, adapter: str) -> tuple[list[dict[str, Any]], dict[s
     where = place(bench.spec.device, bench.spec.dtype, "evaluate")
     for system, model in _weights(bench, missing, adapter, where):
         start_s = time.monotonic()
+        if (
+            bench.beside is not None
+        ):  # first, so that a system whose answers are kept has been asked these too
+            bench.beside.ask(system, model, template)
         kept[system] = _answers(bench, system, model, template, sheets[system], progress)
         write_atomic(_path(bench, system), json.dumps(kept[system]).encode())
         seconds = time.monotonic() - start_s
@@ -147,7 +153,7 @@ def _answers(
     progress: _Progress,
 ) -> list[dict[str, Any]]:
     """Ask in pieces, so that progress is seen and a stop is heeded."""
-    measured = bench.spec.measured(bench.task["kind"])
+    measured = bench.spec.of_test_rows(bench.task["kind"])
     with_loss = "perplexity" in measured and system in METRICS["perplexity"].systems
     lines = []
     for start in range(0, len(sheet), ROWS_AT_ONCE):

@@ -9,6 +9,7 @@
                   "confidence", "resamples", "seed"}],
  "turned": [{"to", "gained", "lost", "p", "rows": [id]}],             right now and wrong there; the reverse, and its rows
  "slices": [slices.build],
+ "general": general.figures.build|null,                               what base and tuned say beside the task
  "calibration": {"temperature", "rows", "why", "before": {metric: value}, "after": {...}}|null,   of the test rows
  "abstention": {"curve": [{"coverage", "at", "wrong", "given"}], "chosen": the same|null}|null,
  "examples": [{"id", "prompt", "reference", "answers": {system: text}, "change": "improved"|"regressed"|"same"}],
@@ -25,6 +26,7 @@ import numpy as np
 
 from . import compare, metrics, probabilities, slices, tasks
 from .calibration import COVERAGES, tempered
+from .general import figures
 from .predictions import Answers, by_system
 from .questions import Question, Skipped
 from .significance import mcnemar, rows_for
@@ -48,10 +50,11 @@ def build(
     skipped: Mapping[str, Sequence[Skipped]],
     disliked: int = 0,
     calibration: Mapping[str, Any] | None = None,
+    beside: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The report as plain JSON values. `skipped` maps a system to the rows it could not be asked; `disliked` rows were
-    asked of nobody, because their answers are rated 0 or less."""
-    measured = spec.measured(task["kind"])
+    asked of nobody, because their answers are rated 0 or less. `beside`: lines of the sets kept beside the task."""
+    measured = spec.of_test_rows(task["kind"])
     systems = metrics.from_predictions(predictions, task)
     comparisons, intervals = compare.from_predictions(
         predictions,
@@ -66,6 +69,7 @@ def build(
     for name, found in systems.items():
         found["metrics"] = {metric: found["metrics"][metric] for metric in measured}
         found["intervals"] = intervals[name]
+    general = figures.put_beside(systems, comparisons, beside, spec) if spec.sets else None
     return {
         "task": dict(task),
         "rows": len(questions),
@@ -74,12 +78,14 @@ def build(
         "comparisons": comparisons,
         "turned": turned(answers, task),
         "slices": parts,
+        "general": general,
         "calibration": None if calibration is None else calibrated(answers["tuned"], task, calibration),
         "abstention": abstention(answers["tuned"], calibration),
         "examples": examples(answers, task, questions),
         "cautions": [
             *cautions(spec.systems(task["kind"]), systems, questions, skipped, disliked),
             *unsure(systems),
+            *(general or {}).get("cautions", ()),
             *blind(comparisons, task["kind"]),
             *uneven(parts),
         ],

@@ -1,6 +1,7 @@
 """The stage: every system answers the test split, and the answers become a Report.
 
-    inputs: model (tuned), base, dataset, calibration where there is one       out: predictions.parquet, report.json
+    inputs: model (tuned), base, dataset, calibration where there is one, general and safety where these are files
+    out:    predictions.parquet, report.json, beside.parquet where there are sets beside the task
 
 Light at import: torch, pyarrow and scikit-learn load when the stage runs.
 """
@@ -23,6 +24,7 @@ def evaluate(
     spec: EvaluateSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context
 ) -> Output:
     from . import predictions, prompted, questions, report, slices, tasks
+    from .general import figures
 
     folders = {role: at.folder(inputs[role]) for role in ("model", "base", "dataset")}
     task = json.loads((folders["dataset"] / "dataset.json").read_text(encoding="utf-8"))["task"]
@@ -34,19 +36,25 @@ def evaluate(
     learnt = _calibration(inputs, at)
     heat = 1.0 if learnt is None else learnt["temperature"]
     part = tasks.of(task, spec.max_tokens)
-    bench = prompted.Bench(spec, task, part, asked, parts, folders, scratch, at, heat)
+    beside = _beside(spec, inputs, scratch, at)
+    bench = prompted.Bench(spec, task, part, asked, parts, folders, scratch, at, heat, beside)
     lines, skipped = prompted.answer_all(bench, tuned["adapter"])
     if "tfidf" in spec.systems(task["kind"]):
         lines += _tfidf(bench)
     table = predictions.table(lines)
     predictions.write(table, out / "predictions.parquet")
-    found = report.build(table, task, spec, asked, skipped, questions.disliked(test), learnt)
+    told = [] if beside is None else beside.lines()
+    if beside is not None:
+        import pyarrow.parquet as pq
+
+        pq.write_table(figures.table(told), out / "beside.parquet", compression="zstd")
+    found = report.build(table, task, spec, asked, skipped, questions.disliked(test), learnt, told)
     text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
     (out / "report.json").write_text(text + "\n", encoding="utf-8")
     return Output({"rows": found["rows"], **{name: one["metrics"] for name, one in found["systems"].items()}})
 
 
-STAGE = Stage("report", 3, evaluate)
+STAGE = Stage("report", 4, evaluate)
 
 
 def _calibration(inputs: Mapping[str, Artifact], at: Context) -> dict[str, Any] | None:
@@ -55,6 +63,17 @@ def _calibration(inputs: Mapping[str, Artifact], at: Context) -> dict[str, Any] 
     path = at.folder(inputs["calibration"]) / "calibration.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def _beside(spec: EvaluateSpec, inputs: Mapping[str, Artifact], scratch: Path, at: Context) -> Any:
+    """The rows that are not of the task; None where none are wished for."""
+    from .general.asking import Beside
+    from .general.items import read
+
+    if not spec.sets:
+        return None
+    folders = {name: at.folder(inputs[name]) for name in spec.sets if name in inputs}
+    return Beside(read(spec.sets, folders), scratch, at, spec.max_tokens)
 
 
 def _refuse_strangers(tuned: Mapping[str, Any], base: Artifact, task: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from . import learning, provenance, sections, wording, worst
+from .beside import beside
 from .facts import RunFacts
 from .verdict import verdict
 
@@ -40,6 +41,7 @@ def render(facts: RunFacts) -> str:
             learning=learning.learning(facts.history, facts.train) if facts.history else None,
             labels=sections.labels(measured, facts.dataset) if measured else None,
             parts=worst.parts(measured) if measured else None,
+            beside=beside(measured) if measured else None,
             turned=worst.turned(measured) if measured else [],
             reliability=worst.reliability(measured) if measured else None,
             abstention=worst.abstention(measured) if measured else None,
