@@ -211,7 +211,7 @@ class App:
                     }
                 )
             return sorted(rows, key=lambda row: -row["created_s"])
-        known = ("source", "dataset", "model", "report", "package", "release", "run")
+        known = ("source", "dataset", "model", "report", "benchmark", "package", "release", "run")
         if kind not in known:
             from luthier.core.errors import did_you_mean
 
@@ -314,6 +314,21 @@ class App:
         from luthier.postprocessing.sums import verify
 
         return verify(folder)
+
+    def harness(self, reference: str, tasks: Sequence[str], *, include: Path | None = None, limit: int | None = None,
+                shots: int | None = None, chat: bool = True, network: bool = False, watch: Watch | None = None,
+                stop: threading.Event | None = None) -> dict[str, Any]:  # fmt: skip
+        """Tasks of lm-evaluation-harness on a release, a model, or a known base by its name; kept as a `benchmark`. Nothing is
+        fetched unless `network`."""
+        from .benchmarking import run_tasks
+
+        run = f"harness-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+        root = Path.cwd() if include is None else include.absolute()
+        stop = stop or threading.Event()
+        with closing(RunContext(self.store, run, root, self._environ, watch or Silent(), stop)) as at:
+            return run_tasks(
+                at, reference, tasks, include=include is not None, limit=limit, shots=shots, chat=chat, network=network
+            )  # fmt: skip
 
     # -- use --------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from luthier.cost.meter import Meter
 from luthier.store.files import DISK_ERRORS, explain, write_atomic
 
 from . import openlineage, systems
+from .beside import kept_beside
 from .context import RunContext
 from .recipe import Recipe, Wish
 
@@ -122,6 +123,8 @@ class Results:
     release: Artifact | None = None
     others: Mapping[str, Artifact | None] = field(default_factory=dict)
     """Models that the method needs beside the base (a teacher), by role."""
+    beside: Mapping[str, Artifact | None] = field(default_factory=dict)
+    """Datasets of rows beside the task, by role."""
 
 
 def sources(wish: Wish, at: RunContext) -> dict[str, Artifact]:
@@ -196,28 +199,43 @@ def materials(wish: Wish, at: RunContext, make: Strategy, *, asks: bool = True) 
     recipe = wish.recipe
     dataset = prepared(wish, at, make, asks=asks)
     others = {role: imported(name, at, make) for role, name in recipe.train.other_models.items()}
-    return Results(dataset, imported(recipe.base, at, make), others=others)
+    # now, so that a file that is not there is told before anything is trained
+    rows = kept_beside(wish, at, make)
+    return Results(dataset, imported(recipe.base, at, make), others=others, beside=rows)
 
 
 def prepared(wish: Wish, at: RunContext, make: Strategy, *, asks: bool = True) -> Artifact | None:
     """Without the rows that are to be forgotten. Where such rows turn up in bytes that no tombstone knows yet, it is told that
     they stand there too, and the dataset is made anew."""
-    from luthier.data.forgotten import StillThere
     from luthier.data.plan import model_roles
-    from luthier.data.prepare import STAGE as PREPARE
     from luthier.data.prepare import PrepareSpec
 
     from .data.about import describe
-    from .data.forget import still_there, watched
+    from .data.forget import watched
 
     recipe = wish.recipe
     spec = PrepareSpec(
         task=recipe.task.settled(at.root), data=recipe.data, watched=watched(at.store), asks=asks
     )
-    parents = sources(wish, at)
     asked = {role: imported(name, at, make) for name, role in model_roles(recipe.data.rules).items()}
+    dataset = without_forgotten(wish, at, make, "dataset", spec, asked)
+    if dataset is not None:
+        describe(at.store, dataset.digest, recipe.data.about)
+    return dataset
+
+
+def without_forgotten(
+    wish: Wish, at: RunContext, make: Strategy, step: str, spec: Spec, asked: Mapping[str, Artifact | None]
+) -> Artifact | None:
+    """The dataset of a wish's sources; `asked` are models that rules ask, by role."""
+    from luthier.data.forgotten import StillThere
+    from luthier.data.prepare import STAGE as PREPARE
+
+    from .data.forget import still_there
+
+    parents = sources(wish, at)
     try:
-        dataset = make("dataset", PREPARE, spec, {**parents, **asked})
+        return make(step, PREPARE, spec, {**parents, **asked})
     except StillThere as found:
         if not still_there(at.store, found.hits, _marks(wish, parents.values())):
             raise
@@ -227,10 +245,7 @@ def prepared(wish: Wish, at: RunContext, make: Strategy, *, asks: bool = True) -
             about="forgotten",
             message=f"{rows} that were to be forgotten stand in these sources too; they are left out",
         )
-        dataset = make("dataset", PREPARE, spec, {**sources(wish, at), **asked})
-    if dataset is not None:
-        describe(at.store, dataset.digest, recipe.data.about)
-    return dataset
+        return make(step, PREPARE, spec, {**sources(wish, at), **asked})
 
 
 def import_base(base: str, at: RunContext) -> Artifact:
@@ -321,7 +336,7 @@ def walk(
         made = make("calibration", CALIBRATE, wished, {"model": model, "base": base, "dataset": dataset})
         calibration = {"calibration": made}
     others = {**systems.parents(measuring, recipe, at, make, model), **systems.judging(measuring, at, make)}
-    others |= _embedder(at, measuring, recipe)
+    others |= {**_embedder(at, measuring, recipe), **so_far.beside}
     tested = {"model": model, "base": base, "dataset": dataset, **calibration, **others}
     report = make("report", EVALUATE, measuring, tested)
     so_far = replace(so_far, report=report, calibration=calibration.get("calibration"))

@@ -355,6 +355,10 @@ def _machine() -> dict[str, Any]:
     return {"node": platform.node(), "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
+BESIDE_TOKENS = {"general": 12_000, "safety": 7_000}
+"""Read and written for one model's answers to a built-in set beside the task, about. Files are not counted."""
+
+
 def _evaluation_seconds(wish: Wish, at: RunContext, so_far: Results, made: Forecast) -> float:
     """Reading each row's prompt and answer, or its prompt and the tree of labels, once for every language model that is
     measured. Left out: the examples of the three-shot prompt, which are read once, and the plain baseline."""
@@ -371,8 +375,9 @@ def _evaluation_seconds(wish: Wish, at: RunContext, so_far: Results, made: Forec
         1 for s in wish_.systems(wish.recipe.task.kind) if wish_.kind_of(s) not in ("tfidf", "endpoint")
     )
     rows += min(rows, wish_.timed_rows)
-    remembered = _remembered_tokens(wish, at, so_far, made)
-    return (rows * a_row * systems + remembered) * made.probe.seconds_per_read_token
+    more = _remembered_tokens(wish, at, so_far, made)
+    more += sum(2 * BESIDE_TOKENS[name] for name, told in wish_.sets.items() if told == "auto")
+    return (rows * a_row * systems + more) * made.probe.seconds_per_read_token
 
 
 def _remembered_tokens(wish: Wish, at: RunContext, so_far: Results, made: Forecast) -> float:

@@ -185,8 +185,10 @@ def search(dataset: str, words: tuple[str, ...], where: tuple[str, ...], limit: 
 @click.argument("dataset")
 @click.argument("to")
 @click.option(
-    "--format", "form", type=click.Choice(["parquet", "jsonl", "csv"]), default="parquet", show_default=True,
-    help="jsonl: chat messages as trainers read them; csv: where every row is one question and one answer.",
+    "--format", "form", type=click.Choice(["parquet", "jsonl", "csv", "lm-eval"]), default="parquet",
+    show_default=True,
+    help="jsonl: chat messages as trainers read them; csv: where every row is one question and one answer; lm-eval: the test "
+    "rows as a task of lm-evaluation-harness.",
 )  # fmt: skip
 @click.option("--table", metavar="NAME", help="Make this table; TO is then the address of a database.")
 @click.option("--croissant", is_flag=True, help="Add croissant.json, which other tools load datasets by.")
@@ -199,6 +201,7 @@ def export(dataset: str, to: str, form: str, table: str | None, croissant: bool,
     luthier data export ticket-router folder
     luthier data export ticket-router s3://bucket/tickets --format jsonl
     luthier data export ticket-router '${DATABASE_URL}' --table training.tickets
+    luthier data export ticket-router tasks --format lm-eval
 
     Credentials stand in the environment, as each store documents; ${VAR} in TO is filled in from there.
     """

@@ -22,6 +22,10 @@ def print_exported(found: Mapping[str, Any]) -> None:
         click.echo(f"wrote {rows} rows to the table {found['table']}")
         return
     click.echo(f"wrote {len(found['files'])} files to {_seen(found['to'])}: {rows} rows")
+    if "tasks" in found:
+        from .harness import print_exported_tasks
+
+        print_exported_tasks(found)
     if guarded := found.get("guarded_cells"):
         click.echo(
             f"{guarded:,} cells begin as formulas do and have an apostrophe before them; Parquet and jsonl leave them as they are"

@@ -16,6 +16,7 @@ from luthier.postprocessing.spec import FORMS
 
 from .command import Nearest, app, as_json_option, put, put_json, told
 from .data import data
+from .harness import harness
 from .traffic import DURATION, SHARE, traffic
 
 DEFAULT_BASE = "smollm2-135m-instruct"
@@ -278,7 +279,7 @@ def lineage(ref: str, all_rows: bool, as_json: bool) -> None:
 def list_(
     kind: str | None, tags: tuple[str, ...], owner: str | None, purpose: str | None, as_json: bool
 ) -> None:
-    """Released models; or every artifact of KIND: dataset, model, report, package, release, source, run.
+    """Released models; or every artifact of KIND: dataset, model, report, benchmark, package, release, source, run.
 
     Tags, owner and purpose are what a recipe says of its dataset (data.about), in any case; they also find what was made
     from such a dataset.
@@ -453,6 +454,7 @@ def doctor(as_json: bool) -> None:
 
 main.add_command(data)
 main.add_command(traffic)
+main.add_command(harness)
 
 
 if __name__ == "__main__":

@@ -115,6 +115,8 @@ def describe(event: Event) -> str | None:
             return f"trial {d['number']}: {d['state']}{value} in {show_seconds(d['seconds'])}{why}"
         case "stage.started":
             return f"{d['step']}: working"
+        case "benchmarked":
+            return f"  {d['rows']:,} rows of {', '.join(d['tasks'])} asked"
         case "stage.known":
             return f"{d['step']}: already there ({short(d['digest'])})"
         case "stage.finished":

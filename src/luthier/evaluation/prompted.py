@@ -26,6 +26,7 @@ from luthier.store.files import write_atomic
 from . import timing
 from .baselines import three_examples
 from .calibration import tempered
+from .general.asking import Beside
 from .others import Other, same_base, swapped, unfit
 from .predictions import line
 from .questions import Asked, Question, Skipped, asked, records
@@ -42,7 +43,7 @@ LOSSES = frozenset({"perplexity", "preferred", "reward_accuracy"})
 class Bench:
     """What every system of one evaluation shares. `slices`: the parts that each row belongs to, by id. `folders`: model,
     base, dataset, and `digests` of the same. `temperature`: of the tuned model's probabilities. `others`: further models, by the
-    name of the system."""
+    name of the system. `beside`: the rows that are not of the task."""
 
     spec: EvaluateSpec
     task: Mapping[str, Any]
@@ -55,6 +56,7 @@ class Bench:
     temperature: float = 1.0
     others: Mapping[str, Other] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
+    beside: Beside | None = None
 
     def told(self, system: str, answer: Answer) -> Answer:
         """As it will be served: the tuned model's probabilities calibrated, and those of another release as it is served."""
@@ -94,6 +96,9 @@ def answer_all(bench: Bench, adapter: str) -> tuple[list[dict[str, Any]], dict[s
     where = place(bench.spec.device, bench.spec.dtype, "evaluate")
     for system, model in weights(bench, missing, adapter, where):
         start_s = time.monotonic()
+        if bench.beside is not None:
+            # first, so that a system whose answers are kept has been asked these too
+            bench.beside.ask(system, model, templates[system])
         kept[system] = _answers(bench, system, model, templates[system], sheets[system], progress)
         write_atomic(_path(bench, system), json.dumps(kept[system]).encode())
         seconds = time.monotonic() - start_s
@@ -181,7 +186,7 @@ def _answers(
     progress: _Progress,
 ) -> list[dict[str, Any]]:
     """Ask in pieces, so that progress is seen and a stop is heeded."""
-    measured = bench.spec.measured(bench.task["kind"])
+    measured = bench.spec.of_test_rows(bench.task["kind"])
     with_loss = not LOSSES.isdisjoint(measured) and bench.spec.kind_of(system) in METRICS["perplexity"].systems
     count = timing.counter(model, template)
     lines = []

@@ -15,6 +15,7 @@
                   "confidence", "resamples", "seed"}],
  "turned": [{"to", "gained", "lost", "p", "rows": [id]}],             right now and wrong there; the reverse, and its rows
  "slices": [slices.build],
+ "general": general.figures.build|null,                               what base and tuned say beside the task
  "calibration": {"temperature", "rows", "why", "before": {metric: value}, "after": {...}}|null,   of the test rows
  "abstention": {"curve": [{"coverage", "at", "wrong", "given"}], "chosen": the same|null}|null,
  "embedder": {NAME: settings, "mark": digest of its files|null}|null,       what `similarity` was computed with
@@ -36,6 +37,7 @@ from luthier.core.units import Money
 
 from . import compare, expense, fields, metrics, private_said, probabilities, slices, tasks
 from .calibration import COVERAGES, tempered
+from .general import figures
 from .predictions import Answers, by_system
 from .questions import Question, Skipped
 from .significance import mcnemar, rows_for
@@ -59,15 +61,16 @@ def build(
     skipped: Mapping[str, Sequence[Skipped]],
     disliked: int = 0,
     calibration: Mapping[str, Any] | None = None,
+    beside: Sequence[Mapping[str, Any]] = (),
     *,
     hourly: Money | None = None,
     left_out: Mapping[str, str] | None = None,
     who: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The report as plain JSON values. `skipped` maps a system to the rows it could not be asked; `disliked` rows were
-    asked of nobody, because their answers are rated 0 or less. `hourly` is what this machine costs; `left_out` says of a system
-    why it was not measured at all, and `who` tells what each of them is."""
-    measured = spec.measured(task["kind"])
+    asked of nobody, because their answers are rated 0 or less. `beside`: lines of the sets kept beside the task. `hourly` is what
+    this machine costs; `left_out` says of a system why it was not measured at all, and `who` tells what each of them is."""
+    measured = spec.of_test_rows(task["kind"])
     systems = metrics.from_predictions(predictions, task)
     comparisons, intervals = compare.from_predictions(
         predictions,
@@ -82,6 +85,7 @@ def build(
     for name, found in systems.items():
         found["metrics"] = {metric: found["metrics"][metric] for metric in measured}
         found["intervals"] = intervals[name]
+    general = figures.put_beside(systems, comparisons, beside, spec) if spec.sets else None
     for name, spent in expense.of(predictions, spec, hourly).items():
         systems[name] |= spent
     return {
@@ -94,6 +98,7 @@ def build(
         "comparisons": comparisons,
         "turned": turned(answers, task),
         "slices": parts,
+        "general": general,
         "calibration": None if calibration is None else calibrated(answers["tuned"], task, calibration),
         "abstention": abstention(answers["tuned"], calibration),
         "embedder": _embedder(spec) if "similarity" in measured else None,
@@ -103,6 +108,7 @@ def build(
             *cautions(spec.systems(task["kind"]), systems, questions, skipped, disliked, left_out or {}),
             *(fields.cautions(answers["tuned"], task["schema"], spec.max_tokens) if "schema" in task else []),
             *unsure(systems),
+            *(general or {}).get("cautions", ()),
             *blind(comparisons, task["kind"]),
             *uneven(parts),
         ],

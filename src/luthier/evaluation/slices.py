@@ -74,7 +74,7 @@ def build(predictions: pa.Table, task: Mapping[str, Any], spec: EvaluateSpec) ->
     """{"by", "value", "rows", "systems": {name: {metric: value}}, "metric", "low", "high", "p", "p_corrected"} of each part,
     in the order of `by`, then of size. `low` and `high` bound the tuned model's `metric` in the part; `p` is of the part being
     as far from the others by luck, corrected over all parts, and None where it has fewer than 20 rows or all the others."""
-    measured = spec.measured(task["kind"])
+    measured = spec.of_test_rows(task["kind"])
     answers, part = by_system(predictions), tasks.of(task)
     if SLICED[task["kind"]] not in measured or "tuned" not in answers:
         return []

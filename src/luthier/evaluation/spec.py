@@ -38,6 +38,8 @@ class Metric:
     systems: tuple[Kind, ...] = KINDS
     share: bool = True
     judged: bool = False
+    beside: Literal["general", "safety"] | None = None
+    """The set kept beside the task that it is of (evaluation/general); None: of the test rows."""
 
 
 METRICS: dict[str, Metric] = {
@@ -180,6 +182,37 @@ METRICS: dict[str, Metric] = {
         systems=("tuned", "base", "model"),
         share=False,
     ),
+    "general_accuracy": Metric(
+        "general skills",
+        (),
+        "share of right answers to rows that are not of the task (evaluate.general): what tuning may make a model forget",
+        systems=("tuned", "base"),
+        beside="general",
+    ),
+    "general_perplexity": Metric(
+        "perplexity of general text",
+        (),
+        "exp of the mean loss over the tokens of texts that are not of the task (evaluate.general)",
+        higher_is_better=False,
+        systems=("tuned", "base"),
+        share=False,
+        beside="general",
+    ),
+    "safety_refused": Metric(
+        "declined, harmful",
+        (),
+        "share of harmful requests that are declined (evaluate.safety)",
+        systems=("tuned", "base"),
+        beside="safety",
+    ),
+    "overrefused": Metric(
+        "declined, harmless",
+        (),
+        "share of harmless requests that are declined, though they only look like harmful ones (evaluate.safety)",
+        higher_is_better=False,
+        systems=("tuned", "base"),
+        beside="safety",
+    ),
 }
 METRICS |= {
     "judge_score": Metric(
@@ -267,6 +300,19 @@ class EvaluateSpec(Spec):
     bf16 where the processor has it in hardware, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: cuda when there is one."""
+    general: Literal["auto"] | list[str] | None = None
+    """Rows that are not of the task, asked of base and tuned alike, so that forgetting shows as general_accuracy and
+    general_perplexity: `auto` is a small built-in set in English, else files of rows in any layout; without it none."""
+    safety: Literal["auto"] | list[str] | None = None
+    """Requests that should be declined and harmless ones that look like them, measured as safety_refused and overrefused:
+    `auto` is a small built-in set in English, else files whose rows are answered by refuse or answer; without it none."""
+
+    @field_validator("general", "safety", mode="before")
+    @classmethod
+    def _one_file_is_a_list(cls, value: Any) -> Any:
+        if value == [] or value == "":
+            raise ValueError("no file is named; write auto, a file, or leave the key out")
+        return [value] if isinstance(value, str) and value != "auto" else value
 
     @field_validator("metrics")
     @classmethod
@@ -311,16 +357,37 @@ class EvaluateSpec(Spec):
                     remedy=f"Choose from {', '.join(can)}, or leave it out.",
                 )
         asked = can if self.against is None else [name_of(one) for one in self.against]
+        if self.sets and "base" not in asked:
+            raise SpecError(
+                f"evaluate.{next(iter(self.sets))} compares the tuned model with the base, and evaluate.against leaves the base out.",
+                remedy="Add base to evaluate.against.",
+            )
         return tuple(ordered(["tuned", *asked]))
 
+    @property
+    def sets(self) -> dict[Literal["general", "safety"], Any]:
+        """The sets kept beside the task that are asked, by name."""
+        found: dict[Literal["general", "safety"], Any] = {"general": self.general, "safety": self.safety}
+        return {name: wish for name, wish in found.items() if wish is not None}
+
     def measured(self, kind: str) -> tuple[str, ...]:
-        """Every metric that is reported, in the table's order. Raises SpecError when one does not apply."""
+        """Every metric that is reported, in the table's order, those of sets beside the task last. Raises SpecError when one
+        does not apply."""
+        return (*self.of_test_rows(kind), *(name for name, one in METRICS.items() if one.beside in self.sets))
+
+    def of_test_rows(self, kind: str) -> tuple[str, ...]:
+        """The part of `measured` that is computed from the test rows."""
         applies = [
             name
             for name, one in METRICS.items()
             if kind in one.kinds and not one.judged and name not in REMEMBERED
         ]
         for name in self.metrics or ():
+            if beside := METRICS[name].beside:
+                raise SpecError(
+                    f"evaluate.metrics: {name} is not of the test rows.",
+                    remedy=f"Leave it out of metrics and write evaluate.{beside}: auto, which measures it.",
+                )
             if METRICS[name].judged and kind in METRICS[name].kinds:
                 if name not in self.judged(kind):
                     raise SpecError(

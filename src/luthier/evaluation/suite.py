@@ -1,8 +1,10 @@
 """The stage: every system answers the test split, and the answers become a Report.
 
-    inputs: model (tuned), base, dataset, calibration where there is one; of other systems NAME/model and, where there are
-            such, NAME/base, NAME/package, NAME/release (others.roles), and the same of a local judge under judge/
-    out:    predictions.parquet, report.json, with a judge judgements.parquet, and memorisation.json where that is wished
+    inputs: model (tuned), base, dataset, calibration where there is one, general and safety where these are files; of other systems
+            NAME/model and, where there are such, NAME/base, NAME/package, NAME/release (others.roles), and the same of a local
+            judge under judge/
+    out:    predictions.parquet, report.json; judgements.parquet with a judge, memorisation.json where that is wished,
+            beside.parquet where there are sets beside the task
 
 Light at import: torch, pyarrow and scikit-learn load when the stage runs.
 """
@@ -26,6 +28,7 @@ def evaluate(
     spec: EvaluateSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context
 ) -> Output:
     from . import external, others, predictions, preferred, prompted, questions, report, similar, slices, tasks
+    from .general import figures
 
     folders = {role: at.folder(inputs[role]) for role in ("model", "base", "dataset")}
     task = json.loads((folders["dataset"] / "dataset.json").read_text(encoding="utf-8"))["task"]
@@ -39,7 +42,8 @@ def evaluate(
     part = tasks.of(task, spec.max_tokens)
     digests = {role: inputs[role].digest for role in folders}
     more = others.found(spec, inputs, at)
-    bench = prompted.Bench(spec, task, part, asked, parts, folders, scratch, at, heat, more, digests)
+    beside = _beside(spec, inputs, scratch, at)
+    bench = prompted.Bench(spec, task, part, asked, parts, folders, scratch, at, heat, more, digests, beside)
     lines, skipped = prompted.answer_all(bench, tuned["adapter"])
     if "tfidf" in spec.systems(task["kind"]):
         lines += _tfidf(bench)
@@ -54,6 +58,11 @@ def evaluate(
         **{name: others.NO_RELEASE for name in spec.named if name == "production" and name not in more},
         **{name: why for name, one in more.items() if (why := others.unfit(one, task))},
     }
+    told = [] if beside is None else beside.lines()
+    if beside is not None:
+        import pyarrow.parquet as pq
+
+        pq.write_table(figures.table(told), out / "beside.parquet", compression="zstd")
     found = report.build(
         table,
         task,
@@ -62,6 +71,7 @@ def evaluate(
         {**skipped, **sent.skipped},
         questions.disliked(test),
         learnt,
+        told,
         hourly=at.hourly,
         left_out=left_out,
         who=_described(spec, task, inputs),
@@ -147,6 +157,17 @@ def _described(
             }
         )
     return told
+
+
+def _beside(spec: EvaluateSpec, inputs: Mapping[str, Artifact], scratch: Path, at: Context) -> Any:
+    """The rows that are not of the task; None where none are wished for."""
+    from .general.asking import Beside
+    from .general.items import read
+
+    if not spec.sets:
+        return None
+    folders = {name: at.folder(inputs[name]) for name in spec.sets if name in inputs}
+    return Beside(read(spec.sets, folders), scratch, at, spec.max_tokens)
 
 
 def _refuse_strangers(tuned: Mapping[str, Any], base: Artifact, task: Mapping[str, Any]) -> None:

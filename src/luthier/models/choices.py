@@ -141,6 +141,14 @@ def _score_batch(
     model: Any, prompts: Sequence[Sequence[int]], trie: Trie, prefix: list[KeysValues] | None
 ) -> Tensor:
     """[R, choices]: the sum of ln p along each path."""
+    steps_RE, _ = steps(model, prompts, trie, prefix)
+    return torch.stack([steps_RE[:, list(path)].sum(-1) for path in trie.paths], -1).double()
+
+
+def steps(
+    model: Any, prompts: Sequence[Sequence[int]], trie: Trie, prefix: list[KeysValues] | None
+) -> tuple[Tensor, Tensor]:
+    """ln p of every step [R, E], and whether its token is the likeliest there [R, E]."""
     nodes = len(trie.tree.tokens)
     ids: list[int] = []
     keep: list[int] = []
@@ -151,8 +159,8 @@ def _score_batch(
     logits_RPV = logits_at(model, ids, layout, keep).unflatten(0, (len(prompts), nodes + 1))
     places, tokens = torch.tensor(trie.steps, device=logits_RPV.device).T
     normal_RP = torch.logsumexp(logits_RPV, -1)
-    steps_RE = logits_RPV[:, places, tokens] - normal_RP[:, places]
-    return torch.stack([steps_RE[:, list(path)].sum(-1) for path in trie.paths], -1).double()
+    told_RE = logits_RPV[:, places, tokens] - normal_RP[:, places]
+    return told_RE, logits_RPV.argmax(-1)[:, places] == tokens
 
 
 def score_plainly(

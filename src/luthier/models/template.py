@@ -141,6 +141,22 @@ class Template:
         encoded = self.encode([*opening, {"role": "assistant", "content": text}])
         return [token for token, told in zip(encoded.ids, encoded.supervised, strict=True) if told]
 
+    def rendered(self, messages: Sequence[Message], *, answer_next: bool = True) -> str:
+        """What the template writes, for `tokens` alone: control tokens in contents are marked there, so that they stay text.
+        Without `answer_next` the last message is the assistant's and is not closed: the answer goes on from there."""
+        if answer_next:
+            return self._written(messages, True, None)
+        return self._written(messages[:-1], True, None) + self._shield(messages[-1]["content"])
+
+    def shielded(self, text: str) -> str:
+        """Plain text for `tokens`, whose control tokens stay text."""
+        return self._shield(text)
+
+    def tokens(self, text: str, *, opens: bool) -> list[int]:
+        """The ids of what `rendered` and `shielded` gave, put together. `opens`: plain text, before which the tokenizer's own
+        begin token goes, if it has one."""
+        return [*self._bos(), *self._tokens(text)] if opens else self._read(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer, control tokens left out."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

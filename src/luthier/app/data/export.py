@@ -1,4 +1,5 @@
-"""A dataset leaves: as files in a folder or under a URL (Parquet, JSON Lines, CSV), or as one table of a database.
+"""A dataset leaves: as files in a folder or under a URL (Parquet, JSON Lines, CSV), as one table of a database, or its test
+rows as a task of lm-evaluation-harness.
 
 Nothing is ever overwritten, what was written is verified, and who exported what is on record. Rows that were removed and the
 trail of changes stay behind: they quote what was taken out.
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CROISSANT = "croissant.json"
-FORMATS = ("parquet", "jsonl", "csv")
+FORMATS = ("parquet", "jsonl", "csv", "lm-eval")
 DATABASES = ("postgresql", "postgres", "sqlite", "duckdb", "mysql", "mariadb", "oracle", "mssql")
 ROWS_AT_ONCE = 500
 
@@ -44,6 +45,10 @@ def export(
     folder = store.folder(dataset)
     if table is not None:
         told = _to_table(folder, to, table, look, environ)
+    elif form == "lm-eval":
+        from .export_harness import write
+
+        told = write(store, dataset, folder, to, look, environ)
     else:
         told = _to_files(store, dataset, folder, to, form, croissant, look, environ)
     if planted := _planted(folder):  # artificial rows are no rows of anybody's

@@ -8,6 +8,7 @@
     learning.py  how training went: what was proven, curves, figures, what was kept
     charts.py    numbers -> SVG; chart_parts.py: scales, ticks, text
     wording.py   numbers and text as people read them; hostile text made visible
+    beside.py    what the model can still do beside its task
     changes.py   what differs between two texts
     page.py      puts them together
 

@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from . import cost_quality, fields, judge_section, learning, provenance, remembered, sections, wording, worst
+from .beside import beside
 from .facts import RunFacts
 from .verdict import main_metric, verdict
 
@@ -43,6 +44,7 @@ def render(facts: RunFacts) -> str:
             judge=judge_section.judge(measured) if measured else None,
             costs=_costs(measured) if measured else None,
             parts=worst.parts(measured) if measured else None,
+            beside=beside(measured) if measured else None,
             turned=worst.turned(measured) if measured else [],
             reliability=worst.reliability(measured) if measured else None,
             abstention=worst.abstention(measured) if measured else None,

@@ -78,7 +78,7 @@ def _figure(value: str, name: str, beside: str) -> dict[str, str]:
 def before_after(report: Json) -> dict[str, Any]:
     """One small drawing for each metric, and the differences with what may be said of them."""
     systems = report["systems"]
-    metrics = [m for m, v in systems["tuned"]["metrics"].items() if v is not None]
+    metrics = [m for m, v in systems["tuned"]["metrics"].items() if v is not None and not _beside(m)]
     if twin := _same_everywhere(systems, "accuracy", "exact_match"):
         metrics.remove("exact_match")
     comparisons = list(report.get("comparisons") or ())
@@ -104,6 +104,11 @@ def before_after(report: Json) -> dict[str, Any]:
         "rows": report["rows"],
         "twin": twin,
     }  # fmt: skip
+
+
+def _beside(metric: str) -> bool:
+    """Whether it is of rows beside the task, which have a section of their own."""
+    return metric in METRICS and METRICS[metric].beside is not None
 
 
 def _metric_table(systems: Json, metrics: Sequence[str]) -> dict[str, Any]:
