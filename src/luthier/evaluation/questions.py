@@ -7,8 +7,9 @@ row asked whose answer was disliked (rated 0 or less); the report counts them.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Question:
     source: str = ""
     tools: Sequence[Mapping[str, Any]] | None = None
     answer: Mapping[str, Any] | None = None
+    kept: Mapping[str, str] = field(default_factory=dict)  # columns that the map keeps
 
     @property
     def asked_text(self) -> str:
@@ -93,7 +95,8 @@ def records(path: Path) -> list[dict[str, Any]]:
         "rating",
         "source",
         "tools",
-    ]  # datasets of before had no tools
+        "kept",
+    ]  # datasets of before had no tools, and most keep nothing
     found = side.table([name for name in wanted if name in side.columns or not side.there]).to_pylist()
     liked = [record for record in found if record["rating"] is None or record["rating"] > 0]
     return sorted(liked, key=lambda record: record["id"])
@@ -109,8 +112,9 @@ def disliked(path: Path) -> int:
 
 
 def _question(record: Mapping[str, Any]) -> Question:
+    kept = json.loads(record.get("kept") or "{}")
     if not record["messages"]:
-        return Question(record["id"], None, record["text"], record["source"] or "")
+        return Question(record["id"], None, record["text"], record["source"] or "", kept=kept)
     messages, tools = said(record)
     *prompt, last = messages
     if last["role"] != "assistant":
@@ -120,8 +124,8 @@ def _question(record: Mapping[str, Any]) -> Question:
         )
     source = record["source"] or ""
     if tools:
-        return Question(record["id"], tuple(prompt), answer_text(last), source, tools, last)
-    return Question(record["id"], tuple(prompt), last["content"], source)
+        return Question(record["id"], tuple(prompt), answer_text(last), source, tools, last, kept)
+    return Question(record["id"], tuple(prompt), last["content"], source, kept=kept)
 
 
 def asked(

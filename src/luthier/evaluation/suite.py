@@ -37,7 +37,7 @@ def evaluate(
     bench = prompted.Bench(spec, task, part, asked, parts, folders, scratch, at, heat)
     lines, skipped = prompted.answer_all(bench, tuned["adapter"])
     if "tfidf" in spec.systems(task["kind"]):
-        lines += _tfidf(bench)
+        lines += plain_baseline(bench)
     table = predictions.table(lines)
     predictions.write(table, out / "predictions.parquet")
     found = report.build(table, task, spec, asked, skipped, questions.disliked(test), learnt)
@@ -70,7 +70,8 @@ def _refuse_strangers(tuned: Mapping[str, Any], base: Artifact, task: Mapping[st
         )
 
 
-def _tfidf(bench: Any) -> list[dict[str, Any]]:
+def plain_baseline(bench: Any) -> list[dict[str, Any]]:
+    """What the baseline without a language model, fitted on the train split, says of the questions."""
     from . import predictions, questions
 
     bench.at.check()

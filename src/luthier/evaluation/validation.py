@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.core.spec import Spec
 from luthier.core.stage import Context, Output, Stage
 
-from .spec import METRICS, EvaluateSpec
+from .spec import METRICS, EvaluateSpec, System
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,6 +37,14 @@ class ValidateSpec(Spec):
     """Number format of the weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
+    against: list[System] = Field(default=[])
+    """Systems without training that are asked the same rows."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was validated before there were such keeps its identity."""
+        told: dict[str, Any] = standard(self)
+        return {name: value for name, value in told.items() if name != "against" or value}
 
 
 def validate(
@@ -47,7 +55,11 @@ def validate(
     folders = {role: at.folder(inputs[role]) for role in ("model", "base", "dataset")}
     task = json.loads((folders["dataset"] / "dataset.json").read_text(encoding="utf-8"))["task"]
     wish = EvaluateSpec(
-        against=[], metrics=[spec.metric], max_tokens=spec.max_tokens, dtype=spec.dtype, device=spec.device
+        against=spec.against,
+        metrics=[spec.metric],
+        max_tokens=spec.max_tokens,
+        dtype=spec.dtype,
+        device=spec.device,
     )
     table = answers(wish, task, folders, scratch, at)
     mine = predictions.by_system(table)["tuned"]
@@ -76,12 +88,16 @@ def answers(
     """What the tuned model says of the first validation rows by id, as a table of predictions. Raises DataError where there is
     no row."""
     from . import predictions, prompted, questions, tasks
+    from .suite import plain_baseline
 
     tuned = json.loads((folders["model"] / "luthier.json").read_text(encoding="utf-8"))
     asked = questions.read(folders["dataset"] / SPLIT, MOST)
     parts: dict[str, tuple[()]] = {one.id: () for one in asked}
     bench = prompted.Bench(wish, task, tasks.of(task, wish.max_tokens), asked, parts, folders, scratch, at)
-    return predictions.table(prompted.answer_all(bench, tuned["adapter"])[0])
+    lines = prompted.answer_all(bench, tuned["adapter"])[0]
+    if "tfidf" in wish.systems(task["kind"]):
+        lines += plain_baseline(bench)
+    return predictions.table(lines)
 
 
 def lead(kind: str, metric: str | None) -> str:
