@@ -54,7 +54,7 @@ def test_a_search_again_trains_nothing_and_more_trials_go_on(workshop):
 
 
 def test_run_searches_first_and_measures_the_kept_one_on_the_test_rows(workshop):
-    ran = workshop.run("--set", "search={over: {train.adapter.rank: [2, 4]}, trials: 3}")
+    ran = workshop.run("--set", "search={over: {train.adapter.rank: [2, 4]}, trials: 3, prune: false}")
     assert ran["release"] == "router@1"
     assert {"model", "report", "release"} & set(ran["made"]) >= {"report", "release"}
     # three settings: as written (rank 4), 2 and 4, of which two are the same model
@@ -78,17 +78,17 @@ def test_no_trial_is_begun_when_the_time_is_used_up(workshop):
 
 
 def test_a_trial_that_fails_is_told_and_the_search_goes_on(workshop, monkeypatch):
-    from luthier.app import searching
+    from luthier.app import trying
     from luthier.core.errors import ModelError
 
-    real = searching.trained
+    real = trying.trained
 
     def breaks(wish, make, so_far):
         if wish.recipe.train.adapter.rank == 2:
             raise ModelError("a loss is no number", remedy="Lower the learning rate.")
         return real(wish, make, so_far)
 
-    monkeypatch.setattr(searching, "trained", breaks)
+    monkeypatch.setattr(trying, "trained", breaks)
     result = workshop.luthier(
         "search", workshop.folder / "recipe.yaml", "--json", "--set", "search={over: {train.adapter.rank: [2, 8]}, trials: 3}"
     )  # fmt: skip
@@ -98,19 +98,21 @@ def test_a_trial_that_fails_is_told_and_the_search_goes_on(workshop, monkeypatch
 
 
 def test_a_trial_whose_process_died_is_taken_up_with_the_settings_it_had(workshop, monkeypatch):
-    from luthier.app import searching
+    from luthier.app.study import Study
 
-    real, seen = searching._tell, []
+    real, seen = Study.tell, []
 
     def dies(study, asked, found):
+        if not found.setting:
+            return real(study, asked, found)
         seen.append(found.setting)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(searching, "_tell", dies)
+    monkeypatch.setattr(Study, "tell", dies)
     words = ("--set", OVER, "--set", "search.trials=3")
     workshop.luthier("search", workshop.folder / "recipe.yaml", *words)
     assert len(seen) == 1
-    monkeypatch.setattr(searching, "_tell", real)
+    monkeypatch.setattr(Study, "tell", real)
     found = _search(workshop, "--set", "search.trials=3")
     assert found["trials"][1]["setting"] == seen[0]
     assert found["trials"][1]["state"] == "done"

@@ -6,7 +6,7 @@ import pytest
 from luthier.evaluation import predictions, slices
 from luthier.evaluation.questions import Question
 from luthier.evaluation.report import uneven
-from luthier.evaluation.spec import EvaluateSpec
+from luthier.evaluation.spec import ColumnSpec, EvaluateSpec
 
 TASK = {"kind": "classify", "labels": ["a", "b"]}
 SPEC = EvaluateSpec(resamples=500)
@@ -95,3 +95,31 @@ def test_one_false_alarm_in_twenty_over_all_parts():
 def test_unknown_ways_to_divide_are_refused():
     with pytest.raises(ValueError, match="source"):
         EvaluateSpec(slices=["weather"])
+
+
+def _kept(n, **values):
+    return Question(f"{n:03}", ({"role": "user", "content": "word"},), "a", "mail", kept=values)
+
+
+def test_a_column_divides_by_its_most_frequent_values_and_the_rest_together():
+    # value k stands in 20 - k rows, so the last of 15 is the rarest
+    rows = [_kept(0)]
+    for k in range(15):
+        rows += [_kept(len(rows) + n, region=f"r{k:02}") for n in range(20 - k)]
+    told = [value for [(_, value)] in slices.assign(rows, [ColumnSpec(column="region")]).values()]
+    sizes = {value: told.count(value) for value in told}
+    assert len(sizes) == slices.MOST_VALUES
+    assert sizes["r00"] == 20
+    # eleven are parts of their own; of the others 9 + 8 + 7 + 6 rows, and one without a value
+    assert sizes[slices.OTHER] == 9 + 8 + 7 + 6 + 1
+    few = slices.assign([_kept(0), _kept(1, region="x")], [ColumnSpec(column="region")])
+    assert few == {"000": [("region", slices.NONE)], "001": [("region", "x")]}
+
+
+def test_kept_columns_divide_without_being_asked_for_where_they_divide_at_all():
+    rows = [_kept(n, region="north" if n % 2 else "south", country="x") for n in range(60)]
+    found = slices.assign(rows, None)
+    assert found["001"] == [("region", "north")]
+    assert slices.assign([_kept(0, language="x")], [ColumnSpec(column="language")])["000"] == [
+        ("language (column)", "x")
+    ]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from luthier.governance.waiver import Asked
     from luthier.postprocessing.sums import Verdict
 
+    from .advising import Advised
     from .answering import Answerer
     from .comparing import Compared
     from .doctor import Finding
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .running import Run
     from .searching import Searched
     from .traffic import Traffic
+    from .selecting import Selected
 
 
 class App:
@@ -115,11 +117,15 @@ class App:
         with closing(self._context(wish, watch, stop)) as at:
             return profile_training(wish, at, steps)
 
-    def search(self, recipe: Path, overrides: tuple[str, ...] = (), *, watch: Watch | None = None,
+    def search(self, recipe: Path, overrides: tuple[str, ...] = (), *, join: bool = False, workers: int = 1,
+               techniques: bool = False, watch: Watch | None = None,
                stop: threading.Event | None = None) -> Searched:  # fmt: skip
-        """Try the settings that `search` names, on the validation rows. The test rows are not touched."""
+        """Try the settings that `search` names, on the validation rows; the test rows are not touched. `join`: take part in a search
+        that others began; `workers`: processes of this machine; `techniques`: over those that `advise` finds possible."""
         from .searching import search_line
 
+        if techniques:
+            overrides = (*overrides, *self._techniques(recipe, overrides, watch, stop))
         wish = self._read(recipe, overrides)
         if wish.recipe.search is None:
             raise SpecError(
@@ -127,7 +133,38 @@ class App:
                 remedy="Add one: search: {over: {train.learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}}}",
             )
         with closing(self._context(wish, watch, stop)) as at:
-            return search_line(wish, at, at.hourly)
+            return search_line(wish, at, at.hourly, join=join, workers=workers)
+
+    def _techniques(self, recipe: Path, overrides: tuple[str, ...], watch: Watch | None,
+                    stop: threading.Event | None) -> tuple[str, ...]:  # fmt: skip
+        """The section `search.techniques` that follows from advice, as words; none where the recipe has one."""
+        from .advising import advise, techniques_of
+
+        wish = self._read(recipe, overrides)
+        if wish.recipe.search is not None and wish.recipe.search.techniques:
+            return ()
+        with closing(self._context(wish, watch, stop)) as at:
+            return techniques_of(advise(wish, at, probe=True), wish)
+
+    def advise(self, recipe: Path, overrides: tuple[str, ...] = (), *, probe: bool = True, watch: Watch | None = None,
+               stop: threading.Event | None = None) -> Advised:  # fmt: skip
+        """Which techniques suit this recipe's rows, task, machine and budget, each with its forecast and reasons. Trains nothing."""
+        from .advising import advise
+
+        wish = self._read(recipe, overrides)
+        with closing(self._context(wish, watch, stop)) as at:
+            return advise(wish, at, probe=probe)
+
+    def select(self, references: tuple[str, ...] = (), *, recipe: Path | None = None, overrides: tuple[str, ...] = (),
+               metric: str | None = None, rule: str = "one_standard_error") -> Selected:  # fmt: skip
+        """Which of several trained models, or of a search's trials, to go on with, by figures on validation rows alone."""
+        from .selecting import select_runs, select_trials
+
+        if recipe is None:
+            return select_runs(self.store, references, metric=metric, rule=rule)
+        wish = self._read(recipe, overrides)
+        with closing(self._context(wish, None)) as at:
+            return select_trials(wish, at, rule=rule)
 
     def run(self, recipe: Path, overrides: tuple[str, ...] = (), *, fresh: bool = False, waive: Asked | None = None,
             watch: Watch | None = None, stop: threading.Event | None = None) -> Run:  # fmt: skip
@@ -279,6 +316,19 @@ class App:
             if path.exists():
                 return str(path)
         return None
+
+    def page(self, reference: str) -> Path:
+        """The page of a release (NAME, NAME@VERSION) or of a search (NAME-search). Raises NotFound."""
+        from .pages import page_of
+
+        return page_of(self.store, self.home / "reports", reference)
+
+    def pictures(self, reference: str, folder: Path | None = None) -> list[Path]:
+        """Every drawing of that page as a PNG file, in `folder` or in a folder beside the page that has its name."""
+        from .report.png import write
+
+        page = self.page(reference)
+        return write(page, folder or page.with_suffix(""))
 
     def compare(self, one: str, other: str) -> Compared:
         """Two releases (or reports) on the test rows that both were asked, paired."""

@@ -16,6 +16,7 @@ from .recipe import Recipe
 def check(recipe: Recipe) -> None:
     """Raises SpecError, or DataError where nothing could be measured, with the first thing that cannot be."""
     from luthier.data.prepare import source_names
+    from luthier.evaluation.spec import ColumnSpec
     from luthier.governance import policy
     from luthier.postprocessing.forms import refuse_heads
     from luthier.training.refusals import refuse
@@ -39,6 +40,13 @@ def check(recipe: Recipe) -> None:
             raise SpecError(
                 "search compares trials on the validation rows, and data.split.validation is 0.",
                 remedy="Give it a share of the rows (0.1, say).",
+            )
+    kept = {name for source in recipe.data.sources if source.map is not None for name in source.map.keep}
+    for one in evaluate.slices or ():
+        if isinstance(one, ColumnSpec) and one.column not in kept:
+            raise SpecError(
+                f"evaluate.slices: no source keeps the column {one.column!r}.",
+                remedy=f"Add it to a source's map, as in map: {{keep: [{one.column}]}}.",
             )
     own_head = not train.method.load().through_vocabulary
     evaluate.judged(task)

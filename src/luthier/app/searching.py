@@ -1,49 +1,74 @@
 """A search: several settings of one recipe are trained and asked the validation rows, and the best one's line is walked on.
 
     recipe as written ─┐
-    setting 1 ─────────┼─▶ dataset ─▶ model ─▶ validation rows ─▶ choose ─▶ the rest of the line, with the test rows, once
+    setting 1 ─────────┼─▶ trying ─▶ study ─▶ choose ─▶ the rest of the line, with the test rows, once
     setting 2 ─────────┘
 
-Trials are ordinary models of the store, known by their keys: a search that is begun again finds what is there and goes on. What
-was proposed, and what came of it, stands in Optuna's own storage (`home/searches`); processes that share the home share the
-trials. A trial whose process died is taken up again with the settings it had.
+Trials are ordinary models of the store, known by their keys: a search that is begun again finds what is there and goes on. Other
+processes and hosts may take part (app/study); whoever finishes last sees all trials, and all choose alike.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.artifact import Artifact, key_of
-from luthier.core.errors import DataError, Interrupted, LuthierError, MissingPart, SpecError, missing_part
-from luthier.core.event import Event
+from luthier.core.errors import Busy, DataError, SpecError
 from luthier.core.units import Money
-from luthier.evaluation.spec import METRICS
-from luthier.training.search import SearchSpec, Trial, bounds, choose, suggest
-from luthier.training.stopping import Watch, watch_of
+from luthier.evaluation.spec import APPLIES, METRICS
+from luthier.training.search import SearchSpec, Trial, choose, standard_error, suggest
+from luthier.training.space import bounds
 
 from .context import RunContext
-from .line import Make, materials, trained
-from .recipe import Recipe, Wish, again
+from .recipe import Recipe, Wish
+from .study import (
+    AGAIN,
+    AS_WRITTEN,
+    ATTEMPT,
+    ATTEMPTS,
+    REFERENCES,
+    SPENT,
+    Study,
+    open_study,
+    packed,
+    same_rows,
+    trial_of,
+    unpacked,
+)
+from .trying import Pruned as Pruned
+from .trying import Trying as Trying
+from .trying import attempt, page_of, sets_of, with_setting, yardstick
 
 if TYPE_CHECKING:
     import optuna
 
-RESAMPLES = 1000
 MOST_REPEATS = 20
 FEWEST_EXPLAINED = 6
-SETTING = "setting"  # of a trial that is one of its own, and no repeat of another
+WAIT_S = 1.0
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A system without training on the same validation rows. `behind`: whether the kept trial is better by more than one standard
+    error of their difference."""
+
+    system: str
+    value: float
+    behind: bool
 
 
 @dataclass(frozen=True)
 class Searched:
-    """`sets` are the words (`--set`) that make the recipe the one that was kept."""
+    """`sets` are the words (`--set`) that make the recipe the one that was kept; `front` the trials that none beats in both
+    quality and cost; `why` says why that one was kept."""
 
     name: str
     metric: str
@@ -51,124 +76,51 @@ class Searched:
     trials: list[Trial]
     kept: int
     best: int
+    why: str
+    front: tuple[int, ...]
     sets: tuple[str, ...]
     stopped: str | None
     seconds: float
+    money: Money | None = None
     importance: Mapping[str, float] = field(default_factory=dict)
+    references: Sequence[Reference] = ()
+    storage: str | None = None
     path: Path | None = field(default=None)
 
     def plain(self) -> dict[str, Any]:
-        trials = [{k: v for k, v in asdict(one).items() if k != "value_R"} for one in self.trials]
-        told = {k: v for k, v in vars(self).items() if k not in ("trials", "path")}
-        return {**told, "sets": list(self.sets), "trials": trials, "report": self.path and str(self.path)}
+        hidden = ("value_R", "home")
+        trials = [{k: v for k, v in asdict(one).items() if k not in hidden} for one in self.trials]
+        told = {k: v for k, v in vars(self).items() if k not in ("trials", "path", "references", "money")}
+        return {
+            **told, "sets": list(self.sets), "front": list(self.front), "trials": trials,
+            "money": list(self.money) if self.money else None,
+            "references": [asdict(one) for one in self.references], "report": self.path and str(self.path),
+        }  # fmt: skip
 
     @property
     def kept_trial(self) -> Trial:
         return next(one for one in self.trials if one.number == self.kept)
 
 
-class Pruned(LuthierError):
-    """A trial was given up: others did better at the same point."""
-
-
-@dataclass
-class Trying(RunContext):
-    """The context of one trial: validations of its training are reported, and may end it."""
-
-    trial: optuna.Trial | None = None
-    figure: Watch | None = None
-    higher: bool = False
-    seen: int = 0
-
-    def emit(self, kind: str, **data: Any) -> Event:
-        event = super().emit(kind, **data)
-        if kind != "validation" or self.trial is None or self.figure is None:
-            return event
-        metric = self.figure.metric
-        if isinstance(data.get(metric), float):
-            self.seen += 1
-            # the study may look for more where this figure looks for less
-            sign = 1.0 if self.higher == (self.figure.mode == "max") else -1.0
-            self.trial.report(sign * data[metric], self.seen)
-            if self.trial.should_prune():
-                raise Pruned(
-                    f"given up at its validation {self.seen}: {metric} {data[metric]:.4g} is behind the others"
-                )
-        return event
-
-
-def search_line(wish: Wish, at: RunContext, hourly: Money | None) -> Searched:
-    """Raises SpecError for values that the recipe could not have, before anything is spent."""
+def search_line(
+    wish: Wish, at: RunContext, hourly: Money | None, *, join: bool = False, workers: int = 1
+) -> Searched:
+    """Raises SpecError for values that the recipe could not have, before anything is spent. `join`: take part in a search that
+    is there; `workers`: how many processes of this machine take part, this one included."""
     spec, metric = wish.recipe.search, leading(wish.recipe)
     assert spec is not None
-    for setting in bounds(spec):
-        with_setting(wish, setting)
+    _check(wish, spec)
     higher = METRICS[metric].higher_is_better
-    study, folder = _study(wish, spec, at.home / "searches", higher)
+    study = open_study(wish.recipe, higher, at.home, at.environ, join=join)
     at.emit(
-        "search.started", name=wish.recipe.name, trials=spec.trials, metric=metric, over=sorted(spec.over)
-    )
-    began = time.monotonic()
-    written = _try(wish, at, Trial(0, {}, "done"), None, metric)
-    if written.state == "failed":
-        raise DataError(
-            f"the recipe as written cannot be trained: {written.why}",
-            remedy="Correct the recipe first; a search starts from it.",
-        )
-    trials = [written, *_earlier(wish, at, study, folder, metric)]
-    stopped = _go_on(wish, at, study, folder, metric, trials, hourly)
-    chosen = choose(trials, higher=higher)
-    assert chosen is not None  # the recipe as written is done
-    kept, best = chosen
-    sets = tuple(f"{path}={json.dumps(value)}" for path, value in kept.setting.items())
-    seconds = time.monotonic() - began
-    name = wish.recipe.name
-    found = Searched(
-        name, metric, higher, trials, kept.number, best.number, sets, stopped, seconds, _importance(study)
-    )
-    at.emit(
-        "search.finished",
-        **{k: v for k, v in found.plain().items() if k not in ("trials", "report")},
-        tried=len(trials),
-    )
-    return replace(found, path=_page(found, at))
-
-
-def _go_on(
-    wish: Wish,
-    at: RunContext,
-    study: optuna.Study,
-    folder: Path,
-    metric: str,
-    trials: list[Trial],
-    hourly: Money | None,
-) -> str | None:
-    """Add trials until there are enough; why it ended earlier, if it did."""
-    spec = wish.recipe.search
-    assert spec is not None
-    known = {json.dumps(one.setting, sort_keys=True): one for one in trials}
-    repeated = 0
-    while len(trials) < spec.trials:
-        if spec.grid is not None and len(known) > spec.grid:  # one is the recipe as written
-            return f"all {spec.grid} settings were tried"
-        if why := _spent(spec, trials, hourly):
-            return why
-        asked = study.ask()
-        setting = suggest(asked, spec)
-        name = json.dumps(setting, sort_keys=True)
-        if seen := known.get(name):
-            _tell(study, asked, seen)
-            repeated += 1
-            if repeated > MOST_REPEATS * spec.trials:
-                return "nothing new was proposed any more"
-            continue
-        with _held(folder / f"{asked.number}.lock"):
-            asked.set_user_attr(SETTING, name)
-            found = _try(wish, at, Trial(asked.number + 1, setting, "done"), asked, metric)
-            _tell(study, asked, found)
-        known[name] = found
-        trials.append(found)
-    return None
+        "search.started", name=wish.recipe.name, trials=spec.trials, metric=metric,
+        over=sorted([*spec.over, *spec.techniques]),
+    )  # fmt: skip
+    same_rows(study, yardstick(wish, at).digest)
+    with _workers(wish, at, study, workers - 1):
+        stopped = _go_on(wish, at, study, metric, hourly)
+        _wait(at, study, wish, metric, hourly)
+    return _finished(wish, at, study, metric, stopped, hourly)
 
 
 def leading(recipe: Recipe) -> str:
@@ -182,186 +134,133 @@ def leading(recipe: Recipe) -> str:
         raise SpecError(f"search.metric: {error}.", remedy="Leave it out, or name one of those.") from None
 
 
-def with_setting(wish: Wish, setting: Mapping[str, Any]) -> Wish:
-    """The recipe with other values, checked as if a person had written them; the search itself is no part of it."""
-    from .checking import check
-
-    words = tuple(f"{path}={json.dumps(value)}" for path, value in setting.items())
-    try:
-        other = again(wish, (*words, "search=null"))
-        check(other.recipe)
-    except LuthierError as error:
-        told = ", ".join(words)
-        raise SpecError(f"search.over: with {told}: {error.message}", remedy=error.remedy) from None
-    return other
-
-
-def _try(wish: Wish, at: RunContext, trial: Trial, asked: optuna.Trial | None, metric: str) -> Trial:
-    """Train it and ask it the validation rows, as far as that is not there already."""
-    from luthier.evaluation.validation import STAGE as VALIDATE
-    from luthier.evaluation.validation import ValidateSpec
-
-    other = with_setting(wish, trial.setting)
-    recipe, spec = other.recipe, wish.recipe.search
-    assert spec is not None
-    listens = asked if spec.prune and spec.comparable else None
-    method = recipe.train.method.load()(recipe.train.method.settings)
-    figure = watch_of(recipe.train.early_stopping, method.watch)
-    higher = METRICS[metric].higher_is_better
-    context = Trying(**vars(at), trial=listens, figure=figure, higher=higher)
-    make = Make(context)
-    began = time.monotonic()
-    at.emit("trial.started", number=trial.number, setting=dict(trial.setting))
-    try:
-        so_far = trained(other, make, materials(other, context, make))
-        measuring = recipe.evaluate.measuring(recipe.train.dtype)
-        asks = ValidateSpec(
-            metric=metric,
-            embedder=measuring.embedder,
-            max_tokens=measuring.max_tokens,
-            dtype=measuring.dtype,
-            device=measuring.device,
+def _check(wish: Wish, spec: SearchSpec) -> None:
+    for setting in bounds(spec.over, spec.techniques):
+        with_setting(wish, setting)
+    split = wish.recipe.data.split
+    if spec.folds is not None and split.test + spec.folds * split.validation > 1:
+        raise SpecError(
+            f"search.folds: {spec.folds} parts of {split.validation:g} and a test of {split.test:g} are more than all rows.",
+            remedy=f"Lower folds, or data.split.validation to at most {(1 - split.test) / spec.folds:.3g}.",
         )
-        parents = {"model": so_far.model, "base": so_far.base, "dataset": so_far.dataset}
-        validated = make("validation", VALIDATE, asks, parents)
-    except Pruned as error:
-        found = replace(trial, state="pruned", why=error.message, seconds=time.monotonic() - began)
-    except (Interrupted, SpecError, MissingPart):
-        raise
-    except LuthierError as error:
-        found = replace(trial, state="failed", why=error.message, seconds=time.monotonic() - began)
-    else:
-        assert so_far.model is not None and so_far.base is not None
-        figures = _figures(context, validated, so_far.model, so_far.base, recipe)
-        found = replace(trial, **figures, seconds=time.monotonic() - began)
-    told = {k: v for k, v in asdict(found).items() if k not in ("value_R", "setting")}
-    at.emit("trial.finished", **told, setting=dict(found.setting))
-    return found
 
 
-def _figures(
-    at: RunContext, validated: Artifact, model: Artifact, base: Artifact, recipe: Recipe
-) -> dict[str, Any]:
-    """The metric with its interval and its resamples, and what the model cost."""
-    from luthier.evaluation import compare, predictions, tasks
-    from luthier.models.weights import describe
-
-    folder = at.folder(validated)
-    told = json.loads((folder / "validation.json").read_text(encoding="utf-8"))
-    history = json.loads((at.folder(model) / "history.json").read_text(encoding="utf-8"))
-    about = json.loads((at.folder(model) / "luthier.json").read_text(encoding="utf-8"))
-    answers = predictions.by_system(predictions.read(folder / "predictions.parquet"))["tuned"]
-    part = tasks.of(about["task"])
-    values = compare.resampled(part.statistics(answers), len(answers), RESAMPLES, recipe.evaluate.seed)
-    value_R = values[told["metric"]]
-    low, high = compare.interval(value_R, recipe.evaluate.confidence, len(answers)) or (None, None)
-    tokens = sum(step["tokens"] for step in history["steps"])
-    return {
-        "value": told["value"],
-        "low": low,
-        "high": high,
-        "work": float(tokens) * describe(at.folder(base)).parameters,
-        "model": model.digest,
-        "value_R": value_R.tolist(),
-    }
+# -- trials -------------------------------------------------------------------------------------------------------------
 
 
-# -- Optuna -------------------------------------------------------------------------------------------------------------
-
-
-def _study(wish: Wish, spec: SearchSpec, folder: Path, higher: bool) -> tuple[optuna.Study, Path]:
-    """The study of this recipe and this search: another value anywhere makes another one, more trials or time do not."""
-    try:
-        import optuna
-    except ImportError:
-        raise missing_part("optuna", "search", "A search") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    recipe = wish.recipe.plain()
-    for section in ("name", "budget", "postprocess"):
-        recipe.pop(section)
-    recipe["evaluate"].pop("gate")
-    for limit in ("trials", "time", "money"):
-        recipe["search"].pop(limit)
-    key = key_of("search", recipe, 1, {})
-    place = folder / key
-    place.mkdir(parents=True, exist_ok=True)
-    sampler = optuna.samplers.TPESampler(seed=spec.seed, n_startup_trials=max(4, spec.trials // 3))
-    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
-    study = optuna.create_study(
-        study_name=key,
-        storage=f"sqlite:///{place / 'trials.db'}",
-        sampler=sampler,
-        pruner=pruner if spec.prune and spec.comparable else optuna.pruners.NopPruner(),
-        direction="maximize" if higher else "minimize",
-        load_if_exists=True,
-    )
-    if study.trials:
-        sampler.reseed_rng()  # or it would propose what it has proposed
-    return study, place
-
-
-def _earlier(wish: Wish, at: RunContext, study: optuna.Study, folder: Path, metric: str) -> list[Trial]:
-    """Trials of earlier runs of this search. One that a process left when it died is begun again; one that another process is
-    at is not waited for."""
-    found = []
-    for one in study.trials:
-        if SETTING not in one.user_attrs:
+def _go_on(wish: Wish, at: RunContext, study: Study, metric: str, hourly: Money | None) -> str | None:
+    """Take trials until there are enough; why it ended earlier, if it did."""
+    spec = wish.recipe.search
+    assert spec is not None
+    repeated = 0
+    while True:
+        at.check()
+        study.retire()
+        _take_up(wish, at, study, metric, hourly)
+        done = study.trials()
+        _refuse_broken(done)
+        if len(study.counted()) >= spec.trials:
+            return None
+        known = {_name(json.loads(one.user_attrs["setting"])): one for one in study.counted()}
+        if spec.grid is not None and len(known) > spec.grid:  # one is the recipe as written
+            return f"all {spec.grid} settings were tried"
+        if why := _spent(spec, done, study.seconds(), hourly):
+            return why
+        asked = study.ask()
+        setting, technique = _proposed(asked, spec)
+        if seen := known.get(_name(setting)):
+            if "result" in seen.user_attrs:
+                study.repeat(asked, trial_of(seen))
+            else:
+                study.drop(asked)  # another process is at this very setting
+            repeated += 1
+            if repeated > MOST_REPEATS * spec.trials:
+                return "nothing new was proposed any more"
             continue
-        trial = Trial(one.number + 1, json.loads(one.user_attrs[SETTING]), "done")
-        state = one.state.name
-        if state == "COMPLETE":
-            found.append(_try(wish, at, trial, None, metric))
-        elif state == "RUNNING":
-            with _held(folder / f"{one.number}.lock", wait=False) as mine:
-                if mine:
-                    done = _try(wish, at, trial, None, metric)
-                    _tell(study, one.number, done)
-                    found.append(done)
-        else:
-            why = one.user_attrs.get("why")
-            found.append(replace(trial, state="pruned" if state == "PRUNED" else "failed", why=why))
-    return found
+        with study.held(asked.number):
+            trial = study.take(asked, setting, technique)
+            if study.surplus(asked.number):
+                study.drop(asked)
+                continue
+            _do(wish, at, study, trial, asked, metric, hourly)
 
 
-def _importance(study: optuna.Study) -> dict[str, float]:
-    """How much of the differences each field explains (fANOVA, Hutter et al. 2014); nothing of too few trials."""
-    import optuna
-
-    done = [one for one in study.trials if one.state.name == "COMPLETE"]
-    if len(done) < FEWEST_EXPLAINED or len({one.value for one in done}) < 2:
-        return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return {name: float(share) for name, share in found.items()}
-
-
-def _tell(study: optuna.Study, asked: optuna.Trial | int, found: Trial) -> None:
-    from optuna.trial import TrialState
-
-    if found.why and not isinstance(asked, int):
-        asked.set_user_attr("why", found.why)
-    if found.state == "done":
-        study.tell(asked, found.value)
-    else:
-        study.tell(asked, state=TrialState.PRUNED if found.state == "pruned" else TrialState.FAIL)
+def _proposed(asked: optuna.Trial, spec: SearchSpec) -> tuple[dict[str, Any], str | None]:
+    """The setting of a trial: the recipe's own, what a process elsewhere left, or something new."""
+    if asked.user_attrs.get(AS_WRITTEN):
+        return {}, None
+    if left := asked.user_attrs.get(AGAIN):
+        setting = json.loads(left[0])
+        if setting:
+            suggest(asked, spec.over, spec.techniques)  # the same once more, for the study to learn from
+        return setting, left[1]
+    return suggest(asked, spec.over, spec.techniques)
 
 
-@contextmanager
-def _held(path: Path, wait: bool = True) -> Iterator[bool]:
-    """A lock that is gone with its process; whether it was had."""
-    with path.open("w") as handle:
+def _name(setting: Mapping[str, Any]) -> str:
+    return json.dumps(setting, sort_keys=True)
+
+
+def _take_up(wish: Wish, at: RunContext, study: Study, metric: str, hourly: Money | None) -> None:
+    """What processes of this home left when they died, with the settings it had."""
+    for left, asked in study.abandoned():
+        tries = int(left.user_attrs.get(ATTEMPT, 1))
+        trial = Trial(
+            left.number,
+            json.loads(left.user_attrs["setting"]),
+            "done",
+            technique=left.user_attrs.get("technique"),
+        )
+        if tries >= ATTEMPTS:
+            why = f"{tries} processes ended while they were at it"
+            study.tell(
+                asked, replace(trial, state="failed", why=why, seconds=left.user_attrs.get(SPENT, 0.0))
+            )
+            continue
+        asked.set_user_attr(ATTEMPT, tries + 1)
+        _do(wish, at, study, trial, asked, metric, hourly, float(left.user_attrs.get(SPENT, 0.0)))
+
+
+def _do(
+    wish: Wish,
+    at: RunContext,
+    study: Study,
+    trial: Trial,
+    asked: optuna.Trial,
+    metric: str,
+    hourly: Money | None,
+    before_s: float = 0.0,
+) -> None:
+    spec = study.spec
+    asks = APPLIES[wish.recipe.task.kind] if spec.techniques and not trial.setting else ()
+    while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+            with study.beating(asked, before_s):
+                found, references = attempt(wish, at, trial, asked, metric, hourly, before_s, asks)
+            break
+        except Busy:  # another process makes the same model or dataset just now
+            at.check()
+            time.sleep(WAIT_S)
+    if references:
+        told = {name: [value, packed(value_R)] for name, (value, value_R) in references.items()}
+        study.told.set_user_attr(REFERENCES, told)
+    study.tell(asked, replace(found, home=study.mine))
 
 
-def _spent(spec: SearchSpec, trials: list[Trial], hourly: Money | None) -> str | None:
-    """Why no further trial may begin."""
-    seconds = sum(one.seconds for one in trials)
-    usual = seconds / len(trials)
+def _refuse_broken(done: Sequence[Trial]) -> None:
+    written = next((one for one in done if not one.setting), None)
+    if written is not None and written.state == "failed":
+        raise DataError(
+            f"the recipe as written cannot be trained: {written.why}",
+            remedy="Correct the recipe first; a search starts from it.",
+        )
+
+
+def _spent(spec: SearchSpec, done: Sequence[Trial], seconds: float, hourly: Money | None) -> str | None:
+    """Why no further trial may begin. `seconds` are of all trials, of earlier runs and of other processes too."""
+    if not done:
+        return None
+    usual = sum(one.seconds for one in done) / len(done)
     if spec.time is not None and seconds + usual > spec.time:
         return f"the time is used up: {seconds:.0f} s of {spec.time:.0f} s, and a trial takes {usual:.0f} s"
     if spec.money is not None:
@@ -372,12 +271,86 @@ def _spent(spec: SearchSpec, trials: list[Trial], hourly: Money | None) -> str |
     return None
 
 
+# -- other processes ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _workers(wish: Wish, at: RunContext, study: Study, more: int) -> Iterator[None]:
+    """Processes of this machine that take trials of the same study. What they say stands in files beside the study; one that dies
+    costs its trial's time, and no more."""
+    started = []
+    sets = [word for one in wish.overrides for word in ("--set", one)]
+    command = [sys.executable, "-m", "luthier", "search", wish.source, "--join", "--json", *sets]
+    environ = {**os.environ, **at.environ, "LUTHIER_HOME": str(at.home)}
+    try:
+        for n in range(more):
+            with (study.folder / f"worker-{n + 1}.log").open("w") as log:
+                started.append(
+                    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ)  # noqa: S603
+                )
+            at.emit("search.worker", pid=started[-1].pid, log=str(study.folder / f"worker-{n + 1}.log"))
+        yield
+        for one in started:
+            one.wait()
+    finally:
+        for one in started:
+            if one.poll() is None:
+                one.terminate()
+                one.wait()
+
+
+def _wait(at: RunContext, study: Study, wish: Wish, metric: str, hourly: Money | None) -> None:
+    """Until no other process is at a trial, so that whoever chooses sees all of them."""
+    while running := study.running():
+        at.check()
+        at.progress("waiting for trials of other processes", 0, len(running))
+        study.retire()
+        _take_up(wish, at, study, metric, hourly)
+        time.sleep(WAIT_S)
+
+
+# -- the end ------------------------------------------------------------------------------------------------------------
+
+
+def _finished(
+    wish: Wish, at: RunContext, study: Study, metric: str, stopped: str | None, hourly: Money | None
+) -> Searched:
+    spec, trials = study.spec, study.trials()
+    _refuse_broken(trials)
+    chosen = choose(trials, higher=study.higher, rule=spec.keep)
+    if chosen is None:
+        raise DataError(
+            "no trial of the search came to its end.",
+            remedy="Look at what each says: luthier search RECIPE --json",
+        )
+    seconds = study.seconds()
+    found = Searched(
+        wish.recipe.name, metric, study.higher, trials, chosen.kept.number, chosen.best.number, chosen.why,
+        chosen.front, sets_of(chosen.kept.setting), stopped, seconds,
+        hourly and Money(seconds / 3600 * hourly.amount, hourly.currency),
+        study.importance(FEWEST_EXPLAINED), _references(study, chosen.kept), study.shown if spec.storage else None,
+    )  # fmt: skip
+    told = {k: v for k, v in found.plain().items() if k not in ("trials", "report")}
+    at.emit("search.finished", **told, tried=len(trials))
+    return replace(found, path=_page(found, at))
+
+
+def _references(study: Study, kept: Trial) -> list[Reference]:
+    sign = 1.0 if study.higher else -1.0
+    found = []
+    for name, (value, text) in study.told.user_attrs.get(REFERENCES, {}).items():
+        other = Trial(-1, {}, "done", value, value_R=unpacked(text))
+        ahead = sign * ((kept.value or 0.0) - value)
+        found.append(Reference(name, value, ahead > standard_error(replace(kept, value_K=()), other)))
+    return found
+
+
 def _page(found: Searched, at: RunContext) -> Path:
     from luthier.store.files import write_atomic
 
     from .report.search_page import render
 
-    path = at.home / "reports" / f"{found.name}-search.html"
+    path = page_of(at.home, found.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, render(found).encode())
     return path

@@ -14,6 +14,7 @@ from luthier import __version__
 from luthier.core.errors import SpecError
 from luthier.postprocessing.spec import FORMS
 
+from .choosing import advise, report, select
 from .command import Nearest, app, as_json_option, put, put_json, told
 from .data import data
 from .harness import harness
@@ -175,21 +176,35 @@ def run(
 @main.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @_sets
+@click.option("--join", is_flag=True, help="Take part in a search that another process or host has begun.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes of this machine that take trials, this one included.",
+)
+@click.option("--techniques", is_flag=True, help="Over the techniques that `luthier advise` finds possible.")
 @as_json_option
 @told
-def search(recipe: Path, sets: tuple[str, ...], as_json: bool) -> None:
+def search(
+    recipe: Path, sets: tuple[str, ...], join: bool, workers: int, techniques: bool, as_json: bool
+) -> None:
     """Try the settings that RECIPE's section `search` names, and say which to keep. `luthier run` does this first, too.
 
-    Trials are judged on validation rows; the test rows stay untouched. Run again to go on after a stop.
+    Trials are judged on validation rows; the test rows stay untouched. Run again to go on after a stop: trials, time and money
+    go on where they were. Several processes and hosts may share one search (search.storage).
     """
+    from .choosing import print_search
     from .interrupt import stop_on_signals
     from .show import watch
-    from .tables import print_search
 
     eyes = watch()
     try:
         with stop_on_signals(eyes.say) as stop:
-            result = app().search(recipe, sets, watch=eyes, stop=stop)
+            result = app().search(
+                recipe, sets, join=join, workers=workers, techniques=techniques, watch=eyes, stop=stop
+            )
     finally:
         eyes.close()
     put_json(result.plain()) if as_json else print_search(result, str(recipe))
@@ -452,6 +467,9 @@ def doctor(as_json: bool) -> None:
         sys.exit(5)
 
 
+main.add_command(advise)
+main.add_command(select)
+main.add_command(report)
 main.add_command(data)
 main.add_command(traffic)
 main.add_command(harness)

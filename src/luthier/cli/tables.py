@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from luthier.app.merging import Merged
     from luthier.app.planning import Plan
     from luthier.app.running import Run
-    from luthier.app.searching import Searched
 
 
 def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
@@ -95,38 +93,6 @@ def print_run(run: Run) -> None:
     click.echo(
         f"next:   luthier chat {run.name}   ·   luthier serve {run.name}   ·   luthier lineage {run.release}"
     )
-
-
-def print_search(found: Searched, recipe: str) -> None:
-    """Every trial, the best first; then what was kept."""
-    order = sorted(
-        found.trials,
-        key=lambda one: (
-            one.value is None,
-            (-(one.value or 0) if found.higher else one.value or 0),
-            one.number,
-        ),
-    )
-    lines = [("trial", found.metric, "interval", "time", "setting")]
-    for one in order:
-        mark = " *" if one.number == found.kept else ""
-        value = f"{one.value:.4g}{mark}" if one.value is not None else one.state
-        within = f"{one.low:.4g} to {one.high:.4g}" if one.low is not None and one.high is not None else ""
-        setting = "  ".join(f"{path}={told}" for path, told in one.setting.items()) or "as written"
-        lines.append((str(one.number), value, within, show_seconds(one.seconds), setting[:200]))
-        if one.why:
-            lines.append(("", "", "", "", f"  {one.why[:200]}"))
-    click.echo(columns(lines, "  "))
-    if found.stopped:
-        click.echo(f"stopped: {found.stopped}")
-    kept, best = found.kept_trial, found.best
-    if kept.number != best:
-        click.echo(
-            f"kept: trial {kept.number}; trial {best} is better by less than one standard error and costs more"
-        )
-    words = " ".join(f"--set {shlex.quote(one)}" for one in ("search=null", *found.sets))
-    click.echo(f"report: {found.path}")
-    click.echo(f"next:   luthier run {recipe} {words}")
 
 
 def print_comparison(found: Compared) -> None:

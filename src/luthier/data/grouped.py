@@ -96,7 +96,7 @@ def _carried(layout: Layout) -> list[str]:
     """The columns that are read beside the messages: one value for a conversation."""
     m = layout.map
     parts = [one for one in (m.system, m.rating, m.id, m.group) if one is not None]
-    return list(dict.fromkeys(name for part in parts for name in columns_of(part)))
+    return list(dict.fromkeys([*(name for part in parts for name in columns_of(part)), *m.keep]))
 
 
 def _messages(block: Block, layout: Layout) -> tuple[pa.Table, list[BadRow]]:

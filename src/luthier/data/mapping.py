@@ -6,6 +6,7 @@ a conversation has no answer, speaks out of turn or with an unknown voice (`conv
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -58,7 +59,9 @@ class Layout:
         DataError for a name that is neither a column nor a path."""
         extra: dict[str, Any] = {}
         if written:
-            extra = {"id": written.id, "group": written.group, "on_bad_row": written.on_bad_row}
+            extra = {
+                "id": written.id, "group": written.group, "on_bad_row": written.on_bad_row, "keep": written.keep
+            }  # fmt: skip
             extra |= {"rating": written.rating} if written.rating is not None else {}
         chosen = shape.map.model_copy(update=extra)
         if chosen.group is None and group_by is not None:
@@ -84,7 +87,7 @@ class Layout:
             m.group,
         ]
         named = [name for part in parts if part is not None for name in columns_of(part)]
-        return list(dict.fromkeys([*(m.conversation.columns if m.conversation else []), *named]))
+        return list(dict.fromkeys([*(m.conversation.columns if m.conversation else []), *named, *m.keep]))
 
     @property
     def columns(self) -> list[str]:
@@ -170,6 +173,7 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
             pa.nulls(len(ids), pa.string()),
             pa.nulls(len(ids), pa.string()),
             tools,
+            _kept(block, layout.map.keep).filter(keep),
         ],
         schema=RECORD,
     )
@@ -179,6 +183,20 @@ def to_records(block: Block, layout: Layout) -> tuple[pa.RecordBatch, Bad]:
         [*(problems[i] for i in rows), *(bad.reason for bad in block.bad)],
         [*(_preview(raw, i) for i in rows), *(bad.preview for bad in block.bad)],
         [*(None for _ in rows), *(bad.rule for bad in block.bad)],
+    )
+
+
+def _kept(block: Block, names: Sequence[str]) -> pa.Array:
+    """What is kept of each row, as JSON [B]; null where nothing is. A cell that is no text and no number is not kept."""
+    if not names:
+        return pa.nulls(len(block), pa.string())
+    columns = [_texts(block, name, {}).to_pylist() for name in names]
+    rows = (
+        {name: value.strip() for name, value in zip(names, row, strict=True) if value and value.strip()}
+        for row in zip(*columns, strict=True)
+    )
+    return pa.array(
+        [json.dumps(row, ensure_ascii=False, sort_keys=True) if row else None for row in rows], pa.string()
     )
 
 

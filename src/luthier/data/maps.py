@@ -128,7 +128,7 @@ class RatingSpec(Spec):
         return self
 
 
-LATER = ("tools", "conversation", "ranking")
+LATER = ("tools", "conversation", "ranking", "keep")
 
 
 class MapSpec(Spec):
@@ -160,6 +160,9 @@ class MapSpec(Spec):
     """A column that names every row once; without it the id comes from the content."""
     group: str | None = None
     """A column whose equal values must stay on one side of the split, such as a customer."""
+    keep: list[str] = Field(default_factory=list)
+    """Columns whose values are kept beside each row, to divide the test rows by (evaluate.slices: [{column: NAME}]). They are no part
+    of what is learnt; `redact` masks private data in them too."""
     on_bad_row: Literal["refuse", "set_aside"] = "refuse"
     """What happens to a row without a label or answer: stop, or keep it in removed.parquet with the reason."""
 
@@ -167,12 +170,18 @@ class MapSpec(Spec):
     def _as_before(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Maps that were written before there were such keep their identity."""
         told: dict[str, Any] = standard(self)
-        return {name: value for name, value in told.items() if name not in LATER or value is not None}
+        return {name: value for name, value in told.items() if name not in LATER or value not in (None, [])}
 
     @model_validator(mode="after")
     def _tools_are_tools(self) -> MapSpec:
         if isinstance(self.tools, ConstantSpec):
             tools_of(str(self.tools.constant))
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_each_once(self) -> MapSpec:
+        if twice := sorted({name for name in self.keep if self.keep.count(name) > 1}):
+            raise ValueError(f"keep names {twice[0]!r} twice")
         return self
 
     @model_validator(mode="after")

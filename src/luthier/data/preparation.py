@@ -34,7 +34,7 @@ from .mapping import Layout
 from .plan import Group, model_roles, models, plan_of
 from .prepare import PrepareSpec, source_names
 from .reading import REMOVED, TRAIL, Job, broken, read_part, reading, under
-from .records import RECORD, contents, with_instruction
+from .records import KEPT, RECORD, contents, with_instruction
 from .report import Account
 from .rules.primitives import Ask
 from .rules.rule import Lent, MakeRule
@@ -114,7 +114,11 @@ class Preparation:
         self._sides_account = Account("split", spec.data.split.plain(), 1)
         self._total_bytes = 0
         self._accounts: list[Account] = []
-        self._files = {name: SortedSide(out / f"{name}.parquet", RECORD, work / name) for name in split.SIDES}
+        keeps = any(source.map is not None and source.map.keep for source in spec.data.sources)
+        self._schema = RECORD if keeps else pa.schema([field for field in RECORD if field.name != KEPT])
+        self._files = {
+            name: SortedSide(out / f"{name}.parquet", self._schema, work / name) for name in split.SIDES
+        }
         self._by_source = {name: dict.fromkeys(split.SIDES, 0) for name in names}
         self._by_label: dict[str, dict[str, int]] = {}
         self._characters = self._planted = 0
@@ -321,7 +325,7 @@ class Preparation:
         for source in pc.unique(rows["source"]).to_pylist():
             mine = rows.filter(pc.equal(rows["source"], source))
             told = with_instruction(mine, *self._instruction_of(source))
-            self._files[side].write(told)
+            self._files[side].write(told.select(self._schema.names))
             self._characters += int(contents(told).str.len_chars().sum())
             if self._answers is not None and side == "train":
                 self._answers.see_rows(mine)

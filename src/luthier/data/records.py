@@ -3,7 +3,8 @@
 A record is a conversation (`messages`) or a plain `text`, never both. A conversation may bring a second, worse last
 answer (`rejected`), and any record a judgement of its answer (`rating`: 1 and 0 for thumbs up and down). A record that a
 rule made of another says of which (`made_from`, an id) and which rule it was (`made_by`). Where functions may be called,
-`tools` lists them as JSON, and calls and their answers are turns `call` and `tool` (tools.py).
+`tools` lists them as JSON, and calls and their answers are turns `call` and `tool` (tools.py). `kept` is a JSON object of what the
+map keeps of a row beside that (map.keep); datasets that keep nothing have no such column in their files.
 Shapes, per batch of B rows:
     turns     T rows: every message of every row in order, then every plain text, then every rejected answer, each
               with the row it belongs to
@@ -42,8 +43,10 @@ RECORD = pa.schema(
         ("made_from", pa.string()),
         ("made_by", pa.string()),
         ("tools", pa.string()),
+        ("kept", pa.string()),
     ]
 )
+KEPT = "kept"
 
 
 def message_counts(messages: pa.Array) -> np.ndarray:

@@ -224,9 +224,22 @@ class SplitSpec(Spec):
     """Whether each label is given rows on every side; `auto` does it for classification."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Another seed gives another split of the same rows."""
+    fold: int = Field(default=0, ge=0, lt=1000)
+    """Which part of the rows that are not for the test is held back for validation: the first, the second, ... each disjoint from
+    the others. The test rows are the same in all of them."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The first fold is the split that there always was."""
+        told: dict[str, Any] = standard(self)
+        return {name: value for name, value in told.items() if name != "fold" or value}
 
     @model_validator(mode="after")
     def _leaves_training_rows(self) -> SplitSpec:
+        if self.fold and self.test + (self.fold + 1) * self.validation > 1:
+            raise ValueError(
+                f"there is no fold {self.fold}: a test of {self.test:g} and {self.fold + 1} parts of {self.validation:g} are more than all rows"
+            )
         if self.validation + self.test >= 1:
             raise ValueError(
                 f"validation {self.validation:g} and test {self.test:g} leave nothing to train on; their sum must be below 1"

@@ -2,7 +2,7 @@
 
 A row's side follows from its leak key and the seed alone: u = hash(seed, key) in [0, 1);
     u < test                     test
-    u < test + validation        validation
+    u < test + validation        validation        (fold 0; fold k holds back the k-th stretch of that length after it)
     else                         train
 The leak key is the row's group if it has one, otherwise its folded input (case, Unicode variants and whitespace do
 not matter). So identical inputs and equal groups never straddle two sides, the order of rows does not matter, and
@@ -57,8 +57,18 @@ def side(u: float, spec: SplitSpec) -> str:
 
     >>> side(0.05, SplitSpec()), side(0.15, SplitSpec()), side(0.5, SplitSpec())
     ('test', 'validation', 'train')
+    >>> side(0.15, SplitSpec(fold=1)), side(0.25, SplitSpec(fold=1))
+    ('train', 'validation')
     """
-    return "test" if u < spec.test else "validation" if u < spec.test + spec.validation else "train"
+    low, high = stretch(spec)
+    return "test" if u < spec.test else "validation" if low <= u < high else "train"
+
+
+def stretch(spec: SplitSpec) -> tuple[float, float]:
+    """From which draw to which a key is held back for validation."""
+    if not spec.fold:
+        return spec.test, spec.test + spec.validation
+    return spec.test + spec.fold * spec.validation, spec.test + (spec.fold + 1) * spec.validation
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,9 @@ def decide(rows: str, sides: Sides, keep: Keep) -> str:
         "SELECT d.stratum, d.key, d.u FROM drawn AS d "
         "WHERE NOT EXISTS (SELECT 1 FROM test_keys AS t WHERE t.key = d.key)"
     )
-    validation = f"SELECT DISTINCT key FROM ({free}) AS free WHERE {_below(spec.test + spec.validation)}"
+    low, high = stretch(spec)
+    after = f" AND NOT {_below(low)}" if spec.fold else ""
+    validation = f"SELECT DISTINCT key FROM ({free}) AS free WHERE {_below(high)}{after}"
     keep("validation_keys", f"{validation} {_helped(f'({free}) AS free', validation, spec.validation)}")
     return f"""
         WITH placed AS (

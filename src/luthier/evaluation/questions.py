@@ -7,8 +7,9 @@ row asked whose answer was disliked (rated 0 or less); the report counts them.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ class Question:
     answer: Mapping[str, Any] | None = None
     form: CallForm | None = None
     rejected: str | None = None
+    kept: Mapping[str, str] = field(default_factory=dict)  # columns that the map keeps
 
     @property
     def asked_text(self) -> str:
@@ -103,7 +105,8 @@ def records(path: Path) -> list[dict[str, Any]]:
         "source",
         "tools",
         "rejected",
-    ]  # datasets of before had no tools
+        "kept",
+    ]  # datasets of before had no tools, and most keep nothing
     found = side.table([name for name in wanted if name in side.columns or not side.there]).to_pylist()
     liked = [
         record
@@ -123,8 +126,9 @@ def disliked(path: Path) -> int:
 
 
 def question(record: Mapping[str, Any]) -> Question:
+    kept = json.loads(record.get("kept") or "{}")
     if not record["messages"]:
-        return Question(record["id"], None, record["text"], record["source"] or "")
+        return Question(record["id"], None, record["text"], record["source"] or "", kept=kept)
     messages, tools = said(record)
     *prompt, last = messages
     if last["role"] != "assistant":
@@ -134,8 +138,10 @@ def question(record: Mapping[str, Any]) -> Question:
         )
     source = record["source"] or ""
     if tools:
-        return Question(record["id"], tuple(prompt), answer_text(last), source, tools, last)
-    return Question(record["id"], tuple(prompt), last["content"], source, rejected=record.get("rejected"))
+        return Question(record["id"], tuple(prompt), answer_text(last), source, tools, last, kept=kept)
+    return Question(
+        record["id"], tuple(prompt), last["content"], source, rejected=record.get("rejected"), kept=kept
+    )
 
 
 def asked(

@@ -3,6 +3,7 @@
     source     which data source the row came from
     length     how long the question is, in three parts of about as many rows
     language   which language the question is in, as far as its function words tell
+    a column   what stands in a column that the map keeps (map.keep): its most frequent values, the rest together
 
 What a row belongs to stands in predictions.parquet, so every number can be computed again from that. Whether a part is
 really worse than the rest, or only unlucky, is told by a permutation test (is it unusual for as many rows drawn blindly to
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from . import compare, tasks
 from .predictions import Answers, by_system
 from .significance import holm
-from .spec import METRICS, SLICE_ROWS, SLICED, EvaluateSpec
+from .spec import METRICS, SLICE_ROWS, SLICED, ColumnSpec, EvaluateSpec, Slice
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,9 +31,13 @@ if TYPE_CHECKING:
     from .questions import Question
 
 _AT_ONCE = 200_000
+MOST_VALUES = 12
+"""Values of a column that are parts of their own: more parts see less each, and the correction over all of them hides more."""
+OTHER, NONE = "(other)", "(none)"
+WAYS = ("source", "length", "language")
 
 
-def assign(questions: Sequence[Question], asked: Sequence[str] | None) -> dict[str, list[tuple[str, str]]]:
+def assign(questions: Sequence[Question], asked: Sequence[Slice] | None) -> dict[str, list[tuple[str, str]]]:
     """Row id -> (by, value) of each part it belongs to. A division that puts all rows into one part is left out, unless it was
     `asked` for."""
     ways: dict[str, Callable[[Sequence[Question]], list[str]]] = {
@@ -39,8 +45,13 @@ def assign(questions: Sequence[Question], asked: Sequence[str] | None) -> dict[s
         "length": _lengths,
         "language": lambda rows: [_language(row.asked_text) for row in rows],
     }
+    columns = dict.fromkeys(name for question in questions for name in question.kept)
+    if asked is not None:
+        columns = dict.fromkeys(one.column for one in asked if isinstance(one, ColumnSpec))
+    ways |= {_by(name): partial(_values, name) for name in columns}
     found: dict[str, list[tuple[str, str]]] = {question.id: [] for question in questions}
-    for by in asked if asked is not None else ways:
+    told = None if asked is None else [_by(o.column) if isinstance(o, ColumnSpec) else o for o in asked]
+    for by in told if told is not None else ways:
         values = ways[by](questions)
         sizes = Counter(values)
         if asked is None and sum(n >= SLICE_ROWS for n in sizes.values()) < 2:
@@ -48,6 +59,24 @@ def assign(questions: Sequence[Question], asked: Sequence[str] | None) -> dict[s
         for question, value in zip(questions, values, strict=True):
             found[question.id].append((by, value))
     return found
+
+
+def _by(column: str) -> str:
+    """What a division by a column is called.
+
+    >>> _by("region"), _by("language")
+    ('region', 'language (column)')
+    """
+    return f"{column} (column)" if column in WAYS else column
+
+
+def _values(column: str, questions: Sequence[Question]) -> list[str]:
+    """The column's value of each row; all but the most frequent together."""
+    values = [question.kept.get(column, NONE) for question in questions]
+    sizes = Counter(values)
+    known = sorted(sizes, key=lambda value: (-sizes[value], value))[:MOST_VALUES]
+    own = set(known if len(sizes) <= MOST_VALUES else known[:-1])
+    return [value if value in own else OTHER for value in values]
 
 
 def _lengths(questions: Sequence[Question]) -> list[str]:

@@ -255,7 +255,16 @@ SLICED = {"classify": "accuracy", "chat": "token_f1", "regress": "mae", "extract
 """The metric that parts of the test rows are judged by: one that each row has a value of."""
 SLICE_ROWS = 20
 """Rows below which a part of the test rows says nothing of its own."""
-Slice = Literal["source", "length", "language"]
+
+
+class ColumnSpec(Spec):
+    """Rows divided by what stands in a column of the data."""
+
+    column: str
+    """A column that a source's map keeps (map.keep)."""
+
+
+Slice = Literal["source", "length", "language"] | ColumnSpec
 APPLIES: dict[str, tuple[str, ...]] = {
     "classify": ("base", "base_3shot", "tfidf"),
     "chat": ("base", "base_3shot"),
@@ -274,8 +283,8 @@ class EvaluateSpec(Spec):
     metrics: list[str] | None = None
     """Metrics to report; without it all that apply. Leaving out perplexity saves a pass over the rows."""
     slices: list[Slice] | None = None
-    """Ways to divide the test rows and measure each part: by source, by length of the question, by its language. Without it
-    all that divide them; [] for none."""
+    """Ways to divide the test rows and measure each part: by source, by length of the question, by its language, or by a column
+    that was kept ({column: NAME}; its most frequent values, the rest together). Without it all that divide them; [] for none."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     """Confidence of the intervals."""
     resamples: int = Field(default=2000, ge=200, le=100_000)

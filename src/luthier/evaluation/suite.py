@@ -46,7 +46,7 @@ def evaluate(
     bench = prompted.Bench(spec, task, part, asked, parts, folders, scratch, at, heat, more, digests, beside)
     lines, skipped = prompted.answer_all(bench, tuned["adapter"])
     if "tfidf" in spec.systems(task["kind"]):
-        lines += _tfidf(bench)
+        lines += plain_baseline(bench)
     sent = external.ask_all(bench)
     lines += sent.lines
     preferred.gains(lines)
@@ -183,7 +183,8 @@ def _refuse_strangers(tuned: Mapping[str, Any], base: Artifact, task: Mapping[st
         )
 
 
-def _tfidf(bench: Any) -> list[dict[str, Any]]:
+def plain_baseline(bench: Any) -> list[dict[str, Any]]:
+    """What the baseline without a language model, fitted on the train split, says of the questions."""
     from . import predictions, questions, timing
 
     bench.at.check()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
@@ -20,6 +20,7 @@ from luthier.data.embedders.embedder import EmbedderSpec
 
 from .memorisation.spec import REMEMBERED
 from .spec import METRICS, EvaluateSpec
+from .systems import System
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,6 +44,14 @@ class ValidateSpec(Spec):
     """Number format of the weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
+    against: list[System] = Field(default=[])
+    """Systems without training that are asked the same rows."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was validated before there were such keeps its identity."""
+        told: dict[str, Any] = standard(self)
+        return {name: value for name, value in told.items() if name != "against" or value}
 
 
 def validate(
@@ -53,7 +62,7 @@ def validate(
     folders = {role: at.folder(inputs[role]) for role in ("model", "base", "dataset")}
     task = json.loads((folders["dataset"] / "dataset.json").read_text(encoding="utf-8"))["task"]
     wish = EvaluateSpec(
-        against=[],
+        against=spec.against,
         metrics=[spec.metric],
         embedder=spec.embedder,
         max_tokens=spec.max_tokens,
@@ -88,12 +97,15 @@ def answers(
     """What the tuned model says of the first validation rows by id, as a table of predictions. Raises DataError where there is
     no row."""
     from . import predictions, prompted, questions, similar, tasks
+    from .suite import plain_baseline
 
     tuned = json.loads((folders["model"] / "luthier.json").read_text(encoding="utf-8"))
     asked = questions.read(folders["dataset"] / SPLIT, MOST)
     parts: dict[str, tuple[()]] = {one.id: () for one in asked}
     bench = prompted.Bench(wish, task, tasks.of(task, wish.max_tokens), asked, parts, folders, scratch, at)
     lines = prompted.answer_all(bench, tuned["adapter"])[0]
+    if "tfidf" in wish.systems(task["kind"]):
+        lines += plain_baseline(bench)
     if "similarity" in wish.measured(task["kind"]):
         similar.measure(lines, wish.embedder, at.check)
     return predictions.table(lines)

@@ -119,6 +119,7 @@ def _run(rows: Opened, settings: Redact) -> Said:
         for kind, n in record.counts.items():
             counts.setdefault(kind, np.zeros(len(rows), np.int64))[row] = n
     groups, named = _groups(rows, settings)
+    groups |= _kept(rows, settings)
     if named.any():
         counts["groups"] = named.astype(np.int64)
     if settings.do == "drop":
@@ -161,6 +162,25 @@ def _groups(rows: Opened, settings: Redact) -> tuple[dict[str, pa.Array], np.nda
     if not names:
         return {}, named
     return {"group": pa.array([names.get(group, group) for group in told], pa.string())}, named
+
+
+def _kept(rows: Opened, settings: Redact) -> dict[str, pa.Array]:
+    """The column of what is kept beside rows, with its private data named as in groups; nothing where there is none."""
+    import json
+
+    import pyarrow as pa
+
+    names: dict[str, str] = {}
+    kept = rows.column("kept")
+    for told in kept.unique().to_pylist():
+        if told is not None:
+            values = {name: group_name(value, settings) for name, value in json.loads(told).items()}
+            changed = json.dumps(values, ensure_ascii=False, sort_keys=True)
+            if changed != told:
+                names[told] = changed
+    if not names:
+        return {}
+    return {"kept": pa.array([names.get(one, one) for one in kept.to_pylist()], pa.string())}
 
 
 def group_name(group: str, settings: Redact) -> str:

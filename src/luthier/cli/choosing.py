@@ -1,0 +1,193 @@
+"""The commands that say what to try and what to keep: advise, select; and how a search's end reads."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from luthier.core.errors import SpecError
+from luthier.core.units import show_seconds
+
+from .command import app, as_json_option, put, put_json, told
+from .tables import columns
+
+if TYPE_CHECKING:
+    from luthier.app.advising import Advised
+    from luthier.app.searching import Searched
+    from luthier.app.selecting import Selected
+
+_sets = click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="A.B=C",
+    help="Change one value of the recipe; may be given again.",
+)
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@_sets
+@click.option("--no-probe", is_flag=True, help="Formulas only: no real steps, so times are not known.")
+@as_json_option
+@told
+def advise(recipe: Path, sets: tuple[str, ...], no_probe: bool, as_json: bool) -> None:
+    """Which technique for RECIPE's case? A ranked list with forecasts, reasons and the words that set each. Trains nothing.
+
+    `luthier search RECIPE --techniques` tries them.
+    """
+    from .interrupt import stop_on_signals
+    from .show import watch
+
+    eyes = watch()
+    try:
+        with stop_on_signals(eyes.say) as stop:
+            found = app().advise(recipe, sets, probe=not no_probe, watch=eyes, stop=stop)
+    finally:
+        eyes.close()
+    put_json(found.plain()) if as_json else print_advice(found, str(recipe))
+
+
+@click.command()
+@click.argument("refs", nargs=-1)
+@click.option(
+    "--recipe", type=click.Path(path_type=Path), help="Choose among the trials of this recipe's search."
+)
+@_sets
+@click.option(
+    "--metric", help="By which metric of the validation rows; without it the one they were judged by."
+)
+@click.option(
+    "--rule",
+    type=click.Choice(["one_standard_error", "best"]),
+    default="one_standard_error",
+    show_default=True,
+    help="The cheapest that the best does not beat by more than one standard error, or the best.",
+)
+@click.option("--name", help="Give the release that is kept this name, as its newest version.")
+@as_json_option
+@told
+def select(
+    refs: tuple[str, ...],
+    recipe: Path | None,
+    sets: tuple[str, ...],
+    metric: str | None,
+    rule: str,
+    name: str | None,
+    as_json: bool,
+) -> None:
+    """Choose among REFS (releases or models), or among a search's trials, by figures on validation rows alone.
+
+    Test figures are never looked at: who chooses by them has used them up. To measure two that were chosen: luthier compare.
+    """
+    if recipe is not None and (refs or name):
+        raise SpecError(
+            "--recipe chooses among trials, which are not released yet.",
+            remedy="Leave out REFS and --name; the command says what to run.",
+        )
+    door = app()
+    found = door.select(refs, recipe=recipe, overrides=sets, metric=metric, rule=rule)
+    named = None
+    if name is not None:
+        from luthier.app.selecting import name_it
+
+        named = name_it(door.store, found, name)
+    put_json({**found.plain(), "named": named}) if as_json else print_selected(found, named)
+
+
+@click.command()
+@click.argument("ref")
+@click.option("--png", is_flag=True, help="Write every drawing as a PNG file, into a folder beside the page.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the PNG files into this folder instead.")
+@as_json_option
+@told
+def report(ref: str, png: bool, out: Path | None, as_json: bool) -> None:
+    """Where the page of REF is (a release's name or name@version; NAME-search for a search), and its drawings as PNG."""
+    door = app()
+    page = door.page(ref)
+    files = door.pictures(ref, out) if png or out is not None else []
+    if as_json:
+        put_json({"report": str(page), "pictures": [str(path) for path in files]})
+        return
+    put(str(page))
+    for path in files:
+        put(f"  {path}")
+
+
+def print_advice(found: Advised, recipe: str) -> None:
+    from luthier.app.advising import figures
+    from luthier.app.advising import told as of_case
+
+    put(f"{found.name}: which technique?")
+    put(columns(of_case(found.case), "  "))
+    possible = [one for one in found.advice if one.possible]
+    put()
+    put(columns([("", "technique", "time", "memory", "money"), *((str(n), one.name, *figures(one)) for n, one in enumerate(possible, 1))], "  "))  # fmt: skip
+    for n, one in enumerate(possible, 1):
+        put(f"\n{n}. {one.title}")
+        for reason in one.reasons:
+            put(f"   {reason}")
+        if one.sets:
+            put("   " + " ".join(f"--set {shlex.quote(word)}" for word in one.sets))
+    lacking = [one for one in found.advice if not one.possible]
+    if lacking:
+        put("\nnot possible here")
+        put(columns([(one.name, one.why_not[0].splitlines()[0]) for one in lacking], "  "))
+    for note in found.notes:
+        put(f"note: {note}")
+    put(f"next:   luthier search {recipe} --techniques   (tries them, within the budget)")
+
+
+def print_selected(found: Selected, named: str | None) -> None:
+    lines = [("", "model", found.metric, "interval", "work")]
+    for row in found.rows:
+        mark = "*" if row["kept"] else ""
+        within = f"{row['low']:.4g} to {row['high']:.4g}" if row["low"] is not None else ""
+        lines.append((mark, row["name"], f"{row['value']:.4g}", within, f"{row['work']:.3g}"))
+    rows = f", {found.validation_rows:,} validation rows" if found.validation_rows else ""
+    put(f"by {found.metric} on validation rows{rows} (rule: {found.rule})")
+    put(columns(lines, "  "))
+    put(f"kept: {found.kept}: {found.why}")
+    if named:
+        put(f"named: {named}")
+    put(f"next:   {found.next}")
+
+
+def print_search(found: Searched, recipe: str) -> None:
+    """Every trial, the best first; then what was kept."""
+    order = sorted(
+        found.trials,
+        key=lambda one: (
+            one.value is None,
+            (-(one.value or 0) if found.higher else one.value or 0),
+            one.number,
+        ),
+    )
+    lines = [("trial", found.metric, "interval", "time", "setting")]
+    for one in order:
+        mark = " *" if one.number == found.kept else ""
+        value = f"{one.value:.4g}{mark}" if one.value is not None else one.state
+        within = f"{one.low:.4g} to {one.high:.4g}" if one.low is not None and one.high is not None else ""
+        lines.append((str(one.number), value, within, show_seconds(one.seconds), _setting(one)[:200]))
+        if one.why:
+            lines.append(("", "", "", "", f"  {one.why[:200]}"))
+    put(columns(lines, "  "))
+    cost = f", {found.money}" if found.money else ""
+    put(f"all trials together: {show_seconds(found.seconds)}{cost}")
+    if found.stopped:
+        put(f"stopped: {found.stopped}")
+    for reference in found.references:
+        how = "behind" if reference.behind else "not behind by more than one standard error"
+        put(f"without training: {reference.system} {reference.value:.4g}, {how}")
+    put(f"kept: trial {found.kept}: {found.why}")
+    words = " ".join(f"--set {shlex.quote(one)}" for one in ("search=null", *found.sets))
+    put(f"report: {found.path}")
+    put(f"next:   luthier run {recipe} {words}")
+
+
+def _setting(one: Any) -> str:
+    told = "  ".join(f"{path}={value}" for path, value in one.setting.items()) or "as written"
+    return f"{one.technique}: {told}" if one.technique else told
