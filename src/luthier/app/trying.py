@@ -170,7 +170,7 @@ def _judge(
     so_far = trained(other, make, so_far)
     measuring = recipe.evaluate.measuring(recipe.train.dtype)
     asks = ValidateSpec(
-        metric=metric, max_tokens=measuring.max_tokens, dtype=measuring.dtype, device=measuring.device,
+        metric=metric, embedder=measuring.embedder, max_tokens=measuring.max_tokens, dtype=measuring.dtype, device=measuring.device,
         against=list(against),
     )  # fmt: skip
     validated = make(

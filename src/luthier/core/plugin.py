@@ -65,6 +65,15 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "endpoint": "luthier.data.embedders.endpoint:endpoint",
     },
     "ner": {},
+    "answer_step": {
+        "json": "luthier.outputs.steps.json_value:json_",
+        "schema": "luthier.outputs.steps.schema:schema",
+        "snap": "luthier.outputs.steps.snap:snap",
+        "normalize": "luthier.outputs.steps.normalize:normalize",
+        "redact": "luthier.outputs.steps.redact:redact",
+        "banned": "luthier.outputs.steps.banned:banned",
+        "citations": "luthier.outputs.steps.citations:citations",
+    },
     "task": {
         "chat": "luthier.evaluation.tasks.chat:ChatTask",
         "classify": "luthier.evaluation.tasks.classify:ClassifyTask",

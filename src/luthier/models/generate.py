@@ -2,6 +2,7 @@
 
     generate(model, template, ids, ...)        a stream of steps, sampled or greedy
     answer(model, template, prompts, n)        greedy, batched; the same answers as one by one
+    write(model, template, prompts, n, ...)    the same with how sure each is; several to each prompt, or held to a grammar
     score_choices(model, template, ...)        log-probabilities over given answers          (choices.py)
     sequence_loss(model, encoded)              what the model makes of known answers         (forward.py)
 
@@ -10,10 +11,12 @@ Not here: a server's queue. One call uses one model; callers serialise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,10 +24,21 @@ from luthier.core.errors import ModelError
 
 from .choices import score_choices, score_freely
 from .forward import answering, compute_prefix, logits_at, sequence_loss, shared_prefix
+from .grammar import Grammar, Held, vocabulary
 from .layouts import Decoding, Rows
+from .sample import sample
 from .template import Template
 
-__all__ = ["Step", "answer", "generate", "score_choices", "score_freely", "sequence_loss"]
+__all__ = [
+    "Step",
+    "Written",
+    "answer",
+    "generate",
+    "score_choices",
+    "score_freely",
+    "sequence_loss",
+    "write",
+]
 
 # Rows decoded together: more rows share the reading of the weights, until arithmetic is the limit.
 ROWS_AT_ONCE = 32
@@ -57,11 +71,13 @@ def generate(
     seed: int | None = None,
     stop: Sequence[str] = (),
     logprobs: int = 0,
+    grammar: Grammar | None = None,
 ) -> Iterator[Step]:
     """Answer one prompt, a step per token. temperature 0 is greedy; the same seed gives the same answer.
 
     Ends at a stop token (told as a last step without text), at a stop sequence (which is not part of the text), at
-    `max_tokens`, or when the model's context is full.
+    `max_tokens`, or when the model's context is full. `grammar`: an answer that ends at a stop token matches it; one that is
+    cut is told as "length".
     """
     _check(template, prompt_ids, max_tokens, temperature, top_p)
     room = template.context - len(prompt_ids)
@@ -69,13 +85,16 @@ def generate(
     generator = torch.Generator()
     generator.seed() if seed is None else generator.manual_seed(seed)
     text = _Text(template, tuple(s for s in stop if s))
+    held = None if grammar is None else Held(grammar, vocabulary(template.tokenizer, template.end_ids))
     rows = Rows([len(prompt_ids)], keep=True)
     with answering(model):
         logits = logits_at(model, prompt_ids, rows, [len(prompt_ids) - 1])[0].cpu()
     decoding = Decoding(rows, limit)
     for count in range(1, limit + 1):
-        token = _choose(logits, temperature, top_p, generator)
+        token = _choose(logits if held is None else held.masked(logits), temperature, top_p, generator)
         logp, top = _told(logits, token, logprobs)
+        if held is not None:
+            held.take(token)
         if token in template.end_ids:
             yield Step(token, text.finish(), logp, top, "stop")
             return
@@ -119,6 +138,55 @@ def answer(
                 answers,
             )
     return [template.decode(ids) for ids in answers]
+
+
+@dataclass(frozen=True)
+class Written:
+    """One answer: its text without control tokens, the mean of ln p over its tokens (the one that ends it included) under the
+    model itself, and how it ended."""
+
+    text: str
+    logprob: float
+    tokens: int
+    finish: Literal["stop", "length"]
+
+    @property
+    def sure(self) -> float:
+        """The geometric mean of its tokens' probabilities, 0 to 1."""
+        return math.exp(self.logprob)
+
+
+def write(
+    model: Any,
+    template: Template,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    *,
+    copies: int = 1,
+    temperature: float = 0.0,
+    draws_PGN: np.ndarray | None = None,
+    grammar: Grammar | None = None,
+) -> list[list[Written]]:
+    """`copies` answers to each prompt; `draws_PGN` [prompts, copies, max_tokens] and `grammar` as in `sample.sample`."""
+    for ids in prompts:
+        _check(template, ids, max_tokens, temperature, 1.0)
+    found = sample(
+        model,
+        template,
+        prompts,
+        copies,
+        max_tokens,
+        temperature=temperature,
+        draws_PGN=draws_PGN,
+        grammar=grammar,
+        told=True,
+    )
+    return [[_written(template, one.ids, one.logprob or 0.0, one.finished) for one in mine] for mine in found]
+
+
+def _written(template: Template, ids: Sequence[int], logprob: float, finished: bool) -> Written:
+    text = template.decode(ids[:-1] if finished else ids)
+    return Written(text, logprob / max(1, len(ids)), len(ids), "stop" if finished else "length")
 
 
 def _answer_rows(

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .forward import answering, compute_prefix, logits_at, shared_prefix
+from .grammar import Grammar, Held, vocabulary
 from .layouts import Decoding, Rows
 from .template import Template, TooLong
 
@@ -28,10 +29,12 @@ ANSWERS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Sampled:
-    """The tokens of one answer; where it is finished, the last one is the token that ends it."""
+    """The tokens of one answer; where it is finished, the last one is the token that ends it. `logprob`: the sum of ln p over
+    these tokens under the model itself, before temperature and grammar; None where it was not asked for."""
 
     ids: list[int]
     finished: bool
+    logprob: float | None = None
 
 
 def sample(
@@ -44,11 +47,14 @@ def sample(
     temperature: float = 0.0,
     draws_PGN: np.ndarray | None = None,
     answers_at_once: int = ANSWERS_AT_ONCE,
+    grammar: Grammar | None = None,
+    told: bool = False,
 ) -> list[list[Sampled]]:
     """`copies` answers to each prompt, each of at most `max_tokens` tokens and within the context.
 
     `draws_PGN` [P, G, max_tokens] are numbers in [0, 1): token n of answer g is the first whose cumulated probability
-    exceeds its number. Temperature 0 is greedy and needs none. Raises TooLong.
+    exceeds its number. Temperature 0 is greedy and needs none. `grammar`: every answer that is finished matches it; `told`:
+    with log-probabilities. Raises TooLong.
     """
     for prompt in prompts:
         if len(prompt) >= template.context:
@@ -66,7 +72,7 @@ def sample(
             logits_PV = logits_at(model, [t for i in batch for t in prompts[i][shared:]], rows, ends.tolist())
             room = [min(max_tokens, template.context - len(prompts[i])) for i in batch for _ in range(copies)]
             draws = None if draws_PGN is None else draws_PGN[batch].reshape(-1, draws_PGN.shape[-1])
-            made = _Making(template, _fanned(rows, copies), room, temperature, draws)
+            made = _Making(template, _fanned(rows, copies), room, temperature, draws, grammar, told)
             made.run(model, logits_PV.repeat_interleave(copies, 0))
             for place, i in enumerate(batch):
                 found[i] = made.answers[place * copies : (place + 1) * copies]
@@ -85,17 +91,30 @@ class _Making:
     """Answers that grow by one token a pass; those that are done leave the batch."""
 
     def __init__(
-        self, template: Template, rows: Rows, room: list[int], temperature: float, draws_BN: np.ndarray | None
+        self,
+        template: Template,
+        rows: Rows,
+        room: list[int],
+        temperature: float,
+        draws_BN: np.ndarray | None,
+        grammar: Grammar | None = None,
+        told: bool = False,
     ) -> None:
         self.template, self.room, self.temperature = template, room, temperature
         self.draws_BN = draws_BN
         self.decoding = Decoding(rows, max(room))
         self.ids: list[list[int]] = [[] for _ in room]
         self.finished = [False] * len(room)
+        self.logprobs: list[float] | None = [0.0] * len(room) if told else None
+        self.held: list[Held] | None = None
+        if grammar is not None:
+            words = vocabulary(template.tokenizer, template.end_ids)
+            self.held = [Held(grammar, words) for _ in room]
 
     @property
     def answers(self) -> list[Sampled]:
-        return [Sampled(*one) for one in zip(self.ids, self.finished, strict=True)]
+        told: list[float | None] = [None] * len(self.ids) if self.logprobs is None else [*self.logprobs]
+        return [Sampled(*one) for one in zip(self.ids, self.finished, told, strict=True)]
 
     def run(self, model: Any, logits_BV: Tensor) -> None:
         alive, step = list(range(len(self.room))), 0
@@ -104,6 +123,8 @@ class _Making:
             going = []
             for place, (b, token) in enumerate(zip(alive, tokens, strict=True)):
                 self.ids[b].append(token)
+                if self.held is not None:
+                    self.held[b].take(token)
                 self.finished[b] = token in self.template.end_ids
                 if not self.finished[b] and len(self.ids[b]) < self.room[b]:
                     going.append(place)
@@ -114,6 +135,18 @@ class _Making:
                 self.decoding.advance()
 
     def _choose(self, logits_BV: Tensor, alive: list[int], step: int) -> list[int]:
+        plain_BV = logits_BV
+        if self.held is not None:
+            rows = [self.held[b].masked(row_V) for b, row_V in zip(alive, logits_BV, strict=True)]
+            logits_BV = torch.stack(rows)
+        tokens = self._drawn(logits_BV, alive, step)
+        if self.logprobs is not None:
+            logp_BV = torch.log_softmax(plain_BV.float(), -1)
+            for place, (b, token) in enumerate(zip(alive, tokens, strict=True)):
+                self.logprobs[b] += float(logp_BV[place, token])
+        return tokens
+
+    def _drawn(self, logits_BV: Tensor, alive: list[int], step: int) -> list[int]:
         if self.temperature == 0:
             return [int(token) for token in logits_BV.argmax(-1)]
         assert self.draws_BN is not None

@@ -20,6 +20,7 @@ from luthier.core.errors import DataError
 from luthier.data.draws import Draw
 from luthier.data.egress import Declined, Door, EgressSpec, Transient
 from luthier.data.rules.rule import Lent
+from luthier.outputs.other import completion
 from luthier.store.answers import Answers
 
 from .purse import PriceSpec, Purse
@@ -146,22 +147,16 @@ class EndpointAsker:
                 "temperature": question.temperature,
             },
         )
-        try:
-            choice = told["choices"][0]
-            text, finish = choice["message"]["content"], choice.get("finish_reason")
-            refusal = choice["message"].get("refusal")
-            usage = told.get("usage") or {}
-            read = int(usage.get("prompt_tokens", question.tokens_in))
-            written = int(usage.get("completion_tokens", question.max_tokens))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-            raise Transient("answers without a message") from None
-        if isinstance(text, str) and len(text) > LONGEST_TOKEN * (question.max_tokens + 16):
+        said = completion(told)
+        read = question.tokens_in if said.tokens_in is None else said.tokens_in
+        written = question.max_tokens if said.tokens_out is None else said.tokens_out
+        if said.text is not None and len(said.text) > LONGEST_TOKEN * (question.max_tokens + 16):
             raise Transient(
-                f"answers {len(text):,} characters where {question.max_tokens:,} tokens were asked for"
+                f"answers {len(said.text):,} characters where {question.max_tokens:,} tokens were asked for"
             )
-        if refusal or not isinstance(text, str):
+        if said.text is None:
             return Answer(None, "the model refuses", True, read, written)
-        return Answer(text, "", finish != "length", max(read, 0), max(written, 0))
+        return Answer(said.text, "", said.finish != "length", max(read, 0), max(written, 0))
 
 
 def _some(waiting: Iterator[tuple[str, Question]], n: int) -> Iterator[tuple[str, Question]]:

@@ -11,28 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import model_validator
-
 from luthier.core.errors import DataError
 from luthier.core.spec import Spec
 from luthier.core.units import Count, Money, MoneyField, Seconds, show_seconds
+from luthier.outputs.price import PriceSpec
 
 from .question import Answer, Question
-
-MILLION = 1_000_000
-
-
-class PriceSpec(Spec):
-    input: MoneyField
-    """What a million tokens cost that the model reads, for example `0.15 USD`."""
-    output: MoneyField
-    """What a million tokens cost that the model writes."""
-
-    @model_validator(mode="after")
-    def _of_one_currency(self) -> PriceSpec:
-        if self.input.currency != self.output.currency:
-            raise ValueError("input and output are prices in one currency")
-        return self
 
 
 class AskBudgetSpec(Spec):
@@ -69,10 +53,7 @@ class Bill:
         )
 
     def money(self, price: PriceSpec | None) -> Money | None:
-        if price is None:
-            return None
-        amount = (self.tokens_in * price.input.amount + self.tokens_out * price.output.amount) / MILLION
-        return Money(amount, price.input.currency)
+        return None if price is None else price.of(self.tokens_in, self.tokens_out)
 
     def words(self, price: PriceSpec | None) -> str:
         money = self.money(price)

@@ -1,0 +1,1 @@
+"""The steps of a chain, one a file. Each says at its top what it never does."""
