@@ -93,7 +93,9 @@ def test_tempering_there_and_back(rows, heat):
     assert warmed(np.exp(log), heat) == pytest.approx(np.exp(tempered(log, heat)))
 
 
-@given(st.lists(st.floats(-6, 0), min_size=3, max_size=3, unique_by=lambda x: round(x, 1)), st.floats(0.4, 0.99))
+@given(
+    st.lists(st.floats(-6, 0), min_size=3, max_size=3, unique_by=lambda x: round(x, 1)), st.floats(0.4, 0.99)
+)
 def test_as_sure_gives_the_winner_what_is_wanted_keeps_the_order_and_is_its_own_inverse(row, wanted):
     log = tempered(np.array([row]), 1.0)
     found = as_sure(log, np.array([wanted]))

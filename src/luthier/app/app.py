@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from .recipe import Wish
     from .running import Run
     from .searching import Searched
-    from .traffic import Traffic
     from .selecting import Selected
+    from .traffic import Traffic
 
 
 class App:

@@ -221,7 +221,9 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
         package=_sizes(forms, at, so_far, made),
         asks=[one.plain() for one in asked],
         gate=rules_and_costs(
-            wish, _remembered_tokens(wish, at, so_far, made), made.probe and made.probe.seconds_per_read_token
+            wish,
+            _remembered_tokens(wish, at, so_far, made),
+            made.probe.seconds_per_read_token if made.probe else None,
         ),
     )
 

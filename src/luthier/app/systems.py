@@ -14,7 +14,7 @@ from luthier.core.errors import SpecError
 from luthier.core.spec import Tree, parse, read_yaml
 from luthier.evaluation.judge.spec import CriterionSpec, Rubric
 from luthier.evaluation.others import roles
-from luthier.evaluation.spec import EvaluateSpec
+from luthier.evaluation.spec import EvaluateSpec, GateRule
 from luthier.evaluation.systems import BaseSystem, ProductionSystem, ReleaseSystem
 
 from .context import RunContext
@@ -120,7 +120,11 @@ def check(recipe: Recipe, at: RunContext, model: Artifact | None = None) -> list
             names = ", ".join(map(str, at.store.catalog.names_of(release.digest)))
             told.append(f"production is {names} ({short(release.digest)})")
             continue
-        rules = [metric for metric, rule in recipe.evaluate.gate.items() if rule.rival == "production"]
+        rules = [
+            metric
+            for metric, rule in recipe.evaluate.gate.items()
+            if isinstance(rule, GateRule) and rule.rival == "production"
+        ]
         if rules:
             raise SpecError(
                 f"evaluate.gate.{rules[0]} compares with production, and nothing else has been released as {recipe.name!r} yet.",

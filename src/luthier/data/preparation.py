@@ -115,9 +115,9 @@ class Preparation:
         self._total_bytes = 0
         self._accounts: list[Account] = []
         keeps = any(source.map is not None and source.map.keep for source in spec.data.sources)
-        self._schema = RECORD if keeps else pa.schema([field for field in RECORD if field.name != KEPT])
+        self._columns = RECORD if keeps else pa.schema([field for field in RECORD if field.name != KEPT])
         self._files = {
-            name: SortedSide(out / f"{name}.parquet", self._schema, work / name) for name in split.SIDES
+            name: SortedSide(out / f"{name}.parquet", self._columns, work / name) for name in split.SIDES
         }
         self._by_source = {name: dict.fromkeys(split.SIDES, 0) for name in names}
         self._by_label: dict[str, dict[str, int]] = {}
@@ -325,7 +325,7 @@ class Preparation:
         for source in pc.unique(rows["source"]).to_pylist():
             mine = rows.filter(pc.equal(rows["source"], source))
             told = with_instruction(mine, *self._instruction_of(source))
-            self._files[side].write(told.select(self._schema.names))
+            self._files[side].write(told.select(self._columns.names))
             self._characters += int(contents(told).str.len_chars().sum())
             if self._answers is not None and side == "train":
                 self._answers.see_rows(mine)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luthier.core.units import Money
+from luthier.outputs.price import MILLION
 
-from .asking.purse import MILLION
 from .spec import EvaluateSpec
 from .systems import EndpointSystem
 

@@ -187,7 +187,9 @@ def _answers(
 ) -> list[dict[str, Any]]:
     """Ask in pieces, so that progress is seen and a stop is heeded."""
     measured = bench.spec.of_test_rows(bench.task["kind"])
-    with_loss = not LOSSES.isdisjoint(measured) and bench.spec.kind_of(system) in METRICS["perplexity"].systems
+    with_loss = (
+        not LOSSES.isdisjoint(measured) and bench.spec.kind_of(system) in METRICS["perplexity"].systems
+    )
     count = timing.counter(model, template)
     lines = []
     for start in range(0, len(sheet), ROWS_AT_ONCE):

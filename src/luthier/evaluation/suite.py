@@ -27,7 +27,18 @@ from .spec import EvaluateSpec
 def evaluate(
     spec: EvaluateSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context
 ) -> Output:
-    from . import external, others, predictions, preferred, prompted, questions, report, similar, slices, tasks
+    from . import (
+        external,
+        others,
+        predictions,
+        preferred,
+        prompted,
+        questions,
+        report,
+        similar,
+        slices,
+        tasks,
+    )
     from .general import figures
 
     folders = {role: at.folder(inputs[role]) for role in ("model", "base", "dataset")}

@@ -166,7 +166,12 @@ def _of_metric(metric: str, rule: GateRule, report: Mapping[str, Any]) -> list[V
 
 def written(gate: Mapping[str, Rule]) -> list[tuple[str, str]]:
     """(metric, rule) of everything that will be judged, in the order of `judge`."""
-    nothing = {"systems": {"tuned": {"metrics": {}}}, "slices": [], "comparisons": [], "judge": {"trusted": True}}
+    nothing = {
+        "systems": {"tuned": {"metrics": {}}},
+        "slices": [],
+        "comparisons": [],
+        "judge": {"trusted": True},
+    }
     return [(one.metric, one.rule) for one in judge(gate, nothing)]
 
 

@@ -17,7 +17,7 @@ from luthier.core.errors import SpecError
 from .spec import Form
 
 if TYPE_CHECKING:
-    from luthier.models.weights import ModelFacts
+    from luthier.models.shapes import Facts
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def refuse(forms: Sequence[Form], base: Path, *, own_head: bool = False) -> None
             from luthier.models.compressed import refuse_shapes
             from luthier.models.folder import stored_tensors
 
-            refuse_shapes(stored_tensors(base), form)  # type: ignore[arg-type]
+            refuse_shapes(stored_tensors(base), form)
         elif form.startswith("gguf"):
             from luthier.models import to_gguf
 
@@ -76,7 +76,7 @@ def refuse_heads(forms: Sequence[Form], own_head: bool) -> None:
             )
 
 
-def size_bytes(form: Form, base: Path, facts: ModelFacts, adapter_parameters: int) -> int:
+def size_bytes(form: Form, base: Path, facts: Facts, adapter_parameters: int) -> int:
     """What the form's weights will take on disk, of shapes and number formats alone."""
     from luthier.models.folder import stored_tensors
 
@@ -90,7 +90,7 @@ def size_bytes(form: Form, base: Path, facts: ModelFacts, adapter_parameters: in
     if form in ("int8", "int4"):
         from luthier.models.compressed import packed_bytes
 
-        return packed_bytes(stored, form)  # type: ignore[arg-type]
+        return packed_bytes(stored, form)
     from luthier.models import to_gguf
 
     return to_gguf.size_bytes(stored, form)

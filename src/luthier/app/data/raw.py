@@ -245,7 +245,7 @@ def _tokens(rows: Opened, counting: Counting, look: Looking) -> dict[str, Any]:
     places = (
         np.unique(np.linspace(0, len(rows) - 1, min(COUNTED, len(rows))).astype(np.int64))
         if len(rows)
-        else []
+        else np.zeros(0, np.int64)
     )
     found, skipped = [], 0
     for n, row in enumerate(rows.batch.take(places).to_pylist() if len(rows) else ()):

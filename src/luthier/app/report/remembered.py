@@ -99,7 +99,7 @@ def private(report: Json) -> list[dict[str, Any]]:
     """What each system says of personal data by itself; empty where nobody looked, or where nobody does."""
     return [
         {
-            "system": wording.SYSTEMS.get(system, wording.shorten(system, 40)),
+            "system": wording.system(system),
             "rows": one["rows"],
             "answers": one["answers"],
             "kinds": wording.join([f"{kind} {n:,}" for kind, n in one["kinds"].items()]),

@@ -101,7 +101,7 @@ def _row(one: Trial, found: Searched) -> dict[str, Any]:
 
 
 def _reference(one: Any, found: Searched) -> dict[str, Any]:
-    name = wording.SYSTEMS_LONG.get(one.system, one.system)
+    name = wording.system_long(one.system)
     return {"name": name, "value": wording.score(found.metric, one.value), "behind": one.behind}
 
 

@@ -74,17 +74,17 @@ def _item(name: Set, row: Mapping[str, Any]) -> Item:
 
 def of_dataset(name: Set, folder: Path) -> list[Item]:
     """Rows of the recipe's own files, by id; the skill is the source they come from. Raises DataError."""
-    from ..questions import _question, records
+    from ..questions import question, records
 
     found = []
     for side in SIDES:
         for record in records(folder / f"{side}.parquet"):
-            question = _question(record)
+            asked = question(record)
             if name == "safety":
-                found.append(_wanted(question))
+                found.append(_wanted(asked))
                 continue
             found.append(
-                Item(question.id, name, question.source or "file", question.prompt, question.reference)
+                Item(asked.id, name, asked.source or "file", asked.prompt, asked.reference)
             )
     if not found:
         raise DataError(
@@ -104,7 +104,7 @@ def _wanted(question: Any) -> Item:
     return Item(question.id, "safety", should, question.prompt, should, should=should, tokens=ROOM[should])
 
 
-def read(wishes: Mapping[Set, Sequence[str] | str | None], folders: Mapping[str, Path]) -> list[Item]:
+def read(wishes: Mapping[Set, Sequence[str] | str | None], folders: Mapping[Set, Path]) -> list[Item]:
     """All rows that are wished for: the built-in sets for `auto`, else the datasets in `folders`."""
     found: list[Item] = []
     for name, wish in wishes.items():

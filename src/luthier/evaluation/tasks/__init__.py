@@ -38,6 +38,10 @@ class Answer:
 
 
 class Task(Protocol):
+    @property
+    def labels(self) -> Sequence[str] | None:
+        """All that can be answered, where that is so."""
+
     def __init__(self, labels: Sequence[str] | None, max_tokens: int = ...) -> None:
         """`labels` is None for a task that has none; `max_tokens` bounds a free answer."""
 
