@@ -175,3 +175,72 @@ def postgres_url(postgres_server):
     name = f"t{uuid.uuid4().hex[:12]}"
     run("psql", "-h", folder, "-U", "luthier", "-d", "postgres", "-c", f"create database {name}")
     return f"postgresql://luthier@/{name}?host={folder}"
+
+
+# -- Spark --------------------------------------------------------------------------------------------------------------------
+
+
+class OneSpark:
+    """A session of `local[2]` that is there already when an engine comes: it works in it, and leaves it as it was. Started where a
+    test wants it, once for as many tests in a row as do."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._session, self._module = folder, None, ""
+
+    def enter(self, module: str) -> None:
+        self._module = module
+        if self._session is not None:
+            return
+        from pyspark.sql import SparkSession
+
+        from luthier.data.engines import spark_start
+
+        quick = (
+            "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # compiling well takes longer than what the tests run
+        )
+        options = {
+            **spark_start._here("local[2]"),
+            spark_start.JAVA: f"{spark_start._logged(self._folder / 'spark.log')} {quick}",
+            "spark.ui.enabled": "false",
+            "spark.ui.showConsoleProgress": "false",
+            "spark.sql.shuffle.partitions": "2",
+        }
+        builder = SparkSession.builder.master("local[2]")
+        for name, value in options.items():
+            builder = builder.config(name, value)
+        with spark_start.workers_python(sys.executable):
+            self._session = builder.getOrCreate()
+
+    def leave_to(self, module: str, *, starts_its_own: bool) -> None:
+        """End it, unless a test of the same file comes that has nothing to do with Spark."""
+        if starts_its_own or module != self._module:
+            self.leave()
+
+    def leave(self) -> None:
+        if self._session is None:
+            return
+        from luthier.data.engines import spark
+
+        found, self._session = self._session, None
+        assert found.range(1).count() == 1
+        found.stop()
+        spark._end_java()
+
+
+@pytest.fixture(scope="session")
+def one_spark(tmp_path_factory):
+    found = OneSpark(tmp_path_factory.mktemp("spark"))
+    yield found
+    found.leave()
+
+
+@pytest.fixture
+def spark_here(one_spark, request):
+    one_spark.enter(request.node.nodeid.partition("::")[0])
+
+
+@pytest.fixture(autouse=True)
+def _no_spark_of_others(request, one_spark):
+    if "spark_here" not in request.fixturenames:
+        starts = request.node.get_closest_marker("spark") is not None
+        one_spark.leave_to(request.node.nodeid.partition("::")[0], starts_its_own=starts)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def rows(n: int = 60) -> list[dict[str, Any]]:
 class Workshop:
     folder: Path
     home: Path
+    done: dict[str, Any] = field(default_factory=dict)
+    """What a run said that was there before the test (`ran`)."""
 
     def write(self, name: str, text: str) -> Path:
         path = self.folder / name
@@ -72,12 +75,34 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
-@pytest.fixture
-def workshop(tmp_path: Path, tiny_base: Path) -> Workshop:
-    folder = tmp_path / "shop"
+def furnished(place: Path, tiny_base: Path) -> Workshop:
+    folder = place / "shop"
     folder.mkdir()
     (folder / "tiny").symlink_to(tiny_base)
-    shop = Workshop(folder, tmp_path / "home")
+    shop = Workshop(folder, place / "home")
     shop.write("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows()))
     shop.write("recipe.yaml", RECIPE)
     return shop
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, tiny_base: Path) -> Workshop:
+    return furnished(tmp_path, tiny_base)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Workshop:
+    """A workshop after `luthier run recipe.yaml`, trained once a session. To be copied, never used itself."""
+    shop = furnished(tmp_path_factory.mktemp("finished"), tiny_base)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("LUTHIER_HOME", str(shop.home))
+        shop.done = shop.run()
+    return shop
+
+
+@pytest.fixture
+def ran(workshop: Workshop, finished: Workshop) -> Workshop:
+    """The workshop as it is after its first run; its home is a copy."""
+    shutil.copytree(finished.home, workshop.home, symlinks=True, dirs_exist_ok=True)
+    workshop.done = finished.done
+    return workshop

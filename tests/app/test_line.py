@@ -32,15 +32,15 @@ def test_a_recipe_becomes_a_release_that_answers(workshop):
     assert "<script src" not in page and "http" not in page.split("<body", 1)[0].replace("http-equiv", "")
 
 
-def test_a_second_run_does_nothing_and_says_so(workshop):
-    first = workshop.run()
-    events = workshop.luthier("list", "run", "--json").stdout
+def test_a_second_run_does_nothing_and_says_so(ran):
+    first = ran.done
+    events = ran.luthier("list", "run", "--json").stdout
     began = time.monotonic()
-    again = workshop.luthier("run", workshop.folder / "recipe.yaml")
+    again = ran.luthier("run", ran.folder / "recipe.yaml")
     assert again.exit_code == 0 and "nothing to do: router@1 is up to date" in again.stdout
     assert time.monotonic() - began < 5  # a generous bound; `make bench` holds the real figure
-    assert workshop.luthier("list", "run", "--json").stdout == events
-    assert workshop.run()["digests"] == first["digests"]
+    assert ran.luthier("list", "run", "--json").stdout == events
+    assert ran.run()["digests"] == first["digests"]
 
 
 @pytest.mark.parametrize(
@@ -55,22 +55,20 @@ def test_a_second_run_does_nothing_and_says_so(workshop):
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else "",
 )
-def test_a_changed_section_reruns_only_what_follows_from_it(workshop, change, made):
-    workshop.run()
-    assert workshop.run(*change)["made"] == made
+def test_a_changed_section_reruns_only_what_follows_from_it(ran, change, made):
+    assert ran.run(*change)["made"] == made
 
 
-def test_new_rows_rerun_everything_but_the_base(workshop):
-    workshop.run()
-    path = workshop.folder / "rows.jsonl"
+def test_new_rows_rerun_everything_but_the_base(ran):
+    path = ran.folder / "rows.jsonl"
     path.write_text(path.read_text() + json.dumps({"text": "One more invoice.", "queue": "billing"}) + "\n")
-    assert workshop.run()["made"] == ["dataset", "model", "calibration", "report", "package", "release"]
+    assert ran.run()["made"] == ["dataset", "model", "calibration", "report", "package", "release"]
 
 
-def test_the_same_recipe_gives_the_same_digests_in_another_home(workshop, tmp_path, monkeypatch):
-    first = workshop.run()["digests"]
+def test_the_same_recipe_gives_the_same_digests_in_another_home(ran, tmp_path, monkeypatch):
+    first = ran.done["digests"]
     monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "elsewhere"))
-    assert workshop.run()["digests"] == first
+    assert ran.run()["digests"] == first
 
 
 def test_the_gate_stops_the_line_with_the_numbers_and_nothing_is_released(workshop):
@@ -96,9 +94,9 @@ def test_a_plan_spends_nothing_and_a_budget_stops_a_run(workshop):
     assert len(json.loads(workshop.luthier("list", "model", "--json").stdout)) == 1
 
 
-def test_lineage_goes_both_ways(workshop):
-    done = workshop.run()
-    up = json.loads(workshop.luthier("lineage", "router@1", "--rows", "--json").stdout)
+def test_lineage_goes_both_ways(ran):
+    done = ran.done
+    up = json.loads(ran.luthier("lineage", "router@1", "--rows", "--json").stdout)
     assert {n["kind"] for n in up["nodes"]} == {
         "source",
         "dataset",
@@ -111,16 +109,16 @@ def test_lineage_goes_both_ways(workshop):
     assert up["row_count"] == len(up["rows"]) > 0
     row = up["rows"][0]
     assert row["origin"].startswith("rows.jsonl:")
-    down = json.loads(workshop.luthier("lineage", f"row:{row['id']}", "--json").stdout)
+    down = json.loads(ran.luthier("lineage", f"row:{row['id']}", "--json").stdout)
     assert {
         done["digests"][s] for s in ("dataset", "model", "calibration", "report", "package", "release")
     } <= {n["digest"] for n in down["nodes"]}
     assert down["rows"][0]["split"] == "train" and down["rows"][0]["models"][0]["seen"] == 1
     assert {n["relation"] for n in down["nodes"] if n["kind"] == "report"} == {"trained on it"}
     tested = pq.read_table(
-        next(Path(workshop.home / "folders" / done["digests"]["dataset"]).glob("test.parquet"))
+        next(Path(ran.home / "folders" / done["digests"]["dataset"]).glob("test.parquet"))
     )["id"][0].as_py()
-    down = json.loads(workshop.luthier("lineage", f"row:{tested}", "--json").stdout)
+    down = json.loads(ran.luthier("lineage", f"row:{tested}", "--json").stdout)
     assert {n["relation"] for n in down["nodes"] if n["kind"] == "report"} == {"measured on it"}
 
 
@@ -164,13 +162,12 @@ def test_kill_9_and_run_again_gives_the_digests_of_an_undisturbed_run(workshop, 
 
 
 @pytest.mark.parametrize("form", ["adapter", "merged"])
-def test_an_export_is_a_plain_folder_and_never_overwrites(workshop, form):
-    workshop.run()
-    target = workshop.folder / "out"
-    assert workshop.luthier("export", "router", target, "--form", form).exit_code == 0
+def test_an_export_is_a_plain_folder_and_never_overwrites(ran, form):
+    target = ran.folder / "out"
+    assert ran.luthier("export", "router", target, "--form", form).exit_code == 0
     names = {p.name for p in target.iterdir()}
     assert ("adapter_model.safetensors" if form == "adapter" else "model.safetensors") in names
-    again = workshop.luthier("export", "router", target, "--form", form)
+    again = ran.luthier("export", "router", target, "--form", form)
     assert again.exit_code == 2 and "already there" in again.stderr
 
 
@@ -192,8 +189,8 @@ def test_an_exported_model_keeps_its_head_and_says_who_reads_it(workshop, form):
         assert head_of(load(target)).gives.labels == ("billing", "delivery", "technical")
 
 
-def test_a_fresh_run_makes_everything_anew_and_gives_the_same_release(workshop):
-    first = workshop.run()
-    again = workshop.run("--fresh")
+def test_a_fresh_run_makes_everything_anew_and_gives_the_same_release(ran):
+    first = ran.done
+    again = ran.run("--fresh")
     assert again["made"] == ["dataset", "base", "model", "calibration", "report", "package", "release"]
     assert again["digests"] == first["digests"] and again["release"] == "router@1"

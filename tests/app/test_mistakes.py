@@ -207,10 +207,9 @@ def test_second_process(workshop):
         first.communicate(timeout=60)
 
 
-def test_unknown_reference(workshop):
+def test_unknown_reference(ran):
     """A name that nothing has"""
-    workshop.run()
-    result = workshop.luthier("show", "ruoter")
+    result = ran.luthier("show", "ruoter")
     assert result.exit_code == 5 and "did you mean 'router'" in result.stderr
 
 

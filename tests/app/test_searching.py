@@ -187,22 +187,21 @@ def test_people_read_a_table(workshop):
     assert "search=null" in words
 
 
-def test_two_releases_are_compared_on_the_rows_that_both_were_asked(workshop):
-    workshop.run()
-    workshop.run("--set", "train.seed=5", "--set", "train.learning_rate=0.00001")
-    found = json.loads(workshop.luthier("compare", "router@1", "router@2", "--json").stdout)
+def test_two_releases_are_compared_on_the_rows_that_both_were_asked(ran):
+    ran.run("--set", "train.seed=5", "--set", "train.learning_rate=0.00001")
+    found = json.loads(ran.luthier("compare", "router@1", "router@2", "--json").stdout)
     metrics = {one["metric"]: one for one in found["metrics"]}
     one = metrics["accuracy"]
     assert one["difference"] == pytest.approx(one["one"] - one["other"])
     assert one["low"] <= one["difference"] <= one["high"]
     assert len(found["gained"]) - len(found["lost"]) == round(one["difference"] * found["rows"])
     assert found["left_out"] == 0
-    text = workshop.luthier("compare", "router@2", "router@1").stdout
+    text = ran.luthier("compare", "router@2", "router@1").stdout
     assert "router@2 against router@1" in text
-    refused = workshop.luthier("compare", "router@1", "tiny")
+    refused = ran.luthier("compare", "router@1", "tiny")
     assert refused.exit_code != 0
-    workshop.run("--set", "data.split.seed=9")
-    other = json.loads(workshop.luthier("compare", "router@1", "router@3", "--json").stdout)
+    ran.run("--set", "data.split.seed=9")
+    other = json.loads(ran.luthier("compare", "router@1", "router@3", "--json").stdout)
     assert other["left_out"] > 0
 
 

@@ -11,8 +11,7 @@ import pytest
 
 
 @pytest.fixture
-def door(workshop):
-    workshop.run()
+def door(ran):
     command = [sys.executable, "-m", "luthier", "serve", "router", "--port", "0", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -56,7 +55,6 @@ def test_no_key_no_answer(door):
         client.models.list()
 
 
-def test_beyond_loopback_needs_a_key(workshop):
-    workshop.run()
-    result = workshop.luthier("serve", "router", "--host", "0.0.0.0", "--port", "0")
+def test_beyond_loopback_needs_a_key(ran):
+    result = ran.luthier("serve", "router", "--host", "0.0.0.0", "--port", "0")
     assert result.exit_code == 2 and "no key was chosen" in result.stderr

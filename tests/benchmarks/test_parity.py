@@ -80,8 +80,8 @@ def same(parity: Any, wish: Any, folder: Path, master: str, monkeypatch: pytest.
     "name", [pytest.param(one, marks=needs_spark) for one in ("chats", "labels", "answers", "gathered")]
 )
 def test_the_planted_corpus(
-    parity: Any, corpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+    parity: Any, corpus: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, spark_here: None
+) -> None:  # fmt: skip
     monkeypatch.setattr(parity, "PIECE_BYTES", 100_000)
     same(parity, corpus[name], tmp_path, "local[2]", monkeypatch)
 
@@ -89,7 +89,9 @@ def test_the_planted_corpus(
 @pytest.mark.parametrize(
     "name", [pytest.param(one, marks=needs_spark) for one in ("food-reviews", "synopses")]
 )
-def test_real_rows(parity: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_real_rows(
+    parity: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, spark_here: None
+) -> None:
     example = parity.REAL[name][0]
     wish = parity.real(name, [ROOT / "examples" / example, ROOT / ".bench" / "parity" / example])
     if wish is None:

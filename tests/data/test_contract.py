@@ -294,7 +294,7 @@ def test_a_proposal_is_kept_by_what_it_was_made_of_and_names_what_breaks_it(tmp_
 
 @pytest.mark.spark
 @pytest.mark.skipif(bool(LACKS), reason=LACKS or "there")
-def test_spark_keeps_the_same_contract(tmp_path: Path) -> None:
+def test_spark_keeps_the_same_contract(tmp_path: Path, spark_here: None) -> None:
     told = rows(200)
     for k in (3, 50, 51):
         told[k]["kind"] = "rumour"

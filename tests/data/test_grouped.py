@@ -225,7 +225,7 @@ def test_a_bad_conversation_stops_where_the_recipe_does_not_keep_it_out(
 
 @pytest.mark.spark
 @pytest.mark.skipif(bool(LACKS), reason=LACKS or "there")
-def test_spark_gives_the_same_conversations(tmp_path: Path) -> None:
+def test_spark_gives_the_same_conversations(tmp_path: Path, spark_here: None) -> None:
     rows = [
         row(f"{n:03}", k, who, f"{who} {n} {k}")
         for k, who in enumerate(["customer", "agent", "customer", "agent"])

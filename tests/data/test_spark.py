@@ -51,7 +51,6 @@ RULES = {
     "quality": ["normalize", "drop_empty", {"length": {"min": 8}}, "deduplicate"],
     "quantity": [{"held_out": {"ngram": 2, "share": 0}}, "balance"],
 }
-QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # compiling well takes longer than what these tests run
 HERE = {
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
@@ -247,47 +246,11 @@ def test_where_spark_is_must_be_said_once(wish: dict[str, Any], says: str) -> No
 # with Spark
 
 
-@pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A session that is there already: the engine works in it, and leaves it."""
-    from pyspark.sql import SparkSession
-
-    from luthier.data.engines import spark_start
-
-    builder = SparkSession.builder.master("local[2]")
-    for name, value in {
-        **HERE,
-        spark_start.JAVA: f"{spark_start._logged(tmp_path_factory.mktemp('log') / 'spark.log')} {QUICK}",
-        "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": "false",
-    }.items():
-        builder = builder.config(name, value)
-    with spark_start.workers_python(sys.executable):
-        found = builder.config("spark.sql.shuffle.partitions", "2").getOrCreate()
-    RUNNING.append(found)
-    yield
-    leave()
-
-
-RUNNING: list[Any] = []
-
-
-def leave() -> None:
-    """End the session that is there, which the engine has left as it was."""
-    from luthier.data.engines import spark
-
-    while RUNNING:
-        found = RUNNING.pop()
-        assert found.range(1).count() == 1
-        found.stop()
-        spark._end_java()
-
-
 LOCAL = {"spark": {"master": "local[2]"}}
 
 
 @pytest.fixture(params=[pytest.param(0, marks=needs_spark)])
-def here(session: None) -> Any:
+def here(spark_here: None) -> Any:
     return LOCAL
 
 
@@ -530,7 +493,6 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
     """A standalone master with two workers of one core each, every one a process group of its own."""
     import pyspark
 
-    leave()  # the engine is to start a session of its own
     program = Path(pyspark.__file__).parent / "bin" / "spark-class"
     started: list[subprocess.Popen[bytes]] = []
     port = free_port()

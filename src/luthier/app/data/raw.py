@@ -242,13 +242,9 @@ def _tokens(rows: Opened, counting: Counting, look: Looking) -> dict[str, Any]:
     from .profile import lengths, tokens_of
 
     assert counting.template is not None
-    places = (
-        np.unique(np.linspace(0, len(rows) - 1, min(COUNTED, len(rows))).astype(np.int64))
-        if len(rows)
-        else np.zeros(0, np.int64)
-    )
+    places: np.ndarray = np.linspace(0, max(len(rows) - 1, 0), min(COUNTED, len(rows))).astype(np.int64)
     found, skipped = [], 0
-    for n, row in enumerate(rows.batch.take(places).to_pylist() if len(rows) else ()):
+    for n, row in enumerate(rows.batch.take(places).to_pylist()):
         try:
             found.append(tokens_of(row, counting.template))
         except LuthierError:  # a row that the template refuses has no length of its own; they are counted
