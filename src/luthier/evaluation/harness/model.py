@@ -69,9 +69,9 @@ class HarnessModel(LM):
             for start in range(0, len(prompts), PROMPTS_AT_ONCE):
                 piece = prompts[start : start + PROMPTS_AT_ONCE]
                 self._told("likelihoods", done, len(asked))
-                for prompt, row in zip(piece, likelihoods(self._model, piece, continuations), strict=True):
-                    for continuation, value in zip(continuations, row, strict=True):
-                        for i in asked[prompt][continuation]:
+                for ids, row in zip(piece, likelihoods(self._model, piece, continuations), strict=True):
+                    for said, value in zip(continuations, row, strict=True):
+                        for i in asked[ids][said]:
                             found[i] = value
                 done += len(piece)
         return found
