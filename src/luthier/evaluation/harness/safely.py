@@ -145,6 +145,20 @@ def _no_download(name: str, *_: Any, **__: Any) -> Any:
 
 
 @contextmanager
+def templates_explained() -> Iterator[None]:
+    """A template of a task that names what is not there, or that reaches for what the sandbox keeps from it."""
+    from jinja2.exceptions import TemplateError
+
+    try:
+        yield
+    except TemplateError as error:
+        raise SpecError(
+            f"a template of a task cannot be filled in: {str(error)[:200]}",
+            remedy="Look at doc_to_text, doc_to_target, doc_to_choice and description in its YAML file.",
+        ) from error
+
+
+@contextmanager
 def explained(tasks: str, network: bool) -> Iterator[None]:
     """What goes wrong while tasks are loaded, as what a person can do about it."""
     import datasets

@@ -29,9 +29,9 @@ def benchmark(
     scratch: Path,  # noqa: ARG001 - every stage has this signature
     at: Context,
 ) -> Output:
-    from .safely import explained, safely
+    from .safely import explained, safely, templates_explained
 
-    with safely(network=spec.network):
+    with safely(network=spec.network), templates_explained():
         from lm_eval.evaluator import evaluate
         from lm_eval.tasks import TaskManager
 
