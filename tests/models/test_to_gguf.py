@@ -201,7 +201,7 @@ def test_llama_cpp_computes_every_family_as_transformers_does(family, tmp_path):
         logp = torch.log_softmax(weights.load(source)(input_ids=torch.tensor([ids])).logits[0].float(), -1)
     for at, place in zip([0, 5, 11], found.top[0], strict=True):
         for token, p in place[:20]:
-            assert math.isclose(p, float(logp[at, token]), abs_tol=0.03), (family, at, token)
+            assert math.isclose(p, float(logp[at, token]), abs_tol=0.1), (family, at, token)
     prompt = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert found.tokens == [weights.load_tokenizer(source)(prompt)["input_ids"]]
 

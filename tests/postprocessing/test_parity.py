@@ -63,7 +63,8 @@ def test_every_form_of_transformers_says_what_the_trained_model_says(shop):
     for form in ("adapter", "merged"):
         assert found[form]["top_1"] == 1.0 and found[form]["divergence"] == pytest.approx(0, abs=1e-5)
     for form, one in found.items():
-        assert one["top_1"] >= KINDS[form].top_1 and one["divergence"] <= KINDS[form].divergence
+        assert one["top_1"] >= KINDS[form].top_1 - 1 / one["tokens"]  # one near tie of a few tokens
+        assert one["divergence"] <= KINDS[form].divergence
         assert one["rows"] == 8 and one["tokens"] >= 16  # each answer and its end
         assert one["engine"].startswith("transformers ") and one["check"] == "all log-probabilities"
     assert 0 < found["int8"]["divergence"] < found["int4"]["divergence"]
@@ -79,8 +80,8 @@ def test_llama_cpp_says_what_the_trained_model_says(shop):
             found[form]["engine"].startswith("llama.cpp (xllamacpp ")
             and "64 likeliest" in found[form]["check"]
         )
-        assert found[form]["top_1"] >= KINDS[form].top_1
-    assert found["gguf"]["divergence"] < 1e-3
+        assert found[form]["top_1"] >= KINDS[form].top_1 - 1 / found[form]["tokens"]
+    assert found["gguf"]["divergence"] < 0.02
 
 
 def test_without_llama_cpp_the_file_is_read_back_and_the_record_says_so(shop, monkeypatch):
@@ -130,7 +131,7 @@ def _rewritten(folder, change):
     told = {name: value for name, (_, value) in facts.items()}
     change(told)
     for name, value in told.items():
-        kinds = facts[name][0].types
+        kinds = facts[name][0].types if name in facts else [GGUFValueType.FLOAT32]
         writer.add_key_value(name, value, kinds[0], kinds[-1] if kinds[0] == GGUFValueType.ARRAY else None)
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data.copy(), raw_dtype=tensor.tensor_type)
@@ -154,10 +155,7 @@ def test_another_template_in_a_gguf_files_metadata(shop, monkeypatch):
     )
 
 
-@LLAMACPP
-def test_settings_of_a_gguf_file_that_the_engine_reads_otherwise(shop, monkeypatch):
-    """Tokens and weights are right; only llama.cpp itself can tell that the rotary base is not."""
-
+def test_other_settings_in_a_gguf_files_metadata(shop, monkeypatch):
     def change(told):
         told["llama.rope.freq_base"] = 11.0
 
@@ -166,7 +164,23 @@ def test_settings_of_a_gguf_file_that_the_engine_reads_otherwise(shop, monkeypat
         monkeypatch,
         "gguf",
         lambda f: _rewritten(f, change),
-        "'gguf' does not say .*its settings are others",
+        "'gguf' does not say .*Its settings are others: rope_theta is 11 and was 10000",
+    )
+
+
+@LLAMACPP
+def test_what_only_the_engine_itself_can_tell(shop, monkeypatch):
+    """Tokens, weights and settings are right as we read them; llama.cpp reads one more key."""
+
+    def change(told):
+        told["llama.rope.scaling.factor"] = 8.0
+
+    refused(
+        shop,
+        monkeypatch,
+        "gguf",
+        lambda f: _rewritten(f, change),
+        "'gguf' does not say .*the engine reads them otherwise",
     )
 
 
@@ -300,6 +314,19 @@ def test_a_server_that_asks_otherwise_is_caught(shop):
 
     with pytest.raises(ModelError, match="the serving engine does not say what the trained model says"):
         shop.pack(export=["merged"], serve=otherwise)
+
+
+def test_of_few_tokens_one_may_differ_and_no_more():
+    from luthier.postprocessing.parity import Parity, _judge
+
+    def judged(differ, tokens):
+        _judge("merged", Parity(8, tokens, 1 - differ / tokens, 0.001, 0.01, "all", "an engine"), None, None)
+
+    judged(1, 19)
+    judged(20, 1000)  # two in a hundred
+    for differ, tokens in ((2, 19), (21, 1000)):
+        with pytest.raises(ModelError, match="the likeliest is the same in"):
+            judged(differ, tokens)
 
 
 def test_the_estimate_from_the_likeliest_tokens_is_never_above_the_whole_divergence():

@@ -52,6 +52,12 @@ def convert(source: Path, out: Path, dtype: Dtype = "bf16") -> None:
     _write_tokenizer(facts, config, out)
 
 
+def settings_of(source: Path) -> dict[str, Any]:
+    """What changes how the weights are used, in config.json's words."""
+    facts = {name: field.contents() for name, field in open_reader(source).fields.items()}
+    return _config(facts, False, "fp32", set())
+
+
 def write_tokenizer(source: Path, out: Path) -> None:
     """Tokenizer and chat template of a file, as transformers reads them."""
     reader = open_reader(source)

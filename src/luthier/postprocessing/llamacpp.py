@@ -122,6 +122,11 @@ def _answer(wish: Mapping[str, Any]) -> dict[str, Any]:
         except OSError as error:  # urllib's errors derive from it
             tokens.append(None)
             fault = fault or str(error)
+    # A token that ends the turn, or is only part of a character, would come without probabilities. They are the model's own, from
+    # before sampling, so whatever is sampled is pushed to one that is neither.
+    letter = _post(server.listening_address, key, "/tokenize", {"content": "a", "add_special": False})[
+        "tokens"
+    ][0]
     began, read = time.monotonic(), 0
     top = []
     for row in wish["rows"]:
@@ -133,6 +138,7 @@ def _answer(wish: Mapping[str, Any]) -> dict[str, Any]:
                 "n_probs": TOP,
                 "temperature": 0,
                 "cache_prompt": True,
+                "logit_bias": [[letter, 1000.0]],
             }
             told = server.handle_completions(body)["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
             places.append([[one["id"], one["logprob"]] for one in told])

@@ -119,7 +119,9 @@ def check(
 
 def _judge(form: str, parity: Parity, model: Path, folder: Path) -> None:
     limits = KINDS["int4" if form == SERVED and not _exact(folder) else "merged" if form == SERVED else form]  # type: ignore[index]
-    if parity.top_1 < limits.top_1 or parity.divergence > limits.divergence:
+    # Of a few tokens one near tie is already a large share, so one may always differ.
+    differ = round((1 - parity.top_1) * parity.tokens)
+    if differ > max(1, (1 - limits.top_1) * parity.tokens) or parity.divergence > limits.divergence:
         what = "the serving engine" if form == SERVED else f"the packed form {form!r}"
         raise ModelError(
             f"{what} does not say what the trained model says: over {parity.tokens:,} tokens of "

@@ -103,6 +103,8 @@ def rounded_fault(form: Form, folder: Path, whole: Path) -> str | None:
 
     from luthier.models.tensor_file import Tensors
 
+    if form.startswith("gguf") and (odd := _other_settings(folder, whole)):
+        return odd
     read, rounding, tensors = read_weights(form, folder), ROUNDINGS[form], Tensors(whole)
     for name in tensors:
         wanted, found = tensors.read(name).float(), read(name)
@@ -121,4 +123,29 @@ def rounded_fault(form: Form, folder: Path, whole: Path) -> str | None:
         most = wanted.reshape(-1, width).abs().amax(-1)
         if (error > rounding.step * most + 1e-7).any():
             return f"Its weights are others than rounding makes them, first in {name!r}."
+    return None
+
+
+_SETTINGS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "rms_norm_eps",
+    "rope_theta",
+)
+
+
+def _other_settings(folder: Path, whole: Path) -> str | None:
+    """A GGUF file's own settings against config.json's, of those that both write down."""
+    from luthier.models.folder import read_config
+    from luthier.models.gguf import settings_of
+
+    found, wanted = settings_of(folder / "model.gguf"), read_config(whole)
+    wanted = {"rope_theta": (wanted.get("rope_parameters") or {}).get("rope_theta"), **wanted}
+    for name in _SETTINGS:
+        mine, theirs = wanted.get(name), found.get(name)
+        if mine is not None and theirs is not None and abs(theirs - mine) > 1e-5 * abs(mine):
+            return f"Its settings are others: {name} is {theirs:g} and was {mine:g}."
     return None
