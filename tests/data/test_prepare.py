@@ -374,3 +374,25 @@ def test_a_really_full_disk_is_told_too(tmp_path: Path, jsonl: Any) -> None:
             STAGE.function(spec, {}, out, small, FakeContext(tmp_path, root=tmp_path))
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+def test_columns_that_are_kept_stand_beside_the_rows_and_change_nothing_where_there_are_none(
+    prepare: Prepare, jsonl: Any
+) -> None:
+    rows = [
+        {"text": f"message number {n}", "label": "ab"[n % 2], "region": ["north", None, 7][n % 3]}
+        for n in range(30)
+    ]
+    written = {"user": "text", "label": "label"}
+    plain = prepare(one(jsonl(rows), map=written), CLASSIFY)
+    kept = prepare(one(jsonl(rows), map={**written, "keep": ["region"]}), CLASSIFY)
+    assert "kept" not in plain.split("train")[0]
+    by_text = {row["text"]: row["region"] for row in rows}
+    for side in ("train", "validation", "test"):
+        assert [row["id"] for row in plain.split(side)] == [row["id"] for row in kept.split(side)]
+        for row in kept.split(side):
+            said = next(turn["content"] for turn in row["messages"] if turn["role"] == "user")
+            value = by_text[said]
+            assert row["kept"] == (None if value is None else json.dumps({"region": str(value)}))
+    with pytest.raises(DataError, match="regoin"):
+        prepare(one(jsonl(rows), map={**written, "keep": ["regoin"]}), CLASSIFY)

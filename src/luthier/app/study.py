@@ -324,7 +324,7 @@ def open_study(
         if join and name not in known:
             raise SpecError(
                 f"there is no search {spec.study or recipe.name!r} to join in {shown}.",
-                remedy="Begin it without --join; the others then join it, with the same recipe.",
+                remedy="luthier search RECIPE begins it; others then join it, with the same recipe.",
             )
         sampler = optuna.samplers.TPESampler(
             seed=spec.seed, n_startup_trials=max(4, spec.trials // 3), multivariate=False, constant_liar=True

@@ -220,6 +220,37 @@ def _draw(
             setting[path] = float(f"{drawn:.6g}")
 
 
+def fits(
+    setting: Mapping[str, Any],
+    technique: str | None,
+    over: Mapping[str, Drawn],
+    techniques: Mapping[str, TechniqueSpec],
+) -> bool:
+    """Whether a setting could have been drawn here: what stands in a shared database is not believed unseen.
+
+    >>> fits({"train.epochs": 2}, None, {"train.epochs": [1, 2]}, {}), fits({"name": "x"}, None, {"train.epochs": [1, 2]}, {})
+    (True, False)
+    """
+    own = techniques.get(technique) if technique is not None else None
+    if (technique is None) != (own is None):
+        return False
+    wishes = {**over, **(own.over if own else {})}
+    given = own.set if own else {}
+    for path, value in setting.items():
+        wish = wishes.get(path)
+        if wish is None:
+            if path not in given or given[path] != value:
+                return False
+        elif not isinstance(wish, RangeSpec):
+            if value not in ends(wish):
+                return False
+        elif not isinstance(value, int | float) or not wish.low * (1 - 1e-5) <= value <= wish.high * (
+            1 + 1e-5
+        ):
+            return False
+    return True
+
+
 def bounds(over: Mapping[str, Drawn], techniques: Mapping[str, TechniqueSpec]) -> Iterator[dict[str, Any]]:
     """Settings at which every value that can be refused early shows itself: each choice, and both ends of each range, with what
     their conditions ask."""

@@ -263,6 +263,18 @@ def test_a_private_group_has_one_name_in_all_records_and_stays_a_group_of_its_ow
     assert run("redact", batch_of(*rows), {"what": ["card"]}).batch["group"].to_pylist()[0] == "jo@d.de"
 
 
+def test_what_is_kept_beside_a_row_is_masked_like_a_group() -> None:
+    rows = [
+        record("a", kept='{"owner": "jo@d.de", "region": "north"}'),
+        record("b", kept='{"region": "north"}'),
+    ]
+    done = run("redact", batch_of(*rows), {})
+    one, other = done.batch["kept"].to_pylist()
+    assert re.fullmatch(r'\{"owner": "\[EMAIL:[0-9a-f]{8}\]", "region": "north"\}', one)
+    assert other == '{"region": "north"}'
+    assert run("redact", done.batch).batch == done.batch
+
+
 def test_the_key_of_pseudonyms_names_groups_too(key: str) -> None:
     wish = {"do": "pseudonymise", "key": key}
     done = run("redact", batch_of(record("jo@d.de", group="jo@d.de")), wish)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 from luthier.core.errors import DataError, MissingPart, missing_part
 
@@ -124,7 +125,7 @@ def _need_letters() -> None:
         )
 
 
-def _resvg():  # type: ignore[no-untyped-def]
+def _resvg() -> Any:
     try:
         import resvg_py
     except ImportError:

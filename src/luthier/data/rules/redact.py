@@ -119,7 +119,8 @@ def _run(rows: Opened, settings: Redact) -> Said:
         for kind, n in record.counts.items():
             counts.setdefault(kind, np.zeros(len(rows), np.int64))[row] = n
     groups, named = _groups(rows, settings)
-    groups |= _kept(rows, settings)
+    kept, beside_rows = _kept(rows, settings)
+    groups |= kept
     if named.any():
         counts["groups"] = named.astype(np.int64)
     if settings.do == "drop":
@@ -137,6 +138,8 @@ def _run(rows: Opened, settings: Redact) -> Said:
     kinds = {row: list(record.kinds) for row, record in records.items()}
     for row in np.flatnonzero(named).tolist():
         kinds.setdefault(row, []).append("group")
+    for row in beside_rows:
+        kinds.setdefault(row, []).append("kept")
     return Said(
         text=_with(text, inside) if inside else None,
         label=_with(label, beside).to_arrow().cast("string") if beside else None,
@@ -164,8 +167,9 @@ def _groups(rows: Opened, settings: Redact) -> tuple[dict[str, pa.Array], np.nda
     return {"group": pa.array([names.get(group, group) for group in told], pa.string())}, named
 
 
-def _kept(rows: Opened, settings: Redact) -> dict[str, pa.Array]:
-    """The column of what is kept beside rows, with its private data named as in groups; nothing where there is none."""
+def _kept(rows: Opened, settings: Redact) -> tuple[dict[str, pa.Array], list[int]]:
+    """(the column of what is kept beside rows, with its private data named as in groups, the rows of which that is); nothing where
+    there is none."""
     import json
 
     import pyarrow as pa
@@ -173,14 +177,16 @@ def _kept(rows: Opened, settings: Redact) -> dict[str, pa.Array]:
     names: dict[str, str] = {}
     kept = rows.column("kept")
     for told in kept.unique().to_pylist():
-        if told is not None:
+        if told:
             values = {name: group_name(value, settings) for name, value in json.loads(told).items()}
             changed = json.dumps(values, ensure_ascii=False, sort_keys=True)
             if changed != told:
                 names[told] = changed
     if not names:
-        return {}
-    return {"kept": pa.array([names.get(one, one) for one in kept.to_pylist()], pa.string())}
+        return {}, []
+    told = kept.to_pylist()
+    column = pa.array([names.get(one, one) for one in told], pa.string())
+    return {"kept": column}, [row for row, one in enumerate(told) if one in names]
 
 
 def group_name(group: str, settings: Redact) -> str:
