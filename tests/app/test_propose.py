@@ -33,5 +33,8 @@ def test_answers_that_are_all_json_objects_are_an_extraction(tmp_path: Path) -> 
     assert "task: {kind: extract, schema: auto}" in text
     assert "# all 40 answers are JSON objects, with the keys 'who', 'n'." in text
     assert "gate: {field_f1: {better_than: base}}" in text
+    write(file, [{"text": f"mail {i}", "extracted": {"who": f"w{i}"}} for i in range(40)])
+    text = write_recipe(str(file), **given)
+    assert "task: {kind: extract, schema: auto}" in text and "map: {user: text, assistant: extracted}" in text
     write(file, [*rows, {"question": "q", "answer": "no idea"}])
     assert "task: {kind: chat}" in write_recipe(str(file), **given)

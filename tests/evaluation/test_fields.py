@@ -34,6 +34,16 @@ def values(pairs, schema=SCHEMA):
     return compare.at_sample(found, len(pairs))
 
 
+@given(st.lists(st.tuples(OBJECTS, OBJECTS), min_size=1, max_size=4), st.randoms())
+def test_a_resample_is_measured_as_its_rows_written_out(pairs, rng):
+    told = [(json.dumps(a), json.dumps(b)) for a, b in pairs]
+    drawn = [rng.randrange(len(told)) for _ in told]
+    found = fields.statistics([a for a, _ in told], [b for _, b in told], SCHEMA)(np.array([drawn]))
+    assert {name: value[0] for name, value in found.items()} == pytest.approx(
+        values([told[i] for i in drawn])
+    )
+
+
 FLAT = st.dictionaries(st.sampled_from("xyz"), st.sampled_from([1, 2, "a"]), min_size=1)
 
 

@@ -7,6 +7,7 @@
     preference        chosen and rejected: texts beside a prompt, lists of messages, or transcripts
     rated             prompt and completion, or messages, with a column of true and false
     labelled          text and label
+    structured        text, and a column of JSON objects that is named as one
     text              one column of text
 
 An explicit map always wins; this is for the recipe that has none, and for `luthier init`.
@@ -44,7 +45,7 @@ TOOLS = ("tools", "functions", "available_tools")
 PLAIN: tuple[str, ...] = ("text", "content", "document", "body")
 LABELS = ("label", "labels", "category", "class", "intent", "queue", "sentiment", "topic", "target", "tag", "type", "rating",
           "department", "priority", "licence", "license")  # fmt: skip
-
+STRUCTURED = ("json", "extraction", "extracted", "fields", "entities", "record", "structured")
 
 LESS_SURE = 0.9
 """What is left of a confidence when other columns could mean the same."""
@@ -73,6 +74,7 @@ def detect(columns: Sequence[str], rows: Sequence[dict[str, Any]], place: str) -
         *_alpaca(lower),
         *_pair(lower),
         *_labelled(lower, rows),
+        *_structured(lower, rows),
         *_plain(lower, rows),
     ]
     if not found:
@@ -230,6 +232,17 @@ def _with_label(label: str, lower: dict[str, str], rows: Sequence[dict[str, Any]
     why = "by name" if named else "as the longest text"
     reason = f"{lower[label]!r} is a label's name, and {lower[text]!r} was taken {why}"
     yield Shape("labelled", MapSpec(user=lower[text], label=lower[label]), 0.85 if named else 0.6, reason)
+
+
+def _structured(lower: dict[str, str], rows: Sequence[dict[str, Any]]) -> Iterator[Shape]:
+    text = next((lower[name] for name in TEXTS if name in lower), None)
+    for name in (name for name in STRUCTURED if name in lower and text is not None):
+        told = [row[lower[name]] for row in rows if row.get(lower[name]) is not None]
+        if told and all(
+            isinstance(one, dict) or (isinstance(one, str) and one.lstrip()[:1] == "{") for one in told
+        ):
+            reason = f"{lower[name]!r} holds objects, and {text!r} was taken by name"
+            yield Shape("structured", MapSpec(user=text, assistant=lower[name]), 0.85, reason)
 
 
 def _plain(lower: dict[str, str], rows: Sequence[dict[str, Any]]) -> Iterator[Shape]:

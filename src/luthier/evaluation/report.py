@@ -109,6 +109,7 @@ def build(
         "cautions": [
             *cautions(spec.systems(task["kind"]), systems, questions, skipped, disliked, left_out or {}),
             *(fields.cautions(answers["tuned"], task["schema"], spec.max_tokens) if "schema" in task else []),
+            *unread(questions, answers["tuned"]),
             *unsure(systems),
             *(general or {}).get("cautions", ()),
             *blind(comparisons, task["kind"]),
@@ -252,6 +253,17 @@ def _shown(question: Question) -> str:
     if len(turns) == 1:
         return turns[0]["content"]
     return "\n".join(f"{message['role']}: {message['content']}" for message in turns)
+
+
+def unread(questions: Sequence[Question], mine: Answers) -> list[str]:
+    """Rows with tools whose calls nothing is said of."""
+    rows = sum(bool(question.tools) for question in questions)
+    if not rows or any(one is not None for one in mine.of("calls")) or set(mine.predictions) == {None}:
+        return []
+    return [
+        f"{rows:,} rows have tools, and this model's chat template writes calls in another way than as JSON, so no metric of calls "
+        "was measured."
+    ]
 
 
 def unsure(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
