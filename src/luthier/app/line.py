@@ -185,7 +185,7 @@ def recorded_file(at: RunContext, written: str) -> Artifact:
         raise DataError(
             f"{written} cannot be read: {error.strerror}.", remedy="Name a file beside the recipe."
         ) from None
-    return _source(at, {"file": written}, mark)
+    return _source(at, {"files": written}, mark)
 
 
 def _recorded(at: RunContext, spec: Mapping[str, Any], summary: Mapping[str, Any]) -> Artifact:

@@ -15,7 +15,7 @@ from luthier.core.spec import Tree, parse, read_yaml
 from luthier.evaluation.judge.spec import CriterionSpec, Rubric
 from luthier.evaluation.others import roles
 from luthier.evaluation.spec import EvaluateSpec, GateRule
-from luthier.evaluation.systems import BaseSystem, ProductionSystem, ReleaseSystem
+from luthier.evaluation.systems import BaseSystem, ProductionSystem, ReleaseSystem, is_release
 
 from .context import RunContext
 
@@ -69,7 +69,7 @@ def judging(spec: EvaluateSpec, at: RunContext, make: Strategy) -> dict[str, Art
     if spec.judge is None:
         return given
     if isinstance(spec.judge.model, str):
-        if "@" in spec.judge.model:
+        if is_release(spec.judge.model):
             given |= _of(at.store, ROLE, at.store.catalog.get(spec.judge.model))
         else:
             given[roles(ROLE)["model"]] = imported(spec.judge.model, at, make)

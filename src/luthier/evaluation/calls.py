@@ -215,9 +215,13 @@ def _form(call: Call, tools: Mapping[str, Mapping[str, Any]]) -> Any:
     told = {}
     for key, value in call["arguments"].items():
         of = named.get(key)
-        if key not in needed and isinstance(of, Mapping) and "default" in of:
-            if canonical(of["default"], squeezed) == canonical(value, squeezed):
-                continue
+        if (
+            key not in needed
+            and isinstance(of, Mapping)
+            and "default" in of
+            and canonical(of["default"], squeezed) == canonical(value, squeezed)
+        ):
+            continue
         told[key] = value
     return call["name"], canonical(told, squeezed)
 

@@ -54,12 +54,21 @@ def _a_name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_a_name)]
 
 
+def is_release(reference: str) -> bool:
+    """Whether it is NAME@VERSION, and not a model of the hub at a revision.
+
+    >>> is_release("router@2"), is_release("owner/model@1"), is_release("router@main"), is_release("router")
+    (True, False, False, False)
+    """
+    name, _, version = reference.partition("@")
+    return bool(name) and "/" not in name and version.isdecimal()
+
+
 def _written(value: str) -> str:
     """One of ours, or NAME@VERSION."""
     if value in OURS[1:]:
         return value
-    name, at, version = value.partition("@")
-    if at and name and version.isdigit():
+    if is_release(value):
         return _a_name(value)
     raise ValueError(
         f"there is no system {value!r}; {did_you_mean(value, list(OURS[1:]))} "

@@ -57,6 +57,12 @@ def serving(script: Script) -> Iterator[Server]:
             if said == "silence":
                 time.sleep(1.0)
                 return
+            if said == "drip":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+                for _ in range(100):
+                    self.wfile.write(b"a")
+                    time.sleep(0.1)
+                return
             status, headers, told = said if isinstance(said, tuple) else (200, {}, answer(said))
             data = told if isinstance(told, bytes) else json.dumps(told).encode()
             self.send_response(status)

@@ -181,6 +181,28 @@ def test_people_say_how_far_the_judge_may_be_believed(world, tmp_path):
     )
 
 
+def test_people_who_compare_are_compared_with_the_judge_by_kappa(world, tmp_path):
+    """Texts of 500 characters are preferred to whatever the base says; people say so of every other one."""
+    lines = [
+        {"id": f"test-{i:03}", "verdict": "win" if i % 2 else "loss", "answer": "x" * 500, "against": "base"}
+        for i in range(12)
+    ]
+    lines += [{"id": "no-such-row", "verdict": "win", "answer": "x"}, {"id": "test-000", "verdict": 5}]
+    (tmp_path / "people.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    world.at.root = tmp_path
+    with serving(honest) as server:
+        out, _ = world.run(suite.STAGE, spec_of(server.url, human="people.jsonl", probes=2), tmp_path)
+    told, table = read(out)
+    pairs = [one for one in table.to_pylist() if one["kind"] == "human_pair"]
+    assert len(pairs) == 24 and {(one["order"], one["verdict"]) for one in pairs} == {(0, "A"), (1, "B")}
+    # the judge always says win: seen 6/12, by luck 12*6 / 12**2 = 1/2
+    assert told["judge"]["agreement"]["pairs"]["value"] == pytest.approx(0.0)
+    assert told["judge"]["agreement"]["pairs"]["rows"] == 12
+    assert told["judge"]["agreement"]["grades"] == {"value": None, "low": None, "high": None, "rows": 1}
+    assert any("Cohen's kappa 0.00 over 12 pairs" in line for line in told["cautions"])
+    assert any("cannot be computed of 1 grades" in line for line in told["cautions"])
+
+
 def test_a_base_of_ones_own_can_judge_here(world, tiny_base, tmp_path):
     """A tiny model says nothing that is a verdict: that is told, and no number is made of it."""
     mine = Artifact("model", "key of a judge", {}, 1, {}, ())
@@ -239,7 +261,7 @@ def test_rows_without_a_verdict_in_both_orders_are_left_out_of_the_rate(kind):
         "e": None,
     }
     settings = {"confidence": 0.95, "resamples": 200, "seed": 0}
-    found = scores._rate(told, settings)
+    found = scores.win_rate(told, settings)
     assert (found["wins"], found["ties"], found["losses"], found["none"], found["rate"]) == (1, 2, 1, 1, 0.5)
     assert scores.position(lines) == {
         "first": 5 / 7,

@@ -100,7 +100,7 @@ class Purse:
         """Raises DataError with the numbers."""
         if broken := forecast.over(self._budget, self._price):
             raise DataError(
-                f"this may take {broken}; nothing was sent.",
+                f"this may take {broken}; {'nothing' if not self.spent.requests else 'no more'} was sent.",
                 remedy="Raise the budget, or ask less.",
             )
 

@@ -83,9 +83,7 @@ def of_dataset(name: Set, folder: Path) -> list[Item]:
             if name == "safety":
                 found.append(_wanted(asked))
                 continue
-            found.append(
-                Item(asked.id, name, asked.source or "file", asked.prompt, asked.reference)
-            )
+            found.append(Item(asked.id, name, asked.source or "file", asked.prompt, asked.reference))
     if not found:
         raise DataError(
             f"evaluate.{name}: the files hold no row.",

@@ -101,7 +101,7 @@ def judge(
         budget, price = _purse(wish)
         purse = Purse(budget, price)
         asker = _asker(spec, inputs, at, answers, purse)
-        lines = _verdicts(wanted, wish, asker, answers, purse, at)
+        lines = verdicts(wanted, wish, asker, answers, purse, at)
     return pa.Table.from_pylist(lines, SCHEMA)
 
 
@@ -268,7 +268,7 @@ def _peoples(
 # -- asking
 
 
-def _verdicts(
+def verdicts(
     wanted: Sequence[Wanted], wish: JudgeSpec, asker: Asker, answers: Answers, purse: Purse, at: Context
 ) -> list[dict[str, Any]]:
     """Ask all; then once more those that gave no verdict."""

@@ -20,7 +20,7 @@ from .. import compare, significance
 from ..systems import ordered
 from . import agreement
 from .human import OUTCOMES
-from .spec import JudgeSpec
+from .spec import JudgeEndpoint, JudgeSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,7 +58,7 @@ def add(report: dict[str, Any], judgements: pa.Table, spec: EvaluateSpec, of: Ma
         "verdicts": len(lines),
         "none": sum(one["verdict"] is None for one in lines),
         "asked_again": sum(one["tries"] > 1 for one in lines),
-        "pairs": {name: _rate(told, settings) for name, told in won.items()},
+        "pairs": {name: win_rate(told, settings) for name, told in won.items()},
         "position": position(lines),
         "probes": probed(lines, wish),
         "agreement": agreed(lines, wish, settings),
@@ -160,7 +160,7 @@ def outcome(first: str | None, swapped: str | None) -> float | None:
     return 0.0 if (first, swapped) == ("B", "A") else 0.5
 
 
-def _rate(told: Mapping[Any, float | None], settings: Mapping[str, Any]) -> dict[str, Any]:
+def win_rate(told: Mapping[Any, float | None], settings: Mapping[str, Any]) -> dict[str, Any]:
     value = np.array([told[key] for key in sorted(told) if told[key] is not None], np.float64)
     found: dict[str, Any] = {
         "wins": int((value == 1).sum()),
@@ -301,6 +301,10 @@ def _cost(lines: Sequence[Line], wish: JudgeSpec) -> dict[str, Any]:
 def cautions(found: Mapping[str, Any], wish: JudgeSpec) -> list[str]:
     """What a reader must know before believing the judge."""
     told = [f"The judge ({found['by']}) is not to be trusted: {why}." for why in found["distrusted"]]
+    if isinstance(wish.model, JudgeEndpoint) and wish.model.away:
+        told.append(
+            f"Questions and answers were sent to the judge at {wish.model.host}, which the recipe allows."
+        )
     if found["own_kind"]:
         told.append(
             "The judge is the base that was tuned: judges prefer answers like their own (Panickssery et al. 2024)."
