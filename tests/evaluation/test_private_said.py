@@ -38,4 +38,9 @@ def test_the_share_is_of_answers_and_is_had_from_the_table_again(tmp_path):
     mine = predictions.by_system(predictions.read(tmp_path / "p.parquet"))["tuned"]
     assert part.summarise(mine)["metrics"]["pii_said"] == 0.5
     assert part.statistics(mine)(np.array([[0, 0, 3, 1]]))["pii_said"].tolist() == [0.75]
-    assert private_said.told_of(mine) == {"answers": 4, "rows": 2, "kinds": {"email": 1, "key": 1}, "ids": ["0", "3"]}
+    assert private_said.told_of(mine) == {
+        "answers": 4,
+        "rows": 2,
+        "kinds": {"email": 1, "key": 1},
+        "ids": ["0", "3"],
+    }

@@ -213,9 +213,18 @@ def test_what_answering_took(rule, more, passed, reason):
 
 def test_rules_are_told_before_anything_is_measured():
     gate = EvaluateSection.model_validate(
-        {"gate": {"macro_f1": {"at_least": 0.8, "better_than": "base"}, "latency": {"p95": {"at_most": "2 s"}}}}
+        {
+            "gate": {
+                "macro_f1": {"at_least": 0.8, "better_than": "base"},
+                "latency": {"p95": {"at_most": "2 s"}},
+            }
+        }
     ).gate
-    assert written(gate) == [("macro_f1", "at least 0.8"), ("macro_f1", "better than base"), ("latency", "p95 at most 2 s")]
+    assert written(gate) == [
+        ("macro_f1", "at least 0.8"),
+        ("macro_f1", "better than base"),
+        ("latency", "p95 at most 2 s"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,14 @@ def make_plan(wish: Wish, at: RunContext, *, probe: bool) -> Plan:
         later = "training can be forecast once the rows are there: `luthier data prepare` asks for them, or leave the rule out for a first look"
         notes = [*told.sentences, later]
         steps = _steps(wish, there)
-        return Plan(wish.recipe.name, steps, written_rules(wish), asking=told.figures, notes=notes, gate=rules_and_costs(wish))
+        return Plan(
+            wish.recipe.name,
+            steps,
+            written_rules(wish),
+            asking=told.figures,
+            notes=notes,
+            gate=rules_and_costs(wish),
+        )
     return plan_training(wish, at, so_far, probe=probe)
 
 

@@ -30,14 +30,14 @@ SOURCE = "luthier:canaries"
 Kind = Literal["number", "code", "phrase"]
 SHAPES: dict[str, str] = {"number": "9999-9999-9999", "code": "A9AA-9A9A-AA99"}
 """9 stands for any digit, A for any capital letter."""
-WORDS = (
+WORDS = (  # noqa: SIM905 - one word a line would be as long as all the rest
     "amber anvil apron arrow badge basil beacon birch bishop bottle branch breeze bridge bronze bucket butter cabin camel candle canyon "
     "carbon carpet castle cedar cellar chalk cherry cinder circle clover cobalt comet copper coral cotton cradle crater cricket crystal "
     "dagger daisy desert dolphin donkey dragon eagle ember engine fabric falcon feather fiddle finger flame forest fossil garden garlic "
     "ginger glacier goblet granite guitar hammer harbor hazel helmet hollow honey icicle island ivory jacket jasmine jungle kettle "
     "kitten ladder lagoon lantern laurel lemon linen lizard magnet mango maple marble meadow melon mirror mitten mortar muffin needle "
     "nutmeg oasis olive onion orbit orchid otter oyster paddle pebble pencil pepper pickle pigeon pillow planet plaster pocket"
-).split()  # noqa: SIM905 - a list of one word a line would be as long as the rest
+).split()
 PHRASE = 6
 """Words of a phrase; of 113 words that makes 2 ** 40.9."""
 _BEGIN = (

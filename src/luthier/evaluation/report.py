@@ -79,7 +79,9 @@ def build(
         "slices": parts,
         "calibration": None if calibration is None else calibrated(answers["tuned"], task, calibration),
         "abstention": abstention(answers["tuned"], calibration),
-        "private": {n: private_said.told_of(a) for n, a in answers.items() if any(x is not None for x in a.private)},
+        "private": {
+            n: private_said.told_of(a) for n, a in answers.items() if any(x is not None for x in a.private)
+        },
         "examples": examples(answers, task, questions),
         "cautions": [
             *cautions(spec.systems(task["kind"]), systems, questions, skipped, disliked),

@@ -53,7 +53,10 @@ def publish(
     permit(verdicts, lambda verdict: covers(spec.waivers, verdict))
     verdicts = [replace(one, waived=covers(spec.waivers, one)) for one in verdicts]
     (out / "MODEL_CARD.md").write_text(card(_facts(spec, inputs, report, verdicts, at)), encoding="utf-8")
-    bound: dict[str, Any] = {"name": spec.name, **{f"{role}_digest": a.digest for role, a in sorted(inputs.items())}}
+    bound: dict[str, Any] = {
+        "name": spec.name,
+        **{f"{role}_digest": a.digest for role, a in sorted(inputs.items())},
+    }
     bound |= {"gate": [asdict(one) for one in verdicts], "waivers": told(spec.waivers)}
     (out / "release.json").write_text(json.dumps(bound, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     metrics = report["systems"]["tuned"]["metrics"]

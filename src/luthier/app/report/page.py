@@ -68,7 +68,12 @@ def _gate(facts: RunFacts) -> dict[str, Any] | None:
     passed = sum(bool(v["passed"]) for v in facts.verdicts)
     waived = sum(bool(v.get("waived")) for v in facts.verdicts)
     n = len(facts.verdicts)
-    return {"passed": passed == n, "n_passed": passed, "n": n, "waived": waived if passed + waived == n else 0}
+    return {
+        "passed": passed == n,
+        "n_passed": passed,
+        "n": n,
+        "waived": waived if passed + waived == n else 0,
+    }
 
 
 def _kept(facts: RunFacts) -> int | None:
