@@ -4,6 +4,7 @@ import json
 import math
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -93,7 +94,9 @@ def test_tempering_there_and_back(rows, heat):
     assert warmed(np.exp(log), heat) == pytest.approx(np.exp(tempered(log, heat)))
 
 
-@given(st.lists(st.floats(-6, 0), min_size=3, max_size=3, unique_by=lambda x: round(x, 1)), st.floats(0.4, 0.99))
+@given(
+    st.lists(st.floats(-6, 0), min_size=3, max_size=3, unique_by=lambda x: round(x, 1)), st.floats(0.4, 0.99)
+)
 def test_as_sure_gives_the_winner_what_is_wanted_keeps_the_order_and_is_its_own_inverse(row, wanted):
     log = tempered(np.array([row]), 1.0)
     found = as_sure(log, np.array([wanted]))
@@ -119,8 +122,8 @@ def test_what_is_written_wrongly(text, told):
 
 
 class Server(BaseHTTPRequestHandler):
-    answers = []  # (status, body)
-    seen = []
+    answers: ClassVar = []  # (status, body)
+    seen: ClassVar = []
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

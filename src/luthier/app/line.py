@@ -18,18 +18,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.core.artifact import Artifact, key_of, short
+from luthier.core.errors import NotFound, SpecError
 from luthier.core.spec import Spec
 from luthier.core.stage import Output, Stage
 from luthier.cost.meter import Meter
 from luthier.store.files import DISK_ERRORS, explain, write_atomic
 
 from . import openlineage
+from .checking import reader
 from .context import RunContext
 from .recipe import Recipe, Wish
 
 if TYPE_CHECKING:
     from luthier.evaluation.calibration import CalibrateSpec
-    from luthier.evaluation.spec import EvaluateSpec
+    from luthier.evaluation.suite import MeasureSpec
 
 STEPS = ("dataset", "base", "model", "calibration", "report", "package", "release")
 
@@ -242,15 +244,60 @@ def trained(wish: Wish, make: Strategy, so_far: Results) -> Results:
     return replace(so_far, model=make("model", TRAIN, wish.recipe.train, parents))
 
 
-def calibrating(recipe: Recipe, measuring: EvaluateSpec) -> CalibrateSpec:
+def calibrating(recipe: Recipe, measuring: MeasureSpec) -> CalibrateSpec:
     """What the probabilities are looked at for."""
     from luthier.evaluation.calibration import CalibrateSpec
 
-    wish = recipe.postprocess
+    wish, kind = recipe.postprocess, recipe.task.kind
     abstain = {} if wish.abstain is None else wish.abstain.plain()
+    isotonic = wish.calibrate is not None and wish.isotonic(kind)
     return CalibrateSpec(
-        temperature=wish.calibrate is not None, dtype=measuring.dtype, device=measuring.device, **abstain
+        temperature=wish.calibrate is not None and not isotonic,
+        isotonic=isotonic,
+        answering=measuring.answering.model_copy(update={"fallback": None}),
+        max_tokens=measuring.max_tokens,
+        dtype=measuring.dtype,
+        device=measuring.device,
+        **abstain,
     )
+
+
+def measuring_of(recipe: Recipe) -> MeasureSpec:
+    """How the recipe's model is measured, with the way from what it says to an answer."""
+    from luthier.evaluation.suite import MeasureSpec
+
+    how = recipe.evaluate.measuring(recipe.train.dtype)
+    wish = {name: getattr(how, name) for name in type(how).model_fields}
+    own_head = not recipe.train.method.load().through_vocabulary
+    return MeasureSpec(**wish, answering=recipe.postprocess.answering(recipe.task.kind, own_head))
+
+
+def self_contained(wish: Wish) -> Recipe:
+    """The recipe with what its `postprocess` names in files put in, so that another file is another wish. Raises SpecError."""
+    return wish.recipe.model_copy(
+        update={"postprocess": wish.recipe.postprocess.inlined(reader(wish.folder))}
+    )
+
+
+def asked_beside(recipe: Recipe, at: RunContext, make: Strategy) -> dict[str, Artifact | None]:
+    """The other model that answers where this one is not sure, as parents: the package of a release, or a base."""
+    wish = recipe.postprocess.fallback
+    if wish is None or wish.to is None:
+        return {}
+    catalog = at.store.catalog
+    try:
+        found = catalog.get(wish.to)
+    except NotFound:
+        return {"fallback": _base(wish.to, at, make)}
+    if found.kind == "release":
+        found = catalog.get(found.parents["package"])
+    if found.kind not in ("package", "base"):
+        raise SpecError(
+            f"postprocess.fallback.to: {wish.to} is a {found.kind}, which does not answer.",
+            remedy="Name a release or a base model.",
+        )
+    more = {"fallback_base": catalog.get(found.parents["base"])} if "base" in found.parents else {}
+    return {"fallback": found, **more}
 
 
 def walk(
@@ -263,21 +310,22 @@ def walk(
     from luthier.governance.release import ReleaseSpec
     from luthier.postprocessing.package import STAGE as PACKAGE
 
-    recipe = wish.recipe
+    recipe = self_contained(wish)
     so_far = trained(wish, make, materials(wish, at, make))
     dataset, base, model = so_far.dataset, so_far.base, so_far.model
-    measuring = recipe.evaluate.measuring(recipe.train.dtype)
+    measuring = measuring_of(recipe)
     calibration: dict[str, Artifact | None] = {}
     if recipe.postprocess.calibrating(recipe.task.kind):
         wished = calibrating(recipe, measuring)
         made = make("calibration", CALIBRATE, wished, {"model": model, "base": base, "dataset": dataset})
         calibration = {"calibration": made}
-    tested = {"model": model, "base": base, "dataset": dataset, **calibration}
+    other = asked_beside(recipe, at, make)
+    tested = {"model": model, "base": base, "dataset": dataset, **calibration, **other}
     report = make("report", EVALUATE, measuring, tested)
     so_far = replace(so_far, report=report, calibration=calibration.get("calibration"))
     if permit and report is not None:
         permit(so_far)
-    packed = {"model": model, "base": base, "dataset": dataset, **calibration}
+    packed = {"model": model, "base": base, "dataset": dataset, **calibration, **other}
     package = make("package", PACKAGE, recipe.postprocess, packed)
     publish = ReleaseSpec(name=recipe.name, gate=recipe.evaluate.gate)
     parents = {"package": package, "report": report, "model": model, "dataset": dataset, "base": base}

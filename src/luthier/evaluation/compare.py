@@ -47,7 +47,8 @@ def of_labels(truth_N: NDArray[np.int64], said_N: NDArray[np.int64], labels: int
 
     def statistics(index_RN: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         truth_RK = _counts(truth_N, index_RN, labels + 1)[:, :labels]
-        said_RK = _counts(said_N, index_RN, labels + 1)[:, :labels]
+        called_RK = _counts(said_N, index_RN, labels + 1)  # the last: what is no label
+        said_RK = called_RK[:, :labels]
         right_RK = _counts(right_N, index_RN, labels + 1)[:, :labels]
         present_RK = truth_RK > 0
         present_R = present_RK.sum(1)
@@ -60,7 +61,7 @@ def of_labels(truth_N: NDArray[np.int64], said_N: NDArray[np.int64], labels: int
         f1_RK = 2 * right_RK / np.maximum(truth_RK + said_RK, 1)
         # Gorodkin 2004, equation 8, over counts; 0 where one side is all one label
         by_luck_R = (truth_RK * said_RK).sum(1)
-        spread_R = 1.0 * (rows**2 - (truth_RK**2).sum(1)) * (rows**2 - (said_RK**2).sum(1))
+        spread_R = 1.0 * (rows**2 - (truth_RK**2).sum(1)) * (rows**2 - (called_RK**2).sum(1))
         return {
             "accuracy": right_R / rows,
             "precision_macro": macro(right_RK, said_RK),

@@ -47,10 +47,22 @@ def positions(values: Sequence[str | None], labels: Sequence[str]) -> NDArray[np
     return np.array([place[str(v)] for v in values], np.int64)
 
 
+def said_positions(values: Sequence[str | None], labels: Sequence[str]) -> NDArray[np.int64]:
+    """Each answer's place among the labels; what is no label (a system that writes freely may say anything) is at the place after
+    the last: wrong, whatever was right.
+
+    >>> said_positions(["b", "maybe b", None], ["a", "b"]).tolist()
+    [1, 2, 2]
+    """
+    place: dict[str | None, int] = {label: i for i, label in enumerate(labels)}
+    return np.array([place.get(value, len(labels)) for value in values], np.int64)
+
+
 def classification(
     references: Sequence[str], predictions: Sequence[str | None], labels: Sequence[str]
 ) -> dict[str, Any]:
-    """{"metrics", "per_label", "confusion"}; confusion[i][j] counts rows of label i that were called label j."""
+    """{"metrics", "per_label", "confusion", "off_list"}; confusion[i][j] counts rows of label i that were called label j, and
+    off_list those that were called something that is no label."""
     try:
         from sklearn.metrics import (
             accuracy_score,
@@ -60,7 +72,7 @@ def classification(
         )
     except ImportError:
         raise missing_part("scikit-learn", "train", "Measuring a classifier") from None
-    truth, said = positions(references, labels), positions(predictions, labels)
+    truth, said = positions(references, labels), said_positions(predictions, labels)
     every = range(len(labels))
     with warnings.catch_warnings():  # rows of one label have no correlation: that is 0, and no news
         warnings.filterwarnings("ignore", "A single label was found", UserWarning)
@@ -88,6 +100,7 @@ def classification(
             for i, label in enumerate(labels)
         },
         "confusion": confusion_matrix(truth, said, labels=every).tolist(),
+        "off_list": int((said == len(labels)).sum()),
     }
 
 

@@ -3,6 +3,10 @@
 One line per (id, model), sorted by system, then id. `probabilities` is in label order. `loss_sum` (nats) and
 `loss_tokens` are over the tokens of the reference answer. A plain text has no question: its `prediction` is null
 and its reference is the text itself. A row that a system could not be asked has no line.
+
+`prediction` is what would be served. Of the tuned model it is made of what it said (refining.py): `raw` is that text before the
+steps, `samples` all that were voted on, `raw_probability` the confidence before calibration. `refusal` says why there is no answer
+(`prediction` is then empty, and wrong). `asked_for`: why another model was asked (refused, below), `other`: what it said.
 """
 
 from __future__ import annotations
@@ -35,6 +39,14 @@ SCHEMA = pa.schema(
         ("loss_sum", pa.float64()),
         ("loss_tokens", pa.int64()),
         ("slices", pa.list_(pa.struct([("by", pa.string()), ("value", pa.string())]))),
+        ("raw", pa.string()),
+        ("raw_probability", pa.float64()),
+        ("samples", pa.list_(pa.struct([("text", pa.string()), ("logprob", pa.float64())]))),
+        ("refusal", pa.string()),
+        ("asked_for", pa.string()),
+        ("other", pa.string()),
+        ("other_tokens_in", pa.int64()),
+        ("other_tokens_out", pa.int64()),
     ]
 )
 
@@ -132,6 +144,7 @@ def line(
         "loss_sum": answer.loss[0] if answer.loss else None,
         "loss_tokens": answer.loss[1] if answer.loss else None,
         "slices": [{"by": by, "value": value} for by, value in parts],
+        **(answer.kept or {}),
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from luthier.core.errors import ModelError
 from luthier.core.stage import Context
 from luthier.models.place import Place, place
 from luthier.models.spec import KEPT_BESIDE
+from luthier.outputs.answering import Sample
 from luthier.store.files import write_atomic
 
 from .baselines import three_examples
 from .calibration import tempered
 from .predictions import line
 from .questions import Asked, Question, Skipped, asked, records
+from .refining import Refining
 from .spec import METRICS, EvaluateSpec
 from .tasks import Answer, Task
 
@@ -47,13 +49,25 @@ class Bench:
     scratch: Path
     at: Context
     temperature: float = 1.0
+    refined: Mapping[str, Refining] = field(default_factory=dict)
+    """By system, the way from what it says to what is served of it; without one what it says counts."""
 
-    def told(self, system: str, answer: Answer) -> Answer:
-        """As it will be served: the tuned model's probabilities calibrated."""
+    def told(self, system: str, answer: Answer, said: Sequence[Sample], question: Question) -> Answer:
+        """As it will be served: through the steps, probabilities calibrated."""
+        if (mine := self.refined.get(system)) is not None:
+            return mine.told(answer, said, question)
         if system != "tuned" or answer.probabilities is None or self.temperature == 1.0:
             return answer
         warm = tempered(np.array([answer.probabilities]), self.temperature)[0].tolist()
         return replace(answer, probability=max(warm), probabilities=tuple(warm))
+
+    def said(
+        self, system: str, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool, with_text: bool
+    ) -> list[tuple[Answer, tuple[Sample, ...]]]:
+        """What a system says of each question, and every sample of it where several are drawn."""
+        if (mine := self.refined.get(system)) is not None:
+            return mine.ask(model, template, sheet, self.part, with_loss, with_text)
+        return [(one, ()) for one in self.part.ask(model, template, sheet, with_loss, with_text)]
 
     def cost(self, one: Asked) -> int:
         """Tokens of work, near enough for the time left."""
@@ -153,9 +167,10 @@ def _answers(
     for start in range(0, len(sheet), ROWS_AT_ONCE):
         bench.at.check()
         piece = sheet[start : start + ROWS_AT_ONCE]
-        answers = bench.part.ask(model, template, piece, with_loss, with_text=set(measured) != {"perplexity"})
-        for one, answer in zip(piece, answers, strict=True):
-            told, parts = bench.told(system, answer), bench.slices[one.question.id]
+        with_text = set(measured) != {"perplexity"}
+        answers = bench.said(system, model, template, piece, with_loss, with_text)
+        for one, (answer, said) in zip(piece, answers, strict=True):
+            told, parts = bench.told(system, answer, said, one.question), bench.slices[one.question.id]
             lines.append(line(one.question, system, told, bench.part, parts))
         progress(sum(bench.cost(one) for one in piece), system)
     return lines

@@ -9,7 +9,8 @@
                   "confidence", "resamples", "seed"}],
  "turned": [{"to", "gained", "lost", "p", "rows": [id]}],             right now and wrong there; the reverse, and its rows
  "slices": [slices.build],
- "calibration": {"temperature", "rows", "why", "before": {metric: value}, "after": {...}}|null,   of the test rows
+ "answers": effects.effects|null,
+ "calibration": {"kind", "temperature", "rows", "why", "before": {metric: value}, "after": {...}}|null,   of the test rows
  "abstention": {"curve": [{"coverage", "at", "wrong", "given"}], "chosen": the same|null}|null,
  "examples": [{"id", "prompt", "reference", "answers": {system: text}, "change": "improved"|"regressed"|"same"}],
  "cautions": [text]}
@@ -21,12 +22,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from . import compare, metrics, probabilities, slices, tasks
-from .calibration import COVERAGES, tempered
+from . import compare, effects, metrics, slices, tasks
 from .predictions import Answers, by_system
 from .questions import Question, Skipped
+from .refining import Refining
 from .significance import mcnemar, rows_for
 from .spec import EvaluateSpec
 
@@ -48,8 +47,9 @@ def build(
     skipped: Mapping[str, Sequence[Skipped]],
     disliked: int = 0,
     calibration: Mapping[str, Any] | None = None,
+    refining: Refining | None = None,
 ) -> dict[str, Any]:
-    """The report as plain JSON values. `skipped` maps a system to the rows it could not be asked; `disliked` rows were
+    """The report as plain JSON values. `refining`: the way from what the tuned model said to its answers. `skipped` maps a system to the rows it could not be asked; `disliked` rows were
     asked of nobody, because their answers are rated 0 or less."""
     measured = spec.measured(task["kind"])
     systems = metrics.from_predictions(predictions, task)
@@ -74,8 +74,9 @@ def build(
         "comparisons": comparisons,
         "turned": turned(answers, task),
         "slices": parts,
-        "calibration": None if calibration is None else calibrated(answers["tuned"], task, calibration),
-        "abstention": abstention(answers["tuned"], calibration),
+        "calibration": None if calibration is None else effects.calibrated(predictions, task, calibration),
+        "answers": refining and effects.effects(predictions, task, refining, tasks.of(task), questions),
+        "abstention": effects.abstention(predictions, calibration),
         "examples": examples(answers, task, questions),
         "cautions": [
             *cautions(spec.systems(task["kind"]), systems, questions, skipped, disliked),
@@ -84,46 +85,6 @@ def build(
             *uneven(parts),
         ],
     }
-
-
-def calibrated(
-    mine: Answers, task: Mapping[str, Any], calibration: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """What the temperature did to the test rows: the raw probabilities come back by its inverse."""
-    if mine.probability_NK is None:
-        return None
-    heat = calibration["temperature"]
-    truth = metrics.positions(mine.references, task["labels"])
-    shown = ("log_loss", "brier", "ece")
-
-    def of(probability_NK: Any) -> dict[str, Any]:
-        told = probabilities.values(truth, probability_NK)
-        return {name: told[name] for name in shown}
-
-    return {
-        "temperature": heat,
-        "rows": calibration["rows"],
-        "why": calibration["why"],
-        "before": of(tempered(mine.probability_NK, 1 / heat)),
-        "after": of(mine.probability_NK),
-    }
-
-
-def abstention(mine: Answers, calibration: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What is wrong among the surest answers: at ten coverages, and at the threshold that the validation rows gave."""
-    if mine.probability_NK is None:
-        return None
-    sure_N = mine.probability_NK.max(1)
-    right_N = np.array([a == b for a, b in zip(mine.references, mine.predictions, strict=True)])
-
-    def at(bar: float) -> dict[str, Any]:
-        given_N = sure_N >= bar
-        wrong, given = int((given_N & ~right_N).sum()), int(given_N.sum())
-        return {"coverage": given / len(mine), "at": bar, "wrong": wrong, "given": given}
-
-    bars = [float(np.quantile(sure_N, 1 - share, method="higher")) for share in COVERAGES]
-    chosen = (calibration or {}).get("threshold")
-    return {"curve": [at(bar) for bar in dict.fromkeys(bars)], "chosen": at(chosen["at"]) if chosen else None}
 
 
 def turned(answers: Mapping[str, Answers], task: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -22,6 +22,8 @@ from .spec import METRICS, EvaluateSpec
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .refining import Refining
+
 MOST = 2_000
 SPLIT = "validation.parquet"
 
@@ -72,6 +74,7 @@ def answers(
     folders: Mapping[str, Path],
     scratch: Path,
     at: Context,
+    refining: Refining | None = None,
 ) -> pa.Table:
     """What the tuned model says of the first validation rows by id, as a table of predictions. Raises DataError where there is
     no row."""
@@ -80,7 +83,17 @@ def answers(
     tuned = json.loads((folders["model"] / "luthier.json").read_text(encoding="utf-8"))
     asked = questions.read(folders["dataset"] / SPLIT, MOST)
     parts: dict[str, tuple[()]] = {one.id: () for one in asked}
-    bench = prompted.Bench(wish, task, tasks.of(task, wish.max_tokens), asked, parts, folders, scratch, at)
+    bench = prompted.Bench(
+        wish,
+        task,
+        tasks.of(task, wish.max_tokens),
+        asked,
+        parts,
+        folders,
+        scratch,
+        at,
+        refined={} if refining is None else {"tuned": refining},
+    )
     return predictions.table(prompted.answer_all(bench, tuned["adapter"])[0])
 
 

@@ -7,8 +7,9 @@
             (each with head.safetensors where training put a head on the model)
             parity.json    how far each form says what the trained model says (parity.py)
 
-luthier.json: {"role": "package", "forms", "base_digest", "base_name", "model_digest", "task", "constrain",
-"temperature", "abstain_below"}. `forms` lists the folders; without merged/ a server needs the base artifact too.
+luthier.json: {"role": "package", "forms", "base_digest", "base_name", "model_digest", "task", and how answers are made (_said):
+"constrain", "answering", "temperature", "isotonic", "abstain_below"}. `forms` lists the folders; without merged/ a server needs the
+base artifact too. Schemas and lists stand in it whole; a local fallback is a parent, as the base is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from luthier.core.artifact import Artifact, short
 from luthier.core.errors import ModelError
@@ -49,8 +51,7 @@ def package(
             f"the model was tuned from base {short(tuned['base_digest'])}, and base {inputs['base']} was given.",
             remedy="Package it with the base that it was tuned from.",
         )
-    constrain = spec.constrained(tuned["task"]["kind"], (model / HEAD).is_file())
-    heat, bar = _calibrated(spec, inputs, at)
+    said = _said(spec, tuned["task"], (model / HEAD).is_file(), inputs, at)
     forms = spec.forms(tuned["adapter"])
     for done, form in enumerate(forms):
         at.check()
@@ -70,18 +71,16 @@ def package(
         "base_name": json.loads((base / "luthier.json").read_text(encoding="utf-8"))["name"],
         "model_digest": inputs["model"].digest,
         "task": tuned["task"],
-        "constrain": constrain,
-        "temperature": heat,
-        "abstain_below": bar,
+        **said,
     }
     (out / "luthier.json").write_text(
         json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     size_bytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    return Output({"forms": list(forms), "constrain": constrain, "size_bytes": size_bytes})
+    return Output({"forms": list(forms), "constrain": said["constrain"], "size_bytes": size_bytes})
 
 
-STAGE = Stage("package", 2, package)
+STAGE = Stage("package", 3, package)
 
 
 def _conversations(dataset: Path) -> list[parity.Row]:
@@ -95,21 +94,43 @@ def _conversations(dataset: Path) -> list[parity.Row]:
     return []
 
 
+def _said(
+    spec: PostprocessSpec,
+    task: Mapping[str, Any],
+    own_head: bool,
+    inputs: Mapping[str, Artifact],
+    at: Context,
+) -> dict[str, Any]:
+    """The keys of luthier.json that say how an answer is made of what the model says; serving/package reads them. `constrain` is
+    what a reader without the steps can keep to."""
+    answering = spec.answering(task["kind"], own_head).bound(task)
+    answering.check()
+    heat, knots, bar = _calibrated(spec, inputs, at)
+    return {
+        "constrain": "labels" if answering.constrain == "labels" else None,
+        "answering": None if answering.plain_way else answering.plain(),
+        "temperature": heat,
+        "isotonic": knots,
+        "abstain_below": bar,
+    }
+
+
 def _calibrated(
     spec: PostprocessSpec, inputs: Mapping[str, Artifact], at: Context
-) -> tuple[float, float | None]:
-    """(temperature of the labels' probabilities, the probability below which nothing is answered)."""
+) -> tuple[float, list[list[float]] | None, float | None]:
+    """(temperature of the labels' probabilities, isotonic knots, the confidence below which nothing is answered)."""
     if "calibration" not in inputs:
-        return 1.0, spec.abstain_below
+        return 1.0, None, spec.abstain_below
     found = json.loads((at.folder(inputs["calibration"]) / "calibration.json").read_text(encoding="utf-8"))
-    if spec.abstain is None:
-        return found["temperature"], spec.abstain_below
-    if found["threshold"] is None:
-        raise ModelError(
-            f"postprocess.abstain: {found['why']}.",
-            remedy="Tolerate a larger risk, give more validation rows, or leave `abstain` out. The model and its report are kept.",
-        )
-    return found["temperature"], found["threshold"]["at"]
+    bar, knots = spec.abstain_below, found.get("isotonic")
+    if spec.abstain is not None:
+        if found["threshold"] is None:
+            raise ModelError(
+                f"postprocess.abstain: {found['why']}.",
+                remedy="Tolerate a larger risk, give more validation rows, or leave `abstain` out. The model and its report are kept.",
+            )
+        bar = found["threshold"]["at"]
+    return found["temperature"], knots, bar
 
 
 def _fill(folder: Path, form: str, adapter: str, model: Path, base: Path) -> None:

@@ -17,7 +17,10 @@ from luthier.outputs.steps.snap import distance
 
 LABELS = ("billing", "log in", "Returns & refunds")
 ASKED = About(
-    (("system", "Answer from these:\n[1] Opening hours.\n[2] Returns. See DOC-12."), ("user", "I am jo@firm.com. 3. why?")),
+    (
+        ("system", "Answer from these:\n[1] Opening hours.\n[2] Returns. See DOC-12."),
+        ("user", "I am jo@firm.com. 3. why?"),
+    ),
     LABELS,
 )
 
@@ -75,9 +78,14 @@ SCHEMA = {"type": "object", "required": ["city"], "properties": {"city": {"type"
 def test_a_schema_refuses_or_keeps():
     step = {"schema": {"schema": SCHEMA}}
     assert run(step, '{"city": "Bonn"}').text == '{"city": "Bonn"}'
-    assert run(step, "{}").refusal == "schema: the answer does not meet the schema: 'city' is a required property."
+    assert (
+        run(step, "{}").refusal
+        == "schema: the answer does not meet the schema: 'city' is a required property."
+    )
     assert "is not JSON" in run(step, "Bonn").refusal
-    assert run({"schema": {"schema": SCHEMA, "otherwise": "keep"}}, "{}").passed[0].notes == ("against the schema",)
+    assert run({"schema": {"schema": SCHEMA, "otherwise": "keep"}}, "{}").passed[0].notes == (
+        "against the schema",
+    )
 
 
 def test_files_are_read_once_and_the_task_gives_what_is_auto():
@@ -158,7 +166,10 @@ def test_the_bounded_distance_is_levenshteins(a, b, most):
         ("1,234 1.234 3,5 3.14", "1,234 1.234 3,5 3.14"),
         ("192.168.100.200 v1.2.3 12,34,567", "192.168.100.200 v1.2.3 12,34,567"),
         ("555 123 456", "555 123 456"),
-        ('{"n": "1,234,567.0", "d": ["5 May 2020"], "k": 1.5}', '{"n":"1234567.0","d":["2020-05-05"],"k":1.5}'),
+        (
+            '{"n": "1,234,567.0", "d": ["5 May 2020"], "k": 1.5}',
+            '{"n":"1234567.0","d":["2020-05-05"],"k":1.5}',
+        ),
     ],
 )
 def test_only_what_has_one_reading_is_normalised(text, expected):

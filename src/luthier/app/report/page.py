@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from . import learning, provenance, sections, wording, worst
+from . import learning, provenance, refined, sections, wording, worst
 from .facts import RunFacts
 from .verdict import verdict
 
@@ -43,6 +43,7 @@ def render(facts: RunFacts) -> str:
             turned=worst.turned(measured) if measured else [],
             reliability=worst.reliability(measured) if measured else None,
             abstention=worst.abstention(measured) if measured else None,
+            refined=refined.refined(measured) if measured else None,
             answers=sections.answers(measured) if measured else [],
             cautions=list((facts.report or {}).get("cautions") or ()),
             cost=provenance.cost(facts.forecast, facts.actual),

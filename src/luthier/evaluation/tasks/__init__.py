@@ -30,6 +30,8 @@ class Answer:
     probability: float | None = None
     probabilities: tuple[float, ...] | None = None
     loss: tuple[float, int] | None = None
+    kept: Mapping[str, Any] | None = None
+    """Further columns of its line of predictions (refining): what was said before the steps, and the like."""
 
 
 class Task(Protocol):

@@ -81,7 +81,7 @@ class ClassifyTask:
         labels = self.labels
         truth, said = (
             metrics.positions(answers.references, labels),
-            metrics.positions(answers.predictions, labels),
+            metrics.said_positions(answers.predictions, labels),
         )
         exact = metrics.each(metrics.same_text, answers.references, answers.predictions)
         parts = [compare.of_labels(truth, said, len(labels)), compare.of_mean("exact_match", exact)]
