@@ -13,8 +13,8 @@ from luthier.core.errors import SpecError
 @pytest.mark.parametrize("verb", ["plan", "run", "profile"])
 def test_every_verb_refuses_before_the_home_is_touched(workshop, verb):
     recipe = workshop.folder / "recipe.yaml"
-    with pytest.raises(SpecError, match="abstain_below needs labels"):
-        getattr(App.open(), verb)(recipe, ("task={kind: chat}", "postprocess.abstain_below=0.5"))
+    with pytest.raises(SpecError, match="constrain: labels needs labels"):
+        getattr(App.open(), verb)(recipe, ("task={kind: chat}", "postprocess.constrain=labels"))
     assert not workshop.home.exists()
 
 

@@ -301,10 +301,30 @@ def test_limit_of_money_without_a_price(workshop):
     refused_at_once(workshop, 2, "no price is known for the machine 'nowhere'", "prices.yaml", words=words)
 
 
-def test_abstaining_without_labels(workshop):
-    """A model that is to abstain, where there are no labels"""
-    words = ["--set", "task={kind: chat}", "--set", "postprocess.abstain_below=0.6"]
-    refused_at_once(workshop, 2, "abstain_below needs labels", "task.kind to classify", words=words)
+def test_labels_of_a_task_without_labels(workshop):
+    """Answers that are to be labels, where there are none"""
+    words = ["--set", "task={kind: chat}", "--set", "postprocess.constrain=labels"]
+    refused_at_once(workshop, 2, "constrain: labels needs labels", "task.kind to classify", words=words)
+
+
+def test_a_step_that_is_not_there(workshop):
+    """A step of `postprocess.answers` under a wrong name"""
+    words = ["--set", "postprocess.answers=[jsn]"]
+    refused_at_once(workshop, 2, "no answer_step called 'jsn'", "did you mean 'json'", words=words)
+
+
+def test_a_schema_that_is_not_there(workshop):
+    """A file of a JSON schema that does not exist"""
+    words = ["--set", "postprocess.answers=[{schema: {schema: answer.json}}]"]
+    refused_at_once(
+        workshop, 2, "answer.json cannot be read", "Paths start at the recipe's folder", words=words
+    )
+
+
+def test_a_schema_that_answers_cannot_be_held_to(workshop):
+    """A JSON schema with what no grammar holds answers to"""
+    words = ["--set", "postprocess.constrain={json_schema: {not: {type: string}}}"]
+    refused_at_once(workshop, 2, "cannot be held to while answering", "the step `schema` checks", words=words)
 
 
 def test_export_of_an_adapter_that_is_none(workshop):

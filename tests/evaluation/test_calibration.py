@@ -13,6 +13,8 @@ from luthier.evaluation import calibration, predictions, suite
 from luthier.evaluation.calibration import STAGE, CalibrateSpec, tempered, threshold
 from luthier.evaluation.probabilities import values
 from luthier.evaluation.spec import EvaluateSpec
+from luthier.evaluation.suite import MeasureSpec
+from luthier.outputs.spec import AnsweringSpec
 
 
 def _honest(generator, n, k=4):
@@ -127,11 +129,36 @@ def test_few_rows_teach_nothing_and_that_is_said(world, tmp_path):
     assert "12 validation rows are too few" in found["why"]
 
 
-@given(st.lists(st.floats(0.001, 1), min_size=2, max_size=6), st.floats(0.1, 10))
-def test_what_is_measured_is_what_is_served(weights, heat):
-    """The server has a twin of `tempered`, over logarithms and without numpy: floors that do not know each other."""
-    from luthier.serving import labels
+@pytest.mark.parametrize("kind", ["classify", "chat"], indirect=True)
+def test_an_isotonic_line_is_learnt_measured_and_shown(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "FEWEST_ISOTONIC", 12)
+    kind = json.loads((world.folders["dataset"] / "dataset.json").read_text())["task"]["kind"]
+    answering = AnsweringSpec(constrain="labels" if kind == "classify" else None)
+    wish = CalibrateSpec(temperature=False, isotonic=True, answering=answering, max_tokens=8)
+    learnt = _run(world, tmp_path, wish, "learnt")
+    found = json.loads((learnt / "calibration.json").read_text())
+    at, value = found["isotonic"]
+    assert at == sorted(at) and value == sorted(value)
+    assert 1 / 14 - 1e-6 <= min(value) <= max(value) <= 13 / 14 + 1e-6
+    assert found["after"]["ece"] <= found["before"]["ece"]
+    from luthier.core.artifact import Artifact
 
-    p = np.array([weights]) / sum(weights)
-    served = np.exp(labels.tempered(np.log(p[0]).tolist(), heat))
-    assert served == pytest.approx(tempered(p, heat)[0])
+    artifact = Artifact("calibration", "key of calibration", {}, 1, {}, ())
+    world.at.folders[artifact.digest] = learnt
+    spec = MeasureSpec(against=["base"], resamples=200, max_tokens=8, answering=answering)
+    out = _run(world, tmp_path, spec, "with", calibration=artifact)
+    lines = [
+        one for one in predictions.read(out / "predictions.parquet").to_pylist() if one["model"] == "tuned"
+    ]
+    for line in lines:
+        told = float(np.interp(line["raw_probability"], at, value))
+        least = 1 / 3 if kind == "classify" else 0.0  # the winner of three has a third at least
+        assert line["probability"] == pytest.approx(max(told, least), abs=1e-3)
+    told = json.loads((out / "report.json").read_text())
+    assert told["calibration"]["kind"] == "isotonic"
+    assert set(told["calibration"]["after"]) == {"log_loss", "brier", "ece"}
+    assert told["abstention"]["curve"][0]["coverage"] == 1.0
+    if kind == "classify":
+        plain = _run(world, tmp_path, EvaluateSpec(against=[], resamples=200), "plain")
+        raw = json.loads((plain / "report.json").read_text())["systems"]["tuned"]["metrics"]
+        assert told["calibration"]["before"]["log_loss"] == pytest.approx(raw["log_loss"], abs=1e-4)

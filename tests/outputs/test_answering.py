@@ -4,6 +4,7 @@ import json
 import math
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -121,8 +122,8 @@ def test_what_is_written_wrongly(text, told):
 
 
 class Server(BaseHTTPRequestHandler):
-    answers = []  # (status, body)
-    seen = []
+    answers: ClassVar = []  # (status, body)
+    seen: ClassVar = []
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -101,10 +101,31 @@ def test_values_out_of_bounds_name_the_field(door, field, value, code):
 
 UNSUPPORTED = {
     "tools": [{"type": "function"}], "tool_choice": "auto", "functions": [{}], "function_call": "auto", "parallel_tool_calls": True,
-    "response_format": {"type": "json_object"}, "logit_bias": {"50256": -100}, "presence_penalty": 0.1, "frequency_penalty": -2,
+    "logit_bias": {"50256": -100}, "presence_penalty": 0.1, "frequency_penalty": -2,
     "modalities": ["text", "audio"], "audio": {}, "prediction": {}, "reasoning_effort": "low", "verbosity": "low", "service_tier": "flex",
     "store": True, "metadata": {"a": "b"}, "web_search_options": {}, "prompt_cache_key": "k", "safety_identifier": "s", "moderation": {},
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "param"),
+    [
+        ({"type": "json"}, "response_format.type"),
+        ({"type": "json_schema"}, "response_format"),
+        ({"type": "text", "json_schema": {"name": "x", "schema": {}}}, "response_format"),
+        ({"type": "json_schema", "json_schema": {"schema": {}}}, "response_format.json_schema.name"),
+        ({"type": "json_schema", "json_schema": {"name": "x", "schema": 7}}, "response_format.json_schema.schema"),
+        ({"type": "json_schema", "json_schema": {"name": "x", "shema": {}}}, "response_format.json_schema.shema"),
+    ],
+)  # fmt: skip
+def test_a_response_format_that_is_none(door, value, param):
+    status, error = refused(door, response_format=value)
+    assert (status, error["param"]) == (400, param)
+
+
+def test_an_engine_without_grammars_says_so(door):
+    status, error = refused(door, response_format={"type": "json_object"})
+    assert (status, error["code"], error["param"]) == (400, "unsupported_parameter", "response_format")
 
 
 @pytest.mark.parametrize(("field", "value"), UNSUPPORTED.items())

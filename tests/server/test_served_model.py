@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 
+import jsonschema
 import openai
 import pytest
 
+from luthier.outputs.spec import AnsweringSpec
 from luthier.serving.engine import Message, Request
 from luthier.serving.package import PackageFacts
 from luthier.serving.transformers_engine import TransformersEngine
@@ -127,3 +130,74 @@ def test_the_real_small_model_answers_sensibly(open_door, tmp_path):
     late = [{"role": "user", "content": "Which queue? My parcel is late."}]
     labels = {"x_luthier": {"labels": ["billing", "login", "delivery", "refund"]}}
     assert ask(door, late, extra_body=labels).choices[0].message.content == "delivery"
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "queue": {"enum": ["billing", "login"]},
+        "n": {"type": "integer", "minimum": 0, "maximum": 9},
+    },
+    "required": ["queue", "n"],
+    "additionalProperties": False,
+}
+
+
+def formatted(schema):
+    return {"type": "json_schema", "json_schema": {"name": "route", "schema": schema, "strict": True}}
+
+
+@pytest.mark.parametrize("which", ["chat", "router"])
+def test_a_response_format_is_held_to_whole_and_streamed(which, request):
+    door = request.getfixturevalue(which)
+    options = {"response_format": formatted(SCHEMA), "seed": 5, "temperature": 1.0}
+    whole = ask(door, **options).choices[0]
+    assert whole.finish_reason == "stop"
+    jsonschema.validate(json.loads(whole.message.content), SCHEMA)
+    pieces = [c.choices[0] for c in ask(door, **options, stream=True) if c.choices]
+    assert "".join(c.delta.content or "" for c in pieces) == whole.message.content
+    assert sum(bool(c.delta.content) for c in pieces) > 1
+    cut = ask(door, response_format=formatted(SCHEMA), max_tokens=3, seed=1).choices[0]
+    assert cut.finish_reason == "length" and cut.message.content.lstrip()[:1] in ("", "{")
+    bare = ask(door, response_format={"type": "json_object"}, max_tokens=40, seed=1).choices[0]
+    assert bare.finish_reason == "length" or isinstance(json.loads(bare.message.content), dict)
+
+
+def test_an_expression_is_held_to(chat):
+    told = ask(chat, extra_body={"x_luthier": {"regex": "[0-9]{4}"}}).choices[0].message.content
+    assert len(told) == 4 and told.isdigit()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"response_format": formatted({"type": "objekt"})}, "Invalid type: objekt"),
+        ({"response_format": formatted({"not": {}})}, "Unimplemented keys"),
+        ({"response_format": formatted({"$ref": "https://example.com/x"})}, "not present"),
+        ({"extra_body": {"x_luthier": {"regex": "a("}}}, "unclosed group"),
+        (
+            {"response_format": {"type": "json_object"}, "extra_body": {"x_luthier": {"regex": "a"}}},
+            "give one",
+        ),
+    ],
+)
+def test_a_format_that_cannot_be_held_to_is_refused_in_openais_envelope(chat, options, told):
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as caught:
+            ask(chat, **options, stream=stream)
+        assert told in caught.value.message and caught.value.param == "response_format"
+
+
+def test_steps_of_the_package_come_before_what_is_streamed(open_door, folder):
+    wish = AnsweringSpec.model_validate(
+        {"constrain": {"regex": "nine|ten!"}, "answers": [{"banned": {"words": ["nine"]}}]}
+    )
+    door = open_door(TransformersEngine(folder, facts=PackageFacts(answering=wish)))
+    whole = ask(door).choices[0].message
+    pieces = [c.choices[0].delta for c in ask(door, stream=True) if c.choices]
+    assert "".join(one.content or "" for one in pieces) == (whole.content or "")
+    assert [one.refusal for one in pieces if one.refusal] == ([whole.refusal] if whole.refusal else [])
+    assert (whole.content, whole.refusal) in (
+        ("ten!", None),
+        (None, "banned: the answer holds something that is banned."),
+    )

@@ -11,6 +11,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, NotFound, SpecError
 from luthier.core.plugin import load
 from luthier.models.place import Place, place
+from luthier.outputs.other import EndpointOther, LocalOther, Other, model_folder
 from luthier.postprocessing.forms import SERVED
 from luthier.serving.engine import Engine
 from luthier.serving.package import PackageFacts, read_facts
@@ -39,11 +40,39 @@ def open_engine(
     artifact = store.catalog.get(reference)
     base, adapter, facts = _folders(store, artifact)
     where = as_measured(at, artifact)
-    made: Engine = load("engine", engine)(base, adapter, facts=facts, dtype=where.dtype, device=where.device)
+    other = _other(at, artifact, facts, where)
+    more = {} if other is None else {"other": other}
+    made: Engine = load("engine", engine)(
+        base, adapter, facts=facts, dtype=where.dtype, device=where.device, **more
+    )
     made.load()
     names = store.catalog.names_of(artifact.digest)
     asked = [str(v) for v in names if str(v) == reference] or [str(v) for v in names]
     return Answerer(made, name or reference.partition("@")[0], artifact.digest, asked[-1] if asked else None)
+
+
+def _other(at: RunContext, artifact: Artifact, facts: PackageFacts, where: Place) -> Other | None:
+    """The model that the package asks where its own is not sure; one of this store is the very one that was measured."""
+    wish = facts.answering.fallback
+    if wish is None:
+        return None
+    labels = facts.labels if facts.constrain else None
+    if wish.endpoint is not None:
+        return EndpointOther(wish.endpoint, at.secret, labels)
+    package = at.store.catalog.get(artifact.parents["package"]) if artifact.kind == "release" else artifact
+    folders = {
+        role: at.store.folder(at.store.catalog.get(package.parents[role]))
+        for role in ("fallback", "fallback_base")
+        if role in package.parents
+    }
+    return LocalOther(
+        model_folder(folders["fallback"]),
+        folders.get("fallback_base"),
+        dtype=where.dtype,
+        device=where.device,
+        labels=labels,
+        grammar=facts.answering.grammar(),
+    )
 
 
 def as_measured(at: RunContext, artifact: Artifact) -> Place:

@@ -191,11 +191,12 @@ class App:
         )
 
     def _read(self, recipe: Path, overrides: tuple[str, ...]) -> Wish:
-        from .checking import check
+        from .checking import check, check_answers
         from .recipe import read_recipe
 
         wish = read_recipe(recipe, overrides)
         check(wish.recipe)
+        check_answers(wish)
         return wish
 
     def _context(self, wish: Wish, watch: Watch | None, stop: threading.Event | None = None) -> RunContext:

@@ -2,15 +2,22 @@
 pass. Each floor keeps its own rules; a rule that needs the base or the rows is told where those are first read.
 
     check            before anything else; the same on every machine but for the number of its GPUs
+    check_answers    with it: what `postprocess` names, in files too
     check_devices    before a run: is there what the recipe wants to compute on?
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from luthier.core.errors import DataError, SpecError
 
 from .asking import check_private
-from .recipe import Recipe
+from .recipe import Recipe, Wish
+
+LARGEST_BYTES = 5_000_000
+"""Of a schema or a list of words."""
 
 
 def check(recipe: Recipe) -> None:
@@ -56,7 +63,7 @@ def check(recipe: Recipe) -> None:
         evaluate.memorisation and evaluate.memorisation.canaries
     )
     policy.check(evaluate.gate, task, evaluate, own_head, secrets)
-    recipe.postprocess.constrained(task, own_head)
+    recipe.postprocess.answering(task, own_head)
     refuse_heads(recipe.postprocess.forms(train.adapter.kind), own_head)
 
 
@@ -87,6 +94,52 @@ def refuse_unlearnt(recipe: Recipe, own_head: bool) -> None:
             "data.canaries: train.mix or train.order says which source has which share or turn, and canaries are of none.",
             remedy="Leave canaries out, or mix by size.",
         )
+
+
+def check_answers(wish: Wish) -> None:
+    """What `postprocess` says of answers: files are there, schemas and expressions can be followed, labels exist. Raises SpecError,
+    MissingPart."""
+    task, post = wish.recipe.task, wish.recipe.postprocess
+    own_head = not wish.recipe.train.method.load().through_vocabulary
+    schema = task.plain().get("schema")
+    told = {
+        "kind": task.kind,
+        # labels and schemas that the rows will bring stand here as something of their kind
+        "labels": task.labels
+        if isinstance(task.labels, list)
+        else ["", " "]
+        if task.kind == "classify"
+        else None,
+        "schema": schema if isinstance(schema, dict) else {"type": "object"} if schema is not None else None,
+    }
+    if task.kind == "chat":
+        del told["schema"]
+    post.check(told, reader(wish.folder), own_head)
+
+
+def reader(folder: Path) -> Callable[[str], str]:
+    """What gives the text of a file that a recipe names, from the recipe's folder. It raises SpecError."""
+
+    def read(name: str) -> str:
+        path = folder / Path(name).expanduser()
+        try:
+            if path.stat().st_size > LARGEST_BYTES:
+                raise SpecError(
+                    f"{name} is larger than {LARGEST_BYTES:,} bytes.",
+                    remedy="Name a schema or a list of words.",
+                )
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise SpecError(
+                f"{name} cannot be read: {error.strerror}.",
+                remedy=f"Paths start at the recipe's folder ({folder}); name a file that is there.",
+            ) from None
+        except UnicodeDecodeError as error:
+            raise SpecError(
+                f"{name} is not UTF-8 text (byte {error.start}).", remedy="Save it as UTF-8."
+            ) from None
+
+    return read
 
 
 def check_devices(recipe: Recipe) -> None:

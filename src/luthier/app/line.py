@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.core.artifact import Artifact, key_of, short
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, NotFound, SpecError
 from luthier.core.spec import Spec
 from luthier.core.stage import Output, Stage
 from luthier.cost.meter import Meter
@@ -27,12 +27,14 @@ from luthier.store.files import DISK_ERRORS, explain, write_atomic
 
 from . import openlineage, systems
 from .beside import kept_beside
+from .checking import reader
 from .context import RunContext
 from .recipe import Recipe, Wish
 
 if TYPE_CHECKING:
     from luthier.evaluation.calibration import CalibrateSpec
     from luthier.evaluation.spec import EvaluateSpec
+    from luthier.evaluation.suite import MeasureSpec
     from luthier.governance.waiver import WaiverSpec
 
 STEPS = ("dataset", "base", "model", "calibration", "report", "package", "release")
@@ -274,14 +276,21 @@ def trained(wish: Wish, make: Strategy, so_far: Results) -> Results:
     return replace(so_far, model=make("model", TRAIN, wish.recipe.train, parents))
 
 
-def calibrating(recipe: Recipe, measuring: EvaluateSpec) -> CalibrateSpec:
+def calibrating(recipe: Recipe, measuring: MeasureSpec) -> CalibrateSpec:
     """What the probabilities are looked at for."""
     from luthier.evaluation.calibration import CalibrateSpec
 
-    wish = recipe.postprocess
+    wish, kind = recipe.postprocess, recipe.task.kind
     abstain = {} if wish.abstain is None else wish.abstain.plain()
+    isotonic = wish.calibrate is not None and wish.isotonic(kind)
     return CalibrateSpec(
-        temperature=wish.calibrate is not None, dtype=measuring.dtype, device=measuring.device, **abstain
+        temperature=wish.calibrate is not None and not isotonic,
+        isotonic=isotonic,
+        answering=measuring.answering.model_copy(update={"fallback": None}),
+        max_tokens=measuring.max_tokens,
+        dtype=measuring.dtype,
+        device=measuring.device,
+        **abstain,
     )
 
 
@@ -297,18 +306,50 @@ def _embedder(at: RunContext, measuring: EvaluateSpec, recipe: Recipe) -> dict[s
     }
 
 
-def measuring_of(wish: Wish, at: RunContext) -> EvaluateSpec:
-    """What is measured; a file of planted secrets is part of that by what it holds."""
-    spec = systems.measuring(wish.recipe, at)
-    if spec.memorisation is None or spec.memorisation.canaries is None:
-        return spec
-    from luthier.evaluation.memorisation.secrets import digest_of_file
+def measuring_of(recipe: Recipe, at: RunContext) -> MeasureSpec:
+    """How the recipe's model is measured, with the way from what it says to an answer; a file of planted secrets is part of that by
+    what it holds."""
+    from luthier.evaluation.suite import MeasureSpec
 
-    written = Path(spec.memorisation.canaries).expanduser()
-    digest = digest_of_file(wish.folder / written, written.name)
-    return spec.model_copy(
-        update={"memorisation": spec.memorisation.model_copy(update={"canaries_sha256": digest})}
+    how = systems.measuring(recipe, at)
+    if how.memorisation is not None and how.memorisation.canaries is not None:
+        from luthier.evaluation.memorisation.secrets import digest_of_file
+
+        written = Path(how.memorisation.canaries).expanduser()
+        digest = digest_of_file(at.root / written, written.name)
+        known = how.memorisation.model_copy(update={"canaries_sha256": digest})
+        how = how.model_copy(update={"memorisation": known})
+    wish = {name: getattr(how, name) for name in type(how).model_fields}
+    own_head = not recipe.train.method.load().through_vocabulary
+    return MeasureSpec(**wish, answering=recipe.postprocess.answering(recipe.task.kind, own_head))
+
+
+def self_contained(wish: Wish) -> Recipe:
+    """The recipe with what its `postprocess` names in files put in, so that another file is another wish. Raises SpecError."""
+    return wish.recipe.model_copy(
+        update={"postprocess": wish.recipe.postprocess.inlined(reader(wish.folder))}
     )
+
+
+def asked_beside(recipe: Recipe, at: RunContext, make: Strategy) -> dict[str, Artifact | None]:
+    """The other model that answers where this one is not sure, as parents: the package of a release, or a base."""
+    wish = recipe.postprocess.fallback
+    if wish is None or wish.to is None:
+        return {}
+    catalog = at.store.catalog
+    try:
+        found = catalog.get(wish.to)
+    except NotFound:
+        return {"fallback": imported(wish.to, at, make)}
+    if found.kind == "release":
+        found = catalog.get(found.parents["package"])
+    if found.kind not in ("package", "base"):
+        raise SpecError(
+            f"postprocess.fallback.to: {wish.to} is a {found.kind}, which does not answer.",
+            remedy="Name a release or a base model.",
+        )
+    more = {"fallback_base": catalog.get(found.parents["base"])} if "base" in found.parents else {}
+    return {"fallback": found, **more}
 
 
 def walk(
@@ -326,22 +367,23 @@ def walk(
 
     from .packing import PACKAGE
 
-    recipe = wish.recipe
+    recipe = self_contained(wish)
     so_far = trained(wish, make, materials(wish, at, make))
     dataset, base, model = so_far.dataset, so_far.base, so_far.model
-    measuring = measuring_of(wish, at)
+    measuring = measuring_of(recipe, at)
     calibration: dict[str, Artifact | None] = {}
     if recipe.postprocess.calibrating(recipe.task.kind):
         wished = calibrating(recipe, measuring)
         made = make("calibration", CALIBRATE, wished, {"model": model, "base": base, "dataset": dataset})
         calibration = {"calibration": made}
+    other = asked_beside(recipe, at, make)
     others = {**systems.parents(measuring, recipe, at, make, model), **systems.judging(measuring, at, make)}
-    others |= {**_embedder(at, measuring, recipe), **so_far.beside}
+    others |= {**_embedder(at, measuring, recipe), **so_far.beside, **other}
     tested = {"model": model, "base": base, "dataset": dataset, **calibration, **others}
     report = make("report", EVALUATE, measuring, tested)
     so_far = replace(so_far, report=report, calibration=calibration.get("calibration"))
     waivers = permit(so_far) if permit and report is not None else ()
-    packed = {"model": model, "base": base, "dataset": dataset, **calibration}
+    packed = {"model": model, "base": base, "dataset": dataset, **calibration, **other}
     package = make("package", PACKAGE, recipe.postprocess, packed)
     publish = ReleaseSpec(name=recipe.name, gate=recipe.evaluate.gate, waivers=list(waivers))
     parents = {"package": package, "report": report, "model": model, "dataset": dataset, "base": base}

@@ -4,6 +4,10 @@ One line per (id, model), sorted by system, then id. `probabilities` is in label
 `loss_tokens` are over the tokens of the reference answer. A plain text has no question: its `prediction` is null
 and its reference is the text itself. A row that a system could not be asked has no line.
 
+`prediction` is what would be served. Of the tuned model it is made of what it said (refining.py): `raw` is that text before the
+steps, `samples` all that were voted on, `raw_probability` the confidence before calibration. `refusal` says why there is no answer
+(`prediction` is then empty, and wrong). `asked_for`: why another model was asked (refused, below), `other`: what it said.
+
 `seconds` is how long that one answer took, for the rows of which it was measured; `tokens_in` and `tokens_out` are what was read
 and written for it. Files of before have none of these.
 
@@ -62,6 +66,14 @@ SCHEMA = pa.schema(
         ("rejected_tokens", pa.int64()),
         ("gain", pa.float64()),
         ("private", pa.list_(pa.string())),
+        ("raw", pa.string()),
+        ("raw_probability", pa.float64()),
+        ("samples", pa.list_(pa.struct([("text", pa.string()), ("logprob", pa.float64())]))),
+        ("refusal", pa.string()),
+        ("asked_for", pa.string()),
+        ("other", pa.string()),
+        ("other_tokens_in", pa.int64()),
+        ("other_tokens_out", pa.int64()),
     ]
 )
 MORE = ("calls", "similarity", "rejected_sum", "rejected_tokens", "gain", "private")
@@ -184,6 +196,7 @@ def line(
         "rejected_sum": answer.rejected[0] if answer.rejected else None,
         "rejected_tokens": answer.rejected[1] if answer.rejected else None,
         "private": private_said.column(question, answer.text) if part.labels is None else None,
+        **(answer.kept or {}),
     }
 
 

@@ -21,6 +21,7 @@ from luthier.core.errors import ModelError
 from luthier.core.stage import Context
 from luthier.models.place import Place, place
 from luthier.models.spec import KEPT_BESIDE
+from luthier.outputs.answering import Sample
 from luthier.store.files import write_atomic
 
 from . import timing
@@ -30,6 +31,7 @@ from .general.asking import Beside
 from .others import Other, same_base, swapped, unfit
 from .predictions import line
 from .questions import Asked, Question, Skipped, asked, records
+from .refining import Refining
 from .spec import METRICS, EvaluateSpec
 from .tasks import Answer, Task
 
@@ -57,15 +59,27 @@ class Bench:
     others: Mapping[str, Other] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     beside: Beside | None = None
+    refined: Mapping[str, Refining] = field(default_factory=dict)
+    """By system, the way from what it says to what is served of it; without one what it says counts."""
 
-    def told(self, system: str, answer: Answer) -> Answer:
-        """As it will be served: the tuned model's probabilities calibrated, and those of another release as it is served."""
+    def told(self, system: str, answer: Answer, said: Sequence[Sample], question: Question) -> Answer:
+        """As it will be served: through the steps, probabilities calibrated; those of another release as it is served."""
+        if (mine := self.refined.get(system)) is not None:
+            return mine.told(answer, said, question)
         heat = self.others[system].temperature if system in self.others else 1.0
         heat = self.temperature if system == "tuned" else heat
         if answer.probabilities is None or heat == 1.0:
             return answer
         warm = tempered(np.array([answer.probabilities]), heat)[0].tolist()
         return replace(answer, probability=max(warm), probabilities=tuple(warm))
+
+    def said(
+        self, system: str, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool, with_text: bool
+    ) -> list[tuple[Answer, tuple[Sample, ...]]]:
+        """What a system says of each question, and every sample of it where several are drawn."""
+        if (mine := self.refined.get(system)) is not None:
+            return mine.ask(model, template, sheet, self.part, with_loss, with_text)
+        return [(one, ()) for one in self.part.ask(model, template, sheet, with_loss, with_text)]
 
     def cost(self, one: Asked) -> int:
         """Tokens of work, near enough for the time left."""
@@ -195,11 +209,12 @@ def _answers(
     for start in range(0, len(sheet), ROWS_AT_ONCE):
         bench.at.check()
         piece = sheet[start : start + ROWS_AT_ONCE]
-        answers = bench.part.ask(model, template, piece, with_loss, with_text=not LOSSES.issuperset(measured))
-        for one, answer in zip(piece, answers, strict=True):
+        with_text = not LOSSES.issuperset(measured)
+        answers = bench.said(system, model, template, piece, with_loss, with_text)
+        for one, (answer, said) in zip(piece, answers, strict=True):
             written = None if answer.text is None else count(answer.text)
             answer = replace(answer, tokens_in=len(one.prompt_ids), tokens_out=written)
-            told, parts = bench.told(system, answer), bench.slices[one.question.id]
+            told, parts = bench.told(system, answer, said, one.question), bench.slices[one.question.id]
             lines.append(line(one.question, system, told, bench.part, parts))
         progress(sum(bench.cost(one) for one in piece), system)
     seconds = timing.alone(bench, system, model, template, sheet)

@@ -16,7 +16,8 @@
  "turned": [{"to", "gained", "lost", "p", "rows": [id]}],             right now and wrong there; the reverse, and its rows
  "slices": [slices.build],
  "general": general.figures.build|null,                               what base and tuned say beside the task
- "calibration": {"temperature", "rows", "why", "before": {metric: value}, "after": {...}}|null,   of the test rows
+ "answers": effects.effects|null,
+ "calibration": {"kind", "temperature", "rows", "why", "before": {metric: value}, "after": {...}}|null,   of the test rows
  "abstention": {"curve": [{"coverage", "at", "wrong", "given"}], "chosen": the same|null}|null,
  "embedder": {NAME: settings, "mark": digest of its files|null}|null,       what `similarity` was computed with
  "examples": [{"id", "prompt", "reference", "answers": {system: text}, "change": "improved"|"regressed"|"same"}],
@@ -31,15 +32,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from luthier.core.units import Money
 
-from . import compare, expense, fields, metrics, private_said, probabilities, slices, tasks
-from .calibration import COVERAGES, tempered
+from . import compare, effects, expense, fields, metrics, private_said, slices, tasks
 from .general import figures
 from .predictions import Answers, by_system
 from .questions import Question, Skipped
+from .refining import Refining
 from .significance import mcnemar, rows_for
 from .spec import EvaluateSpec
 
@@ -63,13 +62,15 @@ def build(
     calibration: Mapping[str, Any] | None = None,
     beside: Sequence[Mapping[str, Any]] = (),
     *,
+    refining: Refining | None = None,
     hourly: Money | None = None,
     left_out: Mapping[str, str] | None = None,
     who: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The report as plain JSON values. `skipped` maps a system to the rows it could not be asked; `disliked` rows were
-    asked of nobody, because their answers are rated 0 or less. `beside`: lines of the sets kept beside the task. `hourly` is what
-    this machine costs; `left_out` says of a system why it was not measured at all, and `who` tells what each of them is."""
+    asked of nobody, because their answers are rated 0 or less. `beside`: lines of the sets kept beside the task. `refining`: the way
+    from what the tuned model said to its answers. `hourly` is what this machine costs; `left_out` says of a system why it was not
+    measured at all, and `who` tells what each of them is."""
     measured = spec.of_test_rows(task["kind"])
     systems = metrics.from_predictions(predictions, task)
     comparisons, intervals = compare.from_predictions(
@@ -99,8 +100,9 @@ def build(
         "turned": turned(answers, task),
         "slices": parts,
         "general": general,
-        "calibration": None if calibration is None else calibrated(answers["tuned"], task, calibration),
-        "abstention": abstention(answers["tuned"], calibration),
+        "calibration": None if calibration is None else effects.calibrated(predictions, task, calibration),
+        "answers": refining and effects.effects(predictions, task, refining, tasks.of(task), questions),
+        "abstention": effects.abstention(predictions, calibration),
         "embedder": _embedder(spec) if "similarity" in measured else None,
         "private": {
             n: private_said.told_of(a) for n, a in answers.items() if any(x is not None for x in a.private)
@@ -120,46 +122,6 @@ def build(
 
 def _embedder(spec: EvaluateSpec) -> dict[str, Any]:
     return {**spec.embedder.plain(), "mark": spec.embedder.mark()}
-
-
-def calibrated(
-    mine: Answers, task: Mapping[str, Any], calibration: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """What the temperature did to the test rows: the raw probabilities come back by its inverse."""
-    if mine.probability_NK is None:
-        return None
-    heat = calibration["temperature"]
-    truth = metrics.positions(mine.references, task["labels"])
-    shown = ("log_loss", "brier", "ece")
-
-    def of(probability_NK: Any) -> dict[str, Any]:
-        told = probabilities.values(truth, probability_NK)
-        return {name: told[name] for name in shown}
-
-    return {
-        "temperature": heat,
-        "rows": calibration["rows"],
-        "why": calibration["why"],
-        "before": of(tempered(mine.probability_NK, 1 / heat)),
-        "after": of(mine.probability_NK),
-    }
-
-
-def abstention(mine: Answers, calibration: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What is wrong among the surest answers: at ten coverages, and at the threshold that the validation rows gave."""
-    if mine.probability_NK is None:
-        return None
-    sure_N = mine.probability_NK.max(1)
-    right_N = np.array([a == b for a, b in zip(mine.references, mine.predictions, strict=True)])
-
-    def at(bar: float) -> dict[str, Any]:
-        given_N = sure_N >= bar
-        wrong, given = int((given_N & ~right_N).sum()), int(given_N.sum())
-        return {"coverage": given / len(mine), "at": bar, "wrong": wrong, "given": given}
-
-    bars = [float(np.quantile(sure_N, 1 - share, method="higher")) for share in COVERAGES]
-    chosen = (calibration or {}).get("threshold")
-    return {"curve": [at(bar) for bar in dict.fromkeys(bars)], "chosen": at(chosen["at"]) if chosen else None}
 
 
 def turned(answers: Mapping[str, Answers], task: Mapping[str, Any]) -> list[dict[str, Any]]:

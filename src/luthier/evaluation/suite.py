@@ -1,8 +1,8 @@
 """The stage: every system answers the test split, and the answers become a Report.
 
-    inputs: model (tuned), base, dataset, calibration where there is one, general and safety where these are files; of other systems
-            NAME/model and, where there are such, NAME/base, NAME/package, NAME/release (others.roles), and the same of a local
-            judge under judge/
+    inputs: model (tuned), base, dataset, calibration where there is one, general and safety where these are files; fallback (a base
+            or a package) and its fallback_base where another model is asked; of other systems NAME/model and, where there are such,
+            NAME/base, NAME/package, NAME/release (others.roles), and the same of a local judge under judge/
     out:    predictions.parquet, report.json; judgements.parquet with a judge, memorisation.json where that is wished,
             beside.parquet where there are sets beside the task
 
@@ -12,16 +12,63 @@ Light at import: torch, pyarrow and scikit-learn load when the stage runs.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact, short
 from luthier.core.errors import ModelError
 from luthier.core.stage import Context, Output, Stage
+from luthier.outputs.other import model_folder
+from luthier.outputs.spec import AnsweringSpec
 
 from .spec import EvaluateSpec
+
+if TYPE_CHECKING:
+    from luthier.outputs.other import Other
+
+
+class MeasureSpec(EvaluateSpec):
+    """What the stage is asked: how to measure, and the way from what the tuned model says to an answer, which is a wish of
+    `postprocess`."""
+
+    answering: AnsweringSpec = AnsweringSpec()
+    """Without files; tied to the dataset's task by the stage."""
+
+
+def _answering(spec: EvaluateSpec) -> AnsweringSpec:
+    """Who measures without such a wish takes labels where there are such, and else what the model says."""
+    return spec.answering if isinstance(spec, MeasureSpec) else AnsweringSpec(constrain="labels")
+
+
+def fallback(
+    answering: AnsweringSpec,
+    inputs: Mapping[str, Artifact],
+    at: Context,
+    labels: Sequence[str] | None,
+    spec: EvaluateSpec,
+) -> Other | None:
+    """The model that is asked where the tuned one is not sure, on the device and in the number format of the measuring."""
+    from luthier.models.place import place
+    from luthier.outputs.other import EndpointOther, LocalOther
+
+    wish = answering.fallback
+    if wish is None:
+        return None
+    held = tuple(labels) if labels and answering.constrain == "labels" else None
+    if wish.endpoint is not None:
+        return EndpointOther(wish.endpoint, at.secret, held)
+    where = place(spec.device, spec.dtype, "evaluate")
+    base = inputs.get("fallback_base")
+    return LocalOther(
+        model_folder(at.folder(inputs["fallback"])),
+        None if base is None else at.folder(base),
+        dtype=where.dtype,
+        device=where.device,
+        labels=held,
+        grammar=answering.grammar(),
+    )
 
 
 def evaluate(
@@ -34,6 +81,7 @@ def evaluate(
         preferred,
         prompted,
         questions,
+        refining,
         report,
         similar,
         slices,
@@ -54,8 +102,13 @@ def evaluate(
     digests = {role: inputs[role].digest for role in folders}
     more = others.found(spec, inputs, at)
     beside = _beside(spec, inputs, scratch, at)
-    bench = prompted.Bench(spec, task, part, asked, parts, folders, scratch, at, heat, more, digests, beside)
+    mine = refining.Refining.of(_answering(spec), task, spec.max_tokens, learnt)
+    bench = prompted.Bench(
+        spec, task, part, asked, parts, folders, scratch, at, heat, more, digests, beside, {"tuned": mine}
+    )
     lines, skipped = prompted.answer_all(bench, tuned["adapter"])
+    if (other := fallback(mine.spec, inputs, at, task["labels"], spec)) is not None:
+        lines = refining.second(lines, mine, other, asked, part, scratch, at)
     if "tfidf" in spec.systems(task["kind"]):
         lines += plain_baseline(bench)
     sent = external.ask_all(bench)
@@ -83,6 +136,7 @@ def evaluate(
         questions.disliked(test),
         learnt,
         told,
+        refining=mine,
         hourly=at.hourly,
         left_out=left_out,
         who=_described(spec, task, inputs),

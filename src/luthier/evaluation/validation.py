@@ -25,6 +25,8 @@ from .systems import System
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .refining import Refining
+
 MOST = 2_000
 SPLIT = "validation.parquet"
 AGAINST_BASE = ("reward_accuracy",)
@@ -93,6 +95,7 @@ def answers(
     folders: Mapping[str, Path],
     scratch: Path,
     at: Context,
+    refining: Refining | None = None,
 ) -> pa.Table:
     """What the tuned model says of the first validation rows by id, as a table of predictions. Raises DataError where there is
     no row."""
@@ -102,7 +105,17 @@ def answers(
     tuned = json.loads((folders["model"] / "luthier.json").read_text(encoding="utf-8"))
     asked = questions.read(folders["dataset"] / SPLIT, MOST)
     parts: dict[str, tuple[()]] = {one.id: () for one in asked}
-    bench = prompted.Bench(wish, task, tasks.of(task, wish.max_tokens), asked, parts, folders, scratch, at)
+    bench = prompted.Bench(
+        wish,
+        task,
+        tasks.of(task, wish.max_tokens),
+        asked,
+        parts,
+        folders,
+        scratch,
+        at,
+        refined={} if refining is None else {"tuned": refining},
+    )
     lines = prompted.answer_all(bench, tuned["adapter"])[0]
     if "tfidf" in wish.systems(task["kind"]):
         lines += plain_baseline(bench)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-COLDEST, HOTTEST = 1e-3, 1e4
+COLDEST, HOTTEST = 1e-4, 1e4
 STEPS = 60
-"""Halvings of an interval of logarithms 16 wide: to the last bit of a double."""
+"""Halvings of an interval of logarithms 18 wide: to the last bit of a double. It is even about 1, so that what was done can be undone."""
 
 
 def tempered(log_NK: NDArray[np.float64], temperature: float | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,8 +9,9 @@
 
 A head that training put on the model goes along as head.safetensors in the forms that our own engine serves.
 
-luthier.json: {"role": "package", "forms", "base_digest", "base_name", "model_digest", "task", "constrain",
-"temperature", "abstain_below", "vllm"}. `forms` lists the folders; without whole weights a server needs the base artifact too.
+luthier.json: {"role": "package", "forms", "base_digest", "base_name", "model_digest", "task", "vllm", and how answers are made (_said):
+"constrain", "answering", "temperature", "isotonic", "abstain_below"}. `forms` lists the folders; without whole weights a server needs
+the base artifact too. Schemas and lists stand in it whole; a local fallback is a parent, as the base is.
 """
 
 from __future__ import annotations
@@ -57,8 +58,7 @@ def package(
             remedy="Package it with the base that it was tuned from.",
         )
     own_head = (model / HEAD).is_file()
-    constrain = spec.constrained(tuned["task"]["kind"], own_head)
-    heat, bar = _calibrated(spec, inputs, at)
+    said = _said(spec, tuned["task"], own_head, inputs, at)
     forms = spec.forms(tuned["adapter"])
     kinds.refuse(forms, base, own_head=own_head)
     facts: dict[str, Any] = {
@@ -68,10 +68,8 @@ def package(
         "base_name": json.loads((base / "luthier.json").read_text(encoding="utf-8"))["name"],
         "model_digest": inputs["model"].digest,
         "task": tuned["task"],
-        "constrain": constrain,
-        "temperature": heat,
-        "abstain_below": bar,
         "vllm": None,
+        **said,
     }
     whole = _fill_all(forms, tuned["adapter"], model, base, out, scratch, facts, at)
     (out / "luthier.json").write_text(
@@ -101,7 +99,7 @@ def package(
     return Output(
         {
             "forms": list(forms),
-            "constrain": constrain,
+            "constrain": said["constrain"],
             "size_bytes": size_bytes,
             **({"vllm": ready} if ready is not None else {}),
         }
@@ -110,7 +108,8 @@ def package(
 
 def stage(serve: parity.Serve | None = None) -> Stage:
     """With the serving engine in the gate, where whoever knows one gives it."""
-    # version 3: quantised, GGUF and ONNX forms; cards, licences and hashes in every form; weights written tensor by tensor.
+    # version 3: quantised, GGUF and ONNX forms; cards, licences and hashes in every form; weights written tensor by tensor; how
+    # answers are made.
     return Stage("package", 3, partial(package, serve=serve) if serve else package)
 
 
@@ -161,21 +160,43 @@ def _conversations(dataset: Path) -> list[parity.Row]:
     return []
 
 
+def _said(
+    spec: PostprocessSpec,
+    task: Mapping[str, Any],
+    own_head: bool,
+    inputs: Mapping[str, Artifact],
+    at: Context,
+) -> dict[str, Any]:
+    """The keys of luthier.json that say how an answer is made of what the model says; serving/package reads them. `constrain` is
+    what a reader without the steps can keep to."""
+    answering = spec.answering(task["kind"], own_head).bound(task)
+    answering.check()
+    heat, knots, bar = _calibrated(spec, inputs, at)
+    return {
+        "constrain": "labels" if answering.constrain == "labels" else None,
+        "answering": None if answering.plain_way else answering.plain(),
+        "temperature": heat,
+        "isotonic": knots,
+        "abstain_below": bar,
+    }
+
+
 def _calibrated(
     spec: PostprocessSpec, inputs: Mapping[str, Artifact], at: Context
-) -> tuple[float, float | None]:
-    """(temperature of the labels' probabilities, the probability below which nothing is answered)."""
+) -> tuple[float, list[list[float]] | None, float | None]:
+    """(temperature of the labels' probabilities, isotonic knots, the confidence below which nothing is answered)."""
     if "calibration" not in inputs:
-        return 1.0, spec.abstain_below
+        return 1.0, None, spec.abstain_below
     found = json.loads((at.folder(inputs["calibration"]) / "calibration.json").read_text(encoding="utf-8"))
-    if spec.abstain is None:
-        return found["temperature"], spec.abstain_below
-    if found["threshold"] is None:
-        raise ModelError(
-            f"postprocess.abstain: {found['why']}.",
-            remedy="Tolerate a larger risk, give more validation rows, or leave `abstain` out. The model and its report are kept.",
-        )
-    return found["temperature"], found["threshold"]["at"]
+    bar, knots = spec.abstain_below, found.get("isotonic")
+    if spec.abstain is not None:
+        if found["threshold"] is None:
+            raise ModelError(
+                f"postprocess.abstain: {found['why']}.",
+                remedy="Tolerate a larger risk, give more validation rows, or leave `abstain` out. The model and its report are kept.",
+            )
+        bar = found["threshold"]["at"]
+    return found["temperature"], knots, bar
 
 
 def _fill(

@@ -5,7 +5,8 @@ the value that means "off"; any other unknown field is refused too. What is Luth
 
 Differences worth knowing: the role `developer` means `system`; text parts are joined by line breaks; with `n` and a
 seed, the k-th answer is drawn with a seed derived from both; `temperature` left out means 1, or 0 (the likeliest
-label) for a model that answers with one of its labels.
+label) for a model that answers with one of its labels, or through the steps of its package; `response_format` is enforced while
+the answer is written, `strict` or not, and only a finish "length" can leave it unfinished.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_
 from pydantic_core import PydanticCustomError
 
 from luthier.core.spec import Spec
+from luthier.models.grammar import Grammar
 from luthier.server.errors import ApiError
 from luthier.serving import engine
 
@@ -42,7 +44,6 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "prompt_cache_options": (None,),
     "prompt_cache_retention": (None,),
     "reasoning_effort": (None, "none"),
-    "response_format": (None, {"type": "text"}),
     "safety_identifier": (None,),
     "service_tier": (None, "auto", "default"),
     "tool_choice": (None, "none"),
@@ -109,6 +110,38 @@ class StreamOptions(Wire):
     """Random padding of chunks is not offered."""
 
 
+class NamedSchema(Wire):
+    name: str = Field(min_length=1, max_length=64)
+    """What it is called, in your terms."""
+    description: str | None = Field(default=None, max_length=10_000)
+    """What it is for; nothing is made of it."""
+    schema_: dict[str, Any] = Field(default={}, alias="schema")
+    """The JSON schema; without it any JSON."""
+    strict: bool | None = None
+    """It is held to in any case."""
+
+
+class ResponseFormat(Wire):
+    type: Literal["text", "json_object", "json_schema"]
+    """Free text, any JSON object, or JSON of a schema."""
+    json_schema: NamedSchema | None = None
+    """Only with the type json_schema."""
+
+    @model_validator(mode="after")
+    def _schema_fits(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise PydanticCustomError(
+                "json_schema", "json_schema is given with the type json_schema, and with no other"
+            )
+        return self
+
+    @property
+    def grammar(self) -> Grammar | None:
+        if self.type == "text":
+            return None
+        return Grammar.of_schema({"type": "object"} if self.json_schema is None else self.json_schema.schema_)
+
+
 class LuthierOptions(Wire):
     """What OpenAI's protocol has no field for."""
 
@@ -116,8 +149,10 @@ class LuthierOptions(Wire):
         default=None, min_length=2, max_length=MOST_LABELS
     )
     """Answer with one of these labels, whatever the package says."""
+    regex: str | None = Field(default=None, min_length=1, max_length=10_000)
+    """Answer with a text that this regular expression (Rust's) matches whole."""
     abstain_below: float | None = Field(default=None, ge=0, le=1)
-    """Refuse to answer if no label is at least this probable."""
+    """Refuse to answer if no label is at least this probable, or the text less sure."""
     instruction: bool = True
     """Put the package's instruction in front of a conversation without a system message."""
 
@@ -126,6 +161,8 @@ class LuthierOptions(Wire):
         labels = self.labels or []
         if len(set(labels)) != len(labels):
             raise PydanticCustomError("labels", "a label stands twice in labels")
+        if self.labels is not None and self.regex is not None:
+            raise PydanticCustomError("labels", "labels and regex both say what the answer may be; give one")
         return self
 
 
@@ -159,6 +196,8 @@ class ChatBody(Wire):
     """Report the log-probability of every token."""
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     """And this many alternatives for each; only with logprobs."""
+    response_format: ResponseFormat | None = None
+    """What the answer is held to: free text, a JSON object, or JSON of a schema."""
     user: str | None = Field(default=None, max_length=512)
     """Who asks, in your terms; recorded as a hash with the answer."""
     store: bool | None = None
@@ -177,6 +216,11 @@ class ChatBody(Wire):
             and self.max_tokens != self.max_completion_tokens
         ):
             raise PydanticCustomError("max_tokens", "max_tokens and max_completion_tokens differ; give one")
+        ours = self.x_luthier.labels is not None or self.x_luthier.regex is not None
+        if ours and self.response_format is not None and self.response_format.type != "text":
+            raise PydanticCustomError(
+                "response_format", "response_format and x_luthier both say what the answer may be; give one"
+            )
         return self
 
     @property
@@ -185,7 +229,6 @@ class ChatBody(Wire):
 
     def request(self, index: int) -> engine.Request:
         """What the engine is asked for the `index`-th answer."""
-        labels = self.x_luthier.labels
         return engine.Request(
             messages=tuple(_message(m) for m in self.messages),
             max_tokens=self.max_completion_tokens or self.max_tokens,
@@ -194,7 +237,7 @@ class ChatBody(Wire):
             seed=_seed(self.seed, index),
             stop=tuple(self.stop or ()),
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-            constrain=None if labels is None else tuple(labels),
+            constrain=_constrain(self),
             abstain_below=self.x_luthier.abstain_below,
             instruct=self.x_luthier.instruction,
         )
@@ -217,6 +260,15 @@ class FeedbackBody(Wire):
         if self.rating is None and self.correction is None and self.comment is None:
             raise PydanticCustomError("rating", "give a rating, a correction or a comment")
         return self
+
+
+def _constrain(body: ChatBody) -> tuple[str, ...] | Grammar | None:
+    ours = body.x_luthier
+    if ours.labels is not None:
+        return tuple(ours.labels)
+    if ours.regex is not None:
+        return Grammar("regex", ours.regex)
+    return None if body.response_format is None else body.response_format.grammar
 
 
 def _message(message: ChatMessage) -> engine.Message:

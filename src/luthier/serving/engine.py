@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from luthier.core.errors import ModelError, SpecError
+from luthier.models.grammar import Grammar
 
 Role = Literal["system", "user", "assistant"]
 Finish = Literal["stop", "length"]
@@ -35,7 +36,8 @@ class Request:
     max_tokens: int | None = None
     """Upper bound of the answer, in tokens, refused if the context has no room for it; None: the engine's own bound."""
     temperature: float | None = None
-    """0 takes the likeliest; None: 1 for free text, 0 when the answer is one of some labels."""
+    """0 takes the likeliest; None: 1 for free text, 0 when the answer is one of some labels or goes through the package's steps, as
+    it was measured."""
     top_p: float = 1.0
     """Only the likeliest tokens (or labels) that together hold this share are drawn from."""
     seed: int | None = None
@@ -44,10 +46,11 @@ class Request:
     """The answer ends before the first of these texts."""
     top_logprobs: int | None = None
     """Report log-probabilities with this many alternatives a token; None: report none."""
-    constrain: tuple[str, ...] | None = None
-    """The answer must be one of these labels. An empty tuple: free text even if the package has labels."""
+    constrain: tuple[str, ...] | Grammar | None = None
+    """The answer must be one of these labels, or match this expression or schema, unless max_tokens cuts it. An empty tuple: free
+    text, whatever the package holds answers to."""
     abstain_below: float | None = None
-    """Decline to answer if no label is at least this probable; 0: always answer."""
+    """Decline to answer if no label is at least this probable, or the text less sure; 0: always answer."""
     instruct: bool = True
     """Put the package's instruction first, as in training, if the conversation has no system message."""
 
@@ -89,9 +92,11 @@ class Chunk:
     tokens: tuple[Token, ...] = ()
     finish: Finish | None = None
     probability: float | None = None
-    """Of the label that is the answer (or would be, if `refusal` is set), among the labels. Last chunk only."""
+    """Of the label that is the answer (or would be, if `refusal` is set), among the labels; of a free text how sure it is, where that
+    is known. Last chunk only."""
     refusal: str | None = None
-    """Why there is no answer: no label was probable enough. Last chunk only; then no chunk has text."""
+    """Why there is no answer: it was not sure enough, or a step of the package refused it. Last chunk only; then no chunk has
+    text."""
 
 
 @dataclass(frozen=True)

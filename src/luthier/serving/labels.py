@@ -30,18 +30,6 @@ def choose(logprobs: Sequence[float], temperature: float, top_p: float, seed: in
     return random.Random(seed).choices(order[:kept], weights[:kept])[0]  # noqa: S311  sampling, not secrecy
 
 
-def tempered(logprobs: Sequence[float], temperature: float) -> list[float]:
-    """Log-probabilities divided by the temperature and normalised again.
-
-    >>> [round(math.exp(one), 3) for one in tempered([math.log(0.9), math.log(0.1)], 2.0)]  # 3 to 1
-    [0.75, 0.25]
-    """
-    warm = [one / temperature for one in logprobs]
-    highest = max(warm)
-    total = highest + math.log(sum(math.exp(one - highest) for one in warm))
-    return [one - total for one in warm]
-
-
 def ranked(logprobs: Sequence[float]) -> list[int]:
     """Indices, likeliest first; equals keep their order."""
     return sorted(range(len(logprobs)), key=lambda i: -logprobs[i])

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from luthier.core.errors import ModelError
+from luthier.core.errors import LuthierError, ModelError
+from luthier.outputs.answering import Answering
+from luthier.outputs.calibration import Belief
+from luthier.outputs.spec import AnsweringSpec
 from luthier.serving.engine import Message
 
 
 @dataclass(frozen=True)
 class PackageFacts:
-    """`constrain`: the answer is one of `labels`. A base model has none of these."""
+    """`constrain`: the answer is one of `labels`. `answering`: the way from what the model says to an answer, its grammar included.
+    A base model has none of these."""
 
     instruction: str | None = None
     instruction_role: Literal["system", "user"] = "system"
@@ -23,6 +27,18 @@ class PackageFacts:
     abstain_below: float | None = None
     temperature: float = 1.0
     """What log-probabilities of `labels` are divided by before anything is made of them."""
+    isotonic: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """In its place: from how sure an answer is to how often such answers are right."""
+    answering: AnsweringSpec = field(default_factory=AnsweringSpec)
+
+    @property
+    def belief(self) -> Belief:
+        return Belief(self.temperature, self.isotonic)
+
+    @property
+    def way(self) -> Answering:
+        """Ready to be applied."""
+        return Answering.of(self.answering, self.belief)
 
 
 def instructed(messages: tuple[Message, ...], facts: PackageFacts) -> tuple[Message, ...]:
@@ -46,7 +62,11 @@ def read_facts(folder: Path) -> PackageFacts:
     if not path.exists():
         return PackageFacts()
     try:
-        return _Written.model_validate_json(path.read_bytes()).facts
+        facts = _Written.model_validate_json(path.read_bytes()).facts
+        facts.answering.check()
+        return facts
+    except LuthierError as error:
+        raise type(error)(f"{path}: {error.message}", remedy=error.remedy) from error
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(map(str, fault["loc"])) or "the file"
@@ -69,6 +89,8 @@ class _Written(BaseModel):
     constrain: Literal["labels"] | None = None
     abstain_below: float | None = Field(default=None, ge=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
+    isotonic: tuple[list[float], list[float]] | None = None
+    answering: AnsweringSpec | None = None
 
     @model_validator(mode="after")
     def _labels_for_constrain(self) -> _Written:
@@ -86,4 +108,6 @@ class _Written(BaseModel):
             constrain=self.constrain == "labels",
             abstain_below=self.abstain_below,
             temperature=self.temperature,
+            isotonic=None if self.isotonic is None else (tuple(self.isotonic[0]), tuple(self.isotonic[1])),
+            answering=self.answering or AnsweringSpec(),
         )

@@ -27,6 +27,7 @@ from luthier.serving.engine import (
     Finish,
     Health,
     Message,
+    Refused,
     Request,
     Token,
     Unavailable,
@@ -139,6 +140,12 @@ class ScriptedEngine:
             raise ContextLengthExceeded(prompt_tokens, request.max_tokens, self.context_tokens)
         _wait(reply.first_delay_s, unwanted)
         labels = self.labels if request.constrain is None else request.constrain
+        if not isinstance(labels, tuple):
+            raise Refused(
+                "The scripted engine says what its script has, and holds it to no grammar.",
+                param="response_format",
+                code="unsupported_parameter",
+            )
         if labels:
             if reply.fails is not None:
                 raise reply.fails

@@ -1,5 +1,8 @@
 """The plain engine: a model folder in this process, one answer at a time, with a KV cache.
 
+What the model says goes the package's way to an answer (outputs): held to a grammar, voted on, through the steps, to another model
+where it is not sure. Where that needs the whole text, the text comes in one piece at the end, with empty pieces before it.
+
 It asks exactly as training did: the model's own template, and the package's instruction put where `prepare` puts it
 if the conversation has no system message of its own. It is not the fast engine: two requests never share a batch.
 
@@ -10,14 +13,23 @@ A model with a regression head answers with its number, as text.
 
 from __future__ import annotations
 
+import json
+import logging
+import math
 import threading
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import ModelError
+from luthier.core.errors import DataError, MissingPart, ModelError, SpecError
 from luthier.core.units import plain_number
+from luthier.models.grammar import Grammar
 from luthier.models.spec import Dtype
+from luthier.outputs.answering import Sample, Settled, about, samples
+from luthier.outputs.other import Other
+from luthier.outputs.spec import HeldSpec
+from luthier.outputs.step import About
 from luthier.serving.engine import (
     Cancelled,
     Candidate,
@@ -32,15 +44,18 @@ from luthier.serving.engine import (
     Usage,
     always_wanted,
 )
-from luthier.serving.labels import answer, refuse_cutting, tempered
+from luthier.serving.labels import answer, refuse_cutting
 from luthier.serving.package import PackageFacts, instructed, read_facts
+
+logger = logging.getLogger("luthier.serving")
 
 
 class TransformersEngine:
     """`base_folder` is a whole model; `adapter_folder` an adapter on it, whose facts then count.
 
     `facts` overrides what the folder says, for a model that was never packaged. `longest_answer` bounds, in tokens, an
-    answer for which the request gives no bound; reaching it shows as finish "length".
+    answer for which the request gives no bound; reaching it shows as finish "length". `other` is the model that the package's
+    fallback names.
     """
 
     slots = 1
@@ -54,6 +69,7 @@ class TransformersEngine:
         dtype: Dtype = "fp32",
         device: str = "cpu",
         longest_answer: int = 1024,
+        other: Other | None = None,
     ) -> None:
         self._base_folder = base_folder
         self._adapter_folder = adapter_folder
@@ -61,6 +77,8 @@ class TransformersEngine:
         self._device = device
         self._longest_answer = longest_answer
         self.facts = facts or read_facts(adapter_folder or base_folder)
+        self._way = self.facts.way
+        self._other = other
         self._lock = threading.Lock()
         self._model: Any = None
         self._template: Any = None
@@ -105,7 +123,7 @@ class TransformersEngine:
     ) -> Generator[Chunk, None, None]:
         with self._lock:
             self._must_be_ready()
-            labels = self._labels(request)
+            labels, grammar = self._labels(request), self._grammar(request)
             prompt_ids = self._prompt(request.messages, request.max_tokens, instruct=request.instruct)
             self._unwanted = unwanted
             try:
@@ -114,7 +132,7 @@ class TransformersEngine:
                 elif self._gives_number:
                     yield self._number(prompt_ids)
                 else:
-                    yield from self._text(request, prompt_ids)
+                    yield from self._text(request, prompt_ids, grammar)
             finally:
                 self._unwanted = always_wanted
 
@@ -128,9 +146,34 @@ class TransformersEngine:
             raise Unavailable("The model is not loaded.", remedy="Load it, or wait until it is ready.")
 
     def _labels(self, request: Request) -> tuple[str, ...]:
+        if isinstance(request.constrain, Grammar):
+            return ()
         if request.constrain is not None:
             return request.constrain
         return (self.facts.labels or ()) if self.facts.constrain else ()
+
+    def _grammar(self, request: Request) -> Grammar | None:
+        if not isinstance(request.constrain, Grammar):
+            return self.facts.answering.grammar() if request.constrain is None else None
+        from luthier.models.head import head_of
+
+        if head_of(self._model) is not None:
+            raise Refused(
+                "This model has a head of its own: it gives a label or a number, and writes no text that could be held to anything.",
+                param="response_format",
+                code="unsupported_parameter",
+                remedy="Leave it out.",
+            )
+        try:
+            request.constrain.check()
+        except MissingPart as error:
+            raise Refused(error.message, param="response_format", code="unsupported_parameter") from None
+        except SpecError as error:
+            message = f"{error.message[0].upper()}{error.message[1:]}"
+            raise Refused(
+                message, param="response_format", code="invalid_value", remedy=error.remedy
+            ) from None
+        return request.constrain
 
     def _prompt(self, messages: tuple[Message, ...], max_tokens: int | None, *, instruct: bool) -> list[int]:
         from luthier.models.template import TooLong
@@ -148,25 +191,115 @@ class TransformersEngine:
             raise ContextLengthExceeded(len(prompt_ids), max_tokens, context)
         return prompt_ids
 
-    def _text(self, request: Request, prompt_ids: list[int]) -> Generator[Chunk, None, None]:
+    def _text(
+        self, request: Request, prompt_ids: list[int], grammar: Grammar | None
+    ) -> Generator[Chunk, None, None]:
+        """As it grows, or where it must be whole before it may be shown, in one piece at the end."""
+        if self._way.spec.vote is not None:
+            yield self._voted(request, prompt_ids, grammar)
+            return
+        chunks = self._said(request, prompt_ids, grammar)
+        if not self._way.whole and not self._bar(request):
+            yield from self._streamed(chunks)
+            return
+        texts: list[str] = []
+        tokens: list[Token] = []
+        logprobs: list[float] = []
+        for chunk, logprob in chunks:
+            texts.append(chunk.text)
+            tokens += chunk.tokens
+            logprobs.append(logprob)
+            if chunk.finish is None:
+                yield Chunk("", chunk.usage)
+                continue
+            said = Sample("".join(texts), sum(logprobs) / len(logprobs), len(logprobs), chunk.finish)
+            whole = replace(chunk, text=said.text, tokens=tuple(tokens))
+            yield self._answered(request, whole, self._way.settle([said], self._about(request)))
+
+    def _streamed(self, chunks: Generator[tuple[Chunk, float], None, None]) -> Generator[Chunk, None, None]:
+        logprobs = []
+        for chunk, logprob in chunks:
+            logprobs.append(logprob)
+            if chunk.finish is not None and self._way.belief.knots is not None:
+                sure = self._way.belief.sure(math.exp(sum(logprobs) / len(logprobs)))
+                chunk = replace(chunk, probability=sure)
+            yield chunk
+
+    def _said(
+        self, request: Request, prompt_ids: list[int], grammar: Grammar | None
+    ) -> Generator[tuple[Chunk, float], None, None]:
+        """What the model says, token by token, each with its log-probability."""
         from luthier.models.generate import generate
 
         greedy = request.top_p == 0  # the smallest nucleus is the likeliest token
+        usual = 1.0 if self._way.spec.plain_way and not self._way.belief.changes else 0.0
+        warmth = usual if request.temperature is None else request.temperature
         steps = generate(
             self._model,
             self._template,
             prompt_ids,
             max_tokens=request.max_tokens or self._longest_answer,
-            temperature=0.0 if greedy else 1.0 if request.temperature is None else request.temperature,
+            temperature=0.0 if greedy else warmth,
             top_p=1.0 if greedy else request.top_p,
             seed=request.seed,
             stop=request.stop,
             logprobs=request.top_logprobs or 0,
+            grammar=grammar,
         )
         for count, step in enumerate(steps, 1):
             told = request.top_logprobs is not None and step.token_id not in self._template.end_ids
             tokens = (self._token(step.token_id, step.logprob, step.top),) if told else ()
-            yield Chunk(step.text_delta, Usage(len(prompt_ids), count), tokens, step.finish)
+            yield Chunk(step.text_delta, Usage(len(prompt_ids), count), tokens, step.finish), step.logprob
+
+    def _voted(self, request: Request, prompt_ids: list[int], grammar: Grammar | None) -> Chunk:
+        """The only chunk: the samples are the package's, whatever temperature and seed the request has."""
+        spec = self._way.spec
+        if grammar != spec.grammar():  # the request's own
+            spec = spec.model_copy(update={"constrain": _held(grammar)})
+        most = min(request.max_tokens or self._longest_answer, self._template.context - len(prompt_ids))
+        [drawn] = samples(self._model, self._template, [prompt_ids], most, spec)
+        drawn = tuple(replace(one, text=_cut(one.text, request.stop)) for one in drawn)
+        settled = self._way.settle(drawn, self._about(request))
+        won = next(one for one in drawn if one.text == settled.raw)
+        usage = Usage(len(prompt_ids), sum(one.tokens for one in drawn))
+        return self._answered(request, Chunk(won.text, usage, (), won.finish), settled)
+
+    def _about(self, request: Request) -> About:
+        labels = request.constrain if isinstance(request.constrain, tuple) and request.constrain else None
+        return about(self._turns(request), labels or self.facts.labels)
+
+    def _turns(self, request: Request) -> list[dict[str, str]]:
+        asked = instructed(request.messages, self.facts) if request.instruct else request.messages
+        return [message.plain() for message in asked]
+
+    def _bar(self, request: Request) -> float:
+        bar = self.facts.abstain_below if request.abstain_below is None else request.abstain_below
+        return bar or 0.0
+
+    def _answered(self, request: Request, said: Chunk, settled: Settled) -> Chunk:
+        """The last chunk of what the model `said`, once all of it has become an answer or a refusal. Log-probabilities are told of
+        a text that is the model's own; of another they could give away what a step took out."""
+        why = self._way.asks_other(settled)
+        if why is not None and self._other is not None:
+            settled = self._second(request, settled, why)
+        refusal, bar = settled.refusal, self._bar(request)
+        if refusal is None and settled.sure is not None and settled.sure < bar:
+            refusal = f"The answer is not sure enough: {settled.sure:.2f}, and {bar:g} is asked for."
+        if refusal is not None:
+            return Chunk("", said.usage, (), said.finish, settled.sure, refusal)
+        own = settled.text == said.text and settled.other is None
+        return Chunk(settled.text, said.usage, said.tokens if own else (), said.finish, settled.sure)
+
+    def _second(self, request: Request, settled: Settled, why: str) -> Settled:
+        """Another model's answer; where it cannot be asked, this model's stands, and the log says so."""
+        assert self._other is not None
+        most = request.max_tokens or self._longest_answer
+        try:
+            told = self._other.ask(self._turns(request), most)
+        except DataError as error:
+            logger.warning("%s", error.message)
+            return settled
+        return self._way.with_other(settled, told.text, why, self._about(request))
 
     def _token(self, token_id: int, logprob: float, top: tuple[tuple[int, float], ...]) -> Token:
         return Token(self._candidate(token_id, logprob), tuple(self._candidate(*other) for other in top))
@@ -199,11 +332,37 @@ class TransformersEngine:
             return len(self._template.answer(label))  # with the token that ends the turn, as for free text
 
         refuse_cutting(request, labels, tokens_of)
-        bar = self.facts.abstain_below if request.abstain_below is None else request.abstain_below
-        logprobs: Sequence[float] = self._score(prompt_ids, labels)
-        if labels == self.facts.labels and self.facts.temperature != 1.0:
-            logprobs = tempered(logprobs, self.facts.temperature)
-        return answer(request, labels, logprobs, bar or 0.0, len(prompt_ids), tokens_of)
+        raw: Sequence[float] = self._score(prompt_ids, labels)
+        logprobs = self._believed(raw) if labels == self.facts.labels else raw
+        if not self._way.whole:
+            return answer(request, labels, logprobs, self._bar(request), len(prompt_ids), tokens_of)
+        said = answer(request, labels, logprobs, 0.0, len(prompt_ids), tokens_of)
+        before, sure = math.exp(max(raw)), math.exp(max(logprobs))
+        settled = self._way.label(said.text, before, sure, self._about(request))
+        return self._answered(request, said, settled)
+
+    def _believed(self, raw: Sequence[float]) -> list[float]:
+        """Log-probabilities of the package's labels, calibrated."""
+        belief = self._way.belief
+        if not belief.changes:
+            return list(raw)
+        import numpy as np
+
+        told: list[float] = belief.labels(np.array([raw]))[0].tolist()
+        return told
+
+
+def _held(grammar: Grammar | None) -> HeldSpec | None:
+    if grammar is None:
+        return None
+    if grammar.kind == "regex":
+        return HeldSpec(regex=grammar.written)
+    return HeldSpec(json_schema=json.loads(grammar.written))
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    """Before the first of them."""
+    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 
 
 def _layers(model: Any) -> list[Any]:

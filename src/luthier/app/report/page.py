@@ -13,7 +13,18 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from . import cost_quality, fields, judge_section, learning, provenance, remembered, sections, wording, worst
+from . import (
+    cost_quality,
+    fields,
+    judge_section,
+    learning,
+    provenance,
+    refined,
+    remembered,
+    sections,
+    wording,
+    worst,
+)
 from .beside import beside
 from .facts import RunFacts
 from .verdict import main_metric, verdict
@@ -48,6 +59,7 @@ def render(facts: RunFacts) -> str:
             turned=worst.turned(measured) if measured else [],
             reliability=worst.reliability(measured) if measured else None,
             abstention=worst.abstention(measured) if measured else None,
+            refined=refined.refined(measured) if measured else None,
             answers=sections.answers(measured) if measured else [],
             remembered=remembered.remembered(measured) if measured else None,
             private=remembered.private(measured) if measured else [],

@@ -110,13 +110,24 @@ def reliability(report: Json) -> dict[str, Any] | None:
     )
     told_of = report.get("calibration")
     return {
-        "temperature": told_of and told_of["temperature"],
+        "learnt": _learnt(told_of),
         "raw": told_of and wording.score("ece", told_of["before"]["ece"]),
         "svg": Markup(charts.lines(label, curves, "probability of the answer, %", width=460, height=300)),  # noqa: S704
         "ece": wording.score("ece", ece) if ece is not None else None,
         "way": way,
         "rows": rows,
     }
+
+
+def _learnt(told: Json | None) -> str | None:
+    """What the probabilities went through, in words."""
+    if not told:
+        return None
+    if told.get("kind") == "isotonic":
+        return None if told["why"] and "too few" in told["why"] else "the validation rows' isotonic line"
+    return (
+        None if told["temperature"] == 1.0 else f"the validation rows' temperature of {told['temperature']}"
+    )
 
 
 def abstention(report: Json) -> dict[str, Any] | None:

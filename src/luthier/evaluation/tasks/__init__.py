@@ -35,6 +35,8 @@ class Answer:
     seconds: float | None = None
     tokens_in: int | None = None
     tokens_out: int | None = None
+    kept: Mapping[str, Any] | None = None
+    """Further columns of its line of predictions (refining): what was said before the steps, and the like."""
 
 
 class Task(Protocol):

@@ -1,0 +1,74 @@
+"""The report's table of steps, and that it follows from the predictions and nothing else."""
+
+import json
+
+import pytest
+
+from luthier.evaluation import effects, predictions, questions, suite, tasks
+from luthier.evaluation.refining import Refining
+from luthier.evaluation.suite import MeasureSpec
+from luthier.outputs.spec import AnsweringSpec
+
+WISHES = {
+    "steps": {"answers": ["normalize", {"banned": {"patterns": ["[aeiou]"]}}]},
+    "vote": {"constrain": {"regex": "[ab]{1,2}"}, "vote": {"samples": 3}, "answers": [{"banned": {"words": ["aa"], "do": "mask"}}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["chat"], indirect=True)
+@pytest.mark.parametrize("name", WISHES)
+def test_what_steps_did_is_told_and_can_be_computed_again(world, tmp_path, name):
+    spec = MeasureSpec(against=["base"], resamples=200, max_tokens=8, answering=WISHES[name])
+    out, _ = world.run(suite.STAGE, spec, tmp_path)
+    report = json.loads((out / "report.json").read_text())
+    table = predictions.read(out / "predictions.parquet")
+    asked = questions.read(world.folders["dataset"] / "test.parquet")
+    refining = Refining.of(AnsweringSpec.model_validate(WISHES[name]), report["task"], 8)
+    again = effects.effects(table, report["task"], refining, tasks.of(report["task"]), asked)
+    assert json.loads(json.dumps(again)) == report["answers"]
+    told, lines = report["answers"], [one for one in table.to_pylist() if one["model"] == "tuned"]
+    assert told["metric"] == "token_f1" and told["rows"] == len(lines) == 12
+    assert [one["step"] for one in told["steps"]] == [
+        next(iter(s)) if isinstance(s, dict) else s for s in WISHES[name]["answers"]
+    ]
+    last = told["steps"][-1]
+    assert last["after"] == pytest.approx(report["systems"]["tuned"]["metrics"]["token_f1"], abs=1e-9)
+    assert told["refused"] == sum(one["refusal"] is not None for one in lines)
+    assert all(one["prediction"] == "" and not one["correct"] for one in lines if one["refusal"])
+    assert {one["raw"] for one in table.to_pylist() if one["model"] == "base"} == {None}
+    if name == "vote":
+        assert all(len(one["samples"]) == 3 for one in lines)
+        assert told["vote"]["agreement"] == pytest.approx(sum(one["raw_probability"] for one in lines) / 12)
+    else:
+        assert told["steps"][1]["refused"] == told["refused"]
+
+
+def test_without_steps_nothing_is_told_and_the_text_is_kept(world, tmp_path):
+    out, _ = world.run(
+        suite.STAGE,
+        MeasureSpec(against=[], resamples=200, max_tokens=8, answering={"constrain": "labels"}),
+        tmp_path,
+    )
+    report = json.loads((out / "report.json").read_text())
+    assert report["answers"] is None
+    for line in predictions.read(out / "predictions.parquet").to_pylist():
+        assert line["raw"] == line["prediction"]
+        assert line["raw_probability"] == line["probability"]
+
+
+@pytest.mark.parametrize("kind", ["chat"], indirect=True)
+def test_a_fallback_is_measured_with_what_it_cost(world, tmp_path):
+    answering = {"answers": [{"banned": {"patterns": ["."]}}], "fallback": {"to": "base"}}
+    spec = MeasureSpec(against=[], resamples=200, max_tokens=6, answering=answering)
+    inputs = {**world.inputs, "fallback": world.inputs["base"]}
+    out, scratch = tmp_path / "out", tmp_path / "scratch"
+    out.mkdir()
+    scratch.mkdir()
+    suite.STAGE.function(spec, inputs, out, scratch, world.at)
+    told = json.loads((out / "report.json").read_text())["answers"]["fallback"]
+    lines = predictions.read(out / "predictions.parquet").to_pylist()
+    refused = [line for line in lines if line["asked_for"] == "refused"]
+    assert told["asked"] == told["why"]["refused"] == len(refused) > 0
+    assert told["tokens_out"] == sum(line["other_tokens_out"] for line in refused)
+    assert all(line["refusal"] for line in refused)  # no answer passes this step, whoever gives it
+    assert set(json.loads((scratch / "other.json").read_text())) == {line["id"] for line in refused}
