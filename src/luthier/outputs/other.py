@@ -106,7 +106,9 @@ def _count(told: Any) -> int | None:
 
 def model_folder(folder: Path) -> Path:
     """Of a base or a package: where its weights are."""
-    return next((folder / form for form in ("merged", "adapter", "int8", "int4") if (folder / form).is_dir()), folder)
+    return next(
+        (folder / form for form in ("merged", "adapter", "int8", "int4") if (folder / form).is_dir()), folder
+    )
 
 
 class LocalOther:
