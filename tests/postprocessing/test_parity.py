@@ -98,6 +98,8 @@ def test_onnx_runtime_says_what_the_trained_model_says(shop):
     out, _ = shop.pack(export=["onnx"])
     found = json.loads((out / "parity.json").read_text())["onnx"]
     assert found["top_1"] == 1.0 and found["divergence"] < 1e-5 and found["engine"].startswith("onnxruntime ")
+    graph = (out / "onnx" / "model.onnx").read_bytes()
+    assert b"site-packages" not in graph and b".py" not in graph  # no path of the machine that made it
     assert {"model.onnx", "model.onnx_data", "tokenizer.json", "chat_template.jinja"} <= {
         p.name for p in (out / "onnx").iterdir()
     }

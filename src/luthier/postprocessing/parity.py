@@ -95,7 +95,7 @@ def check(
     for form, folder in forms.items():
         _same_tokens(form, folder, template, conversations, rows, context, scratch)
     _same_weights(model, base, forms, whole)
-    prompts = _prompts(conversations)
+    prompts = _prompts(conversations, template)
     trained = weights.load(model, base_folder=base)
     wanted = reading.said(trained, rows, TOKENS)
     path = [_greedy(trained, template, one) for one in prompts] if serve else []
@@ -108,7 +108,7 @@ def check(
         parity = _compared(wanted, read, len(rows))
         _judge(form, parity, model, folder)
         found[form] = parity.plain()
-    if serve:
+    if serve and prompts:
         ask, package = serve
         steps = ask(package, base, prompts, SERVED_TOKENS, SERVED_TOP)
         parity = _compared_steps(path, steps, template)
@@ -205,8 +205,9 @@ def _other_tokens(form: Form, wanted: list[int], found: list[int], cause: str) -
     )
 
 
-def _prompts(conversations: Sequence[Row]) -> list[list[dict[str, Any]]]:
-    """What stands before the last answer, of rows that any client could send: words only, without tools."""
+def _prompts(conversations: Sequence[Row], template: Any) -> list[list[dict[str, Any]]]:
+    """What stands before the last answer, of rows that any client could send and every engine reads alike: words only, without
+    tools or written-out control tokens, with room for an answer."""
     found = []
     for one in conversations:
         if isinstance(one, str) or one[1]:
@@ -215,10 +216,13 @@ def _prompts(conversations: Sequence[Row]) -> list[list[dict[str, Any]]]:
         while turns and turns[-1]["role"] == "assistant":
             turns.pop()
         plain = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
-        if plain and all(
-            isinstance(turn["content"], str) and turn["role"] in ("system", "user", "assistant")
+        words = all(
+            isinstance(turn["content"], str)
+            and turn["role"] in ("system", "user", "assistant")
+            and not template.holds_control(turn["content"])
             for turn in plain
-        ):
+        )
+        if plain and words and len(template.prompt(plain)) + SERVED_TOKENS <= template.context:
             found.append(plain)
     return found
 
