@@ -129,8 +129,16 @@ def test_a_head_goes_along_and_is_never_left_free(world, tiny_base, tmp_path):
     with pytest.raises(SpecError, match="it can say nothing but a label"):
         _pack(world, tmp_path, constrain=None)
     assert _files(tmp_path / "out") == []
-    out, _ = _pack(world, tmp_path, "other", export=["adapter", "merged"])
-    assert {"adapter/head.safetensors", "merged/head.safetensors"} <= set(_files(out))
+    out, _ = _pack(world, tmp_path, "other", export=["adapter", "merged", "int8"])
+    heads = [f"{form}/head.safetensors" for form in ("adapter", "merged", "int8")]
+    assert set(heads) <= set(_files(out))
+    assert head.head_of(load(out / "int8")).gives.labels == tuple(TASK["labels"])
+    assert (
+        json.loads((out / "luthier.json").read_text())["vllm"]["why"]
+        == "its answers come from a head that only Luthier reads"
+    )
+    with pytest.raises(SpecError, match="gguf was asked, and its engine knows no head"):
+        _pack(world, tmp_path, "third", export=["gguf"])
 
 
 def _calibrated(world, tmp_path, **found):

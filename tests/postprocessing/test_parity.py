@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -18,18 +19,31 @@ GGUF = ["gguf", "gguf-q8", "gguf-q4"]
 
 
 @pytest.fixture(scope="module")
-def big_base(tmp_path_factory):
-    """Wide enough that 4 bits keep its answers."""
+def quiet_base(tmp_path_factory):
+    """What its blocks add is small beside what comes in, as in trained models; a plain random one turns on 4 bits' rounding."""
+    from safetensors.torch import load_file, save_file
+
     from luthier.models.testing import tiny_model
 
     folder = tiny_model(tmp_path_factory.mktemp("base") / "tiny", context=128, hidden=64)
+    stored = load_file(folder / "model.safetensors")
+    for name, weight in stored.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weight *= 0.02
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "LICENSE").write_text("the base's licence\n")
     return folder
 
 
 @pytest.fixture
-def shop(tmp_path, big_base):
-    return World(tmp_path, big_base)
+def shop(tmp_path, quiet_base):
+    return World(tmp_path, quiet_base, adapter_std=0.03)
+
+
+@pytest.fixture
+def lively(tmp_path, tiny_base):
+    """Where each thing that is attended to changes the answer."""
+    return World(tmp_path, tiny_base)
 
 
 def plant(monkeypatch, form, change):
@@ -63,7 +77,6 @@ def test_every_form_of_transformers_says_what_the_trained_model_says(shop):
     for form in ("adapter", "merged"):
         assert found[form]["top_1"] == 1.0 and found[form]["divergence"] == pytest.approx(0, abs=1e-5)
     for form, one in found.items():
-        assert one["top_1"] >= KINDS[form].top_1 - 1 / one["tokens"]  # one near tie of a few tokens
         assert one["divergence"] <= KINDS[form].divergence
         assert one["rows"] == 8 and one["tokens"] >= 16  # each answer and its end
         assert one["engine"].startswith("transformers ") and one["check"] == "all log-probabilities"
@@ -80,7 +93,7 @@ def test_llama_cpp_says_what_the_trained_model_says(shop):
             found[form]["engine"].startswith("llama.cpp (xllamacpp ")
             and "64 likeliest" in found[form]["check"]
         )
-        assert found[form]["top_1"] >= KINDS[form].top_1 - 1 / found[form]["tokens"]
+        assert found[form]["divergence"] <= KINDS[form].divergence
     assert found["gguf"]["divergence"] < 0.02
 
 
@@ -98,6 +111,8 @@ def test_onnx_runtime_says_what_the_trained_model_says(shop):
     out, _ = shop.pack(export=["onnx"])
     found = json.loads((out / "parity.json").read_text())["onnx"]
     assert found["top_1"] == 1.0 and found["divergence"] < 1e-5 and found["engine"].startswith("onnxruntime ")
+    graph = (out / "onnx" / "model.onnx").read_bytes()
+    assert b"site-packages" not in graph and b".py" not in graph  # no path of the machine that made it
     assert {"model.onnx", "model.onnx_data", "tokenizer.json", "chat_template.jinja"} <= {
         p.name for p in (out / "onnx").iterdir()
     }
@@ -169,14 +184,14 @@ def test_other_settings_in_a_gguf_files_metadata(shop, monkeypatch):
 
 
 @LLAMACPP
-def test_what_only_the_engine_itself_can_tell(shop, monkeypatch):
+def test_what_only_the_engine_itself_can_tell(lively, monkeypatch):
     """Tokens, weights and settings are right as we read them; llama.cpp reads one more key."""
 
     def change(told):
         told["llama.rope.scaling.factor"] = 8.0
 
     refused(
-        shop,
+        lively,
         monkeypatch,
         "gguf",
         lambda f: _rewritten(f, change),
@@ -279,13 +294,13 @@ def test_other_weights_in_the_merged_model_are_caught(shop, monkeypatch):
     refused(shop, monkeypatch, "merged", change, "training changed is in its weights 0.00 times")
 
 
-def test_other_weights_in_an_onnx_file_are_caught(shop, monkeypatch):
+def test_other_weights_in_an_onnx_file_are_caught(lively, monkeypatch):
     from luthier.models import to_onnx
 
     real = to_onnx.write
-    monkeypatch.setattr(to_onnx, "write", lambda source, out: real(shop.base, out))
+    monkeypatch.setattr(to_onnx, "write", lambda source, out: real(lively.base, out))
     with pytest.raises(ModelError, match=r"'onnx' does not say .*its weights or its graph are others"):
-        shop.pack(export=["onnx"])
+        lively.pack(export=["onnx"])
 
 
 # -- the server ------------------------------------------------------------------------------------------------------------
@@ -304,7 +319,7 @@ def test_the_serving_engine_is_in_the_gate(shop, export):
         assert found["top_1"] == 1.0 and found["divergence"] < 1e-4
 
 
-def test_a_server_that_asks_otherwise_is_caught(shop):
+def test_a_server_that_asks_otherwise_is_caught(lively):
     from luthier.app.packing import ask
 
     def otherwise(package, base, prompts, tokens, alternatives):
@@ -313,18 +328,19 @@ def test_a_server_that_asks_otherwise_is_caught(shop):
         return ask(package, base, twice, tokens, alternatives)
 
     with pytest.raises(ModelError, match="the serving engine does not say what the trained model says"):
-        shop.pack(export=["merged"], serve=otherwise)
+        lively.pack(export=["merged"], serve=otherwise)
 
 
-def test_of_few_tokens_one_may_differ_and_no_more():
+def test_of_few_tokens_more_may_differ():
+    """At most n·0.02 + 2·√(n·0.02·0.98): 1.6 of 19 and 28.9 of 1,000."""
     from luthier.postprocessing.parity import Parity, _judge
 
     def judged(differ, tokens):
-        _judge("merged", Parity(8, tokens, 1 - differ / tokens, 0.001, 0.01, "all", "an engine"), None, None)
+        _judge("merged", Parity(8, tokens, 1 - differ / tokens, 0.001, 0.01, "all", "an engine"), Path())
 
     judged(1, 19)
-    judged(20, 1000)  # two in a hundred
-    for differ, tokens in ((2, 19), (21, 1000)):
+    judged(28, 1000)
+    for differ, tokens in ((2, 19), (29, 1000)):
         with pytest.raises(ModelError, match="the likeliest is the same in"):
             judged(differ, tokens)
 

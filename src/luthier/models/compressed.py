@@ -221,7 +221,7 @@ def unpack(words: Any, scales: Any, inputs: int, packing: Packing, dtype: Any) -
 
 
 def unpacked(folder: Path) -> Any:
-    """Name -> fp32 tensor of a folder, packed or not, read at each call; `names` are those of the whole model."""
+    """Name -> fp32 tensor of a folder, packed or not, read at each call; None where there is none."""
     from .tensor_file import Tensors
 
     tensors, packing = Tensors(folder), packing_of(read_config(folder))
@@ -230,7 +230,7 @@ def unpacked(folder: Path) -> Any:
         import torch
 
         if packing is None or f"{name}_packed" not in tensors.stored:
-            return tensors.read(name).float()
+            return tensors.read(name).float() if name in tensors.stored else None
         words, scales = tensors.read(f"{name}_packed"), tensors.read(f"{name}_scale")
         inputs = int(tensors.read(f"{name}_shape")[1])
         return unpack(words, scales, inputs, packing, torch.float32)

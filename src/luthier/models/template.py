@@ -74,6 +74,10 @@ class Template:
         self._tools_fault: str | None = None
         self.end_ids: frozenset[int] = self._find_end_ids()
 
+    def holds_control(self, text: str) -> bool:
+        """Whether a control token is written out in it; encoded here as characters, in other engines as the token."""
+        return bool(self._control_pattern.search(text))
+
     def need_chat(self) -> None:
         """Raises ModelError where there is no chat template."""
         if not self.tokenizer.chat_template:

@@ -18,6 +18,7 @@ from typing import Any
 
 from .folder import WIDTH_BYTES
 
+_OWN_HEAD = "head.safetensors"  # head.FILE, named here so that torch stays out
 Planned = tuple[str, tuple[int, ...]]
 """(safetensors' name of the number format, shape)."""
 
@@ -93,12 +94,14 @@ def format_of(dtype: Any) -> str:
 
 
 class Tensors:
-    """The tensors of a folder, read one at a time and never kept. Raises what `stored_tensors` raises."""
+    """The language model's tensors of a folder, read one at a time and never kept; a head of its own (head.py) is left out.
+    Raises what `stored_tensors` raises."""
 
     def __init__(self, folder: Path) -> None:
         from .folder import stored_tensors
 
-        self.stored = stored_tensors(folder)
+        found = stored_tensors(folder)
+        self.stored = {name: tensor for name, tensor in found.items() if tensor.file.name != _OWN_HEAD}
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self.stored))

@@ -9,6 +9,7 @@ to write long answers, one of the other forms is faster. Weights are fp32, exter
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,10 @@ def write(source: Path, out: Path) -> None:
     """Fill `out` with the two files. Raises MissingPart, ModelError."""
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
     refuse(source)
-    logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     # Plain attention: the varlen kernels of this project are no part of ONNX.
     model = AutoModelForCausalLM.from_pretrained(
         source, dtype=torch.float32, attn_implementation="eager", local_files_only=True, use_safetensors=True,
@@ -58,6 +59,9 @@ def write(source: Path, out: Path) -> None:
     rows, tokens = torch.export.Dim("rows"), torch.export.Dim("tokens")
     names = {0: rows, 1: tokens}
     out.mkdir(parents=True, exist_ok=True)
+    exporter = logging.getLogger("torch.onnx")  # it tells of every package that it could also use
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -72,9 +76,9 @@ def write(source: Path, out: Path) -> None:
             f"this model cannot be exported to ONNX: {str(error).strip().splitlines()[0][:200]}",
             remedy="Export it as merged, int8 or gguf.",
         ) from error
-    made = out / f"{FILE}.data"
-    if made.is_file() and made.name != DATA:
-        _rename_data(out / FILE, made, out / DATA)
+    finally:
+        exporter.setLevel(level)
+    _tidy(out)
 
 
 def _whole(model: Any) -> Any:
@@ -99,14 +103,22 @@ def _whole(model: Any) -> Any:
     return Whole().eval()
 
 
-def _rename_data(model: Path, made: Path, wanted: Path) -> None:
-    """The name that tools of the field look for, in the file and in what points at it."""
+def _tidy(out: Path) -> None:
+    """The weights' file gets the name that tools of the field look for; what the exporter noted of this machine (paths, stack
+    traces) is taken out."""
     import onnx
 
-    graph = onnx.load(str(model), load_external_data=False)
-    for tensor in graph.graph.initializer:
+    model = onnx.load(str(out / FILE), load_external_data=False)
+    made = None
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
         for entry in tensor.external_data:
             if entry.key == "location":
-                entry.value = wanted.name
-    onnx.save(graph, str(model))
-    made.rename(wanted)
+                made, entry.value = entry.value, DATA
+    del model.metadata_props[:], model.graph.metadata_props[:]
+    for part in (*model.graph.node, *model.graph.value_info, *(n for f in model.functions for n in f.node)):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    onnx.save(model, str(out / FILE))
+    if made is not None and made != DATA:
+        (out / made).rename(out / DATA)

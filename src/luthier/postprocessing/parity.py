@@ -17,7 +17,6 @@ KL(trained ‖ form) is over the whole vocabulary where the engine tells it all.
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,7 +39,6 @@ TOKENS = 1_000
 SERVED_TOKENS, SERVED_TOP = 8, 20
 """Tokens of each answer that are compared with the server's, and alternatives that it tells of each."""
 SERVED = "served"
-CONFIG = "adapter_config.json"
 _KEPT = "Nothing was packed; the trained model is kept."
 
 
@@ -95,7 +93,7 @@ def check(
     for form, folder in forms.items():
         _same_tokens(form, folder, template, conversations, rows, context, scratch)
     _same_weights(model, base, forms, whole)
-    prompts = _prompts(conversations)
+    prompts = _prompts(conversations, template)
     trained = weights.load(model, base_folder=base)
     wanted = reading.said(trained, rows, TOKENS)
     path = [_greedy(trained, template, one) for one in prompts] if serve else []
@@ -106,27 +104,28 @@ def check(
         read = reading.read(form, folder, base, whole, rows, prompts, context, TOKENS, scratch)
         _same_prompts(form, read, template, prompts)
         parity = _compared(wanted, read, len(rows))
-        _judge(form, parity, model, folder)
+        _judge(form, parity, folder)
         found[form] = parity.plain()
-    if serve:
+    if serve and prompts:
         ask, package = serve
         steps = ask(package, base, prompts, SERVED_TOKENS, SERVED_TOP)
         parity = _compared_steps(path, steps, template)
-        _judge(SERVED, parity, model, package)
+        _judge(SERVED, parity, package)
         found[SERVED] = parity.plain()
     return found
 
 
-def _judge(form: str, parity: Parity, model: Path, folder: Path) -> None:
+def _judge(form: str, parity: Parity, folder: Path) -> None:
     limits = KINDS["int4" if form == SERVED and not _exact(folder) else "merged" if form == SERVED else form]  # type: ignore[index]
-    # Of a few tokens one near tie is already a large share, so one may always differ.
-    differ = round((1 - parity.top_1) * parity.tokens)
-    if differ > max(1, (1 - limits.top_1) * parity.tokens) or parity.divergence > limits.divergence:
+    # Near ties turn by chance: of few tokens more of them may, by two deviations of a share.
+    n, differ = parity.tokens, round((1 - parity.top_1) * parity.tokens)
+    most = (1 - limits.top_1) * n + 2 * ((1 - limits.top_1) * limits.top_1 * n) ** 0.5
+    if differ > most or parity.divergence > limits.divergence:
         what = "the serving engine" if form == SERVED else f"the packed form {form!r}"
         raise ModelError(
             f"{what} does not say what the trained model says: over {parity.tokens:,} tokens of "
             f"{parity.rows} rows the likeliest is the same in {parity.top_1:.1%} (at least {limits.top_1:.0%}), and the mean divergence is "
-            f"{parity.divergence:.3g} nats (at most {limits.divergence:g}), by {parity.engine}. {_cause(form, model, folder)}",
+            f"{parity.divergence:.3g} nats (at most {limits.divergence:g}), by {parity.engine}. {_cause(form)}",
             remedy=f"{_KEPT} Package it again, and report this if it stays.",
         )
 
@@ -205,8 +204,9 @@ def _other_tokens(form: Form, wanted: list[int], found: list[int], cause: str) -
     )
 
 
-def _prompts(conversations: Sequence[Row]) -> list[list[dict[str, Any]]]:
-    """What stands before the last answer, of rows that any client could send: words only, without tools."""
+def _prompts(conversations: Sequence[Row], template: Any) -> list[list[dict[str, Any]]]:
+    """What stands before the last answer, of rows that any client could send and every engine reads alike: words only, without
+    tools or written-out control tokens, with room for an answer."""
     found = []
     for one in conversations:
         if isinstance(one, str) or one[1]:
@@ -215,10 +215,13 @@ def _prompts(conversations: Sequence[Row]) -> list[list[dict[str, Any]]]:
         while turns and turns[-1]["role"] == "assistant":
             turns.pop()
         plain = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
-        if plain and all(
-            isinstance(turn["content"], str) and turn["role"] in ("system", "user", "assistant")
+        words = all(
+            isinstance(turn["content"], str)
+            and turn["role"] in ("system", "user", "assistant")
+            and not template.holds_control(turn["content"])
             for turn in plain
-        ):
+        )
+        if plain and words and len(template.prompt(plain)) + SERVED_TOKENS <= template.context:
             found.append(plain)
     return found
 
@@ -229,6 +232,8 @@ def _prompts(conversations: Sequence[Row]) -> list[list[dict[str, Any]]]:
 def _same_weights(model: Path, base: Path, forms: Mapping[Form, Path], whole: Path | None) -> None:
     from . import weight_check
 
+    if "adapter" in forms and (fault := weight_check.adapter_fault(model, forms["adapter"])):
+        raise _other_weights("adapter", fault, ["merged"])
     if whole is None:
         return
     made = [form for form in forms if KINDS[form].whole]
@@ -332,18 +337,8 @@ def _text(template: Any, token: int) -> str:
     return text
 
 
-def _cause(form: str, model: Path, folder: Path) -> str:
+def _cause(form: str) -> str:
     """What can be told without running anything: tokens and weights were found to be the same before."""
-    if form == "adapter" and (model / CONFIG).is_file() and (folder / CONFIG).is_file():
-        mine, theirs = (json.loads((place / CONFIG).read_text(encoding="utf-8")) for place in (model, folder))
-        odd = [
-            name
-            for name in ("lora_alpha", "r", "use_rslora", "use_dora", "target_modules")
-            if mine.get(name) != theirs.get(name)
-        ]
-        if odd:
-            return f"Its adapter is scaled or placed otherwise: {', '.join(f'{n} is {theirs.get(n)} and was {mine.get(n)}' for n in odd)}."
-        return "Its tokens are the same, so its weights are others."
     if form == SERVED:
         return "The files are the same, so the way they are asked is another: instruction, template or number format."
     if form == "onnx":

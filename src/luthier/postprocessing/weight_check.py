@@ -1,5 +1,6 @@
 """Are the weights of a packed form those that it was made from? Tensor by tensor, without running a model.
 
+    adapter  as training left it
     merged   base and what training changed, rounded to the stored format: every number within one rounding
     others   the merged weights, quantised: the error of each block of 32 within the format's half step, and its size kept
              (Σ q·w / Σ w² is 1 up to the square of the error: a scale that is lost or applied twice shows here, whatever the
@@ -20,6 +21,7 @@ from .spec import Form
 Read = Callable[[str], Any]
 """transformers' name of a tensor -> fp32 tensor, None where the form has none."""
 BLOCK = 32
+_PLACING = ("lora_alpha", "r", "use_rslora", "use_dora", "target_modules", "layers_to_transform")
 
 
 @dataclass(frozen=True)
@@ -72,20 +74,39 @@ def trained_weights(model: Path, base: Path) -> Iterator[tuple[str, Any, Any]]:
             yield name, below.read(name).float(), own.read(name).float()
 
 
+def adapter_fault(model: Path, folder: Path) -> str | None:
+    """What is wrong with a copied adapter; None: nothing."""
+    import json
+
+    from luthier.models.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
+    mine, its = (
+        json.loads((place / ADAPTER_CONFIG).read_text(encoding="utf-8")) for place in (model, folder)
+    )
+    if odd := [name for name in _PLACING if mine.get(name) != its.get(name)]:
+        told = ", ".join(f"{name} is {its.get(name)} and was {mine.get(name)}" for name in odd)
+        return f"Its adapter is scaled or placed otherwise: {told}."
+    if (model / ADAPTER_WEIGHTS).read_bytes() != (folder / ADAPTER_WEIGHTS).read_bytes():
+        return "Its weights are others."
+    return None
+
+
 def merged_fault(model: Path, base: Path, folder: Path) -> str | None:
     """What is wrong with merged weights; None: nothing."""
     import torch
 
-    read = read_weights("merged", folder)
+    from luthier.models.tensor_file import Tensors, dtype_of
+
+    read, stored = read_weights("merged", folder), Tensors(folder).stored
     odd, along, size = None, 0.0, 0.0
     for name, before, wanted in trained_weights(model, base):
         found = read(name)
-        if found.shape != wanted.shape:
-            return f"The tensor {name!r} has another shape."
+        if found is None or found.shape != wanted.shape:
+            return f"The tensor {name!r} is not in it as it was."
         learnt = wanted - before
         along += float(((found - before) * learnt).sum(dtype=torch.float64))
         size += float(learnt.square().sum(dtype=torch.float64))
-        if odd is None and not torch.allclose(found, wanted, rtol=2**-7, atol=1e-6):
+        if odd is None and not _rounded(found, wanted, dtype_of(stored[name].dtype)):
             odd = name
     if odd is None:
         return None
@@ -95,6 +116,19 @@ def merged_fault(model: Path, base: Path, folder: Path) -> str | None:
         else ""
     )
     return f"Its weights are others, first in {odd!r}.{times}"
+
+
+def _rounded(found: Any, wanted: Any, dtype: Any) -> bool:
+    """Whether this is `wanted`, rounded to the format it is stored in. Products may be added up in another order, so one in a hundred
+    may round to the neighbour; a small change at half its scale moves far more of them."""
+    import torch
+
+    rounded = wanted.to(dtype).float()
+    slack = 1e-5 if dtype == torch.float32 else 0.0
+    most = float(wanted.abs().max()) if wanted.numel() else 0.0
+    other = (found - rounded).abs() > slack * rounded.abs() + slack * 0.1 * most
+    near = torch.allclose(found, rounded, rtol=2**-7, atol=1e-6 * max(most, 1e-3))
+    return near and float(other.to(torch.float32).mean() if other.numel() else 0.0) <= 0.01
 
 
 def rounded_fault(form: Form, folder: Path, whole: Path) -> str | None:
