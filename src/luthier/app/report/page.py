@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from . import learning, provenance, sections, wording, worst
+from . import learning, provenance, sections, win_loss, wording, worst
 from .facts import RunFacts
 from .verdict import verdict
 
@@ -41,6 +41,7 @@ def render(facts: RunFacts) -> str:
             labels=sections.labels(measured, facts.dataset) if measured else None,
             parts=worst.parts(measured) if measured else None,
             turned=worst.turned(measured) if measured else [],
+            won=_markup(win_loss.drawing(measured)) if measured else None,
             reliability=worst.reliability(measured) if measured else None,
             abstention=worst.abstention(measured) if measured else None,
             answers=sections.answers(measured) if measured else [],
@@ -51,6 +52,12 @@ def render(facts: RunFacts) -> str:
             splits=[(s, facts.dataset["counts"].get(s, 0)) for s in sections.SPLITS] if facts.dataset else [],
         )
     )
+
+
+def _markup(svg: str | None) -> Any:
+    from markupsafe import Markup
+
+    return None if svg is None else Markup(svg)  # noqa: S704 (charts escape their text)
 
 
 def policy(style: str) -> str:
