@@ -104,7 +104,7 @@ def _advice(
     against = [one for one in plan.over_budget if probe or "not known" not in one]
     if need := _disk(plan.training, case):
         against.append(need)
-    figures = {
+    figures: dict[str, Any] = {
         "seconds": plan.seconds,
         "peak_bytes": plan.training.peak_total_bytes,
         "trained_parameters": plan.training.trained_parameters,
