@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from luthier.core.errors import LuthierError, MissingPart, SpecError
-from luthier.core.units import Money, show_bytes, show_seconds
+from luthier.core.units import Money, show_bytes, show_count, show_seconds
 
 from .context import RunContext
 from .line import Make, Results, materials
@@ -231,7 +231,7 @@ def told(case: Case) -> Sequence[tuple[str, str]]:
         ("task", case.kind + (f", {len(case.labels)} labels, the rarest with {case.fewest:,} rows" if case.labels else "")),
         ("rows", f"{case.train:,} to train, {case.validation:,} to validate, {case.test:,} for the test"),
         ("tokens", f"{case.tokens:,} to learn from, at most {case.longest:,} in a row"),
-        ("base", f"{case.parameters / 1e6:,.0f}M parameters, {case.layers} blocks"),
+        ("base", f"{show_count(case.parameters)} parameters, {case.layers} blocks"),
         ("machine", f"{case.device}, {show_bytes(case.memory_bytes)} of memory, {show_bytes(case.disk_bytes)} of disk"),
     ]  # fmt: skip
     if case.plain is not None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from luthier.core.units import show_count
+
 FEW_ROWS = 100
 SOME_ROWS = 1_000
 MANY_ROWS = 5_000
@@ -168,7 +170,7 @@ def _qlora(case: Case) -> tuple[int, list[str]]:
     told = ["the frozen base in 4 bits: about a quarter of its memory, slower (Dettmers et al. 2023)"]
     if case.parameters < SMALL_BASE:
         return 4, [
-            f"a base of {case.parameters / 1e6:.0f}M parameters is small, so there is little memory to save",
+            f"a base of {show_count(case.parameters)} parameters is small, so there is little memory to save",
             *told,
         ]
     return 2, told
@@ -277,7 +279,7 @@ def table(case: Case) -> Sequence[Technique]:
         Technique("qlora", "LoRA over a base of 4 bits", _adapter({"kind": "lora", "rank": 16, "quantize": "4bit"}), _always, _qlora, over=_around(2e-4)),
         Technique("ia3", "IA³", _adapter({"kind": "ia3"}), _always, _ia3, over=_around(3e-3)),
         Technique("full", "full fine-tuning", {**_adapter({"kind": "full"}), **merged}, _always, _full, over=_around(2e-5)),
-        Technique("top-layers", f"full fine-tuning of the topmost {top} blocks", {**_adapter({"kind": "full", "last_layers": top}), **merged}, _always, _top, over=_around(5e-5)),
+        Technique("top-layers", f"full fine-tuning of the topmost {top} of {case.layers} blocks", {**_adapter({"kind": "full", "last_layers": top}), **merged}, _always, _top, over=_around(5e-5)),
         Technique("continued", "continued pre-training on the texts, with LoRA", _adapter({"kind": "lora", "rank": 64, "rslora": True}), _texts, _continued, over=_around(2e-4)),
         Technique("dpo", "DPO on pairs", _adapter(lora, "dpo", 5e-5), _pairs, _preference("dpo", "Rafailov et al. 2023"), over=_around(5e-5)),
         Technique("orpo", "ORPO on pairs, without a reference model", _adapter(lora, "orpo"), _pairs, _preference("orpo", "Hong et al. 2024"), over=_around(2e-4)),

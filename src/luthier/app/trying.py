@@ -20,7 +20,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, Interrupted, LuthierError, MissingPart, SpecError, StoreError
 from luthier.core.event import Event
 from luthier.core.units import Money
-from luthier.evaluation.spec import METRICS
+from luthier.evaluation.spec import METRICS, System
 from luthier.training.search import SearchSpec, Trial
 from luthier.training.stopping import Watch, watch_of
 
@@ -108,7 +108,7 @@ def attempt(
     metric: str,
     hourly: Money | None = None,
     before_s: float = 0.0,
-    against: Sequence[str] = (),
+    against: Sequence[System] = (),
 ) -> tuple[Trial, Mapping[str, tuple[float, Sequence[float]]]]:
     """Train it and ask it the validation rows, as far as that is not there already. `before_s` was spent on it earlier.
     `against`: systems without training that are asked too, which come back beside the trial."""
@@ -146,7 +146,7 @@ def _judge(
     asked: optuna.Trial | None,
     metric: str,
     fold: int,
-    against: Sequence[str],
+    against: Sequence[System],
 ) -> Judged:
     from luthier.evaluation.validation import STAGE as VALIDATE
     from luthier.evaluation.validation import ValidateSpec

@@ -232,7 +232,7 @@ def fits(
     (True, False)
     """
     own = techniques.get(technique) if technique is not None else None
-    if (technique is None) != (own is None):
+    if (own is None) != (not techniques):
         return False
     wishes = {**over, **(own.over if own else {})}
     given = own.set if own else {}

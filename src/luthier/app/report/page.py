@@ -22,6 +22,7 @@ from . import (
     refined,
     remembered,
     sections,
+    win_loss,
     wording,
     worst,
 )
@@ -57,6 +58,7 @@ def render(facts: RunFacts) -> str:
             parts=worst.parts(measured) if measured else None,
             beside=beside(measured) if measured else None,
             turned=worst.turned(measured) if measured else [],
+            won=_markup(win_loss.drawing(measured)) if measured else None,
             reliability=worst.reliability(measured) if measured else None,
             abstention=worst.abstention(measured) if measured else None,
             refined=refined.refined(measured) if measured else None,
@@ -71,6 +73,12 @@ def render(facts: RunFacts) -> str:
             splits=[(s, facts.dataset["counts"].get(s, 0)) for s in sections.SPLITS] if facts.dataset else [],
         )
     )
+
+
+def _markup(svg: str | None) -> Any:
+    from markupsafe import Markup
+
+    return None if svg is None else Markup(svg)  # noqa: S704 (charts escape their text)
 
 
 def policy(style: str) -> str:

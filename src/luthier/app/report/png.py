@@ -20,6 +20,7 @@ TWICE = 2.0
 _SVG = re.compile(r"<svg\b[^>]*class=\"chart[^>]*>.*?</svg>", re.S)
 _NARROW = re.compile(r"<div class=\"narrow\">.*?</div>", re.S)
 _CAPTION = re.compile(r"<figcaption>(.*?)</figcaption>|<h2[^>]*>(.*?)</h2>|<h3[^>]*>(.*?)</h3>", re.S)
+_MIX = re.compile(r"color-mix\(in srgb, (#[0-9a-f]{6}) ([0-9]+)%, (#[0-9a-f]{6})\)")
 _LABEL = re.compile(r'aria-label="([^"]*)"')
 
 
@@ -93,10 +94,21 @@ def flat(style: str) -> str:
     rules = [rule for rule in re.findall(r"[^{}]+\{[^{}]*\}", plain) if ":" not in rule.partition("{")[0]]
     text = " ".join(" ".join(rule.split()) for rule in rules)
     text = re.sub(r"var\(--([\w-]+)\)", lambda found: known.get(found[1], "#000"), text)
+    text = _MIX.sub(_mixed, text)
     text = re.sub(
         r"font:\s*(?:\d{3} )?([\d.]+px)(?:/[\d.]+)?\s+([\w-]+)", r"font-size: \1; font-family: \2", text
     )
     return f"svg {{ color: {known.get('ink', '#000')}; }} {text}"
+
+
+def _mixed(found: re.Match[str]) -> str:
+    """
+    >>> _MIX.sub(_mixed, "color-mix(in srgb, #000000 25%, #ffffff)")
+    '#bfbfbf'
+    """
+    share = int(found[2]) / 100
+    one, other = ([int(found[n][i : i + 2], 16) for i in (1, 3, 5)] for n in (1, 3))
+    return "#" + "".join(f"{round(share * a + (1 - share) * b):02x}" for a, b in zip(one, other, strict=True))
 
 
 def _without_media(style: str) -> str:
