@@ -62,7 +62,9 @@ def check(gate: Mapping[str, GateRule], kind: str, evaluate: EvaluateSpec, own_h
         if rival not in METRICS[metric].systems:
             raise SpecError(
                 f"evaluate.gate.{metric}: {rival} has no {metric}.",
-                remedy=f"Compare it with {', '.join(s for s in METRICS[metric].systems if s != 'tuned')}.",
+                remedy=f"Compare it with {', '.join(others)}."
+                if (others := [s for s in METRICS[metric].systems if s != "tuned"])
+                else "It is of the tuned model alone; write at_least.",
             )
         if rule.confidence is not None and rule.confidence != evaluate.confidence:
             raise SpecError(
