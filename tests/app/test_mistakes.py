@@ -81,6 +81,26 @@ def test_missing_label(workshop):
     assert done["release"] == "router@1"
 
 
+def test_schema_of_another_task(workshop):
+    """A schema of a task that has none"""
+    refused_at_once(
+        workshop, 2, "a schema belongs to `kind: extract`", words=["--set", "task.schema={type: object}"]
+    )
+
+
+def test_schema_file(workshop):
+    """A file with a schema that is not there, or holds none"""
+    words = [
+        "--set",
+        "task={kind: extract, schema: s.json}",
+        "--set",
+        "data.sources.0.map={user: text, assistant: queue}",
+    ]
+    refused(workshop, 3, "task.schema", "s.json cannot be read: No such file", words=words)
+    workshop.write("s.json", '{"type": "objekt"}')
+    refused(workshop, 3, "s.json: this is no JSON Schema: 'objekt'", words=words)
+
+
 def test_unknown_label(workshop):
     """A label that the task does not name"""
     refused(workshop, 3, "technical", words=["--set", "task.labels=[billing, delivery, technicla]"])

@@ -7,7 +7,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from luthier.core.errors import DataError, SpecError
+from luthier.core.errors import DataError
 from luthier.data.task import TaskSpec
 
 pytest.importorskip("jsonschema")
@@ -84,7 +84,7 @@ def test_a_schema_in_a_file_is_the_same_as_one_written_out(prepare, jsonl, tmp_p
     with pytest.raises(DataError, match=r"no\.json cannot be read: No such file"):
         prepare(data(files), {**TASK, "schema": "no.json"})
     (tmp_path / "bad.json").write_text('{"type": "objekt"}')
-    with pytest.raises(SpecError, match=r"bad\.json: this is no JSON Schema: 'objekt'"):
+    with pytest.raises(DataError, match=r"bad\.json: this is no JSON Schema: 'objekt'"):
         prepare(data(files), {**TASK, "schema": "bad.json"})
 
 

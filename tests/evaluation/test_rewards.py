@@ -32,6 +32,8 @@ def score(written, answer, expected=None):
         ("json_valid", '{"a": 1', None, 0),
         ({"json_valid": {"keys": ["a", "b"]}}, '{"a": 1, "b": null}', None, 1),
         ({"json_valid": {"keys": ["a"]}}, '["a"]', None, 0),
+        ("fields", '{"b": 2, "a": 1}', '{"a": 1, "b": 3}', 0.5),
+        ("fields", "none", '{"a": 1}', 0),
         ({"length": {"max": 4}}, "four", None, 1),
         ({"length": {"max": 4}}, "sixsix", None, 0.5),  # half way between 4 and 8
         ({"length": {"max": 4}}, "longer than eight", None, 0),

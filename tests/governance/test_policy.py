@@ -139,7 +139,7 @@ def test_a_head_of_its_own_has_no_perplexity():
             {"macro_f1": {"at_least": 1}},
             "chat",
             {},
-            "'macro_f1' is not measured .* chat task.\n.*known: bleu, chrf, exact_match, ",
+            "'macro_f1' is not measured .* chat task.\n.*known: bleu, call_match, call_name, ",
         ),
         ({"macro_f1": {"at_least": 1}}, "classify", {"metrics": ["accuracy"]}, "known: accuracy"),
         ({"token_f1": {"better_than": "tfidf"}}, "chat", {}, "better_than 'tfidf', which is not measured"),

@@ -98,6 +98,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "regex": "luthier.evaluation.rewards:regex",
         "number": "luthier.evaluation.rewards:number",
         "json_valid": "luthier.evaluation.rewards:json_valid",
+        "fields": "luthier.evaluation.rewards:fields",
         "length": "luthier.evaluation.rewards:length",
     },
     "adapter": {

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.core.errors import DataError, SpecError
+from luthier.core.errors import DataError
 from luthier.core.spec import Spec
 
 LARGEST_SCHEMA = 1_000_000
@@ -45,7 +45,7 @@ class TaskSpec(Spec):
         return self
 
     def settled(self, root: Path) -> TaskSpec:
-        """The same with a schema's file read: identity is what it holds. Raises SpecError, DataError."""
+        """The same with a schema's file read: identity is what it holds. Raises DataError."""
         if isinstance(self.schema_, dict) or self.schema_ == "auto":
             return self
         return self.model_copy(update={"schema_": _schema_of(root / Path(self.schema_).expanduser())})
@@ -80,7 +80,7 @@ def _schema_of(path: Path) -> dict[str, Any]:
             remedy="Name a file with a JSON Schema, beside the recipe, or write the schema out.",
         ) from None
     if text is None:
-        raise SpecError(
+        raise DataError(
             f"task.schema: {path} is larger than {LARGEST_SCHEMA:,} bytes.",
             remedy="Name a file with a JSON Schema.",
         )
@@ -90,7 +90,7 @@ def _schema_of(path: Path) -> dict[str, Any]:
             raise ValueError("it holds no object")
         refuse(schema)
     except ValueError as error:
-        raise SpecError(
+        raise DataError(
             f"task.schema: {path}: {error}.", remedy="Correct it there; nothing has been read."
         ) from None
     return schema

@@ -215,14 +215,9 @@ def _form(call: Call, tools: Mapping[str, Mapping[str, Any]]) -> Any:
     told = {}
     for key, value in call["arguments"].items():
         of = named.get(key)
-        if (
-            key not in needed
-            and isinstance(of, Mapping)
-            and "default" in of
-            and canonical(of["default"], squeezed) == canonical(value, squeezed)
-        ):
-            continue
-        told[key] = value
+        usual = of.get("default", ...) if isinstance(of, Mapping) else ...
+        if key in needed or usual is ... or canonical(usual, squeezed) != canonical(value, squeezed):
+            told[key] = value
     return call["name"], canonical(told, squeezed)
 
 

@@ -121,6 +121,12 @@ def _json(answer: str, _expected: str | None, settings: JsonValid) -> float:
     return float(not settings.keys or (isinstance(value, dict) and set(settings.keys) <= set(value)))
 
 
+def _fields(answer: str, expected: str | None, _settings: Plain) -> float:
+    from .fields import compared
+
+    return compared(_needed(expected, "fields"), answer).f1
+
+
 def _length(answer: str, _expected: str | None, settings: Length) -> float:
     return min(1.0, max(0.0, 2 - len(answer) / settings.max))
 
@@ -141,4 +147,5 @@ label = Reward(
 regex = Reward("regex", Regex, "1 where a pattern is found in the answer.", _regex)
 number = Reward("number", Number, "1 where the last number of the answer is that of the row's own.", _number)
 json_valid = Reward("json_valid", JsonValid, "1 where the answer is JSON, with the keys wanted.", _json)
+fields = Reward("fields", Plain, "F1 of the fields of a JSON answer against those of the row's own.", _fields)
 length = Reward("length", Length, "1 for an answer that is short enough, less for a longer one.", _length)

@@ -93,7 +93,9 @@ def check(
         if rival not in can:
             raise SpecError(
                 f"evaluate.gate.{metric}: {rival} has no {metric}.",
-                remedy=f"Compare it with {', '.join(can)}." if can else "Compare it in another metric.",
+                remedy=f"Compare it with {', '.join(can)}."
+                if can
+                else "It is of the tuned model alone; write at_least.",
             )
         if rule.confidence is not None and rule.confidence != evaluate.confidence:
             raise SpecError(
