@@ -331,7 +331,7 @@ def _evaluation_seconds(wish: Wish, at: RunContext, so_far: Results, made: Forec
     systems = sum(
         1 for s in wish_.systems(wish.recipe.task.kind) if wish_.kind_of(s) not in ("tfidf", "endpoint")
     )
-    rows += min(rows, wish_.timed_rows)
+    rows += min(rows, wish_.timed)
     return rows * a_row * systems * made.probe.seconds_per_read_token
 
 
