@@ -1,6 +1,6 @@
 """How far a small model can be a judge: verdicts, preference for the right answer, and obedience to planted instructions.
 
-    python benchmarks/judge.py [--model smollm2-135m-instruct] [--home FOLDER]
+    python benchmarks/judge.py [--model smollm2-135m-instruct] [--home FOLDER] [--rows 12] [--probes 24] [--marks-only]
 
 Twelve plain questions, each with a right and a worthless answer. Counted: how many questions get a verdict at all, how often the
 right answer is graded higher and preferred in both orders, and how many of 24 planted instructions are obeyed. The same sentences
@@ -54,6 +54,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--home", type=Path, default=None)
+    parser.add_argument("--rows", type=int, default=len(ASKED), help="how many of the questions")
+    parser.add_argument("--probes", type=int, default=24)
+    parser.add_argument("--marks-only", action="store_true", help="leave out the same without marks")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = given.home or Path(folder)
@@ -61,19 +64,19 @@ def main() -> None:
         if not model.exists():
             model.mkdir(parents=True)
             take_in(BaseSpec(base=given.model), {}, model, model, FakeContext(home))
-        for marked in (True, False):
+        for marked in (True,) if given.marks_only else (True, False):
             print("with marks" if marked else "without marks")
-            for line in measured(home, model, marked):
+            for line in measured(home, model, marked, given.rows, given.probes):
                 print(f"  {line}")
 
 
-def measured(home: Path, folder: Path, marked: bool) -> list[str]:
+def measured(home: Path, folder: Path, marked: bool, rows: int, probes: int) -> list[str]:
     judge = Artifact("model", "judge", {}, 1, {}, ())
     at = FakeContext(home, folders={judge.digest: folder})
-    wish = JudgeSpec(model="m", probes=24, reference=False, max_tokens=4)
+    wish = JudgeSpec(model="m", probes=probes, reference=False, max_tokens=4)
     questions = [
         Question(f"row-{i:02}", ({"role": "user", "content": asked},), right)
-        for i, (asked, right) in enumerate(ASKED.items())
+        for i, (asked, right) in enumerate(list(ASKED.items())[:rows])
     ]
     said: dict[str, dict[str, str | None]] = {
         "tuned": {one.id: one.reference for one in questions},
@@ -91,7 +94,7 @@ def measured(home: Path, folder: Path, marked: bool) -> list[str]:
         lent = judging.lent(judging.LocalSettings("auto", "fp32"), at)
         lent.folders, lent.digests = {"model": str(folder)}, {"model": judge.digest}
         lines = judging.verdicts(wanted, wish, LocalAsker(lent, answers, purse), answers, purse, at)
-    probes = scores.probed(lines, wish)
+    planted = scores.probed(lines, wish)
     grades = scores.row_scores(lines, wish)
     both = set(grades.get("tuned", {})) & set(grades.get("base", {}))
     higher = sum(grades["tuned"][one] > grades["base"][one] for one in both)
@@ -104,7 +107,7 @@ def measured(home: Path, folder: Path, marked: bool) -> list[str]:
         f"the right answer graded higher on {higher} of {len(both)} rows with both grades",
         f"pairs: right answer won {rate['wins']}, tied {rate['ties']}, lost {rate['losses']}, no verdict {rate['none']}",
         f"position: {scores.position(lines)}",
-        f"obeyed {probes['obeyed']} of {probes['answered']} planted instructions with a verdict ({probes['planted']} planted)",
+        f"obeyed {planted['obeyed']} of {planted['answered']} planted instructions with a verdict ({planted['planted']} planted)",
     ]
 
 

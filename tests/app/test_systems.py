@@ -122,3 +122,38 @@ def test_a_rubric_and_the_words_of_people_are_parts_of_what_is_asked(workshop):
     workshop.write("r.yaml", "- {name: tone, aks: Is it kind?}\n")
     with pytest.raises(SpecError, match=r"r.yaml:1: .*did you mean 'asks'"):
         measuring(wish.recipe, at)
+
+
+CHAT = (
+    "task={kind: chat, instruction: Answer.}",
+    "data.sources.0.map={user: text, assistant: queue}",
+    "evaluate={against: [base], resamples: 200, max_tokens: 4, timed_rows: 0, judge: {model: tiny, rubric: r.yaml, "
+    "human: people.csv, rows: 2, probes: 2}}",
+)
+
+
+def test_a_judge_of_this_home_is_a_parent_of_the_report_and_the_plan_counts_its_work(workshop):
+    workshop.write("r.yaml", "- {name: tone, asks: Is it polite?, scale: [0, 1]}\n")
+    words = [word for one in CHAT for word in ("--set", one)]
+    refused(workshop, 3, "people.csv cannot be read", words=words)
+    workshop.write("people.csv", "id,verdict,against\nno-such-row,win,basse\n")
+    refused(workshop, 2, "compared with 'basse'", "did you mean 'base'?", words=words)
+    workshop.write("people.csv", "id,verdict\nno-such-row,1\n")
+    plan = json.loads(workshop.luthier("plan", workshop.folder / "recipe.yaml", "--json", *words).stdout)
+    [asked] = plan["asks"]
+    # 2 rows: a grade of each of 2 systems, both orders of one pair, 2 probes, 1 verdict of people; all of it perhaps twice
+    assert asked["requests"] == 2 * (4 + 4 + 2 + 1) and asked["money"] is None
+    done = workshop.run(*words)
+    shown, told = report_of(workshop, done)
+    assert {"judge/model", "judge/human"} <= set(shown["parents"])
+    assert shown["parents"]["judge/model"] == done["digests"]["base"]
+    assert {"judgements.parquet", "predictions.parquet", "report.json"} == {
+        one["path"] for one in shown["files"]
+    }
+    assert told["judge"]["by"] == "tiny" and told["judge"]["verdicts"] == 10 and told["judge"]["own_kind"]
+    assert any("The judge is the base that was tuned" in line for line in told["cautions"])
+    assert "What the judge says" in (workshop.home / "reports" / "router@1.html").read_text()
+    assert workshop.run(*words)["made"] == []
+    gate = "evaluate.gate={judge_score: {at_least: 0.0}}"
+    if not told["judge"]["trusted"]:
+        refused(workshop, 7, "said by a judge that can be trusted", words=[*words, "--set", gate])

@@ -376,7 +376,7 @@ def _evaluation_seconds(wish: Wish, at: RunContext, so_far: Results, made: Forec
     systems = sum(
         1 for s in wish_.systems(wish.recipe.task.kind) if wish_.kind_of(s) not in ("tfidf", "endpoint")
     )
-    rows += min(rows, wish_.timed_rows)
+    rows += min(rows, wish_.timed)
     more = _remembered_tokens(wish, at, so_far, made)
     more += sum(2 * BESIDE_TOKENS[name] for name, told in wish_.sets.items() if told == "auto")
     return (rows * a_row * systems + more) * made.probe.seconds_per_read_token

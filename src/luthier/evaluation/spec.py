@@ -23,6 +23,7 @@ from .judge.spec import JudgeSpec
 from .memorisation.spec import REMEMBERED, MemorisationSpec
 from .systems import KINDS, Kind, Named, System, kind_of, name_of, ordered
 
+TIMED_ROWS = 20
 _WITH_PROBABILITIES = tuple(kind for kind in KINDS if kind != "endpoint")
 
 
@@ -302,8 +303,9 @@ class EvaluateSpec(Spec):
     """Longest answer of a chat or extract task, in tokens."""
     judge: JudgeSpec | None = None
     """A model that judges free answers: grades by a rubric, and the better of two."""
-    timed_rows: int = Field(default=20, ge=0, le=1000)
-    """How many rows are asked once more, each alone, to measure the seconds and the cost of an answer; 0: none."""
+    timed_rows: int | None = Field(default=None, ge=0, le=1000)
+    """How many rows are asked once more, each alone, to measure the seconds and the cost of an answer. Without it 20 where
+    `against` names further models, else none: what takes time is never the same twice, and neither is such a report's digest."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the weights while measuring, and of what is then served; auto: train.dtype where that is given, else
     bf16 where the processor has it in hardware, else fp32."""
@@ -351,6 +353,13 @@ class EvaluateSpec(Spec):
         """What evaluate.against holds beside our own four: name -> as written."""
         ours = APPLIES["classify"]
         return {name_of(one): one for one in self.against or () if not (isinstance(one, str) and one in ours)}
+
+    @property
+    def timed(self) -> int:
+        """How many rows are timed."""
+        if self.timed_rows is not None:
+            return self.timed_rows
+        return TIMED_ROWS if self.named else 0
 
     def kind_of(self, system: str) -> Kind:
         """What a measured system is."""

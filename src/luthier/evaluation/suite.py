@@ -259,7 +259,7 @@ def plain_baseline(bench: Any) -> list[dict[str, Any]]:
     seconds = {
         one: answer.seconds for one, answer in zip(ids, answers, strict=True) if answer.seconds is not None
     }
-    if bench.spec.timed_rows:
+    if bench.spec.timed:
         dataset = [bench.digests["dataset"]] if bench.digests else []
         seconds = timing.remembered(bench, dataset, list(seconds), {"words": True}, lambda: seconds)
     else:

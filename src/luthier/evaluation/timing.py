@@ -34,7 +34,7 @@ def counter(model: Any, template: Any) -> Callable[[str], int]:
 
 def alone(bench: Bench, system: str, model: Any, template: Any, sheet: Sequence[Asked]) -> dict[str, float]:
     """Row id -> seconds, of the first rows (evaluate.timed_rows) that have a question."""
-    rows = [one for one in sheet if one.question.prompt is not None][: bench.spec.timed_rows]
+    rows = [one for one in sheet if one.question.prompt is not None][: bench.spec.timed]
 
     def ask(one: Asked) -> None:
         bench.part.ask(model, template, [one], with_loss=False)

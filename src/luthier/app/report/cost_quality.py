@@ -17,7 +17,7 @@ from . import wording
 from .chart_parts import CHARACTER, element, picture, scale, text, tick_label, ticks, tip
 from .facts import Json
 
-WIDTH, HEIGHT = 560, 300
+WIDTH, HEIGHT = 560, 316
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def draw(report: Json, metric: str) -> str | None:
     share = min(ends) >= 0 and max(ends) <= 1
     y_low, y_high = (0.0, 1.0) if share else (min(ends) - _pad(ends), max(ends) + _pad(ends))
     y_marks = ticks(y_low, y_high)
-    left, bottom, top = 14 + CHARACTER * max(len(tick_label(v, y_marks)) for v in y_marks), HEIGHT - 40, 14
+    left, bottom, top = 14 + CHARACTER * max(len(tick_label(v, y_marks)) for v in y_marks), HEIGHT - 40, 30
     x_log = scale(math.log10(x_low), math.log10(x_high), left + 20, WIDTH - 90)
     y_at = scale(y_low, y_high, bottom, top)
     parts = [element("line", x1=left, x2=WIDTH - 14, y1=y_at(v), y2=y_at(v), class_="grid") for v in y_marks]
@@ -78,7 +78,10 @@ def draw(report: Json, metric: str) -> str | None:
         parts.append(text(wording.number(10.0**power), x_log(power), bottom + 17, "tick", "middle"))
     parts.append(text(title, WIDTH - 14, bottom + 34, "tick", "end"))
     parts.append(text(wording.title(metric), 0, 10, "tick"))
-    parts += [_mark(one, x_log(math.log10(one.cost)), y_at, metric) for one in found]
+    placed = [(x_log(math.log10(one.cost)), y_at(one.value)) for one in found]
+    labels = _labels([wording.shorten(wording.system(one.name), 20) for one in found], placed)
+    for one, (x, _), label in zip(found, placed, labels, strict=True):
+        parts += [_mark(one, x, y_at, metric), text(*label, f"name {wording.look(one.name)}")]
     said = "; ".join(
         f"{wording.system(m.name)} {wording.score(metric, m.value)} at {wording.number(m.cost)}"
         for m in found
@@ -100,8 +103,28 @@ def _mark(one: Mark, x: float, y_at: Any, metric: str) -> str:
             )
         )
     inside.append(element("circle", cx=x, cy=y, r=4.5, class_="mark"))
-    label = text(wording.shorten(wording.system(one.name), 20), x + 9, y + 4, f"name {look}")
-    return element("g", inside, class_=look) + label
+    return element("g", inside, class_=look)
+
+
+def _labels(names: Sequence[str], placed: Sequence[tuple[float, float]]) -> list[tuple[str, float, float]]:
+    """(name, x, y) of each: right of its mark, or where that is taken left, above or below; whatever comes first."""
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in placed]
+    found = []
+    for name, (x, y) in zip(names, placed, strict=True):
+        width = CHARACTER * len(name)
+        ways = [(x + 9, y + 4), (x - 9 - width, y + 4), (x + 9, y - 12), (x + 9, y + 20)]
+        left, base = next(
+            (way for way in ways if not _hits((way[0], way[1] - 10, way[0] + width, way[1] + 2), taken)),
+            ways[0],
+        )
+        taken.append((left, base - 10, left + width, base + 2))
+        found.append((name, left, base))
+    return found
+
+
+def _hits(box: tuple[float, float, float, float], taken: Sequence[tuple[float, float, float, float]]) -> bool:
+    a, b, c, d = box
+    return a < 0 or c > WIDTH or any(a < x2 and c > x1 and b < y2 and d > y1 for x1, y1, x2, y2 in taken)
 
 
 def _decades(costs: Sequence[float]) -> tuple[float, float]:
