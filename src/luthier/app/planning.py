@@ -187,7 +187,9 @@ def plan_training(wish: Wish, at: RunContext, so_far: Results, *, probe: bool) -
         over,
         notes,
         gate=rules_and_costs(
-            wish, _remembered_tokens(wish, at, so_far, made), made.probe and made.probe.seconds_per_read_token
+            wish,
+            _remembered_tokens(wish, at, so_far, made),
+            made.probe.seconds_per_read_token if made.probe else None,
         ),
     )
 
