@@ -113,7 +113,12 @@ def make_plan(wish: Wish, at: RunContext, *, probe: bool) -> Plan:
     """The plan of a whole recipe. Raises what preparing the rows and importing the base raise."""
     there = walk(wish, at, Look(at))
     if there.model is not None:
-        return Plan(wish.recipe.name, _steps(wish, there), written_rules(wish), gate=rules_and_costs(wish))
+        return Plan(
+            wish.recipe.name,
+            _steps(wish, there),
+            written_rules(wish),
+            gate=rules_and_costs(wish, there=there.report is not None),
+        )
     try:
         so_far = materials(wish, at, Make(at), asks=False)
     except WouldAsk as told:
