@@ -16,9 +16,14 @@ USUAL = "from the answers that are measured anyway"
 
 
 def rules_and_costs(
-    wish: Wish, tokens: float | None = None, seconds_per_token: float | None = None
+    wish: Wish, tokens: float | None = None, seconds_per_token: float | None = None, *, there: bool = False
 ) -> list[tuple[str, str]]:
-    """(rule, what measuring it costs), in the gate's order. `tokens`: what measuring memorisation reads (`remembering`)."""
+    """(rule, what measuring it costs), in the gate's order. `tokens`: what measuring memorisation reads (`remembering`); `there`:
+    the report is there already."""
+    if there:
+        return [
+            (f"{m} {rule}", "nothing: the report is there") for m, rule in written(wish.recipe.evaluate.gate)
+        ]
     told = []
     for metric, rule in written(wish.recipe.evaluate.gate):
         cost = USUAL

@@ -131,7 +131,7 @@ def make_plan(wish: Wish, at: RunContext, *, probe: bool) -> Plan:
             over_budget=over_budget(asked, wish.recipe.budget.money, None),
             notes=[*known, *(one.sentence for one in asked)] if there.report is None else [],
             asks=[one.plain() for one in asked],
-            gate=rules_and_costs(wish),
+            gate=rules_and_costs(wish, there=there.report is not None),
         )
     try:
         so_far = materials(wish, at, Make(at), asks=False)

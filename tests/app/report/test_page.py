@@ -359,3 +359,64 @@ def test_text_can_be_read(palette):
             opacity = shade(share)
             cell = [opacity * c + (1 - opacity) * p for c, p in zip(rgb(palette[colour]), page, strict=True)]
             assert contrast(page if opacity > 0.7 else ink, cell) >= 4.5, (colour, share)
+
+
+def memory(**more):
+    share = {"rows": 40, "hits": 3, "share": 0.075, "low": 0.02, "high": 0.2}
+    score = {"auc": 0.71, "low": 0.6, "high": 0.8, "found": 0.12, "sure": True}
+    secret = {"name": "<b>planted-0</b>", "group": "planted", "kind": "code", "repeats": 4, "bits": 40.0, "among": 1024,
+              "exposure": 10.0, "estimated": 31.2, "said": True, "p": 0.01}  # fmt: skip
+    return {
+        "rows": 40, "control": 20, "left_out": 0,
+        "extraction": {"given": 8, "verbatim": 16, "train": share, "control": share, "base": share, "own": share, "own_control": share,
+                       "beyond": [0.05, 0.0, 0.1], "worst": ["row-1"], "p": 0.01},
+        "membership": {"scores": {"loss": score, "min_k": score, "ratio": score}, "base": score, "shifted": True, "leads": "loss"},
+        "secrets": [secret], "alarms": ["Three rows were <i>learnt</i>."], "notes": [], **more,
+    }  # fmt: skip
+
+
+def test_what_it_remembers_is_told_with_what_was_not_learnt_beside_it(sample):
+    from dataclasses import replace
+
+    facts = sample.classify()
+    told = {"tuned": {"answers": 30, "rows": 2, "kinds": {"email": 2}, "ids": ["row-7"]}}
+    page = render(replace(facts, report={**facts.report, "memorisation": memory(), "private": told}))
+    for text in (
+        "What it remembers",
+        "3 of 40",
+        "0.710",
+        "10.0",
+        "31 of 40",
+        "row-1",
+        "&lt;i&gt;learnt&lt;/i&gt;",
+        "email 2",
+        "row-7",
+    ):
+        assert text in page, text
+    assert "<b>planted-0</b>" not in page
+    quiet = memory(
+        alarms=[], extraction={"why": "answers are short"}, membership={"why": "no rows"}, secrets=[]
+    )
+    page = render(replace(facts, report={**facts.report, "memorisation": quiet}))
+    assert "answers are short" in page and "no proof that nothing is" in page
+    assert "What it remembers" not in render(facts)
+
+
+def test_a_card_says_what_it_remembers():
+    from luthier.governance.card import card
+
+    report = {"task": {"kind": "chat"}, "rows": 3, "systems": {}, "comparisons": [], "memorisation": memory(),
+              "private": {"tuned": {"answers": 30, "rows": 2, "kinds": {"email": 2}, "ids": []}}}  # fmt: skip
+    text = card({"name": "x", "report": report})
+    for piece in (
+        "## What it remembers",
+        "3 of 40",
+        "AUC 0.71",
+        "exposure 10.0 bits of at most 10.0; said outright",
+        "2 of 30 answers: email: 2",
+    ):
+        assert piece in text, piece
+    quiet = memory(alarms=[], extraction={"why": "short"}, membership={"why": "none"}, secrets=[])
+    text = card({"name": "x", "report": {**report, "memorisation": quiet}})
+    assert "not measured: short" in text and "No alarm was raised" in text
+    assert "was not measured" in card({"name": "x"})

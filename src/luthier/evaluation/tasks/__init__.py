@@ -40,12 +40,12 @@ class Answer:
 
 
 class Task(Protocol):
-    @property
-    def labels(self) -> Sequence[str] | None:
-        """All that can be answered, where that is so."""
-
     def __init__(self, labels: Sequence[str] | None, max_tokens: int = ...) -> None:
         """`labels` is None for a task that has none; `max_tokens` bounds a free answer."""
+
+    @property
+    def labels(self) -> Sequence[str] | None:
+        """What it may answer; None: anything, so that it may say what nobody asked for."""
 
     def room(self, template: Any) -> int:
         """Tokens to keep free after a prompt."""
