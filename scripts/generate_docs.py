@@ -27,7 +27,12 @@ from luthier.core.units import Money
 PARTS = {
     "connector": "Named by a key of its own in an entry of `data.sources`. Settings stand under the name (`sql: {url: ..., table: ...}`); those of `files` stand beside it.",
     "rule": "Written under `data.rules.quality`, `.relevance` or `.quantity`, bare (`normalize`) or with settings (`{length: {min: 3}}`).",
+<<<<<<< HEAD
     "embedder": "Written under `evaluate.embedder`, or `embedder` of a rule that has one, bare (`hashed`) or with settings.",
+=======
+    "embedder": "Written under `embedder` of a rule that has one, bare (`hashed`) or with settings.",
+    "answer_step": "Written in the list `postprocess.answers`, in order, bare (`json`) or with settings (`{snap: {edits: 1}}`). docs/answers.md says more.",
+>>>>>>> answers
     "method": "Written under `train.method`, bare (`sft`) or with settings.",
     "reward": "Written in the list `rewards` of the method `grpo`, bare (`exact_match`) or with settings (`{regex: {pattern: '^yes'}}`). Each gives 0 to 1; an answer's rewards are added up, each times its weight.",
 }
@@ -65,7 +70,7 @@ def recipe_page() -> str:
             todo += [(f"{where}.{key}".lstrip("."), s) for s in inner]
         parts.append("")
     for kind, opening in PARTS.items():
-        parts.append(f"## {kind.capitalize()}s\n\n{opening}\n")
+        parts.append(f"## {kind.capitalize().replace('_', ' ')}s\n\n{opening}\n")
         for name in plugin.BUILT_IN[kind]:
             parts += _part(name, plugin.load(kind, name))
     return "\n".join(parts).rstrip() + "\n"

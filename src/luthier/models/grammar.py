@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 LONGEST = 100_000
 """Characters of a grammar as written."""
-BLANKS = {"whitespace_flexible": True, "whitespace_pattern": r"[ \n\t]{0,32}"}
-"""Between the parts of JSON: as a model has learnt to write it, but not without end."""
+BLANKS = {"whitespace_flexible": True, "whitespace_pattern": r"( |\n[ \t]{0,16})?"}
+"""Between the parts of JSON: nothing, a space, or a new line with its indent, as JSON is written, and never blanks without end."""
 
 
 @dataclass(frozen=True)
