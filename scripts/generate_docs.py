@@ -27,12 +27,8 @@ from luthier.core.units import Money
 PARTS = {
     "connector": "Named by a key of its own in an entry of `data.sources`. Settings stand under the name (`sql: {url: ..., table: ...}`); those of `files` stand beside it.",
     "rule": "Written under `data.rules.quality`, `.relevance` or `.quantity`, bare (`normalize`) or with settings (`{length: {min: 3}}`).",
-<<<<<<< HEAD
     "embedder": "Written under `evaluate.embedder`, or `embedder` of a rule that has one, bare (`hashed`) or with settings.",
-=======
-    "embedder": "Written under `embedder` of a rule that has one, bare (`hashed`) or with settings.",
     "answer_step": "Written in the list `postprocess.answers`, in order, bare (`json`) or with settings (`{snap: {edits: 1}}`). docs/answers.md says more.",
->>>>>>> answers
     "method": "Written under `train.method`, bare (`sft`) or with settings.",
     "reward": "Written in the list `rewards` of the method `grpo`, bare (`exact_match`) or with settings (`{regex: {pattern: '^yes'}}`). Each gives 0 to 1; an answer's rewards are added up, each times its weight.",
 }

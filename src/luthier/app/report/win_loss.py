@@ -17,7 +17,7 @@ def drawing(report: Json) -> str | None:
     rows: Sequence[Json] = [one for one in report.get("turned") or () if one["gained"] or one["lost"]]
     if not rows:
         return None
-    names = [str(wording.SYSTEMS.get(one["to"], one["to"])) for one in rows]
+    names = [wording.system(one["to"]) for one in rows]
     gutter = 16 + CHARACTER * max(len(name) for name in names)
     most = max(max(one["gained"], one["lost"]) for one in rows)
     room = 14 + CHARACTER * len(f"{most:,}")
