@@ -69,9 +69,10 @@ class HarnessModel(LM):
             for start in range(0, len(prompts), PROMPTS_AT_ONCE):
                 piece = prompts[start : start + PROMPTS_AT_ONCE]
                 self._told("likelihoods", done, len(asked))
-                for ids, row in zip(piece, likelihoods(self._model, piece, continuations), strict=True):
-                    for said, value in zip(continuations, row, strict=True):
-                        for i in asked[ids][said]:
+                rows = likelihoods(self._model, piece, continuations)
+                for prompt_ids, row in zip(piece, rows, strict=True):
+                    for wanted_ids, value in zip(continuations, row, strict=True):
+                        for i in asked[prompt_ids][wanted_ids]:
                             found[i] = value
                 done += len(piece)
         return found
