@@ -44,7 +44,9 @@ def convert(source: Path, out: Path, dtype: Dtype = "bf16") -> None:
     tied = not any(tensor.name == "output.weight" for tensor in reader.tensors)
     config = _config(facts, tied, dtype, {tensor.name for tensor in reader.tensors})
     _write_json(out / "config.json", config)
-    ends = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
+    ends: dict[str, Any] = {
+        key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config
+    }
     _write_json(out / "generation_config.json", ends)
     _write_weights(reader.tensors, config, out / "model.safetensors")
     _write_tokenizer(facts, config, out)

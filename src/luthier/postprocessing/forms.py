@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from luthier.core.errors import SpecError
+from luthier.models.shapes import Facts
 
 from .spec import Form
-
-if TYPE_CHECKING:
-    from luthier.models.weights import ModelFacts
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ def refuse(forms: Sequence[Form], base: Path, *, own_head: bool = False) -> None
             from luthier.models.compressed import refuse_shapes
             from luthier.models.folder import stored_tensors
 
-            refuse_shapes(stored_tensors(base), form)  # type: ignore[arg-type]
+            refuse_shapes(stored_tensors(base), form)
         elif form.startswith("gguf"):
             from luthier.models import to_gguf
 
@@ -76,7 +73,7 @@ def refuse_heads(forms: Sequence[Form], own_head: bool) -> None:
             )
 
 
-def size_bytes(form: Form, base: Path, facts: ModelFacts, adapter_parameters: int) -> int:
+def size_bytes(form: Form, base: Path, facts: Facts, adapter_parameters: int) -> int:
     """What the form's weights will take on disk, of shapes and number formats alone."""
     from luthier.models.folder import stored_tensors
 
@@ -90,7 +87,7 @@ def size_bytes(form: Form, base: Path, facts: ModelFacts, adapter_parameters: in
     if form in ("int8", "int4"):
         from luthier.models.compressed import packed_bytes
 
-        return packed_bytes(stored, form)  # type: ignore[arg-type]
+        return packed_bytes(stored, form)
     from luthier.models import to_gguf
 
     return to_gguf.size_bytes(stored, form)

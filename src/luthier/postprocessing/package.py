@@ -197,7 +197,7 @@ def _fill(
     elif form in ("int8", "int4"):
         from luthier.models.compressed import pack_folder
 
-        pack_folder(source, folder, form)  # type: ignore[arg-type]
+        pack_folder(source, folder, form)
         copy_tokenizer(source, folder)
     elif form == "onnx":
         from luthier.models import to_onnx

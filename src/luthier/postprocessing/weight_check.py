@@ -47,7 +47,7 @@ def read_weights(form: Form, folder: Path) -> Read:
     if form in ("merged", "int8", "int4"):
         from luthier.models.compressed import unpacked
 
-        return unpacked(folder)  # type: ignore[no-any-return]
+        return unpacked(folder)
     if form.startswith("gguf"):
         from luthier.models.gguf import weights_of
 
