@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from luthier.core.errors import SpecError
+from luthier.models.shapes import Facts
 
 from .spec import Form
-
-if TYPE_CHECKING:
-    from luthier.models.shapes import Facts
 
 
 @dataclass(frozen=True)
