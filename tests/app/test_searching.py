@@ -122,6 +122,10 @@ def test_a_trial_whose_process_died_is_taken_up_with_the_settings_it_had(worksho
 def test_a_trial_far_behind_is_given_up(workshop):
     class Asked:
         reported = ()
+        kept = ()
+
+        def set_user_attr(self, name, value):
+            self.kept = (name, list(value))
 
         def report(self, value, step):
             self.reported += ((value, step),)
@@ -142,6 +146,16 @@ def test_a_trial_far_behind_is_given_up(workshop):
         trying.emit("validation", loss=3.0)
     # the study looks for more, the loss for less
     assert asked.reported == ((-2.0, 1), (-3.0, 2))
+    assert asked.kept == ("validated", [1, 2])
+    # after a stop the validations before it keep their places
+    again = Trying(**vars(at), trial=Asked(), figure=Watch("loss", "min"), higher=True, seen=[1, 2])
+    again.emit("validation", loss=2.5, step=2)
+    assert again.trial.reported == ((-2.5, 2),)
+    # the recipe as written is what all are compared with
+    written = Trying(**vars(at), trial=Asked(), figure=Watch("loss", "min"), higher=True, prunes=False)
+    for _ in range(3):
+        written.emit("validation", loss=9.0)
+    assert len(written.trial.reported) == 3
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,9 @@ def test_the_reason_names_what_was_given_up_for_what():
     assert "0.01 behind" in found.why
     assert "25 % of its work" in found.why
     assert choose([cheap, dear], higher=True, rule="best").kept is dear
+    # what costs the same is chosen by its value alone
+    alike = _trial(2, 0.81, 1.0, [0.83, 0.79, 0.83, 0.79])
+    assert choose([cheap, alike], higher=True).kept is alike
     # lower is better: the cheap one is the best there
     assert choose([cheap, dear], higher=False).best is cheap
 

@@ -185,7 +185,8 @@ def choose(trials: Sequence[Trial], *, higher: bool, rule: Rule = "one_standard_
     if rule == "best" or len(done) == 1:
         return Chosen(best, best, points, "the best on the validation rows")
     near = [one for one in done if gap(best, one, sign) <= standard_error(best, one)]
-    kept = min(near, key=lambda one: (one.work or 0.0, one.number))
+    # of those that cost the same, the better one: there is nothing to save
+    kept = min(near, key=lambda one: (one.work or 0.0, -sign * (one.value or 0.0), one.number))
     if kept.number == best.number:
         return Chosen(best, best, points, "the best, and nothing cheaper is within one standard error of it")
     error = standard_error(best, kept)
