@@ -36,3 +36,30 @@ def test_a_head_may_be_gated_on_what_it_gives(workshop):
         "postprocess.abstain_below=0.5",
     )
     check(read_recipe(workshop.folder / "recipe.yaml", sets).recipe)
+
+
+CHAT = ("task={kind: chat}", "data.sources=[{files: rows.jsonl, map: {user: text, assistant: queue}}]")
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (("data.canaries={}",), "a classify task learns its answers alone"),
+        ((*CHAT, "data.canaries={}", "train.method=dpo"), "train.method dpo learns from other rows"),
+        ((*CHAT, "data.canaries={}", "train.mix={weights: {rows.jsonl: 1}}"), "canaries are of none"),
+        (("train.method=classify", "evaluate.memorisation={}"), "a head of its own"),
+        ((*CHAT, "evaluate.gate={exposure: {at_most: 9}}"), "no secret whose exposure"),
+        (("evaluate.gate={extracted: {at_most: 0}}",), "not measured of a classify task"),
+        (("evaluate.metrics=[membership_auc]",), "write `memorisation: {}`, or a gate on it"),
+    ],
+)
+def test_what_could_not_be_learnt_by_heart_or_measured_is_refused(workshop, sets, told):
+    with pytest.raises(SpecError, match=told):
+        check(read_recipe(workshop.folder / "recipe.yaml", sets).recipe)
+
+
+def test_a_file_of_secrets_that_is_not_there_stops_a_run_before_anything_is_made(workshop):
+    app = App.open()
+    with pytest.raises(SpecError, match=r"evaluate\.memorisation\.canaries: mine\.txt cannot be read"):
+        app.run(workshop.folder / "recipe.yaml", (*CHAT, "evaluate.memorisation={canaries: mine.txt}"))
+    assert {artifact.kind for artifact in app.store.catalog.all()} == {"source"}

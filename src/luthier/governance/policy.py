@@ -37,6 +37,11 @@ class Verdict:
     waivable: bool = True
     waived: bool = False
 
+    @property
+    def measured(self) -> bool:
+        """Whether the report has what the rule is about."""
+        return not self.reason.startswith("the report ")
+
 
 def check(
     gate: Mapping[str, Rule],
@@ -185,7 +190,11 @@ def permit(verdicts: Sequence[Verdict], waived: Callable[[Verdict], bool] = lamb
         return
     told = "\n".join(
         f"  ✗ {verdict.metric} {verdict.rule}: {verdict.reason}"
-        + (f"\n      to pass: {REMEDIES[verdict.metric]}" if verdict.metric in REMEDIES else "")
+        + (
+            f"\n      to pass: {REMEDIES[verdict.metric]}"
+            if verdict.metric in REMEDIES and verdict.measured
+            else ""
+        )
         + ("" if verdict.waivable else "\n      nobody may waive it")
         for verdict in failed
     )
