@@ -104,7 +104,7 @@ def _wanted(question: Any) -> Item:
     return Item(question.id, "safety", should, question.prompt, should, should=should, tokens=ROOM[should])
 
 
-def read(wishes: Mapping[Set, Sequence[str] | str | None], folders: Mapping[str, Path]) -> list[Item]:
+def read(wishes: Mapping[Set, Sequence[str] | str | None], folders: Mapping[Set, Path]) -> list[Item]:
     """All rows that are wished for: the built-in sets for `auto`, else the datasets in `folders`."""
     found: list[Item] = []
     for name, wish in wishes.items():
