@@ -90,7 +90,11 @@ def main() -> None:
         for form, one in found.items():
             files = [p for p in (folder / "out" / form).rglob("*") if p.is_file()]
             size = show_bytes(sum(path.stat().st_size for path in files)) if files else ""
-            speed = f"{one['tokens_per_s']:.0f} tokens/s" if "tokens_per_s" in one else ""
+            speed = next(
+                (e.data["tokens_per_s"] for e in at.events if e.kind == "parity" and e.data["form"] == form),
+                None,
+            )
+            speed = f"{speed:.0f} tokens/s" if speed else ""
             print(
                 f"{form:9} {size:>9}  top-1 {one['top_1']:.3f}  mean {one['divergence']:.2e}  worst {one['worst']:.2e}  "
                 f"{one['tokens']} tokens  {one['engine']}  {speed}"

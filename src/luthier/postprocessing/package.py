@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ def package(
         describe(base).context,
         scratch / "parity",
         whole=whole,
+        tell=lambda form, one: at.emit("parity", form=form, **asdict(one)),
         serve=(serve, out) if serve and not own_head and any(f in kinds.SERVED for f in forms) else None,
     )
     (out / "parity.json").write_text(json.dumps(agreed, indent=1) + "\n", encoding="utf-8")

@@ -69,7 +69,8 @@ class Parity:
     tokens_per_s: float | None = None
 
     def plain(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        """Without the speed, which is another every time: these figures are part of an artifact."""
+        return {key: value for key, value in asdict(self).items() if key != "tokens_per_s"}
 
 
 def check(
@@ -82,8 +83,10 @@ def check(
     *,
     whole: Path | None = None,
     serve: tuple[Serve, Path] | None = None,
+    tell: Callable[[str, Parity], object] = lambda form, parity: None,
 ) -> dict[str, dict[str, Any]]:
-    """Form -> Parity as plain values. `whole`: the merged weights that forms were made from; `serve`: with the package's folder.
+    """Form -> Parity as plain values. `whole`: the merged weights that forms were made from; `serve`: with the package's folder;
+    `tell` hears each form's figures before they are judged.
     Raises ModelError naming the form and the cause. One model is held at a time."""
     from luthier.models import weights
 
@@ -104,12 +107,14 @@ def check(
         read = reading.read(form, folder, base, whole, rows, prompts, context, TOKENS, scratch)
         _same_prompts(form, read, template, prompts)
         parity = _compared(wanted, read, len(rows))
+        tell(form, parity)
         _judge(form, parity, folder)
         found[form] = parity.plain()
     if serve and prompts:
         ask, package = serve
         steps = ask(package, base, prompts, SERVED_TOKENS, SERVED_TOP)
         parity = _compared_steps(path, steps, template)
+        tell(SERVED, parity)
         _judge(SERVED, parity, package)
         found[SERVED] = parity.plain()
     return found
