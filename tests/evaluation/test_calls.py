@@ -243,3 +243,20 @@ def test_a_model_is_asked_with_tools_and_what_it_calls_is_kept(tmp_path):
     }
     assert [found["tuned"][name] for name in calls.NAMES] == [1, 1, 1, 1]
     assert [found["base"][name] for name in calls.NAMES] == [0, 0, 0, 0]
+
+
+def test_calls_that_cannot_be_read_are_told():
+    from luthier.evaluation.predictions import SCHEMA, by_system, table
+    from luthier.evaluation.questions import Question
+    from luthier.evaluation.report import unread
+
+    plain = dict.fromkeys(SCHEMA.names)
+    mine = by_system(table([plain | {"id": "1", "model": "tuned", "reference": "r", "prediction": "p"}]))[
+        "tuned"
+    ]
+    with_tools = Question("1", (), "r", tools=TOOLS)
+    assert (
+        "1 rows have tools, and this model's chat template writes calls in another way"
+        in unread([with_tools], mine)[0]
+    )
+    assert unread([Question("1", (), "r")], mine) == []
