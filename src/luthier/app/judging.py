@@ -58,7 +58,7 @@ class Judging:
         if facts is not None:
             name = self.wish.recipe.name
             event = Event(waiver.EVENT, digest, {"name": name, "run": self.at.run, **facts})
-            self.at.watch.event(self.at.store.ledger.append(event)[0])
+            self.at.store.ledger.append(event)
         self.judge(results)
         return self.waivers
 

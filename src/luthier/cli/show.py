@@ -127,6 +127,8 @@ def describe(event: Event) -> str | None:
             return _validation_line(d)
         case "warning" | "note":
             return f"  note: {d['message']}"
+        case "canaries":
+            return f"  canaries: {d['secrets']:,} artificial secrets planted in {d['rows']:,} training rows"
         case "resumed":
             return f"  going on from step {d['step']}"
         case "training":
