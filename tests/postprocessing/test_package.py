@@ -59,7 +59,9 @@ def test_the_adapter_alone_by_default(world, tmp_path):
         "model_digest": world[0]["model"].digest,
         "task": TASK,
         "constrain": "labels",
+        "answering": None,
         "temperature": 1.0,
+        "isotonic": None,
         "abstain_below": None,
         "vllm": {"ready": True, "why": None, "max_lora_rank": 8},
     }
@@ -164,6 +166,22 @@ def test_what_the_validation_rows_taught_is_packed(world, tmp_path):
 
     served = read_facts(out)
     assert (served.temperature, served.abstain_below) == (1.5, 0.71)
+
+
+def test_the_way_to_an_answer_is_packed_whole(world, tmp_path):
+    wish = PostprocessSpec.model_validate(
+        {"answers": ["snap", {"banned": {"file": "words.txt"}}], "fallback": {"to": "big"}}
+    ).inlined({"words.txt": "acme\n"}.__getitem__)
+    knots = [[0.0, 1.0], [0.1, 0.9]]
+    world = _calibrated(world, tmp_path, isotonic=knots, temperature=1.0)
+    out, _ = _pack(world, tmp_path, answers=wish.answers, fallback=wish.fallback)
+    from luthier.serving.package import read_facts
+
+    served = read_facts(out)
+    assert served.isotonic == ((0.0, 1.0), (0.1, 0.9))
+    assert served.answering == wish.answering("classify")
+    assert served.answering.answers[1].settings.words == ["acme"]
+    assert served.way.chain.run("Acme").refusal.startswith("snap")
 
 
 def test_a_risk_that_cannot_be_kept_is_no_package(world, tmp_path):
