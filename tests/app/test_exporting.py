@@ -6,17 +6,17 @@ import pytest
 
 from luthier.postprocessing import llamacpp
 
-FORMS = ["int8", *(["gguf-q8"] if llamacpp.version() else [])]
+FORMS = ["merged", *(["gguf-q8"] if llamacpp.version() else [])]
 
 
 def test_forms_of_a_release(workshop):
-    done = workshop.run("--set", "postprocess.export=[adapter, int4]")
+    done = workshop.run("--set", "postprocess.export=[adapter, int8]")
     assert done["release"] == "router@1"
     package = json.loads(workshop.luthier("show", done["digests"]["package"], "--json").stdout)
-    assert package["summary"]["forms"] == ["adapter", "int4"] and package["summary"]["vllm"] is True
-    out = workshop.folder / "four"
-    assert workshop.luthier("export", "router", out, "--form", "int4").exit_code == 0
-    assert set(json.loads((out / "parity.json").read_text())) == {"adapter", "int4", "served"}
+    assert package["summary"]["forms"] == ["adapter", "int8"] and package["summary"]["vllm"] is True
+    out = workshop.folder / "eight"
+    assert workshop.luthier("export", "router", out, "--form", "int8").exit_code == 0
+    assert set(json.loads((out / "parity.json").read_text())) == {"adapter", "int8", "served"}
 
     for form in FORMS:
         target = workshop.folder / form
@@ -36,17 +36,17 @@ def test_forms_of_a_release(workshop):
     packages = json.loads(workshop.luthier("list", "package", "--json").stdout)
     assert len(packages) == 1 + len(FORMS)
 
-    (workshop.folder / "int8" / "README.md").write_text("changed")
-    (workshop.folder / "int8" / "more.txt").write_text("added")
-    said = workshop.luthier("verify", workshop.folder / "int8")
+    (workshop.folder / "merged" / "README.md").write_text("changed")
+    (workshop.folder / "merged" / "more.txt").write_text("added")
+    said = workshop.luthier("verify", workshop.folder / "merged")
     assert said.exit_code == 4 and "changed  README.md" in said.stdout and "surplus  more.txt" in said.stdout
-    again = workshop.luthier("export", "router", workshop.folder / "again", "--form", "int8")
+    again = workshop.luthier("export", "router", workshop.folder / "again", "--form", "merged")
     assert again.exit_code == 0  # found, not made again
     assert len(json.loads(workshop.luthier("list", "package", "--json").stdout)) == 1 + len(FORMS)
 
 
 def test_a_release_of_packed_weights_answers(workshop):
-    workshop.run("--set", "postprocess.export=[int4]")
+    workshop.run("--set", "postprocess.export=[int8]")
     asked = workshop.luthier("chat", "router", "--ask", "Message: the parcel again", "--json")
     assert asked.exit_code == 0 and any(
         label in asked.stdout for label in ("billing", "delivery", "technical")
