@@ -98,7 +98,7 @@ HOSTILE = {
     "key": ((401, {}, {"error": {"message": f"invalid key {SECRET}"}}), "invalid key ${LLM_KEY}"),
     "busy": ((429, {"Retry-After": "999"}, {"error": "slow down"}), "asks to wait 999 s"),
     "hang": ("silence", "does not answer|has not finished"),
-    "drip": ("drip", "does not answer"),
+    "drip": ("drip", "does not answer|no JSON"),
     "huge": (answer("x" * 100_000), "answers 100,000 characters where"),
     "odd": ((200, {}, {"choices": []}), "answers without a message"),
     "list": ((200, {}, b"[1]"), "JSON of another form"),
