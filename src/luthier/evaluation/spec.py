@@ -230,7 +230,7 @@ METRICS |= {
 METRICS |= {
     "extracted": Metric(
         "learnt by heart",
-        ("chat", "extract"),
+        ("chat",),
         "share of training rows that are gone on with verbatim, where the base does not, beyond that of held-out rows",
         higher_is_better=False,
         systems=("tuned",),
