@@ -323,7 +323,9 @@ def _compared_steps(
             text = None if token in template.end_ids else _text(template, token)
             same.append(text == step.text)
             pairs = {_text(template, int(one)): int(one) for one in logp.topk(4 * SERVED_TOP).indices.flip(0)}
-            both = [(pairs[other], p) for other, p in step.top if other in pairs]
+            # Parts of characters all look alike as text; they are left among the others.
+            told = {other: p for other, p in reversed(step.top) if "\ufffd" not in other}
+            both = [(pairs[other], p) for other, p in told.items() if other in pairs]
             if both:
                 ids = torch.tensor([[one for one, _ in both]])
                 apart.append(float(lumped_divergence(logp[ids], torch.tensor([[p for _, p in both]]))[0]))
