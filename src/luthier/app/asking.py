@@ -19,6 +19,7 @@ from luthier.evaluation.asking.purse import AskBudgetSpec, Bill, PriceSpec
 from luthier.evaluation.judge.spec import JudgeEndpoint, JudgeSpec
 from luthier.evaluation.spec import EvaluateSpec
 from luthier.evaluation.systems import SentSpec
+from luthier.outputs.spec import EndpointModelSpec
 
 from .context import RunContext
 from .recipe import Recipe, Wish
@@ -80,14 +81,20 @@ def check_private(recipe: Recipe) -> None:
     from luthier.data.egress import need_redacted
 
     redacted = any(plugin.load("rule", rule.name).private for rule in recipe.data.rules.ordered)
-    for where, entry in endpoints(recipe).items():
+    for where, entry in {**endpoints(recipe), **_fallback(recipe)}.items():
         if entry.away:
             need_redacted(entry.host, redacted=redacted, allowed=entry.unredacted, where=where)
 
 
+def _fallback(recipe: Recipe) -> dict[str, EndpointModelSpec]:
+    """The server that is asked where the model is not sure, while it is measured too. How often that is, nobody knows before."""
+    wish = recipe.postprocess.fallback
+    return {} if wish is None or wish.endpoint is None else {"postprocess.fallback.endpoint": wish.endpoint}
+
+
 def check_keys(recipe: Recipe, at: RunContext) -> None:
     """Raises SpecError where a key refers to a variable that is not set."""
-    for entry in endpoints(recipe).values():
+    for entry in [*endpoints(recipe).values(), *_fallback(recipe).values()]:
         if entry.key:
             at.secret(entry.key)
 

@@ -79,6 +79,8 @@ class EndpointModelSpec(EgressSpec):
     """What a million tokens cost there; with it the report says what asking has cost."""
     tries: int = Field(default=3, ge=1, le=10, exclude=True)
     """How often a question is sent that fails for a reason that may pass."""
+    unredacted: bool = Field(default=False, exclude=True)
+    """Whether rows may be sent to another machine though no rule of the recipe takes private data out of them."""
 
 
 class FallbackSpec(Spec):
