@@ -81,7 +81,8 @@ def check_private(recipe: Recipe) -> None:
     from luthier.data.egress import need_redacted
 
     redacted = any(plugin.load("rule", rule.name).private for rule in recipe.data.rules.ordered)
-    for where, entry in {**endpoints(recipe), **_fallback(recipe)}.items():
+    asked: dict[str, SentSpec | EndpointModelSpec] = {**endpoints(recipe), **_fallback(recipe)}
+    for where, entry in asked.items():
         if entry.away:
             need_redacted(entry.host, redacted=redacted, allowed=entry.unredacted, where=where)
 
