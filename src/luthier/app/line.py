@@ -23,6 +23,7 @@ from luthier.core.errors import DataError, NotFound, SpecError
 from luthier.core.spec import Spec
 from luthier.core.stage import Output, Stage
 from luthier.cost.meter import Meter
+from luthier.postprocessing.forms import SERVED
 from luthier.store.files import DISK_ERRORS, explain, write_atomic
 
 from . import openlineage, systems
@@ -347,6 +348,11 @@ def asked_beside(recipe: Recipe, at: RunContext, make: Strategy) -> dict[str, Ar
         raise SpecError(
             f"postprocess.fallback.to: {wish.to} is a {found.kind}, which does not answer.",
             remedy="Name a release or a base model.",
+        )
+    if found.kind == "package" and not set(SERVED) & set(found.summary["forms"]):
+        raise SpecError(
+            f"postprocess.fallback.to: {wish.to} holds {', '.join(found.summary['forms'])}, and none of these answers from here.",
+            remedy=f"Name a release with one of {', '.join(SERVED)} in postprocess.export.",
         )
     more = {"fallback_base": catalog.get(found.parents["base"])} if "base" in found.parents else {}
     return {"fallback": found, **more}

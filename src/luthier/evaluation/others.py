@@ -15,7 +15,6 @@ from typing import Any
 
 from luthier.core.artifact import Artifact
 from luthier.core.stage import Context
-from luthier.models.spec import KEPT_BESIDE
 
 from .spec import EvaluateSpec
 
@@ -92,11 +91,6 @@ def swapped(model: Any, folder: Path) -> Any:
     other = attach_saved(plain, folder).eval()
     load_head(other, folder)
     return other
-
-
-def beside(adapter: str) -> bool:
-    """Whether the tuned model's base is left as it was."""
-    return adapter in KEPT_BESIDE
 
 
 def _temperature(package: Path | None) -> float:
