@@ -8,7 +8,7 @@ A trial belongs to one process at a time. Processes of one home know by a lock w
 by its heartbeat. What a dead one left is taken up with the settings it had, three times at most. All figures that decide stand
 in the study (`user_attrs`), so every process chooses alike, and time and money go on where they were.
 
-Not here: training and judging a trial (app/searching).
+Not here: training and judging a trial (app/trying).
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ WIDE = 3.0
 
 @dataclass(frozen=True)
 class Case:
-    """What is known before anything is trained. `pairs`, `rated`, `texts` and `liked` are shares of the training rows: with a worse
-    answer beside the better, with a judgement, without a question, judged good. `plain` is what word counts reach on held-out
+    """What is known before anything is trained. `pairs`, `rated` and `texts` are shares of the training rows: with a worse answer
+    beside the better, with a judgement, without a question. `plain` is what word counts reach on held-out
     parts of the training rows, `promised` what they gain from twice as many."""
 
     kind: str

@@ -26,6 +26,7 @@ from luthier.core.errors import ModelError
 
 from . import reading
 from .forms import KINDS
+from .forms import SERVED as ANSWERED_FROM
 from .spec import Form
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def check(
 
 
 def _judge(form: str, parity: Parity, folder: Path) -> None:
-    limits = KINDS["int4" if form == SERVED and not _exact(folder) else "merged" if form == SERVED else form]  # type: ignore[index]
+    limits = KINDS[_answering(folder) if form == SERVED else form]  # type: ignore[index]
     # Near ties turn by chance: of few tokens more of them may, by two deviations of a share.
     n, differ = parity.tokens, round((1 - parity.top_1) * parity.tokens)
     most = (1 - limits.top_1) * n + 2 * ((1 - limits.top_1) * limits.top_1 * n) ** 0.5
@@ -135,8 +136,9 @@ def _judge(form: str, parity: Parity, folder: Path) -> None:
         )
 
 
-def _exact(package: Path) -> bool:
-    return any((package / form).is_dir() for form in ("merged", "adapter"))
+def _answering(package: Path) -> Form:
+    """The form that our own engine answers from, whose tolerance is then the server's."""
+    return next(form for form in ANSWERED_FROM if (package / form).is_dir())
 
 
 # -- tokens ---------------------------------------------------------------------------------------------------------------
