@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.app.searching import Trying
+from luthier.app.trying import Trying
 
 OVER = "search.over={train.learning_rate: {low: 1.0e-4, high: 0.1, log: true}, train.adapter.rank: [2, 4]}"
 
@@ -134,7 +134,7 @@ def test_a_trial_far_behind_is_given_up(workshop):
             return len(self.reported) == 2
 
     from luthier.app.app import App
-    from luthier.app.searching import Pruned
+    from luthier.app.trying import Pruned
     from luthier.training.stopping import Watch
 
     at = App.open()._context(App.open()._read(workshop.folder / "recipe.yaml", ()), None)

@@ -193,7 +193,8 @@ class App:
         wish = self._read(recipe, overrides)
         with closing(self._context(wish, watch, stop)) as at:
             if wish.recipe.search is not None:
-                from .searching import search_line, with_setting
+                from .searching import search_line
+                from .trying import with_setting
 
                 wish = with_setting(wish, search_line(wish, at, at.hourly).kept_trial.setting)
             return run_line(wish, at, fresh=fresh, waive=waive)

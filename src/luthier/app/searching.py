@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import Busy, DataError, SpecError, StoreError
 from luthier.core.units import Money
 from luthier.evaluation.spec import APPLIES, METRICS
-from luthier.training.search import SearchSpec, Trial, choose, standard_error, suggest
-from luthier.training.space import bounds, fits
+from luthier.training.search import SearchSpec, Trial, choose, standard_error
+from luthier.training.space import bounds, fits, suggest
 
 from .context import RunContext
 from .line import self_contained
@@ -44,8 +44,6 @@ from .study import (
     trial_of,
     unpacked,
 )
-from .trying import Pruned as Pruned
-from .trying import Trying as Trying
 from .trying import attempt, page_of, sets_of, with_setting, yardstick
 
 if TYPE_CHECKING:

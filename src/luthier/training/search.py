@@ -23,10 +23,7 @@ from pydantic import Field, field_validator, model_validator
 from luthier.core.spec import Spec
 from luthier.core.units import MoneyField, Seconds
 
-from .space import ChoiceSpec as ChoiceSpec
 from .space import Drawn, TechniqueSpec, check, grid
-from .space import RangeSpec as RangeSpec
-from .space import suggest as suggest
 
 Rule = Literal["one_standard_error", "best"]
 Prune = bool | Literal["auto", "asha", "hyperband"]
