@@ -25,7 +25,8 @@ def with_others(world, tiny_base, tmp_path):
     adapter, package, whole = tmp_path / "in-use", tmp_path / "package", tmp_path / "whole"
     write_adapter(adapter, tiny_base, task, world.inputs["base"].digest)
     package.mkdir()
-    (package / "luthier.json").write_text(json.dumps({"temperature": 2.0}))
+    held = "labels" if task["kind"] == "classify" else None
+    (package / "luthier.json").write_text(json.dumps({"temperature": 2.0, "constrain": held}))
     tiny_model(whole, context=256, seed=5)
     given = {
         "production/model": (_artifact("in use"), adapter),
@@ -69,6 +70,26 @@ def test_a_release_is_measured_with_the_temperature_that_it_is_served_with(with_
     found = predictions.by_system(predictions.read(out / "predictions.parquet"))
     warm = found["tuned"].probability_NK ** 0.5
     assert found["production"].probability_NK == pytest.approx(warm / warm.sum(1, keepdims=True), abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["chat"], indirect=True)
+def test_a_release_is_measured_through_the_steps_that_it_is_served_with(with_others, tmp_path):
+    """The weights are the tuned model's own, and the package's step refuses what is no JSON, as these words are. Another model that
+    the package would ask is not asked, and that is told."""
+    package = with_others.at.folders[with_others.inputs["production/package"].digest]
+    fallback = {"endpoint": {"url": "http://127.0.0.1:9/v1", "model": "big"}}
+    told = {"answers": ["json"], "constrain": None, "vote": None, "fallback": fallback}
+    (package / "luthier.json").write_text(
+        json.dumps({"temperature": 1.0, "constrain": None, "answering": told})
+    )
+    out, _ = with_others.run(suite.STAGE, SPEC, tmp_path)
+    table = predictions.read(out / "predictions.parquet")
+    found = predictions.by_system(table)
+    assert set(found["production"].predictions) == {""} != set(found["tuned"].predictions)
+    raw = [line["raw"] for line in table.to_pylist() if line["model"] == "production"]
+    assert raw == list(found["tuned"].predictions)
+    cautions = json.loads((out / "report.json").read_text())["cautions"]
+    assert sum(one.startswith("production asks another model") for one in cautions) == 1
 
 
 @pytest.mark.parametrize("kind", ["classify"], indirect=True)

@@ -97,14 +97,16 @@ def evaluate(
     asked = questions.read(test, spec.rows)
     parts = slices.assign(asked, spec.slices)
     learnt = _calibration(inputs, at)
-    heat = 1.0 if learnt is None else learnt["temperature"]
     part = tasks.of(task, spec.max_tokens)
     digests = {role: inputs[role].digest for role in folders}
     more = others.found(spec, inputs, at)
     beside = _beside(spec, inputs, scratch, at)
     mine = refining.Refining.of(_answering(spec), task, spec.max_tokens, learnt)
+    unfit = {name: why for name, one in more.items() if (why := others.unfit(one, task))}
+    served = {name: one.served for name, one in more.items() if one.served and name not in unfit}
+    ways = {name: refining.Refining.as_served(one, task, spec.max_tokens) for name, one in served.items()}
     bench = prompted.Bench(
-        spec, task, part, asked, parts, folders, scratch, at, heat, more, digests, beside, {"tuned": mine}
+        spec, task, part, asked, parts, folders, scratch, at, more, digests, beside, {**ways, "tuned": mine}
     )
     lines, skipped = prompted.answer_all(bench, tuned["adapter"])
     if (other := fallback(mine.spec, inputs, at, task["labels"], spec)) is not None:
@@ -120,7 +122,7 @@ def evaluate(
     predictions.write(table, out / "predictions.parquet")
     left_out = {
         **{name: others.NO_RELEASE for name in spec.named if name == "production" and name not in more},
-        **{name: why for name, one in more.items() if (why := others.unfit(one, task))},
+        **unfit,
     }
     told = [] if beside is None else beside.lines()
     if beside is not None:
@@ -142,6 +144,11 @@ def evaluate(
         who=_described(spec, task, inputs),
     )
     found["cautions"] += sent.cautions
+    found["cautions"] += [
+        f"{name} asks another model where it is not sure, or where its steps refuse; here it was measured by its own answers alone."
+        for name, one in served.items()
+        if (one.get("answering") or {}).get("fallback")
+    ]
     if spec.judge is not None:
         _judge(spec, table, bench, inputs, out, found)
     if spec.memorisation is not None:
