@@ -157,3 +157,29 @@ def test_a_judge_of_this_home_is_a_parent_of_the_report_and_the_plan_counts_its_
     gate = "evaluate.gate={judge_score: {at_least: 0.0}}"
     if not told["judge"]["trusted"]:
         refused(workshop, 7, "said by a judge that can be trusted", words=[*words, "--set", gate])
+
+
+def test_a_gate_on_latency_and_cost_is_measured_and_judged(workshop):
+    """No `timed_rows` is written, and nobody but our own systems is measured."""
+    gate = "evaluate.gate={latency: {p95: {at_most: 10 min}}, cost: {per_1000: {at_most: 100000 USD}}}"
+    unknown = ["--set", gate, "--set", "budget.machine=mine"]
+    refused(workshop, 2, "what an hour of this machine costs is not known", words=unknown)
+    (workshop.home / "prices.yaml").write_text(
+        "prices: [{machine: mine, value: 3.6, currency: USD, source: us, retrieved: 2026-01-01}]\n"
+    )
+    words = ("--set", "evaluate.against=[base]", "--set", gate, "--set", "budget.machine=mine")
+    done = workshop.run(*words)
+    assert [(one["metric"], one["passed"]) for one in done["verdicts"]] == [("latency", True), ("cost", True)]
+    _, told = report_of(workshop, done)
+    mine = told["systems"]["tuned"]
+    assert mine["latency"]["rows"] > 0 and mine["latency"]["machine"] in done["verdicts"][0]["reason"]
+    assert mine["cost"]["per_1000"] == pytest.approx(mine["latency"]["mean_s"])
+    assert workshop.run(*words)["made"] == []
+
+    (workshop.home / "prices.yaml").write_text(
+        "prices: [{machine: mine, value: 7.2, currency: USD, source: us, retrieved: 2026-01-02}]\n"
+    )
+    dearer = workshop.run(*words)
+    _, again = report_of(workshop, dearer)
+    assert again["systems"]["tuned"]["cost"]["per_1000"] == pytest.approx(2 * mine["cost"]["per_1000"])
+    assert again["systems"]["tuned"]["latency"] == mine["latency"]

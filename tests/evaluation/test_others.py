@@ -152,6 +152,7 @@ def test_seconds_are_of_single_answers_and_remembered(with_others, tmp_path, mon
     systems = json.loads((out / "report.json").read_text())["systems"]
     for one in systems.values():
         latency, cost = one["latency"], one["cost"]
+        assert latency["machine"].endswith(", in fp32")
         assert latency["rows"] == 2 and 0 < latency["median_s"] <= latency["p95_s"]
         # 1,000 answers, each mean_s seconds of 3.60 USD an hour: a thousandth of a dollar for each second
         assert cost["per_1000"] == pytest.approx(latency["mean_s"]) and cost["currency"] == "USD"

@@ -21,20 +21,25 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def of(predictions: pa.Table, spec: EvaluateSpec, hourly: Money | None) -> dict[str, dict[str, Any]]:
-    """System -> {"latency", "tokens", "cost"}, each None where it is not known. Times are rounded to the microsecond."""
+def of(
+    predictions: pa.Table, spec: EvaluateSpec, hourly: Money | None, machine: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """System -> {"latency", "tokens", "cost"}, each None where it is not known. Times are rounded to the microsecond. `machine`: what
+    the systems ran on that are no servers."""
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for line in sorted(predictions.to_pylist(), key=lambda line: line["id"]):
         lines.setdefault(line["model"], []).append(line)
-    return {name: _one(mine, spec.named.get(name), hourly) for name, mine in lines.items()}
+    return {name: _one(mine, spec.named.get(name), hourly, machine) for name, mine in lines.items()}
 
 
-def _one(lines: Sequence[Mapping[str, Any]], entry: Any, hourly: Money | None) -> dict[str, Any]:
+def _one(
+    lines: Sequence[Mapping[str, Any]], entry: Any, hourly: Money | None, machine: str | None
+) -> dict[str, Any]:
     seconds = [one["seconds"] for one in lines if one.get("seconds") is not None]
     read, written = (
         [one[name] for one in lines if one.get(name) is not None] for name in ("tokens_in", "tokens_out")
     )
-    latency = None
+    latency: dict[str, Any] | None = None
     if seconds:
         latency = {
             "median_s": round(float(np.median(seconds)), 6),
@@ -42,6 +47,8 @@ def _one(lines: Sequence[Mapping[str, Any]], entry: Any, hourly: Money | None) -
             "mean_s": round(float(np.mean(seconds)), 6),
             "rows": len(seconds),
         }
+        if machine is not None and not isinstance(entry, EndpointSystem):
+            latency["machine"] = machine
     tokens = {"in": float(np.mean(read)), "out": float(np.mean(written))} if read and written else None
     return {"latency": latency, "tokens": tokens, "cost": _cost(latency, tokens, entry, hourly)}
 

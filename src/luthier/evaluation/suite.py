@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.artifact import Artifact, short
 from luthier.core.errors import ModelError
 from luthier.core.stage import Context, Output, Stage
+from luthier.core.units import Money, MoneyField
 from luthier.outputs.other import model_folder
 from luthier.outputs.spec import AnsweringSpec
 
@@ -35,11 +36,17 @@ class MeasureSpec(EvaluateSpec):
 
     answering: AnsweringSpec = AnsweringSpec()
     """Without files; tied to the dataset's task by the stage."""
+    hourly: MoneyField | None = None
+    """What an hour of this machine costs, where answers are timed: at another price an answer costs something else."""
 
 
 def _answering(spec: EvaluateSpec) -> AnsweringSpec:
     """Who measures without such a wish takes labels where there are such, and else what the model says."""
     return spec.answering if isinstance(spec, MeasureSpec) else AnsweringSpec(constrain="labels")
+
+
+def _hourly(spec: EvaluateSpec, at: Context) -> Money | None:
+    return spec.hourly if isinstance(spec, MeasureSpec) else at.hourly
 
 
 def fallback(
@@ -86,6 +93,7 @@ def evaluate(
         similar,
         slices,
         tasks,
+        timing,
     )
     from .general import figures
 
@@ -139,7 +147,8 @@ def evaluate(
         learnt,
         told,
         refining=mine,
-        hourly=at.hourly,
+        hourly=_hourly(spec, at),
+        machine=timing.machine(spec) if spec.timed else None,
         left_out=left_out,
         who=_described(spec, task, inputs),
     )

@@ -18,6 +18,7 @@ from .questions import Asked
 
 if TYPE_CHECKING:
     from .prompted import Bench
+    from .spec import EvaluateSpec
 
 VERSION = 1
 
@@ -90,6 +91,22 @@ def remembered(
         found = measure()
         answers.keep([(key, "", found)])
     return found
+
+
+def machine(spec: EvaluateSpec) -> str:
+    """What the seconds are of, in words and without the machine's name.
+
+    >>> from luthier.evaluation.spec import EvaluateSpec
+    >>> machine(EvaluateSpec(device="cpu", dtype="fp32")).endswith("in fp32")
+    True
+    """
+    import torch
+
+    where = place(spec.device, spec.dtype, "evaluate")
+    if where.device == "cuda":
+        return f"{torch.cuda.get_device_name()} in {where.dtype}"
+    threads = torch.get_num_threads()
+    return f"{platform.machine()}, {threads} thread{'s' if threads > 1 else ''}, in {where.dtype}"
 
 
 def _threads() -> list[int]:
