@@ -144,6 +144,19 @@ def test_a_head_with_other_labels_cannot_be_asked(world, tmp_path):
     assert others.unfit(Other(folder, None, ("x",)), {"kind": "classify", "labels": ["a", "b"]}) is None
 
 
+def test_no_name_of_a_system_is_a_file_of_another_part(with_others, tmp_path):
+    """`other` was the file of what the fallback said, and a system that is called so was read from it."""
+    (tmp_path / "out-scratch").mkdir()
+    for name in ("other", "tuned.beside", "memorisation-tuned"):
+        (tmp_path / "out-scratch" / f"{name}.json").write_text("{}")
+    spec = EvaluateSpec(
+        against=[{"base": "whole", "name": "other"}], resamples=200, max_tokens=6, dtype="fp32", timed_rows=0
+    )
+    inputs = with_others.inputs | {"other/model": with_others.inputs["old@1/model"]}
+    out, _ = replace(with_others, inputs=inputs).run(suite.STAGE, spec, tmp_path)
+    assert list(json.loads((out / "report.json").read_text())["systems"]) == ["tuned", "other"]
+
+
 def test_seconds_are_of_single_answers_and_remembered(with_others, tmp_path, monkeypatch):
     from luthier.core.units import Money
 

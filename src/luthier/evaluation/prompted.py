@@ -217,7 +217,8 @@ def _kept(bench: Bench, system: str) -> list[dict[str, Any]] | None:
 
 
 def _path(bench: Bench, system: str) -> Path:
-    return bench.scratch / f"{system}.json"
+    """A recipe may give a system any name, such as `other` or `tuned.beside`, which are files of other parts of an evaluation."""
+    return bench.scratch / f"answers of {system}.json"
 
 
 class _Progress:
