@@ -76,6 +76,50 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_made(workshop, again
     refused(workshop, code, *parts, words=["--set", f"evaluate.against={against}"])
 
 
+AWAY = "endpoint: {url: 'http://10.0.0.1/v1', model: big, allow_host: 10.0.0.1}"
+HERE = "endpoint: {url: 'http://localhost:9/v1', model: big"
+
+
+@pytest.mark.parametrize(
+    ("fallback", "gate", "parts"),
+    [
+        # a rule that redacts rows does nothing for what clients will ask
+        (f"{{below: 0.5, {AWAY}}}", "{}", ["what people ask the served model would be sent to 10.0.0.1", "unredacted: true"]),
+        (f"{{below: 0.5, {HERE}, key: '${{NO_SUCH_KEY}}'}}}}", "{}", ["NO_SUCH_KEY is not set"]),
+        (f"{{below: 0.5, {HERE}}}}}", "{latency: {p95: {at_most: 1 s}}}", ["how long that takes is not measured"]),
+        (f"{{below: 0.5, {HERE}}}}}", "{cost: {per_1000: {at_most: 1 USD}}}", ["what that costs in USD is not known"]),
+        (f"{{below: 0.5, {HERE}, price: {{input: 1 EUR, output: 1 EUR}}}}}}", "{cost: {per_1000: {at_most: 1 USD}}}",
+         ["what that costs in USD is not known"]),
+    ],
+)  # fmt: skip
+def test_a_fallback_that_may_not_or_cannot_be_asked_is_refused_too(workshop, fallback, gate, parts):
+    rules = "data.rules={quality: [{redact: pii}]}"
+    words = [f"postprocess.fallback={fallback}", f"evaluate.gate={gate}", rules]
+    refused(workshop, 2, *parts, words=[word for one in words for word in ("--set", one)])
+
+
+def test_a_fallback_is_planned_and_paid_for(workshop):
+    """Of probabilities none reaches 1, so every row is asked of the server, at its price."""
+    with serving(lambda n, body: "billing") as server:
+        price = "price: {input: 5 USD, output: 5 USD}"
+        wish = f"postprocess.fallback={{below: 1.0, endpoint: {{url: '{server.url}', model: big, {price}}}}}"
+        words = ("--set", wish, "--set", "evaluate.against=[base]", "--set", "evaluate.timed_rows=2")
+        plan = workshop.luthier("plan", workshop.folder / "recipe.yaml", "--json", *words)
+        assert plan.exit_code == 0, plan.output
+        [asked] = json.loads(plan.stdout)["asks"]
+        assert asked["who"] == "the fallback, big at 127.0.0.1"
+        done = workshop.run(*words)
+        assert server.requests == asked["requests"]
+    _, told = report_of(workshop, done)
+    mine, other = told["systems"]["tuned"], told["answers"]["fallback"]
+    assert other["asked"] == told["rows"] == asked["requests"]
+    here = mine["latency"]["mean_s"] / 3600 * 1000
+    spent = other["money"][0] * 1000 / told["rows"]
+    base = told["systems"]["base"]
+    hourly = base["cost"]["per_1000"] / base["latency"]["mean_s"] * 3600 / 1000
+    assert mine["cost"]["per_1000"] == pytest.approx(here * hourly + spent) and spent > 0
+
+
 def test_a_plan_says_what_would_be_asked_and_a_run_holds_it_against_the_budget(workshop):
     with serving(lambda n, body: "billing") as server:
         entry = (

@@ -88,7 +88,8 @@ def build(
         found["metrics"] = {metric: found["metrics"][metric] for metric in measured}
         found["intervals"] = intervals[name]
     general = figures.put_beside(systems, comparisons, beside, spec) if spec.sets else None
-    for name, spent in expense.of(predictions, spec, hourly, machine).items():
+    other = None if refining is None else refining.spec.fallback
+    for name, spent in expense.of(predictions, spec, hourly, machine, other).items():
         systems[name] |= spent
     return {
         "task": dict(task),

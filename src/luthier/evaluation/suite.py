@@ -153,6 +153,11 @@ def evaluate(
         who=_described(spec, task, inputs),
     )
     found["cautions"] += sent.cautions
+    server = None if mine.spec.fallback is None else mine.spec.fallback.endpoint
+    if server is not None and server.away:
+        found["cautions"].append(
+            f"Test rows of which the tuned model was not sure were sent to {server.host}, which the recipe allows."
+        )
     found["cautions"] += [
         f"{name} asks another model where it is not sure, or where its steps refuse; here it was measured by its own answers alone."
         for name, one in served.items()
