@@ -6,6 +6,7 @@ import pytest
 
 from luthier.evaluation import effects, predictions, questions, suite, tasks
 from luthier.evaluation.refining import Refining
+from luthier.evaluation.refining import own as refine_own
 from luthier.evaluation.suite import MeasureSpec
 from luthier.outputs.spec import AnsweringSpec
 
@@ -54,6 +55,21 @@ def test_without_steps_nothing_is_told_and_the_text_is_kept(world, tmp_path):
     for line in predictions.read(out / "predictions.parquet").to_pylist():
         assert line["raw"] == line["prediction"]
         assert line["raw_probability"] == line["probability"]
+
+
+@pytest.mark.parametrize("do", ["mask", "refuse"])
+def test_the_examples_show_no_private_data_that_a_step_takes_out(do):
+    """The text before that step, and before those that stand before it, is not in the report."""
+    spec = AnsweringSpec.model_validate({"answers": ["normalize", {"redact": {"do": do}}]})
+    refining = Refining.of(spec, {"kind": "chat", "labels": None}, 8)
+    lines = [{"id": "a", "raw": "On 25/12/2024 ann@firm.com came.", "samples": None, "raw_probability": None}]
+    asked = {"a": questions.Question("a", ({"role": "user", "content": "Who?"},), "nobody")}
+    settled = refine_own(lines, refining, asked)
+    told = effects._steps(lines, settled, refining, asked, lambda texts: None)
+    assert [one["step"] for one in told] == ["normalize", "redact"]
+    assert "ann@firm.com" not in json.dumps(told)
+    assert told[0]["examples"][0]["before"] == "On 25/12/2024 [EMAIL_1] came."
+    assert told[1]["examples"][0]["after"] == (None if do == "refuse" else "On 2024-12-25 [EMAIL_1] came.")
 
 
 @pytest.mark.parametrize("kind", ["chat"], indirect=True)

@@ -203,6 +203,8 @@ def _answers(
         answers = bench.said(system, model, template, piece, with_loss, with_text)
         for one, (answer, said) in zip(piece, answers, strict=True):
             written = None if answer.text is None else count(answer.text)
+            if len(said) > 1:  # all that were voted on were written
+                written = sum(sample.tokens for sample in said)
             answer = replace(answer, tokens_in=len(one.prompt_ids), tokens_out=written)
             told, parts = bench.told(system, answer, said, one.question), bench.slices[one.question.id]
             lines.append(line(one.question, system, told, bench.part, parts))

@@ -88,7 +88,10 @@ class Refining:
         if not with_text or not self.writes(model):
             return [(answer, ()) for answer in part.ask(model, template, sheet, with_loss, with_text)]
         blank = (
-            [Answer(None, loss=one.loss) for one in part.ask(model, template, sheet, True, with_text=False)]
+            [
+                Answer(None, loss=one.loss, rejected=one.rejected)
+                for one in part.ask(model, template, sheet, True, with_text=False)
+            ]
             if with_loss
             else [Answer(None) for _ in sheet]
         )
