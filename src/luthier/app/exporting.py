@@ -89,7 +89,7 @@ def _package_with(at: RunContext, artifact: Artifact, form: str) -> Artifact:
             f"{artifact} was trained whole: it has no adapter.", remedy="Export it with --form merged."
         )
     parents: dict[str, Artifact | None] = {"model": model}
-    for role in ("base", "dataset", "calibration"):
+    for role in ("base", "dataset", "calibration", "fallback", "fallback_base"):
         if role in roles:
             parents[role] = store.catalog.get(roles[role])
     return Make(at)("package", PACKAGE, PostprocessSpec.model_validate({**wished, "export": [form]}), parents)

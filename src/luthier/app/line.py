@@ -321,7 +321,11 @@ def measuring_of(recipe: Recipe, at: RunContext) -> MeasureSpec:
         how = how.model_copy(update={"memorisation": known})
     wish = {name: getattr(how, name) for name in type(how).model_fields}
     own_head = not recipe.train.method.load().through_vocabulary
-    return MeasureSpec(**wish, answering=recipe.postprocess.answering(recipe.task.kind, own_head))
+    return MeasureSpec(
+        **wish,
+        answering=recipe.postprocess.answering(recipe.task.kind, own_head),
+        hourly=at.hourly if how.timed else None,
+    )
 
 
 def self_contained(wish: Wish) -> Recipe:

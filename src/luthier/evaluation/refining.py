@@ -1,4 +1,4 @@
-"""The tuned model's answers as they will be served: written under the grammar, voted on, through the steps, with a confidence that
+"""A model's answers as they will be served, and those of another release as they are: written under the grammar, voted on, through the steps, with a confidence that
 may be believed (luthier/outputs). What the model itself said stays in the predictions, so every step can be done again.
 
     ask     what the model says, several times or held to a grammar where that is wished
@@ -56,6 +56,13 @@ class Refining:
         belief = Belief.read(learnt)
         below = bound.fallback is not None and bound.fallback.below is not None
         return cls(Answering.of(bound, belief), task, max_tokens, sure or below or belief.knots is not None)
+
+    @classmethod
+    def as_served(cls, packed: Mapping[str, Any], task: Mapping[str, Any], max_tokens: int) -> Refining:
+        """Of another release, from the luthier.json of its package; a model that it would ask is left out. Raises SpecError."""
+        written = packed.get("answering") or {"constrain": packed.get("constrain")}
+        spec = AnsweringSpec.model_validate(written).model_copy(update={"fallback": None})
+        return cls.of(spec, task, max_tokens, packed)
 
     @property
     def spec(self) -> AnsweringSpec:
