@@ -53,6 +53,19 @@ def test_a_release_of_packed_weights_answers(workshop):
     )
 
 
+def test_another_form_keeps_whom_the_release_asks_where_it_is_not_sure(monkeypatch):
+    from types import SimpleNamespace as Told
+
+    from luthier.app import exporting
+
+    parents = {role: role for role in ("model", "base", "dataset", "fallback", "fallback_base")}
+    package = Told(kind="package", parents=parents, summary={"forms": ["adapter"]}, spec={})
+    kept = {"model": Told(kind="model", parents={"base": "base"})}
+    store = Told(catalog=Told(get=lambda one: kept.get(one, one)), folder=lambda _: None)
+    monkeypatch.setattr(exporting, "Make", lambda at: lambda step, stage, spec, given: given)
+    assert set(exporting._package_with(Told(store=store), package, "merged")) == set(parents)
+
+
 @pytest.mark.parametrize("words", [["--form", "gguf-q9"], []])
 def test_what_cannot_be_exported_is_told(workshop, words):
     done = workshop.luthier("export", "nothing", workshop.folder / "x", *words)

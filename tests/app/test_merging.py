@@ -42,6 +42,10 @@ def test_a_merge_that_cannot_be_is_told(workshop):
         ("models: []\n", "models"),
         ("models: [router@9]\n", "router@9"),
         ("models: [router@1]\nmethod: {kind: slerp}\n", "slerp goes from one model to one other"),
+        (
+            "models: [router@1, {model: router@1, weight: 2}]\nmethod: {kind: slerp}\n",
+            "weights are not used",
+        ),
         ("models: [{model: router@1, weight: -1}]\n", "to take a task out use task_arithmetic"),
         ("models: [router@1]\nmethod: {kind: tie}\n", "tie"),
         ("models: [router@1]\nmeasured: router@1\n", "did you mean"),
@@ -58,3 +62,24 @@ def test_models_of_two_bases_are_refused_by_name(workshop, tmp_path):
     workshop.run("--set", "base=other", "--set", "name=second")
     done = workshop.luthier("merge", workshop.write("m.yaml", "models: [router@1, second@1]\n"))
     assert done.exit_code == 4 and "Only models of one base can be merged" in done.stderr
+
+
+def test_measuring_a_merge_asks_no_server():
+    from luthier.app.merging import without_servers
+    from luthier.evaluation.suite import MeasureSpec
+
+    judge = {"model": "smollm2-135m-instruct", "human": "people.jsonl"}
+    against = [
+        "base",
+        {"release": "router@1", "name": "old"},
+        {"endpoint": "http://127.0.0.1:9/v1", "model": "m", "name": "large"},
+    ]
+    fallback = {"endpoint": {"url": "http://127.0.0.1:9/v1", "model": "m"}}
+    spec = MeasureSpec.model_validate(
+        {"against": against, "judge": judge, "answering": {"constrain": None, "fallback": fallback}}
+    ).plain()
+    wish, sent = without_servers(spec)
+    assert sent == ["large", "the fallback"]
+    found = MeasureSpec.model_validate(wish)
+    assert list(found.named) == ["old"] and found.judge.human is None and found.answering.fallback is None
+    assert without_servers(MeasureSpec().plain()) == (MeasureSpec().plain(), [])

@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from luthier.app.line import Results
+from luthier.app.line import Results, self_contained
+from luthier.app.recipe import read_recipe
 from luthier.app.searching import _believed
-from luthier.app.trying import Judged, _refuse_learnt, _together
+from luthier.app.study import fingerprint
+from luthier.app.trying import Judged, _refuse_learnt, _together, answering_of
 from luthier.core.errors import DataError, StoreError
 from luthier.training.search import SearchSpec
 
@@ -80,3 +82,35 @@ def test_a_setting_from_a_shared_database_is_believed_only_where_the_recipe_coul
     ):
         with pytest.raises(StoreError, match="does not allow"):
             _believed(bad, technique, spec)
+
+
+def _recipe(folder, kind, **post):
+    data = {"sources": [{"files": "rows.jsonl", "map": {"user": "text", "assistant": "answer"}}]}
+    written = {"name": "n", "base": "tiny", "task": {"kind": kind}, "data": data, "postprocess": post}
+    (folder / "recipe.yaml").write_text(json.dumps(written))
+    return read_recipe(folder / "recipe.yaml")
+
+
+def test_answers_of_trials_go_the_way_that_they_will_go_when_served(tmp_path):
+    assert answering_of(_recipe(tmp_path, "classify")) is None
+    assert answering_of(_recipe(tmp_path, "chat", fallback={"to": "other"}, export=["merged"])) is None
+    free = answering_of(_recipe(tmp_path, "classify", constrain=None))
+    assert free is not None and free.constrain is None
+    (tmp_path / "answer.json").write_text('{"type": "object"}')
+    held = answering_of(_recipe(tmp_path, "chat", constrain={"json_schema": "answer.json"}))
+    assert held.held.json_schema == {"type": "object"}
+
+
+def test_another_way_of_answering_is_another_search(tmp_path):
+    def mark(**post):
+        wish = _recipe(tmp_path, "chat", **post)
+        recipe = self_contained(wish).model_copy(
+            update={"search": SearchSpec.model_validate({"over": {"train.seed": [1, 2]}})}
+        )
+        return fingerprint(recipe)["postprocess"]
+
+    (tmp_path / "answer.json").write_text('{"type": "object"}')
+    before = mark(constrain={"json_schema": "answer.json"})
+    (tmp_path / "answer.json").write_text('{"type": "array"}')
+    assert mark(constrain={"json_schema": "answer.json"}) != before
+    assert mark() == mark(export=["merged"], calibrate=None)

@@ -11,6 +11,7 @@ from luthier.app.report.page import render
 from luthier.evaluation import suite, validation
 from luthier.evaluation.spec import EvaluateSpec
 from luthier.governance.card import card
+from luthier.outputs.spec import AnsweringSpec
 
 pytest.importorskip("jsonschema")
 
@@ -45,3 +46,17 @@ def test_a_search_is_led_by_field_f1(world, tmp_path):
     spec = validation.ValidateSpec(metric="field_f1", max_tokens=8)
     _, output = world.run(validation.STAGE, spec, tmp_path)
     assert output.summary == {"field_f1": 0.0, "rows": 12}
+
+
+def test_a_trial_is_judged_by_answers_as_they_will_be_served(world, tmp_path):
+    pytest.importorskip("llguidance")
+    told = {"metric": "valid_json", "max_tokens": 40}
+    _, bare = world.run(validation.STAGE, validation.ValidateSpec(**told), tmp_path, "bare")
+    held = AnsweringSpec(constrain={"regex": '[{]"queue": "(a|b)"[}]'})
+    _, served = world.run(
+        validation.STAGE, validation.ValidateSpec(**told, answering=held), tmp_path, "served"
+    )
+    assert (bare.summary["valid_json"], served.summary["valid_json"]) == (0.0, 1.0)
+    assert (
+        "answering" not in validation.ValidateSpec(**told).plain()
+    )  # what was judged before keeps its identity

@@ -39,6 +39,15 @@ def test_a_local_folder_is_copied_without_what_is_not_a_model(take, tiny_folder,
     weights.load(out)
 
 
+@pytest.mark.parametrize("name", ["LICENSE.md", "LICENCE", "NOTICE.txt", "USE_POLICY.md"])
+def test_what_one_may_do_with_a_model_comes_with_it(take, tiny_folder, tmp_path, name):
+    folder = tmp_path / "licensed"
+    shutil.copytree(tiny_folder, folder)
+    (folder / name).write_text("words of the licence\n")
+    out, _ = take(str(folder))
+    assert (out / name).read_text() == "words of the licence\n"
+
+
 def test_a_url_is_fetched_and_its_secret_stays_secret(take, tiny_folder):
     import fsspec
 

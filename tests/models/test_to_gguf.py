@@ -127,6 +127,16 @@ def test_what_a_file_cannot_say_is_refused(settings, told, tmp_path):
         to_gguf.refuse(source)
 
 
+def test_tokens_without_a_row_are_refused_before_training(tmp_path):
+    source = tiny_model(tmp_path / "m")
+    told = json.loads((source / "tokenizer.json").read_text())
+    rows = read_config(source)["vocab_size"]
+    told["added_tokens"].append({**told["added_tokens"][0], "id": rows, "content": "<late>"})
+    (source / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(ModelError, match=r"1 tokens beyond the .* rows of the embedding, first '<late>'"):
+        to_gguf.refuse(source)
+
+
 def test_a_window_that_slides_bounds_the_context(tmp_path):
     _, file = written(tmp_path, family="mistral", sliding_window=64)
     assert gguf.open_reader(file).fields["llama.context_length"].contents() == 64

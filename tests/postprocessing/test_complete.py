@@ -146,6 +146,41 @@ def test_a_list_that_is_not_safe_is_refused(package, text):
         sums.verify(package)
 
 
+def test_what_is_no_plain_file_is_never_opened_and_never_unseen(package, tmp_path):
+    import os
+
+    os.mkfifo(package / "adapter" / "pipe")
+    (package / "luthier.json").unlink()
+    os.mkfifo(package / "luthier.json")
+    (package / "empty").symlink_to(tmp_path, target_is_directory=True)
+    with open(os.fsencode(package) + b"/\xff", "wb"):
+        pass
+    found = sums.verify(package)
+    assert (found.changed, found.surplus) == (("luthier.json",), ("\\xff", "adapter/pipe", "empty"))
+
+
+def test_a_list_that_is_a_link_is_none(package, tmp_path):
+    (package / "SHA256SUMS").rename(tmp_path / "list")
+    (package / "SHA256SUMS").symlink_to(tmp_path / "list")
+    with pytest.raises(ModelError, match="has no SHA256SUMS"):
+        sums.verify(package)
+
+
+@pytest.mark.parametrize("name", ["LICENSE\nx", "LICENSE\u2028", "a\\b", "LICENSE\x1b[2J"])
+def test_a_name_that_the_list_cannot_hold_is_not_packed(tmp_path, name):
+    (tmp_path / name).write_text("x")
+    with pytest.raises(ModelError, match="cannot hold"):
+        sums.write(tmp_path)
+
+
+def test_names_of_strangers_do_not_steer_the_terminal(capsys):
+    from luthier.cli.file_tables import print_verdict
+
+    print_verdict(sums.Verdict(1, (), (), ("a\x1b[2Jb",)))
+    told = capsys.readouterr().out
+    assert "\x1b" not in told and "surplus  a⟨U+001B⟩[2Jb" in told
+
+
 def test_the_system_s_own_tool_reads_the_list(package):
     import shutil
     import subprocess

@@ -125,3 +125,13 @@ def test_several_values_may_meet_a_condition():
     assert meets(wish, {"base": "b"})
     assert not meets(wish, {"base": "c"})
     assert not meets(wish, {})
+
+
+@pytest.mark.parametrize("path", ["postprocess", "postprocess.export", "postprocess.abstain_below"])
+def test_what_no_trial_is_judged_by_is_not_drawn(path):
+    with pytest.raises(ValueError, match="does not change what trials are judged by"):
+        _spec(over={path: [1, 2]})
+    # a technique may need it beside what it trains
+    both = {"a": {"set": {path: None}}, "b": {"set": {"train.epochs": 1}}}
+    assert _spec(techniques=both).techniques["a"].set == {path: None}
+    assert _spec(over={"postprocess.constrain": ["labels", None]}).grid == 2

@@ -141,14 +141,44 @@ def _report(store: Store, reference: str) -> Artifact:
 
 
 def _measured(store: Store, make: Make, model: Artifact, like: Artifact) -> Artifact:
-    """The report of `model` on the rows and by the metrics of another report. Raises SpecError for another base."""
-    from luthier.evaluation.spec import EvaluateSpec
-    from luthier.evaluation.suite import STAGE
+    """The report of `model` on the rows and by the metrics of another report, against the same models. Raises SpecError for another
+    base."""
+    from luthier.evaluation.suite import STAGE, MeasureSpec
 
     if like.parents["base"] != model.parents["base"]:
         raise SpecError(
             "measure: that release was tuned from another base than the merged model.",
             remedy="Name a release of the same base, or leave `measure` out.",
         )
-    asked = {role: store.catalog.get(like.parents[role]) for role in ("base", "dataset")}
-    return make("report", STAGE, EvaluateSpec.model_validate(like.spec), {"model": model, **asked})
+    wish, sent = without_servers(like.spec)
+    if sent:
+        message = f"no server is asked again: {', '.join(sent)} of that release's report {'is' if len(sent) == 1 else 'are'} left out"
+        make.at.emit("note", about="merge", message=message)
+    others = {role: store.catalog.get(one) for role, one in like.parents.items() if role not in _ITS_OWN}
+    return make("report", STAGE, MeasureSpec.model_validate(wish), {**others, "model": model})
+
+
+_ITS_OWN = ("model", "calibration", "judge/human")
+"""Of a report's parents, what says something of that one model."""
+
+
+def without_servers(spec: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """(a report's spec without whoever is asked over a network, for whose budget and permission nobody has been asked; what was left
+    out)."""
+    from luthier.evaluation.spec import METRICS
+
+    wish, sent = dict(spec), []
+    if (against := wish.get("against")) is not None:
+        here = [one for one in against if isinstance(one, str) or not {"endpoint", "url"} & set(one)]
+        sent += [str(one.get("name")) for one in against if one not in here]
+        wish["against"] = here
+    if judge := wish.get("judge"):
+        sent += [] if isinstance(judge["model"], str) else ["the judge"]
+        wish["judge"] = {**judge, "human": None} if isinstance(judge["model"], str) else None
+    if wish.get("judge") is None and wish.get("metrics") is not None:
+        wish["metrics"] = [name for name in wish["metrics"] if not METRICS[name].judged]
+    answering = wish.get("answering") or {}
+    if (answering.get("fallback") or {}).get("endpoint"):
+        sent.append("the fallback")
+        wish["answering"] = {**answering, "fallback": None}
+    return wish, sent

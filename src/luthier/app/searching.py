@@ -28,6 +28,7 @@ from luthier.training.search import SearchSpec, Trial, choose, standard_error, s
 from luthier.training.space import bounds, fits
 
 from .context import RunContext
+from .line import self_contained
 from .recipe import Recipe, Wish
 from .study import (
     AGAIN,
@@ -111,7 +112,7 @@ def search_line(
     assert spec is not None
     _check(wish, spec)
     higher = METRICS[metric].higher_is_better
-    study = open_study(wish.recipe, higher, at.home, at.environ, join=join)
+    study = open_study(self_contained(wish), higher, at.home, at.environ, join=join)
     at.emit(
         "search.started", name=wish.recipe.name, trials=spec.trials, metric=metric,
         over=sorted([*spec.over, *spec.techniques]),

@@ -78,6 +78,11 @@ def select_runs(
             f"they were judged by different metrics: {', '.join(sorted(names))}.",
             remedy="Name one of them: --metric",
         )
+    if len({json.dumps(artifact.spec.get("answering"), sort_keys=True) for artifact in found.values()}) > 1:
+        raise SpecError(
+            "their answers were made in different ways (postprocess: answers, constrain, vote) when they were judged.",
+            remedy="Search once more with one way for all, or compare two on the test rows: luthier compare ONE OTHER",
+        )
     (name,) = names
     trials, rows = _trials(store, models, found, name)
     higher = METRICS[name].higher_is_better
@@ -93,6 +98,7 @@ def select_runs(
 
 def select_trials(wish: Wish, at: RunContext, *, rule: str = "one_standard_error") -> Selected:
     """Among the trials of the recipe's search, as far as it came. Raises SpecError where there is no search."""
+    from .line import self_contained
     from .searching import leading
     from .study import open_study
 
@@ -104,7 +110,7 @@ def select_trials(wish: Wish, at: RunContext, *, rule: str = "one_standard_error
         )
     metric = leading(recipe)
     higher = METRICS[metric].higher_is_better
-    study = open_study(recipe, higher, at.home, at.environ, join=True)
+    study = open_study(self_contained(wish), higher, at.home, at.environ, join=True)
     trials = study.trials()
     chosen = choose(trials, higher=higher, rule=rule)  # type: ignore[arg-type]
     if chosen is None:

@@ -30,6 +30,7 @@ from luthier.core.artifact import digest_of
 from luthier.core.errors import LuthierError, SpecError, StoreError, missing_part
 from luthier.core.spec import redact, resolve
 from luthier.training.search import SearchSpec, Trial
+from luthier.training.space import JUDGED
 
 if TYPE_CHECKING:
     import optuna
@@ -52,10 +53,12 @@ FIGURES = ("value", "low", "high", "work", "money", "why", "model", "home")
 
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
-    """What one study is of: another value anywhere makes another study; more trials, time or money do not."""
+    """What one study is of: another value anywhere makes another study; more trials, time or money do not. Of `postprocess` it is
+    what trials' answers go through, with files put in (line.self_contained)."""
     plain = recipe.plain()
-    for section in ("name", "budget", "postprocess"):
+    for section in ("name", "budget"):
         plain.pop(section)
+    plain["postprocess"] = {name: plain["postprocess"][name] for name in JUDGED}
     plain["evaluate"].pop("gate", None)
     for limit in ("trials", "time", "money", "storage", "study", "keep"):
         plain["search"].pop(limit)

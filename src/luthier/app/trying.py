@@ -25,13 +25,14 @@ from luthier.training.search import SearchSpec, Trial
 from luthier.training.stopping import Watch, watch_of
 
 from .context import RunContext
-from .line import Make, Results, materials, trained
+from .line import Make, Results, materials, self_contained, trained
 from .recipe import Recipe, Wish, again
 
 if TYPE_CHECKING:
     import optuna
 
     from luthier.evaluation.predictions import Answers
+    from luthier.outputs.spec import AnsweringSpec
 
 RESAMPLES = 1000
 VALIDATED = "validated"
@@ -171,13 +172,23 @@ def _judge(
     measuring = recipe.evaluate.measuring(recipe.train.dtype)
     asks = ValidateSpec(
         metric=metric, embedder=measuring.embedder, max_tokens=measuring.max_tokens, dtype=measuring.dtype, device=measuring.device,
-        against=list(against),
+        against=list(against), answering=answering_of(other),
     )  # fmt: skip
     validated = make(
         "validation", VALIDATE, asks, {"model": so_far.model, "base": so_far.base, "dataset": yard}
     )
     assert so_far.model is not None and so_far.base is not None
     return _figures(context, validated, so_far.model, so_far.base, recipe)
+
+
+def answering_of(wish: Wish) -> AnsweringSpec | None:
+    """What the answers of a trial go through before they are judged: what they will go through when they are served, but for
+    another model, which is no merit of this one. None where what it says counts. Raises SpecError."""
+    recipe = self_contained(wish)
+    own_head = not recipe.train.method.load().through_vocabulary
+    found = recipe.postprocess.answering(recipe.task.kind, own_head).model_copy(update={"fallback": None})
+    usual = "labels" if recipe.task.kind == "classify" else None
+    return None if found.plain_way and found.constrain == usual else found
 
 
 def yardstick(wish: Wish, at: RunContext, fold: int = 0) -> Artifact:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .command import put
+
+if TYPE_CHECKING:
+    from luthier.postprocessing.sums import Verdict
 
 SHOWN = 5
 LABELS = 20
@@ -45,6 +48,17 @@ def print_checked(found: Mapping[str, Any]) -> None:
         put(f"refused: {why}")
     if not found["refused"]:
         put("it would be taken")
+
+
+def print_verdict(found: Verdict) -> None:
+    """What `luthier verify` found; the names are whoever's who filled the folder."""
+    for what in ("missing", "changed", "surplus"):
+        for name in getattr(found, what):
+            put(f"{what:8} {_seen(name, 400)}")
+    put(
+        f"{found.files} files are as they were written"
+        + ("" if found.sound else "; this folder is not the package that was exported")
+    )
 
 
 def print_source(found: Mapping[str, Any]) -> None:

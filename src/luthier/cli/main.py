@@ -437,17 +437,10 @@ def verify(folder: Path, as_json: bool) -> None:
     """Hold FOLDER, which `luthier export` wrote, against its SHA256SUMS: what is missing, changed or was added."""
     from dataclasses import asdict
 
+    from .file_tables import print_verdict
+
     found = app().verify(folder)
-    if as_json:
-        put_json({**asdict(found), "sound": found.sound})
-    else:
-        for what in ("missing", "changed", "surplus"):
-            for name in getattr(found, what):
-                put(f"{what:8} {name}")
-        put(
-            f"{found.files} files are as they were written"
-            + ("" if found.sound else "; this folder is not the package that was exported")
-        )
+    put_json({**asdict(found), "sound": found.sound}) if as_json else print_verdict(found)
     if not found.sound:
         sys.exit(4)
 

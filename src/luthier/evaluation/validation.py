@@ -17,6 +17,7 @@ from luthier.core.errors import DataError
 from luthier.core.spec import Spec
 from luthier.core.stage import Context, Output, Stage
 from luthier.data.embedders.embedder import EmbedderSpec
+from luthier.outputs.spec import AnsweringSpec
 
 from .memorisation.spec import REMEMBERED
 from .spec import METRICS, EvaluateSpec
@@ -48,18 +49,21 @@ class ValidateSpec(Spec):
     """Where to compute."""
     against: list[System] = Field(default=[])
     """Systems without training that are asked the same rows."""
+    answering: AnsweringSpec | None = None
+    """The way from what the model says to an answer, another model left out; null: labels, or what it says."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What was validated before there were such keeps its identity."""
         told: dict[str, Any] = standard(self)
-        return {name: value for name, value in told.items() if name != "against" or value}
+        return {name: value for name, value in told.items() if name not in ("against", "answering") or value}
 
 
 def validate(
     spec: ValidateSpec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context
 ) -> Output:
     from . import compare, predictions, tasks
+    from .refining import Refining
 
     folders = {role: at.folder(inputs[role]) for role in ("model", "base", "dataset")}
     task = json.loads((folders["dataset"] / "dataset.json").read_text(encoding="utf-8"))["task"]
@@ -72,7 +76,8 @@ def validate(
         dtype=spec.dtype,
         device=spec.device,
     )
-    table = answers(wish, task, folders, scratch, at)
+    way = None if spec.answering is None else Refining.of(spec.answering, task, spec.max_tokens)
+    table = answers(wish, task, folders, scratch, at, way)
     mine = predictions.by_system(table)["tuned"]
     found = compare.at_sample(tasks.of(task).statistics(mine), len(mine))
     if spec.metric not in found:

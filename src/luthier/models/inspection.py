@@ -38,9 +38,8 @@ WANTED = (
     "merges.txt",
     "tokenizer.model",
     "chat_template.jinja",
-    "LICENSE",
-    "LICENSE.txt",
-    "NOTICE",
+    *(f"{name}{end}" for name in ("LICENSE", "LICENCE", "NOTICE") for end in ("", ".txt", ".md")),
+    "USE_POLICY.md",
 )
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".dill")
 _CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".exe")
@@ -73,8 +72,8 @@ _EXPONENTS = {
 def is_wanted(name: str) -> bool:
     """Whether a file of this name is part of a model.
 
-    >>> is_wanted("model-00001-of-00002.safetensors"), is_wanted("training_args.bin")
-    (True, False)
+    >>> [is_wanted(name) for name in ("model-00001-of-00002.safetensors", "LICENSE.md", "training_args.bin")]
+    [True, True, False]
     """
     return any(fnmatchcase(name, pattern) for pattern in WANTED)
 

@@ -128,15 +128,17 @@ def take_in(spec: BaseSpec, inputs: Mapping[str, Any], out: Path, scratch: Path,
     inspect(out)
     facts = describe(out)
     name = _name(spec.base, kind)
-    role = {"role": "base", "name": name, "parameters": facts.parameters}
+    role: dict[str, Any] = {"role": "base", "name": name, "parameters": facts.parameters}
+    if kind == "known":
+        role["license"] = KNOWN[spec.base].licence
     (out / "luthier.json").write_text(json.dumps(role, sort_keys=True, indent=1) + "\n")
     return Output(
         {"name": name, "parameters": facts.parameters, "context": facts.context, "dtype": facts.dtype}
     )
 
 
-# version 1: the first.
-STAGE = Stage("model", 1, take_in)
+# version 2: licence files of every usual name, and the licence of a known model.
+STAGE = Stage("model", 2, take_in)
 
 
 def _name(base: str, kind: str) -> str:

@@ -30,8 +30,12 @@ _ROPES = ("default", "linear", "llama3")
 
 
 def refuse(folder: Path) -> None:
-    """Raises ModelError where a GGUF file could not say all that this folder says: family, settings, tensors, tokenizer.
-    Reads settings and headers only."""
+    """Raises ModelError where a GGUF file could not say all that this folder says: family, settings, tensors, tokenizer; MissingPart
+    where nothing is there that writes one. Reads settings and headers only."""
+    from importlib.util import find_spec
+
+    if find_spec("gguf") is None:
+        raise missing_part("gguf", "train", "writing a GGUF file")
     config = read_config(folder)
     family = config.get("model_type")
     if family not in ARCHITECTURES:
@@ -52,7 +56,21 @@ def refuse(folder: Path) -> None:
             )
     for name in stored_tensors(folder):
         gguf_name(name)
-    pre_tokenizer(read_json(folder / "tokenizer.json"))
+    written = read_json(folder / "tokenizer.json")
+    pre_tokenizer(written)
+    _refuse_rowless(written, config["vocab_size"])
+
+
+def _refuse_rowless(written: Mapping[str, Any], rows: int) -> None:
+    """A GGUF file lists one token for each row of the embedding."""
+    ids = {added["content"]: added["id"] for added in written.get("added_tokens", [])}
+    beyond = [token for token, at in {**written["model"]["vocab"], **ids}.items() if at >= rows]
+    if beyond:
+        raise ModelError(
+            f"the tokenizer has {len(beyond):,} tokens beyond the {rows:,} rows of the embedding, first {beyond[0]!r}, and a GGUF file "
+            "has no place for them.",
+            remedy="Export it as merged, int8, int4 or onnx.",
+        )
 
 
 def size_bytes(stored: Mapping[str, StoredTensor], form: str) -> int:

@@ -19,7 +19,7 @@ from luthier.models.known import KNOWN
 from .forms import KINDS
 from .spec import Form
 
-LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*")
+LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY.md")
 GENERATION, CARD, NOTICE = "generation_config.json", "README.md", "NOTICE"
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank; 16 where nothing is said."""

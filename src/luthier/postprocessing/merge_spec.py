@@ -65,6 +65,8 @@ class MergeSpec(Spec):
         kind, weights = self.method.kind, self.weights
         if kind == "slerp" and len(weights) != 2:
             raise ValueError(f"slerp goes from one model to one other, and {len(weights)} are given")
+        if kind == "slerp" and any(weight != 1 for weight in weights):
+            raise ValueError("slerp: t alone says how far to go, and weights are not used; leave them out")
         if kind == "linear" and sum(weights) <= 0:
             raise ValueError(
                 "linear: the weights' sum must be above 0; to take a task out use task_arithmetic"

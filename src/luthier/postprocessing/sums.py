@@ -37,15 +37,21 @@ def line(sha256: str, path: str) -> str:
 
 
 def write(folder: Path) -> None:
-    """SHA256SUMS of every file below, itself left out."""
-    told = [line(_sha256(path), name) for name, path in _files(folder)]
+    """SHA256SUMS of every file below, itself left out. Raises ModelError for a name that the list cannot hold."""
+    found = _files(folder)
+    if odd := [name for name, _ in found if not name.isprintable() or "\\" in name]:
+        raise ModelError(
+            f"a file is named {odd[0]!r}, which {FILE} cannot hold.",
+            remedy="Rename it in the base's folder, and import that again.",
+        )
+    told = [line(_sha256(path), name) for name, path in found]
     (folder / FILE).write_text("".join(one + "\n" for one in told), encoding="utf-8")
 
 
 def verify(folder: Path) -> Verdict:
     """What of the folder is not as SHA256SUMS has it. Raises ModelError where there is no such list, or none that is safe."""
     path = folder / FILE
-    if not path.is_file():
+    if path.is_symlink() or not path.is_file():
         raise ModelError(
             f"{folder} has no {FILE}, so nothing says what it should hold.",
             remedy="Name a folder that `luthier export` wrote.",
@@ -64,7 +70,12 @@ def verify(folder: Path) -> Verdict:
             )
         wanted[name] = found[1]
     there = dict(_files(folder))
-    changed = [name for name in wanted if name in there and _sha256(there[name]) != wanted[name]]
+    try:
+        changed = [name for name in wanted if name in there and _sha256(there[name]) != wanted[name]]
+    except OSError as error:
+        raise ModelError(
+            f"{error.filename} cannot be read: {error.strerror}.", remedy="Check its rights and the disk."
+        ) from None
     missing = [name for name in wanted if name not in there]
     surplus = [name for name in there if name not in wanted]
     same = len(wanted) - len(changed) - len(missing)
@@ -72,14 +83,19 @@ def verify(folder: Path) -> Verdict:
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
-    """A link is a file that is not as it was: what it points to may change."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
-    names = [(path.relative_to(folder).as_posix(), path) for path in found]
+    """Whatever is no folder: a link, a pipe or a device is a file that is not as it was. A name that is not UTF-8 is shown by its
+    bytes, and no list has it."""
+    found = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = [(_shown(path.relative_to(folder).as_posix()), path) for path in found]
     return [(name, path) for name, path in names if name != FILE]
 
 
+def _shown(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _sha256(path: Path) -> str:
-    if path.is_symlink():
-        return "a link"
+    if path.is_symlink() or not path.is_file():  # what a link points to may change, and a pipe may never end
+        return "no plain file"
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -36,8 +36,9 @@ class SearchSpec(Spec):
     """Try several settings and go on with the best."""
 
     over: dict[str, Drawn] = Field(default={})
-    """Fields of this recipe, by path, each with the values to choose from or {low, high}; `train...`, `base`, `data.rules...` and
-    `data.sources.N.weight` may differ between trials. `when` ties one to the value of another."""
+    """Fields of this recipe, by path, each with the values to choose from or {low, high}; `train...`, `base`, `data.rules...`,
+    `data.sources.N.weight` and, of `postprocess`, answers, constrain and vote may differ between trials. `when` ties one to the
+    value of another."""
     techniques: dict[str, TechniqueSpec] = Field(default={})
     """Ways to do it, by name, of which each trial takes one: {set: {path: value}, over: {path: ...}}. `luthier search --techniques`
     fills this in from what `luthier advise` finds possible."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SEARCHED = ("train", "base", "data.rules", "data.sources.N.weight", "postprocess")
 """What may differ between trials. All trials are asked the validation rows of the recipe as written, whatever their own are."""
+JUDGED = ("answers", "constrain", "vote")
+"""Of `postprocess`, what changes the answers that trials are judged by; a technique may set the rest beside it."""
 TECHNIQUE = "technique"
 """What stands for the chosen technique where a condition names it."""
 
@@ -107,6 +109,11 @@ def check(over: Mapping[str, Drawn]) -> None:
     """Raises ValueError for paths that may not differ, choices of one, and conditions that nothing can meet."""
     for path, wish in over.items():
         refuse_unsearched(path)
+        first, *rest = path.split(".")
+        if first == "postprocess" and (not rest or rest[0] not in JUDGED):
+            raise ValueError(
+                f"{path} does not change what trials are judged by; of postprocess only {', '.join(JUDGED)} may be drawn"
+            )
         values = [] if isinstance(wish, RangeSpec) else ends(wish)
         if not isinstance(wish, RangeSpec) and len(values) < 2:
             raise ValueError(

@@ -1,8 +1,9 @@
 """The harness, kept from what it may not do in this process. Its own switches are globals; they are put back afterwards.
 
-    network      off, unless it was asked for: neither rows nor metrics are fetched
-    code         none of a data set (datasets 4 and later have no such thing), none of a folder of tasks (`refuse_code`),
-                 none of a metric that would be downloaded; tasks that are marked as unsafe do not run
+    network      off, unless it was asked for: neither rows nor metrics are fetched, from a hub or from any address
+    code         none of a data set (datasets 4 and later have no such thing), none of a folder of tasks (`refuse_code` tells it
+                 early, `_without_functions` is what holds), none of a metric that would be downloaded; tasks that are marked as
+                 unsafe do not run
     templates    of tasks are written by whoever wrote the task, and run in Jinja's sandbox
     noise        its log and its progress bars
 
@@ -15,9 +16,10 @@ import hashlib
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,11 @@ from luthier.core.errors import DataError, MissingPart, SpecError, missing_part
 
 _LOCK = threading.Lock()
 _CODE = re.compile(r"!function|^\s*(?:unsafe_code|trust_remote_code)\s*:\s*(?:true|yes|on)\b", re.IGNORECASE | re.MULTILINE)  # fmt: skip
-OLDEST = "0.4.9"
+OLDEST = "0.4.12"
 
 
 def version() -> str:
-    """Of lm-eval. Raises MissingPart where it is not installed, or is older than 0.4.9."""
+    """Of lm-eval. Raises MissingPart where it is not installed, or is older than OLDEST."""
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as of
 
@@ -71,24 +73,72 @@ def fingerprint(folder: Path) -> str:
 
 
 def refuse_code(path: Path) -> None:
-    """Raises SpecError where a file of tasks would run Python."""
+    """Raises SpecError where a file of tasks says that it would run Python. Other ways of writing the same, and what a file
+    includes, are refused when it is loaded."""
     if path.suffix not in (".yaml", ".yml"):
         return
     found = _CODE.search(path.read_text(encoding="utf-8", errors="replace"))
     if found is not None:
-        raise SpecError(
-            f"{path.name} would run code: {found[0].strip()!r}. Tasks from a folder may not.",
-            remedy="Write it without functions, or run it with lm_eval itself against `luthier serve` (docs/evaluation.md).",
-        )
+        raise _would_run(path.name, found[0].strip())
+
+
+def _would_run(where: str, what: str) -> SpecError:
+    return SpecError(
+        f"{where} would run code: {what!r}. Tasks from a folder may not.",
+        remedy="Write it without functions, or run it with lm_eval itself against `luthier serve` (docs/evaluation.md).",
+    )
+
+
+def _without_functions(
+    make_loader: Callable[..., Any], installed: Path, own: Path | None
+) -> Callable[..., Any]:
+    """The harness' maker of YAML loaders, of which there is one for each file that is read, included ones too: outside the
+    installed package `!function` is refused, however it is written, and so is a file outside the folder of tasks, which
+    their identity does not hold."""
+
+    def guarded(base_dir: Path, *, resolve_funcs: bool) -> Any:
+        loader = make_loader(base_dir, resolve_funcs=resolve_funcs)
+        if not resolve_funcs or base_dir.is_relative_to(installed):
+            return loader  # while names are listed, functions stay words
+        if own is None or not base_dir.is_relative_to(own):
+            raise SpecError(
+                f"a task includes a file of {base_dir}, which is outside its folder.",
+                remedy="Put what tasks include into the folder of --include.",
+            )
+
+        def refused(_: Any, node: Any) -> Any:
+            raise _would_run(Path(node.start_mark.name).name, f"!function {node.value}")
+
+        loader.add_constructor("!function", refused)
+        return loader
+
+    return guarded
+
+
+_HERE = {"", "file", "local", "memory", "hf", "zip", "tar", "libarchive", "gzip", "bz2", "lz4", "xz", "zstd"}
+"""fsspec's names of what needs no network; `hf` asks huggingface_hub, which is switched off by itself."""
+
+
+def _local_alone(find: Callable[[str], Any]) -> Callable[[str], Any]:
+    """fsspec's look-up of file systems, without those that ask somebody: `datasets` looks at an address before it heeds its own
+    switch."""
+
+    def guarded(protocol: str) -> Any:
+        if (protocol or "") not in _HERE:
+            raise ConnectionError(f"{protocol}:// is not on this machine")
+        return find(protocol)
+
+    return guarded
 
 
 @contextmanager
-def safely(*, network: bool) -> Iterator[None]:
-    """One at a time: what is switched is the process'."""
+def safely(*, network: bool, folder: Path | None = None) -> Iterator[None]:
+    """One at a time: what is switched is the process'. `folder`: of further tasks."""
     import datasets
     import evaluate
     import huggingface_hub.constants as hub
     import lm_eval.api.task as task
+    import lm_eval.tasks._yaml_loader as files
     import lm_eval.utils as utils
     from jinja2 import BaseLoader, StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -102,6 +152,13 @@ def safely(*, network: bool) -> Iterator[None]:
             stack.enter_context(_set(hub, "HF_HUB_OFFLINE", True))
             stack.enter_context(_set(datasets.config, "HF_HUB_OFFLINE", True))
             stack.enter_context(_set(datasets.config, "HF_DATASETS_OFFLINE", True))
+            systems = import_module("fsspec.registry")  # as an attribute of fsspec it is a table
+            guarded = _local_alone(systems.get_filesystem_class)
+            for module in (import_module("fsspec.core"), systems):
+                stack.enter_context(_set(module, "get_filesystem_class", guarded))
+        own = None if folder is None else folder.resolve()
+        loaders = _without_functions(files._make_loader, Path(files.__file__).resolve().parent, own)
+        stack.enter_context(_set(files, "_make_loader", loaders))
         stack.enter_context(_set(evaluate, "load", _no_download))
         stack.enter_context(_set(utils, "env", sandbox))
         stack.enter_context(_set(task, "tqdm", partial(task.tqdm, disable=True)))

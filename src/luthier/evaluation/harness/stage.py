@@ -31,7 +31,7 @@ def benchmark(
 ) -> Output:
     from .safely import explained, safely, templates_explained
 
-    with safely(network=spec.network), templates_explained():
+    with safely(network=spec.network, folder=at.root if spec.include else None), templates_explained():
         from lm_eval.evaluator import evaluate
         from lm_eval.tasks import TaskManager
 
