@@ -337,6 +337,8 @@ def self_contained(wish: Wish) -> Recipe:
 
 def asked_beside(recipe: Recipe, at: RunContext, make: Strategy) -> dict[str, Artifact | None]:
     """The other model that answers where this one is not sure, as parents: the package of a release, or a base."""
+    from luthier.postprocessing.forms import SERVED
+
     wish = recipe.postprocess.fallback
     if wish is None or wish.to is None:
         return {}
@@ -351,6 +353,11 @@ def asked_beside(recipe: Recipe, at: RunContext, make: Strategy) -> dict[str, Ar
         raise SpecError(
             f"postprocess.fallback.to: {wish.to} is a {found.kind}, which does not answer.",
             remedy="Name a release or a base model.",
+        )
+    if found.kind == "package" and not set(found.summary.get("forms", ())) & set(SERVED):
+        raise SpecError(
+            f"postprocess.fallback.to: {wish.to} was packed in no form that is answered from here.",
+            remedy=f"Run its recipe with one of {', '.join(SERVED)} in postprocess.export, or name another model.",
         )
     more = {"fallback_base": catalog.get(found.parents["base"])} if "base" in found.parents else {}
     return {"fallback": found, **more}

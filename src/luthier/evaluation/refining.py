@@ -25,6 +25,7 @@ from luthier.outputs.spec import AnsweringSpec
 from luthier.outputs.step import About
 from luthier.store.files import write_atomic
 
+from .predictions import said_of
 from .questions import Asked, Question
 from .tasks import Answer, Task
 
@@ -191,6 +192,7 @@ def _with_other(
         "probability": settled.sure,
         "refusal": settled.refusal,
         "other": settled.other,
+        **said_of(line, question, settled.text, part),
     }
 
 
