@@ -76,11 +76,15 @@ data: {sources: [{files: rows.jsonl}]}
 postprocess: {fallback: {endpoint: {url: "https://llm.example/v1", model: m, allow_host: llm.example, key: "${NO_KEY}"}}}
 """
     (tmp_path / "recipe.yaml").write_text(written)
-    with pytest.raises(SpecError, match=r"postprocess.fallback.endpoint: rows would be sent to llm\.example"):
+    with pytest.raises(
+        SpecError, match=r"postprocess.fallback.endpoint: what people ask .* sent to llm\.example"
+    ):
         check(read_recipe(tmp_path / "recipe.yaml").recipe)
-    check(read_recipe(tmp_path / "recipe.yaml", ("postprocess.fallback.endpoint.unredacted=true",)).recipe)
     redacted = read_recipe(tmp_path / "recipe.yaml", ("data.rules={quality: [redact]}",)).recipe
-    check(redacted)
+    with pytest.raises(SpecError, match="out of nobody's questions"):
+        check(redacted)
+    allowed = read_recipe(tmp_path / "recipe.yaml", ("postprocess.fallback.endpoint.unredacted=true",)).recipe
+    check(allowed)
     at = FakeContext(tmp_path, environ={})
     with pytest.raises(SpecError, match="NO_KEY is not set"):
-        check_keys(redacted, at)
+        check_keys(allowed, at)

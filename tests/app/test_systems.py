@@ -76,6 +76,50 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_made(workshop, again
     refused(workshop, code, *parts, words=["--set", f"evaluate.against={against}"])
 
 
+AWAY = "endpoint: {url: 'http://10.0.0.1/v1', model: big, allow_host: 10.0.0.1}"
+HERE = "endpoint: {url: 'http://localhost:9/v1', model: big"
+
+
+@pytest.mark.parametrize(
+    ("fallback", "gate", "parts"),
+    [
+        # a rule that redacts rows does nothing for what clients will ask
+        (f"{{below: 0.5, {AWAY}}}", "{}", ["what people ask the served model would be sent to 10.0.0.1", "unredacted: true"]),
+        (f"{{below: 0.5, {HERE}, key: '${{NO_SUCH_KEY}}'}}}}", "{}", ["NO_SUCH_KEY is not set"]),
+        (f"{{below: 0.5, {HERE}}}}}", "{latency: {p95: {at_most: 1 s}}}", ["how long that takes is not measured"]),
+        (f"{{below: 0.5, {HERE}}}}}", "{cost: {per_1000: {at_most: 1 USD}}}", ["what that costs in USD is not known"]),
+        (f"{{below: 0.5, {HERE}, price: {{input: 1 EUR, output: 1 EUR}}}}}}", "{cost: {per_1000: {at_most: 1 USD}}}",
+         ["what that costs in USD is not known"]),
+    ],
+)  # fmt: skip
+def test_a_fallback_that_may_not_or_cannot_be_asked_is_refused_too(workshop, fallback, gate, parts):
+    rules = "data.rules={quality: [{redact: pii}]}"
+    words = [f"postprocess.fallback={fallback}", f"evaluate.gate={gate}", rules]
+    refused(workshop, 2, *parts, words=[word for one in words for word in ("--set", one)])
+
+
+def test_a_fallback_is_planned_and_paid_for(workshop):
+    """Of probabilities none reaches 1, so every row is asked of the server, at its price."""
+    with serving(lambda n, body: "billing") as server:
+        price = "price: {input: 5 USD, output: 5 USD}"
+        wish = f"postprocess.fallback={{below: 1.0, endpoint: {{url: '{server.url}', model: big, {price}}}}}"
+        words = ("--set", wish, "--set", "evaluate.against=[base]", "--set", "evaluate.timed_rows=2")
+        plan = workshop.luthier("plan", workshop.folder / "recipe.yaml", "--json", *words)
+        assert plan.exit_code == 0, plan.output
+        [asked] = json.loads(plan.stdout)["asks"]
+        assert asked["who"] == "the fallback, big at 127.0.0.1"
+        done = workshop.run(*words)
+        assert server.requests == asked["requests"]
+    _, told = report_of(workshop, done)
+    mine, other = told["systems"]["tuned"], told["answers"]["fallback"]
+    assert other["asked"] == told["rows"] == asked["requests"]
+    here = mine["latency"]["mean_s"] / 3600 * 1000
+    spent = other["money"][0] * 1000 / told["rows"]
+    base = told["systems"]["base"]
+    hourly = base["cost"]["per_1000"] / base["latency"]["mean_s"] * 3600 / 1000
+    assert mine["cost"]["per_1000"] == pytest.approx(here * hourly + spent) and spent > 0
+
+
 def test_a_plan_says_what_would_be_asked_and_a_run_holds_it_against_the_budget(workshop):
     with serving(lambda n, body: "billing") as server:
         entry = (
@@ -157,3 +201,29 @@ def test_a_judge_of_this_home_is_a_parent_of_the_report_and_the_plan_counts_its_
     gate = "evaluate.gate={judge_score: {at_least: 0.0}}"
     if not told["judge"]["trusted"]:
         refused(workshop, 7, "said by a judge that can be trusted", words=[*words, "--set", gate])
+
+
+def test_a_gate_on_latency_and_cost_is_measured_and_judged(workshop):
+    """No `timed_rows` is written, and nobody but our own systems is measured."""
+    gate = "evaluate.gate={latency: {p95: {at_most: 10 min}}, cost: {per_1000: {at_most: 100000 USD}}}"
+    unknown = ["--set", gate, "--set", "budget.machine=mine"]
+    refused(workshop, 2, "what an hour of this machine costs is not known", words=unknown)
+    (workshop.home / "prices.yaml").write_text(
+        "prices: [{machine: mine, value: 3.6, currency: USD, source: us, retrieved: 2026-01-01}]\n"
+    )
+    words = ("--set", "evaluate.against=[base]", "--set", gate, "--set", "budget.machine=mine")
+    done = workshop.run(*words)
+    assert [(one["metric"], one["passed"]) for one in done["verdicts"]] == [("latency", True), ("cost", True)]
+    _, told = report_of(workshop, done)
+    mine = told["systems"]["tuned"]
+    assert mine["latency"]["rows"] > 0 and mine["latency"]["machine"] in done["verdicts"][0]["reason"]
+    assert mine["cost"]["per_1000"] == pytest.approx(mine["latency"]["mean_s"])
+    assert workshop.run(*words)["made"] == []
+
+    (workshop.home / "prices.yaml").write_text(
+        "prices: [{machine: mine, value: 7.2, currency: USD, source: us, retrieved: 2026-01-02}]\n"
+    )
+    dearer = workshop.run(*words)
+    _, again = report_of(workshop, dearer)
+    assert again["systems"]["tuned"]["cost"]["per_1000"] == pytest.approx(2 * mine["cost"]["per_1000"])
+    assert again["systems"]["tuned"]["latency"] == mine["latency"]

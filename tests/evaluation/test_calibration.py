@@ -129,6 +129,24 @@ def test_few_rows_teach_nothing_and_that_is_said(world, tmp_path):
     assert "12 validation rows are too few" in found["why"]
 
 
+@pytest.mark.parametrize("kind", ["chat"], indirect=True)
+def test_of_plain_texts_nothing_is_learnt(world, tmp_path, monkeypatch):
+    """They are asked nothing, however many there are."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from luthier.data.records import RECORD
+
+    monkeypatch.setattr(calibration, "FEWEST_ISOTONIC", 12)
+    path = world.folders["dataset"] / "validation.parquet"
+    rows = [{"id": f"v{n:02}", "text": f"text {n}"} for n in range(20)]
+    pq.write_table(pa.Table.from_pylist(rows, RECORD), path)
+    wish = CalibrateSpec(temperature=False, isotonic=True, answering=AnsweringSpec(), max_tokens=8, risk=0.1)
+    found = json.loads((_run(world, tmp_path, wish, "none") / "calibration.json").read_text())
+    assert found["why"] == "0 validation rows were answered, too few to learn from; 12 are needed"
+    assert (found["isotonic"], found["threshold"], found["temperature"]) == (None, None, 1.0)
+
+
 @pytest.mark.parametrize("kind", ["classify", "chat"], indirect=True)
 def test_an_isotonic_line_is_learnt_measured_and_shown(world, tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "FEWEST_ISOTONIC", 12)

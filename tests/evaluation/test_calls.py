@@ -231,7 +231,7 @@ def test_a_model_is_asked_with_tools_and_what_it_calls_is_kept(tmp_path):
         "messages": [{"role": "user", "content": "q"}, {"role": "call", "content": json.dumps(CALL)}],
         "tools": json.dumps(TOOLS),
     }
-    [asked] = questions.asked(Template(tokenizer, 4096), [questions._question(record)], [], 10)
+    [asked] = questions.asked(Template(tokenizer, 4096), [questions.question(record)], [], 10)
     part = tasks.of({"kind": "chat", "labels": None})
     lines = [
         predictions.line(asked.question, name, tasks.Answer(text), part)

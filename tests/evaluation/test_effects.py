@@ -5,8 +5,12 @@ import json
 import pytest
 
 from luthier.evaluation import effects, predictions, questions, suite, tasks
-from luthier.evaluation.refining import Refining
+from luthier.evaluation.refining import Refining, second
+from luthier.evaluation.refining import own as refine_own
 from luthier.evaluation.suite import MeasureSpec
+from luthier.evaluation.tasks import Answer
+from luthier.models.call_form import CallForm
+from luthier.outputs.other import Told
 from luthier.outputs.spec import AnsweringSpec
 
 WISHES = {
@@ -54,6 +58,57 @@ def test_without_steps_nothing_is_told_and_the_text_is_kept(world, tmp_path):
     for line in predictions.read(out / "predictions.parquet").to_pylist():
         assert line["raw"] == line["prediction"]
         assert line["raw_probability"] == line["probability"]
+
+
+@pytest.mark.parametrize("kind", ["chat"], indirect=True)
+def test_what_a_fallback_says_is_looked_at_for_private_data_and_calls(world, tmp_path):
+    """The columns of a line are of the answer that is served, whoever gave it."""
+    spec = AnsweringSpec.model_validate(
+        {"answers": [{"banned": {"words": ["no"]}}], "fallback": {"to": "big"}}
+    )
+    task = {"kind": "chat", "labels": None}
+    refining, part = Refining.of(spec, task, 8), tasks.of(task)
+    tools = [
+        {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    ]
+    due = {
+        "role": "assistant",
+        "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}],
+    }
+    prompt = ({"role": "user", "content": "Who?"},)
+    asked = [
+        questions.Question("a", prompt, "nobody"),
+        questions.Question(
+            "b", prompt, "f()", tools=tools, answer=due, form=CallForm("<tool_call>", "</tool_call>")
+        ),
+    ]
+    lines = [predictions.line(one, "tuned", refining.told(Answer("no"), (), one), part) for one in asked]
+    assert [one["private"] for one in lines] == [[], []] and lines[1]["calls"]["said"] is None
+
+    class Big:
+        says = iter(["Mail ann@firm.com", '{"name": "f", "arguments": {}}'])
+
+        def ask(self, turns, max_tokens):
+            return Told(next(self.says), 1, 1)
+
+    found = second(lines, refining, Big(), asked, part, tmp_path, world.at)
+    assert found[0]["prediction"] == "Mail ann@firm.com" and found[0]["private"] == ["email"]
+    assert json.loads(found[1]["calls"]["said"]) == [{"name": "f", "arguments": {}}]
+
+
+@pytest.mark.parametrize("do", ["mask", "refuse"])
+def test_the_examples_show_no_private_data_that_a_step_takes_out(do):
+    """The text before that step, and before those that stand before it, is not in the report."""
+    spec = AnsweringSpec.model_validate({"answers": ["normalize", {"redact": {"do": do}}]})
+    refining = Refining.of(spec, {"kind": "chat", "labels": None}, 8)
+    lines = [{"id": "a", "raw": "On 25/12/2024 ann@firm.com came.", "samples": None, "raw_probability": None}]
+    asked = {"a": questions.Question("a", ({"role": "user", "content": "Who?"},), "nobody")}
+    settled = refine_own(lines, refining, asked)
+    told = effects._steps(lines, settled, refining, asked, lambda texts: None)
+    assert [one["step"] for one in told] == ["normalize", "redact"]
+    assert "ann@firm.com" not in json.dumps(told)
+    assert told[0]["examples"][0]["before"] == "On 25/12/2024 [EMAIL_1] came."
+    assert told[1]["examples"][0]["after"] == (None if do == "refuse" else "On 2024-12-25 [EMAIL_1] came.")
 
 
 @pytest.mark.parametrize("kind", ["chat"], indirect=True)

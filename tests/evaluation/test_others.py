@@ -25,7 +25,8 @@ def with_others(world, tiny_base, tmp_path):
     adapter, package, whole = tmp_path / "in-use", tmp_path / "package", tmp_path / "whole"
     write_adapter(adapter, tiny_base, task, world.inputs["base"].digest)
     package.mkdir()
-    (package / "luthier.json").write_text(json.dumps({"temperature": 2.0}))
+    held = "labels" if task["kind"] == "classify" else None
+    (package / "luthier.json").write_text(json.dumps({"temperature": 2.0, "constrain": held}))
     tiny_model(whole, context=256, seed=5)
     given = {
         "production/model": (_artifact("in use"), adapter),
@@ -69,6 +70,26 @@ def test_a_release_is_measured_with_the_temperature_that_it_is_served_with(with_
     found = predictions.by_system(predictions.read(out / "predictions.parquet"))
     warm = found["tuned"].probability_NK ** 0.5
     assert found["production"].probability_NK == pytest.approx(warm / warm.sum(1, keepdims=True), abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["chat"], indirect=True)
+def test_a_release_is_measured_through_the_steps_that_it_is_served_with(with_others, tmp_path):
+    """The weights are the tuned model's own, and the package's step refuses what is no JSON, as these words are. Another model that
+    the package would ask is not asked, and that is told."""
+    package = with_others.at.folders[with_others.inputs["production/package"].digest]
+    fallback = {"endpoint": {"url": "http://127.0.0.1:9/v1", "model": "big"}}
+    told = {"answers": ["json"], "constrain": None, "vote": None, "fallback": fallback}
+    (package / "luthier.json").write_text(
+        json.dumps({"temperature": 1.0, "constrain": None, "answering": told})
+    )
+    out, _ = with_others.run(suite.STAGE, SPEC, tmp_path)
+    table = predictions.read(out / "predictions.parquet")
+    found = predictions.by_system(table)
+    assert set(found["production"].predictions) == {""} != set(found["tuned"].predictions)
+    raw = [line["raw"] for line in table.to_pylist() if line["model"] == "production"]
+    assert raw == list(found["tuned"].predictions)
+    cautions = json.loads((out / "report.json").read_text())["cautions"]
+    assert sum(one.startswith("production asks another model") for one in cautions) == 1
 
 
 @pytest.mark.parametrize("kind", ["classify"], indirect=True)
@@ -123,6 +144,19 @@ def test_a_head_with_other_labels_cannot_be_asked(world, tmp_path):
     assert others.unfit(Other(folder, None, ("x",)), {"kind": "classify", "labels": ["a", "b"]}) is None
 
 
+def test_no_name_of_a_system_is_a_file_of_another_part(with_others, tmp_path):
+    """`other` was the file of what the fallback said, and a system that is called so was read from it."""
+    (tmp_path / "out-scratch").mkdir()
+    for name in ("other", "tuned.beside", "memorisation-tuned"):
+        (tmp_path / "out-scratch" / f"{name}.json").write_text("{}")
+    spec = EvaluateSpec(
+        against=[{"base": "whole", "name": "other"}], resamples=200, max_tokens=6, dtype="fp32", timed_rows=0
+    )
+    inputs = with_others.inputs | {"other/model": with_others.inputs["old@1/model"]}
+    out, _ = replace(with_others, inputs=inputs).run(suite.STAGE, spec, tmp_path)
+    assert list(json.loads((out / "report.json").read_text())["systems"]) == ["tuned", "other"]
+
+
 def test_seconds_are_of_single_answers_and_remembered(with_others, tmp_path, monkeypatch):
     from luthier.core.units import Money
 
@@ -131,6 +165,7 @@ def test_seconds_are_of_single_answers_and_remembered(with_others, tmp_path, mon
     systems = json.loads((out / "report.json").read_text())["systems"]
     for one in systems.values():
         latency, cost = one["latency"], one["cost"]
+        assert latency["machine"].endswith(", in fp32")
         assert latency["rows"] == 2 and 0 < latency["median_s"] <= latency["p95_s"]
         # 1,000 answers, each mean_s seconds of 3.60 USD an hour: a thousandth of a dollar for each second
         assert cost["per_1000"] == pytest.approx(latency["mean_s"]) and cost["currency"] == "USD"

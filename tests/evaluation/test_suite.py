@@ -108,7 +108,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(world, tmp_path):
     scratch.mkdir()
     with pytest.raises(Interrupted):
         suite.evaluate(SPEC, world.inputs, tmp_path / "again", scratch, world.at)
-    assert [path.name for path in scratch.iterdir()] == ["tuned.json"]
+    assert [path.name for path in scratch.iterdir()] == ["answers of tuned.json"]
     world.at.stop_after_checks = None
     world.at.events.clear()
     suite.evaluate(SPEC, world.inputs, tmp_path / "again", scratch, world.at)

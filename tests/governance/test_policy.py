@@ -3,8 +3,9 @@
 import pytest
 
 from luthier.core.errors import GateFailed, SpecError
+from luthier.core.units import Money
 from luthier.evaluation.spec import EvaluateSection, EvaluateSpec, GateRule
-from luthier.governance.policy import check, judge, permit, written
+from luthier.governance.policy import check, check_prices, judge, permit, written
 
 REPORT = {
     "systems": {"tuned": {"metrics": {"accuracy": 0.9, "macro_f1": 0.8, "perplexity": 5.0, "exact_match": None}}},
@@ -161,6 +162,18 @@ def test_a_head_of_its_own_has_no_perplexity():
             {},
             "Set evaluate.confidence: 0.99",
         ),
+        (
+            {"general_accuracy": {"every_slice": 0.5}},
+            "classify",
+            {"general": "auto"},
+            "rows beside the task.\n.*Write at_least",
+        ),
+        (
+            {"macro_f1": {"every_slice": 0.5}},
+            "classify",
+            {"metrics": ["macro_f1"]},
+            "leaves out accuracy.*\n.*Add accuracy",
+        ),
     ],
 )
 def test_check_refuses_what_cannot_be_judged_before_anything_runs(gate, kind, evaluate, told):
@@ -187,7 +200,7 @@ def _timed(**more):
             {"latency": {"median": {"at_most": "1 s"}}},
             {"latency": {"median_s": 0.1, "p95_s": 0.35}},
             True,
-            "it is 100 ms on the machine that measured it, which the report does not name",
+            "it is 100 ms on a machine that the report does not name",
         ),
         ({"cost": {"per_1000": {"at_most": "0.10 USD"}}}, {}, False, "the report has no cost of the tuned model's answers"),
         (
@@ -246,6 +259,32 @@ def test_a_gate_on_memory_switches_its_measuring_on():
     assert section.memorisation is None and section.measuring().remembered("classify") == ("membership_auc",)
     check(section.gate, "classify", section)
     assert EvaluateSection().measuring().memorisation is None
+
+
+@pytest.mark.parametrize(
+    "gate", [{"latency": {"p95": {"at_most": "1 s"}}}, {"cost": {"per_1000": {"at_most": "1 USD"}}}]
+)
+def test_a_gate_on_what_an_answer_takes_switches_the_timing_on(gate):
+    section = EvaluateSection.model_validate({"gate": gate})
+    check(section.gate, "classify", section)
+    assert section.timed == 0 and section.measuring().timed == 20
+    few = EvaluateSection.model_validate({"gate": gate, "timed_rows": 3})
+    assert few.measuring().timed == 3
+    named = EvaluateSection.model_validate({"gate": gate, "against": ["production"]})
+    assert named.measuring() == EvaluateSection.model_validate({"against": ["production"]}).measuring()
+    none = EvaluateSection.model_validate({"gate": gate, "timed_rows": 0})
+    with pytest.raises(SpecError, match="timed_rows is 0"):
+        check(none.gate, "classify", none)
+
+
+def test_a_gate_on_cost_needs_the_machines_price_in_its_currency():
+    gate = EvaluateSection.model_validate({"gate": {"cost": {"per_1000": {"at_most": "1 USD"}}}}).gate
+    check_prices(gate, Money(2.0, "USD"))
+    check_prices({}, None)
+    with pytest.raises(SpecError, match=r"hour of this machine costs is not known(.|\n)*budget.machine"):
+        check_prices(gate, None)
+    with pytest.raises(SpecError, match=r"costs 2.00 EUR(.|\n)*Write the bound in EUR"):
+        check_prices(gate, Money(2.0, "EUR"))
 
 
 def test_the_reason_why_nothing_was_measured_is_told():

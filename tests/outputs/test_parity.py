@@ -1,11 +1,14 @@
 """What is measured is what is served: the same questions through the evaluation's way and the server's engine, on a tiny model."""
 
+from dataclasses import replace
+
 import pytest
 
 from luthier.core.testing import FakeContext
 from luthier.evaluation.predictions import line
 from luthier.evaluation.questions import Question, asked
 from luthier.evaluation.refining import Refining, second
+from luthier.evaluation.tasks import Answer
 from luthier.evaluation.tasks.chat import ChatTask
 from luthier.evaluation.tasks.classify import ClassifyTask
 from luthier.models.grammar import Grammar
@@ -119,6 +122,34 @@ def test_free_answers(tiny, name, tmp_path):
         assert any(row["other"] is not None for row in lines)
     if name == "regex":
         assert any(row["refusal"] for row in lines) or all("nine" not in row["raw"] for row in lines)
+
+
+def test_what_is_made_of_known_answers_stays_beside_what_is_written(tiny):
+    """Of pairs the loss of the rejected answer too, or nothing could be said of preferences where answers are voted on."""
+    _, _, model, template = tiny
+
+    class Part(ChatTask):
+        def ask(self, model, template, sheet, with_loss, with_text=True):
+            assert with_loss and not with_text
+            return [Answer(None, loss=(2.0, 4), rejected=(3.0, 5)) for _ in sheet]
+
+    refining = Refining.of(AnsweringSpec.model_validate(FREE["vote"]), {"kind": "chat", "labels": None}, MOST)
+    question = Question("a", ({"role": "user", "content": "which?"},), "nine", rejected="eight")
+    sheet = list(asked(template, [question], [], MOST))
+    [(answer, said)] = refining.ask(model, template, sheet, Part(None, MOST), True, True)
+    assert (answer.loss, answer.rejected) == ((2.0, 4), (3.0, 5))
+    assert answer.text == said[0].text and len(said) == 4
+
+
+def test_an_answer_that_may_be_declined_is_drawn_as_it_was_measured(tiny):
+    """Greedily, though nothing but a bound stands between what is said and the answer."""
+    engine = TransformersEngine(tiny[0], facts=PackageFacts(abstain_below=1e-6), longest_answer=MOST)
+    engine.load()
+    request = Request((Message("user", TEXTS[0]),), max_tokens=MOST)
+    texts = {"".join(chunk.text for chunk in engine.generate(request)) for _ in range(4)}
+    likeliest = "".join(chunk.text for chunk in engine.generate(replace(request, temperature=0)))
+    engine.close()
+    assert texts == {likeliest}
 
 
 @pytest.mark.parametrize("name", LABELLED)

@@ -35,7 +35,7 @@ def open_engine(
     at: RunContext, reference: str, *, name: str | None = None, engine: str = "transformers"
 ) -> Answerer:
     """Load what a reference means: a release, a package, a tuned model or an imported base. An event tells where it will
-    not answer as it was measured. Raises ModelError, NotFound."""
+    not answer as it was measured. Raises ModelError, NotFound, SpecError where a key that the package refers to is not set."""
     store = at.store
     artifact = store.catalog.get(reference)
     base, adapter, facts = _folders(store, artifact)
@@ -58,6 +58,8 @@ def _other(at: RunContext, artifact: Artifact, facts: PackageFacts, where: Place
         return None
     labels = facts.labels if facts.constrain else None
     if wish.endpoint is not None:
+        if wish.endpoint.key:
+            at.secret(wish.endpoint.key)  # told now, and not to the first client whose question needs it
         return EndpointOther(wish.endpoint, at.secret, labels)
     package = at.store.catalog.get(artifact.parents["package"]) if artifact.kind == "release" else artifact
     folders = {

@@ -75,27 +75,34 @@ def endpoints(recipe: Recipe) -> dict[str, SentSpec]:
     return found
 
 
+def fallback_server(recipe: Recipe) -> EndpointModelSpec | None:
+    """The server that answers where the tuned model is not sure."""
+    wish = recipe.postprocess.fallback
+    return None if wish is None else wish.endpoint
+
+
 def check_private(recipe: Recipe) -> None:
-    """Raises SpecError where rows would leave for another machine with private data in them."""
+    """Raises SpecError where rows, or later the questions of clients, would leave for another machine with private data in them."""
     from luthier.core import plugin
     from luthier.data.egress import need_redacted
 
     redacted = any(plugin.load("rule", rule.name).private for rule in recipe.data.rules.ordered)
-    asked: dict[str, SentSpec | EndpointModelSpec] = {**endpoints(recipe), **_fallback(recipe)}
-    for where, entry in asked.items():
+    for where, entry in endpoints(recipe).items():
         if entry.away:
             need_redacted(entry.host, redacted=redacted, allowed=entry.unredacted, where=where)
-
-
-def _fallback(recipe: Recipe) -> dict[str, EndpointModelSpec]:
-    """The server that is asked where the model is not sure, while it is measured too. How often that is, nobody knows before."""
-    wish = recipe.postprocess.fallback
-    return {} if wish is None or wish.endpoint is None else {"postprocess.fallback.endpoint": wish.endpoint}
+    other = fallback_server(recipe)
+    if other is not None and other.away and not other.unredacted:
+        raise SpecError(
+            f"postprocess.fallback.endpoint: what people ask the served model would be sent to {other.host} as it is; rules take "
+            "private data out of rows, and out of nobody's questions.",
+            remedy="Write unredacted: true there if questions may leave as they are, or name a model of this store in `to`.",
+        )
 
 
 def check_keys(recipe: Recipe, at: RunContext) -> None:
     """Raises SpecError where a key refers to a variable that is not set."""
-    for entry in [*endpoints(recipe).values(), *_fallback(recipe).values()]:
+    other = fallback_server(recipe)
+    for entry in (*endpoints(recipe).values(), *([] if other is None else [other])):
         if entry.key:
             at.secret(entry.key)
 
@@ -121,8 +128,8 @@ def asks(wish: Wish, at: RunContext, dataset: Artifact) -> list[Ask]:
     from luthier.evaluation import external, questions
     from luthier.store.answers import ANSWERS, Answers
 
-    spec = measuring(wish.recipe, at)
-    if spec.judge is None and not external.endpoints(spec):
+    spec, other = measuring(wish.recipe, at), fallback_server(wish.recipe)
+    if spec.judge is None and other is None and not external.endpoints(spec):
         return []
     folder = at.folder(dataset)
     task = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["task"]
@@ -147,7 +154,19 @@ def asks(wish: Wish, at: RunContext, dataset: Artifact) -> list[Ask]:
                     host,
                 )
             )
+    if other is not None:
+        found.append(_fallback(other, [one for one in rows if one.prompt is not None], spec.max_tokens))
     return [*found, *_judged(spec, at, rows, task)]
+
+
+def _fallback(entry: EndpointModelSpec, rows: list[Any], max_tokens: int) -> Ask:
+    """As if the tuned model were sure of nothing."""
+    from luthier.evaluation.asking.question import MESSAGE_TOKENS, tokens_of
+
+    read = sum(MESSAGE_TOKENS + tokens_of(turn["content"] or "") for one in rows for turn in one.prompt)
+    bill = Bill(len(rows), read, len(rows) * max_tokens)
+    host = entry.host if entry.away else None
+    return Ask(f"the fallback, {entry.model} at {entry.host}", "answers", bill, price=entry.price, host=host)
 
 
 def _judged(spec: EvaluateSpec, at: RunContext, rows: list[Any], task: dict[str, Any]) -> Iterator[Ask]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from luthier.core.errors import DataError, SpecError
+from luthier.evaluation.spec import CostRule
 
 from .asking import check_private
 from .recipe import Recipe, Wish
@@ -63,8 +64,29 @@ def check(recipe: Recipe) -> None:
         evaluate.memorisation and evaluate.memorisation.canaries
     )
     policy.check(evaluate.gate, task, evaluate, own_head, secrets)
+    refuse_unmeasured(recipe)
     recipe.postprocess.answering(task, own_head)
     refuse_heads(recipe.postprocess.forms(train.adapter.kind), own_head)
+
+
+def refuse_unmeasured(recipe: Recipe) -> None:
+    """A gate on what an answer takes where another model gives some of the answers, as far as that is not measured. Raises SpecError."""
+    gate, wish = recipe.evaluate.gate, recipe.postprocess.fallback
+    if wish is None:
+        return
+    if "latency" in gate:
+        raise SpecError(
+            f"evaluate.gate.latency: postprocess.fallback asks {wish.name} for some answers, and how long that takes is not measured.",
+            remedy="Leave the rule out, or the fallback.",
+        )
+    if isinstance(rule := gate.get("cost"), CostRule):
+        price = None if wish.endpoint is None else wish.endpoint.price
+        if price is None or price.input.currency != rule.per_1000.at_most.currency:
+            raise SpecError(
+                f"evaluate.gate.cost: postprocess.fallback asks {wish.name} for some answers, and what that costs in "
+                f"{rule.per_1000.at_most.currency} is not known.",
+                remedy="Write the price of its server (price: {input: 0.15 USD, output: 0.60 USD}), or leave the rule out.",
+            )
 
 
 def refuse_unlearnt(recipe: Recipe, own_head: bool) -> None:

@@ -6,6 +6,7 @@ PACKAGE    the line's stage: what `postprocessing.package` makes, once our own e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ def ask(
     package: Path, base: Path, prompts: Sequence[Sequence[Mapping[str, Any]]], tokens: int, alternatives: int
 ) -> list[list[Step]]:
     """Each prompt's likeliest answer as the server's engine gives it: no instruction is added to prompts that have theirs, and
-    the answer is free text."""
+    the answer is free text, as the model says it. Its way to an answer (steps, vote, abstention) is left out: what a step makes of a
+    text says nothing of the weights."""
     from luthier.core.plugin import load
+    from luthier.outputs.spec import AnsweringSpec
     from luthier.serving.engine import Message, Request
     from luthier.serving.package import read_facts
 
@@ -33,7 +36,7 @@ def ask(
     engine = load("engine", "transformers")(
         base if beside else folder,
         folder if beside else None,
-        facts=read_facts(package),
+        facts=replace(read_facts(package), answering=AnsweringSpec(), isotonic=None, abstain_below=None),
         longest_answer=tokens,
     )
     engine.load()

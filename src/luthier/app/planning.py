@@ -18,6 +18,7 @@ from luthier.core.errors import SpecError
 from luthier.core.event import Event
 from luthier.core.units import show_bytes, show_count, show_seconds
 from luthier.data.rules.rule import WouldAsk
+from luthier.governance.policy import check_prices
 
 from .asking import asks, check_keys, check_people, over_budget
 from .context import RunContext
@@ -155,6 +156,7 @@ def before_asking(wish: Wish, at: RunContext, model: Artifact | None) -> list[st
     """What of the systems and the judge is wrong or worth knowing before anything is spent. Raises SpecError, NotFound."""
     check_keys(wish.recipe, at)
     check_people(wish.recipe, at)
+    check_prices(wish.recipe.evaluate.gate, at.hourly)
     told = check_systems(wish.recipe, at, model)
     measuring(wish.recipe, at)
     return told
@@ -372,7 +374,7 @@ def _evaluation_seconds(wish: Wish, at: RunContext, so_far: Results, made: Forec
     a_row = float(made.lengths.train[:, 0].mean())
     if labels := about["task"]["labels"]:
         a_row += _tree_tokens(at.folder(so_far.base), labels)
-    wish_ = wish.recipe.evaluate
+    wish_ = wish.recipe.evaluate.measuring()
     systems = sum(
         1 for s in wish_.systems(wish.recipe.task.kind) if wish_.kind_of(s) not in ("tfidf", "endpoint")
     )

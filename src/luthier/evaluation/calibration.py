@@ -139,6 +139,12 @@ def _learnt(spec: CalibrateSpec, task: Mapping[str, Any], table: Any) -> dict[st
         found |= {"before": probabilities.values(truth, raw), "after": probabilities.values(truth, warm)}
     else:
         lines = [line for line in table.to_pylist() if line["raw_probability"] is not None]
+        fewest = FEWEST_ISOTONIC if spec.isotonic else FEWEST
+        if len(lines) < fewest:  # plain texts, and rows beyond the context, were asked nothing
+            found["why"] = (
+                f"{len(lines)} validation rows were answered, too few to learn from; {fewest} are needed"
+            )
+            return found | {"rows": len(lines)}
         raw_sure = np.array([line["raw_probability"] for line in lines])
         right, heat = np.array([bool(line["correct"]) and line["refusal"] is None for line in lines]), 1.0
         knots = isotonic(raw_sure, right) if spec.isotonic else None

@@ -241,10 +241,14 @@ def line(
     """What predictions.parquet keeps of a row with tools, all as JSON; None where nothing was answered."""
     if said is None:
         return None
-    found = read(said, form)
     expected = [call_of(one)[1] for one in answer.get("tool_calls") or ()]
-    calls = None if found.calls is None else dumps(found.calls)
-    return {"tools": dumps(list(tools)), "expected": dumps(expected), "said": calls, "tried": found.tried}
+    return {"tools": dumps(list(tools)), "expected": dumps(expected), **said_in(said, form)}
+
+
+def said_in(text: str, form: CallForm | None = None) -> dict[str, Any]:
+    """The part of it that is told from the answer."""
+    found = read(text, form)
+    return {"said": None if found.calls is None else dumps(found.calls), "tried": found.tried}
 
 
 def statistics(told: Sequence[Mapping[str, Any] | None]) -> Statistics | None:

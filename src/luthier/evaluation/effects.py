@@ -63,7 +63,7 @@ def effects(
         "metric": SLICED[task["kind"]],
         "rows": len(lines),
         "refused": sum(line["refusal"] is not None for line in lines),
-        "steps": _steps(lines, settled, value),
+        "steps": _steps(lines, settled, refining, by_id, value),
         "vote": _vote(lines, settled, refining, by_id, value),
         "fallback": _fallback(lines, settled, refining, part, value),
     }
@@ -76,9 +76,14 @@ def _tuned(predictions: pa.Table) -> list[dict[str, Any]]:
 
 
 def _steps(
-    lines: Sequence[Mapping[str, Any]], settled: Sequence[Settled], value: Any
+    lines: Sequence[Mapping[str, Any]],
+    settled: Sequence[Settled],
+    refining: Refining,
+    questions: Mapping[str, Question],
+    value: Any,
 ) -> list[dict[str, Any]]:
-    """Each step over the rows that come to it."""
+    """Each step over the rows that come to it. Where a step takes private data out, the examples of no step show any."""
+    hidden = refining.answering.chain.hidden
     texts = [line["raw"] for line in lines]
     before, found = value(texts), []
     for n in range(max((len(one.passed) for one in settled), default=0)):
@@ -96,7 +101,12 @@ def _steps(
                 "after": after,
                 "notes": dict(sorted(Counter(note for _, step in there for note in step.notes).items())),
                 "examples": [
-                    {"id": lines[i]["id"], "before": step.before, "after": step.after, "reason": step.reason}
+                    {
+                        "id": lines[i]["id"],
+                        "before": hidden(step.before, refining.about(questions[lines[i]["id"]])),
+                        "after": step.after and hidden(step.after, refining.about(questions[lines[i]["id"]])),
+                        "reason": step.reason,
+                    }
                     for i, step in touched[:EXAMPLES]
                 ],
             }

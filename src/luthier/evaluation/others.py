@@ -1,6 +1,7 @@
 """Other language models that are measured beside the tuned one: the release in use, candidates, other bases.
 
-Each is a folder with what it was tuned from and the temperature that it is served with, and is asked through its own template.
+Each is a folder with what it was tuned from and, of a release or a package, the way that it is served: it is asked through its own
+template, and what it says goes through its own steps, its own calibration and its own vote (refining.Refining.as_served).
 Where it is an adapter on the very base that is in memory, those weights are used once more: one adapter is taken off and the
 next put on.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ NO_RELEASE = "nothing has been released under this name that is another model, s
 
 @dataclass(frozen=True)
 class Other:
-    """`folder` holds the model; `base` what it was tuned from, None where it is a base itself. `digests`: of both."""
+    """`folder` holds the model; `base` what it was tuned from, None where it is a base itself. `digests`: of both. `served`: the
+    luthier.json of its package; nothing where it was never packed."""
 
     folder: Path
     base: Path | None
     digests: tuple[str, ...]
-    temperature: float = 1.0
+    served: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def adapter(self) -> bool:
@@ -58,9 +60,9 @@ def found(spec: EvaluateSpec, inputs: Mapping[str, Artifact], at: Context) -> di
             continue
         model, base = inputs[role["model"]], inputs.get(role["base"])
         digests = (model.digest, base.digest) if base else (model.digest,)
-        package = at.folder(inputs[role["package"]]) if role["package"] in inputs else None
-        folder = at.folder(model)
-        given[name] = Other(folder, at.folder(base) if base else None, digests, _temperature(package))
+        package = inputs.get(role["package"])
+        served = {} if package is None else _read(at.folder(package) / "luthier.json")
+        given[name] = Other(at.folder(model), at.folder(base) if base else None, digests, served)
     return given
 
 
@@ -91,10 +93,6 @@ def swapped(model: Any, folder: Path) -> Any:
     other = attach_saved(plain, folder).eval()
     load_head(other, folder)
     return other
-
-
-def _temperature(package: Path | None) -> float:
-    return 1.0 if package is None else float(_read(package / "luthier.json").get("temperature", 1.0))
 
 
 def _read(path: Path) -> dict[str, Any]:

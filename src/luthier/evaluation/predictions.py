@@ -200,6 +200,16 @@ def line(
     }
 
 
+def said_of(line: Mapping[str, Any], question: Question, text: str, part: Task) -> dict[str, Any]:
+    """The columns of a line that are told from its answer, once another model has given that."""
+    calls = line["calls"]
+    if calls is not None:
+        from .calls import said_in
+
+        calls = {**calls, **said_in(text)}
+    return {"calls": calls, "private": private_said.column(question, text) if part.labels is None else None}
+
+
 def _calls(question: Question, answer: Answer) -> dict[str, Any] | None:
     if not question.tools or question.answer is None or question.form is None:
         return None

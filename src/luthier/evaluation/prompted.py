@@ -15,8 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from luthier.core.errors import ModelError
 from luthier.core.stage import Context
 from luthier.models.place import Place, place
@@ -26,7 +24,6 @@ from luthier.store.files import write_atomic
 
 from . import timing
 from .baselines import three_examples
-from .calibration import tempered
 from .general.asking import Beside
 from .others import Other, same_base, swapped, unfit
 from .predictions import line
@@ -44,8 +41,8 @@ LOSSES = frozenset({"perplexity", "preferred", "reward_accuracy"})
 @dataclass(frozen=True)
 class Bench:
     """What every system of one evaluation shares. `slices`: the parts that each row belongs to, by id. `folders`: model,
-    base, dataset, and `digests` of the same. `temperature`: of the tuned model's probabilities. `others`: further models, by the
-    name of the system. `beside`: the rows that are not of the task."""
+    base, dataset, and `digests` of the same. `others`: further models, by the name of the system. `beside`: the rows that are not of
+    the task."""
 
     spec: EvaluateSpec
     task: Mapping[str, Any]
@@ -55,7 +52,6 @@ class Bench:
     folders: Mapping[str, Path]
     scratch: Path
     at: Context
-    temperature: float = 1.0
     others: Mapping[str, Other] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     beside: Beside | None = None
@@ -63,15 +59,9 @@ class Bench:
     """By system, the way from what it says to what is served of it; without one what it says counts."""
 
     def told(self, system: str, answer: Answer, said: Sequence[Sample], question: Question) -> Answer:
-        """As it will be served: through the steps, probabilities calibrated; those of another release as it is served."""
-        if (mine := self.refined.get(system)) is not None:
-            return mine.told(answer, said, question)
-        heat = self.others[system].temperature if system in self.others else 1.0
-        heat = self.temperature if system == "tuned" else heat
-        if answer.probabilities is None or heat == 1.0:
-            return answer
-        warm = tempered(np.array([answer.probabilities]), heat)[0].tolist()
-        return replace(answer, probability=max(warm), probabilities=tuple(warm))
+        """As it is or will be served: through its steps, probabilities calibrated."""
+        mine = self.refined.get(system)
+        return answer if mine is None else mine.told(answer, said, question)
 
     def said(
         self, system: str, model: Any, template: Any, sheet: Sequence[Asked], with_loss: bool, with_text: bool
@@ -213,6 +203,8 @@ def _answers(
         answers = bench.said(system, model, template, piece, with_loss, with_text)
         for one, (answer, said) in zip(piece, answers, strict=True):
             written = None if answer.text is None else count(answer.text)
+            if len(said) > 1:  # all that were voted on were written
+                written = sum(sample.tokens for sample in said)
             answer = replace(answer, tokens_in=len(one.prompt_ids), tokens_out=written)
             told, parts = bench.told(system, answer, said, one.question), bench.slices[one.question.id]
             lines.append(line(one.question, system, told, bench.part, parts))
@@ -227,7 +219,8 @@ def _kept(bench: Bench, system: str) -> list[dict[str, Any]] | None:
 
 
 def _path(bench: Bench, system: str) -> Path:
-    return bench.scratch / f"{system}.json"
+    """A recipe may give a system any name, such as `other` or `tuned.beside`, which are files of other parts of an evaluation."""
+    return bench.scratch / f"answers of {system}.json"
 
 
 class _Progress:

@@ -1,4 +1,4 @@
-"""The tuned model's answers as they will be served: written under the grammar, voted on, through the steps, with a confidence that
+"""A model's answers as they will be served, and those of another release as they are: written under the grammar, voted on, through the steps, with a confidence that
 may be believed (luthier/outputs). What the model itself said stays in the predictions, so every step can be done again.
 
     ask     what the model says, several times or held to a grammar where that is wished
@@ -25,6 +25,7 @@ from luthier.outputs.spec import AnsweringSpec
 from luthier.outputs.step import About
 from luthier.store.files import write_atomic
 
+from .predictions import said_of
 from .questions import Asked, Question
 from .tasks import Answer, Task
 
@@ -57,6 +58,13 @@ class Refining:
         below = bound.fallback is not None and bound.fallback.below is not None
         return cls(Answering.of(bound, belief), task, max_tokens, sure or below or belief.knots is not None)
 
+    @classmethod
+    def as_served(cls, packed: Mapping[str, Any], task: Mapping[str, Any], max_tokens: int) -> Refining:
+        """Of another release, from the luthier.json of its package; a model that it would ask is left out. Raises SpecError."""
+        written = packed.get("answering") or {"constrain": packed.get("constrain")}
+        spec = AnsweringSpec.model_validate(written).model_copy(update={"fallback": None})
+        return cls.of(spec, task, max_tokens, packed)
+
     @property
     def spec(self) -> AnsweringSpec:
         return self.answering.spec
@@ -81,7 +89,10 @@ class Refining:
         if not with_text or not self.writes(model):
             return [(answer, ()) for answer in part.ask(model, template, sheet, with_loss, with_text)]
         blank = (
-            [Answer(None, loss=one.loss) for one in part.ask(model, template, sheet, True, with_text=False)]
+            [
+                Answer(None, loss=one.loss, rejected=one.rejected)
+                for one in part.ask(model, template, sheet, True, with_text=False)
+            ]
             if with_loss
             else [Answer(None) for _ in sheet]
         )
@@ -181,6 +192,7 @@ def _with_other(
         "probability": settled.sure,
         "refusal": settled.refusal,
         "other": settled.other,
+        **said_of(line, question, settled.text, part),
     }
 
 

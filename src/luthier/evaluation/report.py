@@ -7,7 +7,7 @@
                     "confusion": [[n]]|null,                          rows: reference, columns: prediction
                      "off_list": n,                                    answers that are none of the labels
                      "reliability": [[rows, probability, right]]|null,
-                     "latency": {"median_s", "p95_s", "mean_s", "rows"}|null, "tokens": {"in", "out"}|null,
+                     "latency": {"median_s", "p95_s", "mean_s", "rows", "machine"}|null, "tokens": {"in", "out"}|null,
                      "cost": {"per_1000", "currency", "basis"}|null,
                      "per_field": {path: {"precision", "recall", "f1", "support"}},    of extract
                      "wrong_fields": [fields.wrong_fields]}},                          of extract
@@ -64,12 +64,13 @@ def build(
     *,
     refining: Refining | None = None,
     hourly: Money | None = None,
+    machine: str | None = None,
     left_out: Mapping[str, str] | None = None,
     who: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The report as plain JSON values. `skipped` maps a system to the rows it could not be asked; `disliked` rows were
     asked of nobody, because their answers are rated 0 or less. `beside`: lines of the sets kept beside the task. `refining`: the way
-    from what the tuned model said to its answers. `hourly` is what this machine costs; `left_out` says of a system why it was not
+    from what the tuned model said to its answers. `hourly` is what this machine costs, `machine` what it is; `left_out` says of a system why it was not
     measured at all, and `who` tells what each of them is."""
     measured = spec.of_test_rows(task["kind"])
     systems = metrics.from_predictions(predictions, task)
@@ -87,7 +88,8 @@ def build(
         found["metrics"] = {metric: found["metrics"][metric] for metric in measured}
         found["intervals"] = intervals[name]
     general = figures.put_beside(systems, comparisons, beside, spec) if spec.sets else None
-    for name, spent in expense.of(predictions, spec, hourly).items():
+    other = None if refining is None else refining.spec.fallback
+    for name, spent in expense.of(predictions, spec, hourly, machine, other).items():
         systems[name] |= spent
     return {
         "task": dict(task),

@@ -305,7 +305,8 @@ class EvaluateSpec(Spec):
     """A model that judges free answers: grades by a rubric, and the better of two."""
     timed_rows: int | None = Field(default=None, ge=0, le=1000)
     """How many rows are asked once more, each alone, to measure the seconds and the cost of an answer. Without it 20 where
-    `against` names further models, else none: what takes time is never the same twice, and neither is such a report's digest."""
+    `against` names further models or the gate names latency or cost, else none: what takes time is never the same twice, and neither
+    is such a report's digest."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the weights while measuring, and of what is then served; auto: train.dtype where that is given, else
     bf16 where the processor has it in hardware, else fp32."""
@@ -564,10 +565,11 @@ class EvaluateSection(EvaluateSpec):
     confidence)."""
 
     def measuring(self, trained: Literal["auto", "fp32", "bf16"] = "auto") -> EvaluateSpec:
-        """The part that decides what is measured: all but the gate, which switches the measuring of memorisation on where it
-        names it. `trained` is the number format that the recipe trains
-        in, which `auto` follows."""
+        """The part that decides what is measured: all but the gate, which switches on the measuring of what it names (memorisation;
+        seconds, for latency and cost). `trained` is the number format that the recipe trains in, which `auto` follows."""
         wish = {name: getattr(self, name) for name in EvaluateSpec.model_fields}
         if self.memorisation is None and any(name in REMEMBERED for name in self.gate):
             wish["memorisation"] = MemorisationSpec()
+        if self.timed_rows is None and not self.timed and any(name in FIGURES for name in self.gate):
+            wish["timed_rows"] = TIMED_ROWS
         return EvaluateSpec(**{**wish, "dtype": trained if self.dtype == "auto" else self.dtype})

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.artifact import Artifact, short
 from luthier.core.errors import ModelError
 from luthier.core.stage import Context, Output, Stage
+from luthier.core.units import Money, MoneyField
 from luthier.outputs.other import model_folder
 from luthier.outputs.spec import AnsweringSpec
 
@@ -35,11 +36,17 @@ class MeasureSpec(EvaluateSpec):
 
     answering: AnsweringSpec = AnsweringSpec()
     """Without files; tied to the dataset's task by the stage."""
+    hourly: MoneyField | None = None
+    """What an hour of this machine costs, where answers are timed: at another price an answer costs something else."""
 
 
 def _answering(spec: EvaluateSpec) -> AnsweringSpec:
     """Who measures without such a wish takes labels where there are such, and else what the model says."""
     return spec.answering if isinstance(spec, MeasureSpec) else AnsweringSpec(constrain="labels")
+
+
+def _hourly(spec: EvaluateSpec, at: Context) -> Money | None:
+    return spec.hourly if isinstance(spec, MeasureSpec) else at.hourly
 
 
 def fallback(
@@ -86,6 +93,7 @@ def evaluate(
         similar,
         slices,
         tasks,
+        timing,
     )
     from .general import figures
 
@@ -97,14 +105,16 @@ def evaluate(
     asked = questions.read(test, spec.rows)
     parts = slices.assign(asked, spec.slices)
     learnt = _calibration(inputs, at)
-    heat = 1.0 if learnt is None else learnt["temperature"]
     part = tasks.of(task, spec.max_tokens)
     digests = {role: inputs[role].digest for role in folders}
     more = others.found(spec, inputs, at)
     beside = _beside(spec, inputs, scratch, at)
     mine = refining.Refining.of(_answering(spec), task, spec.max_tokens, learnt)
+    unfit = {name: why for name, one in more.items() if (why := others.unfit(one, task))}
+    served = {name: one.served for name, one in more.items() if one.served and name not in unfit}
+    ways = {name: refining.Refining.as_served(one, task, spec.max_tokens) for name, one in served.items()}
     bench = prompted.Bench(
-        spec, task, part, asked, parts, folders, scratch, at, heat, more, digests, beside, {"tuned": mine}
+        spec, task, part, asked, parts, folders, scratch, at, more, digests, beside, {**ways, "tuned": mine}
     )
     lines, skipped = prompted.answer_all(bench, tuned["adapter"])
     if (other := fallback(mine.spec, inputs, at, task["labels"], spec)) is not None:
@@ -120,7 +130,7 @@ def evaluate(
     predictions.write(table, out / "predictions.parquet")
     left_out = {
         **{name: others.NO_RELEASE for name in spec.named if name == "production" and name not in more},
-        **{name: why for name, one in more.items() if (why := others.unfit(one, task))},
+        **unfit,
     }
     told = [] if beside is None else beside.lines()
     if beside is not None:
@@ -137,11 +147,22 @@ def evaluate(
         learnt,
         told,
         refining=mine,
-        hourly=at.hourly,
+        hourly=_hourly(spec, at),
+        machine=timing.machine(spec) if spec.timed else None,
         left_out=left_out,
         who=_described(spec, task, inputs),
     )
     found["cautions"] += sent.cautions
+    server = None if mine.spec.fallback is None else mine.spec.fallback.endpoint
+    if server is not None and server.away:
+        found["cautions"].append(
+            f"Test rows of which the tuned model was not sure were sent to {server.host}, which the recipe allows."
+        )
+    found["cautions"] += [
+        f"{name} asks another model where it is not sure, or where its steps refuse; here it was measured by its own answers alone."
+        for name, one in served.items()
+        if (one.get("answering") or {}).get("fallback")
+    ]
     if spec.judge is not None:
         _judge(spec, table, bench, inputs, out, found)
     if spec.memorisation is not None:

@@ -18,6 +18,7 @@ from .questions import Asked
 
 if TYPE_CHECKING:
     from .prompted import Bench
+    from .spec import EvaluateSpec
 
 VERSION = 1
 
@@ -33,11 +34,15 @@ def counter(model: Any, template: Any) -> Callable[[str], int]:
 
 
 def alone(bench: Bench, system: str, model: Any, template: Any, sheet: Sequence[Asked]) -> dict[str, float]:
-    """Row id -> seconds, of the first rows (evaluate.timed_rows) that have a question."""
+    """Row id -> seconds, of the first rows (evaluate.timed_rows) that have a question: the whole way to an answer, every sample of a
+    vote and the steps, but for another model that is asked."""
     rows = [one for one in sheet if one.question.prompt is not None][: bench.spec.timed]
 
+    way = bench.refined.get(system)
+
     def ask(one: Asked) -> None:
-        bench.part.ask(model, template, [one], with_loss=False)
+        ((answer, said),) = bench.said(system, model, template, [one], with_loss=False, with_text=True)
+        bench.told(system, answer, said, one.question)
 
     def measure() -> dict[str, float]:
         ask(rows[0])  # the first of all finds nothing warm, and is not counted
@@ -54,6 +59,7 @@ def alone(bench: Bench, system: str, model: Any, template: Any, sheet: Sequence[
         "max_tokens": bench.spec.max_tokens,
         "where": [where.device, where.dtype],
         "examples": system == "base_3shot",
+        "answering": None if way is None else way.spec.plain(),
     }
     return remembered(bench, _models(bench, system), [one.question.id for one in rows], about, measure)
 
@@ -85,6 +91,22 @@ def remembered(
         found = measure()
         answers.keep([(key, "", found)])
     return found
+
+
+def machine(spec: EvaluateSpec) -> str:
+    """What the seconds are of, in words and without the machine's name.
+
+    >>> from luthier.evaluation.spec import EvaluateSpec
+    >>> machine(EvaluateSpec(device="cpu", dtype="fp32")).endswith("in fp32")
+    True
+    """
+    import torch
+
+    where = place(spec.device, spec.dtype, "evaluate")
+    if where.device == "cuda":
+        return f"{torch.cuda.get_device_name()} in {where.dtype}"
+    threads = torch.get_num_threads()
+    return f"{platform.machine()}, {threads} thread{'s' if threads > 1 else ''}, in {where.dtype}"
 
 
 def _threads() -> list[int]:

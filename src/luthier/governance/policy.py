@@ -1,6 +1,7 @@
 """The gate: does a report satisfy what the recipe asks? Pure functions over plain values.
 
     check(gate, kind, evaluate)   before anything runs: can every rule be judged at all?
+    check_prices(gate, hourly)    with it: can a cost be told in the bound's currency?
     judge(gate, report)           one verdict per rule, with the numbers and what would make it pass
     permit(verdicts, waived)      raises GateFailed unless all passed, or were waived (waiver.py)
     written(gate)                 the same rules as a person reads them, before anything is measured
@@ -20,7 +21,16 @@ from typing import Any
 from luthier.core.errors import GateFailed, SpecError, did_you_mean
 from luthier.core.units import Money
 from luthier.evaluation.memorisation.spec import REMEMBERED
-from luthier.evaluation.spec import METRICS, SLICE_ROWS, CostRule, EvaluateSpec, GateRule, LatencyRule, Rule
+from luthier.evaluation.spec import (
+    METRICS,
+    SLICE_ROWS,
+    SLICED,
+    CostRule,
+    EvaluateSpec,
+    GateRule,
+    LatencyRule,
+    Rule,
+)
 
 from .remedies import REMEDIES
 
@@ -56,6 +66,7 @@ def check(
     measured, systems = (*evaluate.measured(kind), *judged), evaluate.systems(kind)
     for metric, rule in gate.items():
         if not isinstance(rule, GateRule):
+            _refuse_untimed(metric, evaluate)
             continue
         if metric == "perplexity" and own_head:
             raise SpecError(
@@ -75,6 +86,11 @@ def check(
                 f"evaluate.gate.{metric}: every_slice, and a judge's verdicts are not divided into slices.",
                 remedy="Write at_least, better_than or not_worse_than.",
             )
+        if METRICS[metric].beside and rule.every_slice is not None:
+            raise SpecError(
+                f"evaluate.gate.{metric}: every_slice is of the test rows, and this is measured of rows beside the task.",
+                remedy="Write at_least, at_most or not_worse_than.",
+            )
         if metric == "win_rate" and (rule.at_least is not None or rule.at_most is not None):
             raise SpecError(
                 f"evaluate.gate.{metric}: a win rate is against somebody, and a bound of its own names nobody.",
@@ -84,6 +100,11 @@ def check(
             raise SpecError(
                 f"evaluate.gate.{metric}: every_slice, and evaluate.slices divides the test rows in no way.",
                 remedy="Leave evaluate.slices out, or name how to divide: [source, length, language].",
+            )
+        if rule.every_slice is not None and SLICED[kind] not in measured:
+            raise SpecError(
+                f"evaluate.gate.{metric}: every_slice, and evaluate.metrics leaves out {SLICED[kind]}, by which the parts are told apart.",
+                remedy=f"Add {SLICED[kind]} to evaluate.metrics.",
             )
         rival = rule.rival
         if rival is None:
@@ -106,6 +127,33 @@ def check(
             raise SpecError(
                 f"evaluate.gate.{metric}: confidence {rule.confidence:g}, and intervals are measured at {evaluate.confidence:g}.",
                 remedy=f"Set evaluate.confidence: {rule.confidence:g}, or leave it out of the gate.",
+            )
+
+
+def _refuse_untimed(name: str, evaluate: EvaluateSpec) -> None:
+    if evaluate.timed_rows == 0:
+        raise SpecError(
+            f"evaluate.gate.{name}: evaluate.timed_rows is 0, so nobody measures what an answer takes.",
+            remedy="Leave evaluate.timed_rows out, or write how many rows are asked once more.",
+        )
+
+
+def check_prices(gate: Mapping[str, Rule], hourly: Money | None) -> None:
+    """Raise SpecError where the cost of an answer could not be told, or not in the bound's currency. `hourly`: what an hour of this
+    machine costs."""
+    for name, rule in gate.items():
+        if not isinstance(rule, CostRule):
+            continue
+        bound = rule.per_1000.at_most
+        if hourly is None:
+            raise SpecError(
+                f"evaluate.gate.{name} is at most {bound}, and what an hour of this machine costs is not known.",
+                remedy="Name a machine of the price table in budget.machine, or leave the rule out.",
+            )
+        if hourly.currency != bound.currency:
+            raise SpecError(
+                f"evaluate.gate.{name} is at most {bound}, and an hour of this machine costs {hourly}: they cannot be compared.",
+                remedy=f"Write the bound in {hourly.currency}, or the machine's price in {bound.currency} in LUTHIER_HOME/prices.yaml.",
             )
 
 
@@ -248,7 +296,7 @@ def _latency(rule: LatencyRule, report: Mapping[str, Any]) -> list[Verdict]:
         if found is None or value is None:
             verdicts.append(Verdict("latency", said, False, "the report has no latency of the tuned model"))
             continue
-        where = found.get("machine") or "the machine that measured it, which the report does not name"
+        where = found.get("machine") or "a machine that the report does not name"
         told = f"it is {_time(value)} on {where}"
         passed = value <= wish.at_most
         verdicts.append(

@@ -55,8 +55,16 @@ class Chain:
         for name, step, settings in self._steps:
             said = step.run(text, settings, about)
             if said.refusal is not None:
-                passed.append(Passed(name, text, None, said.notes, said.refusal))
-                return Outcome("", f"{name}: {said.refusal}", tuple(passed))
+                why = self.hidden(said.refusal, about)  # it may quote the answer, and a client is told it
+                passed.append(Passed(name, text, None, said.notes, why))
+                return Outcome("", f"{name}: {why}", tuple(passed))
             passed.append(Passed(name, text, said.text, said.notes))
             text = said.text
         return Outcome(text, None, tuple(passed))
+
+    def hidden(self, text: str, about: About = NOTHING) -> str:
+        """What may be told of a text: without the private data that a step of the chain takes out, wherever that step stands."""
+        for _, step, settings in self._steps:
+            if step.hidden is not None:
+                text = step.hidden(text, settings, about)
+        return text

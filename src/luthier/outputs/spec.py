@@ -80,7 +80,8 @@ class EndpointModelSpec(EgressSpec):
     tries: int = Field(default=3, ge=1, le=10, exclude=True)
     """How often a question is sent that fails for a reason that may pass."""
     unredacted: bool = Field(default=False, exclude=True)
-    """Whether rows may be sent to another machine though no rule of the recipe takes private data out of them."""
+    """Whether questions may be sent to another machine as they are: those of the test rows, and then those of whoever asks the served
+    model, out of which nothing takes private data."""
 
 
 class FallbackSpec(Spec):

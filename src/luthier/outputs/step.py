@@ -51,3 +51,5 @@ class Step:
     run: Callable[[str, Any, About], Said]
     inlined: Callable[[Any, Callable[[str], str]], Any] = lambda settings, _: settings
     bound: Callable[[Any, Mapping[str, Any]], Any] = lambda settings, _: settings
+    hidden: Callable[[str, Any, About], str] | None = None
+    """Of a step that takes private data out: any text without it, for what is told of an answer."""

@@ -232,7 +232,8 @@ class TransformersEngine:
         from luthier.models.generate import generate
 
         greedy = request.top_p == 0  # the smallest nucleus is the likeliest token
-        usual = 1.0 if self._way.spec.plain_way and not self._way.belief.changes else 0.0
+        drawn = self._way.spec.plain_way and not self._way.belief.changes and not self.facts.abstain_below
+        usual = 1.0 if drawn else 0.0  # else as it was measured
         warmth = usual if request.temperature is None else request.temperature
         steps = generate(
             self._model,

@@ -196,6 +196,16 @@ def test_private_data_is_masked_unless_the_user_said_it():
     assert run("redact", "nothing here").text == "nothing here"
 
 
+def test_a_refusal_quotes_no_private_data_that_another_step_takes_out():
+    """jsonschema quotes what it refuses, and a client is told the refusal."""
+    schema = {"schema": {"schema": {"type": "object", "properties": {"n": {"type": "integer"}}}}}
+    text = '{"n": "ann@firm.com"}'
+    assert "ann@firm.com" in (run(schema, text).refusal or "")
+    for step in ("redact", {"redact": {"do": "refuse"}}):
+        refusal = chain(schema, step).run(text, ASKED).refusal or ""
+        assert refusal.startswith("schema: ") and "ann@firm.com" not in refusal and "[EMAIL_1]" in refusal
+
+
 def test_banned_words_in_any_form():
     step = {"banned": {"words": ["Acme Corp"], "patterns": ["(?i)secret-[0-9]+"]}}
     for text in ("acme  corp", "ＡCME Corp", "my Secret-12"):

@@ -66,4 +66,10 @@ def _run(text: str, settings: RedactAnswer, about: About) -> Said:
     return Said(text, notes=tuple(dict.fromkeys(notes)))
 
 
-redact = Step("redact", 1, RedactAnswer, "Private data and secrets in an answer are masked.", _run)
+def _hidden(text: str, settings: RedactAnswer, about: About) -> str:
+    return _run(text, settings.model_copy(update={"do": "mask"}), about).text
+
+
+redact = Step(
+    "redact", 1, RedactAnswer, "Private data and secrets in an answer are masked.", _run, hidden=_hidden
+)
