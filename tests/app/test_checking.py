@@ -8,6 +8,7 @@ from luthier.app.app import App
 from luthier.app.checking import check
 from luthier.app.recipe import read_recipe
 from luthier.core.errors import SpecError
+from luthier.core.testing import FakeContext
 
 
 @pytest.mark.parametrize("verb", ["plan", "run", "profile"])
@@ -63,3 +64,27 @@ def test_a_file_of_secrets_that_is_not_there_stops_a_run_before_anything_is_made
     with pytest.raises(SpecError, match=r"evaluate\.memorisation\.canaries: mine\.txt cannot be read"):
         app.run(workshop.folder / "recipe.yaml", (*CHAT, "evaluate.memorisation={canaries: mine.txt}"))
     assert {artifact.kind for artifact in app.store.catalog.all()} == {"source"}
+
+
+def test_a_fallback_on_another_machine_gets_no_private_rows_and_no_missing_key(tmp_path):
+    from luthier.app.asking import check_keys
+
+    written = """\
+name: n
+base: tiny
+data: {sources: [{files: rows.jsonl}]}
+postprocess: {fallback: {endpoint: {url: "https://llm.example/v1", model: m, allow_host: llm.example, key: "${NO_KEY}"}}}
+"""
+    (tmp_path / "recipe.yaml").write_text(written)
+    with pytest.raises(
+        SpecError, match=r"postprocess.fallback.endpoint: what people ask .* sent to llm\.example"
+    ):
+        check(read_recipe(tmp_path / "recipe.yaml").recipe)
+    redacted = read_recipe(tmp_path / "recipe.yaml", ("data.rules={quality: [redact]}",)).recipe
+    with pytest.raises(SpecError, match="out of nobody's questions"):
+        check(redacted)
+    allowed = read_recipe(tmp_path / "recipe.yaml", ("postprocess.fallback.endpoint.unredacted=true",)).recipe
+    check(allowed)
+    at = FakeContext(tmp_path, environ={})
+    with pytest.raises(SpecError, match="NO_KEY is not set"):
+        check_keys(allowed, at)

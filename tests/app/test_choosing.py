@@ -80,6 +80,20 @@ def test_advice_ranks_what_is_possible_and_hands_it_to_a_search(workshop):
     assert "fewer than two techniques are possible" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["a@1", "b@1", "--set", "train.seed=1"], "none is named"),
+        (["a@1", "--recipe", "r.yaml"], "not released yet"),
+        (["--recipe", "r.yaml", "--name", "best"], "not released yet"),
+        (["--recipe", "r.yaml", "--metric", "accuracy"], "by its own metric"),
+    ],
+)
+def test_what_selecting_would_not_heed_is_refused(workshop, words, told):
+    done = workshop.luthier("select", *words)
+    assert done.exit_code == 2 and told in done.stderr
+
+
 def test_models_are_chosen_by_validation_rows_alone(workshop):
     """A search makes what select reads; releases that were only measured on test rows are refused."""
     over = "search={over: {train.adapter.rank: [2, 8]}, trials: 3, prune: false, metric: log_loss}"

@@ -194,3 +194,19 @@ def test_a_fresh_run_makes_everything_anew_and_gives_the_same_release(ran):
     again = ran.run("--fresh")
     assert again["made"] == ["dataset", "base", "model", "calibration", "report", "package", "release"]
     assert again["digests"] == first["digests"] and again["release"] == "router@1"
+
+
+def test_a_fallback_that_cannot_answer_from_here_is_refused_before_anything_is_made():
+    from types import SimpleNamespace as Told
+
+    from luthier.app.line import asked_beside
+    from luthier.core.errors import SpecError
+    from luthier.outputs.spec import FallbackSpec
+
+    package = Told(kind="package", parents={"base": "b"}, summary={"forms": ["gguf-q8"]})
+    at = Told(store=Told(catalog=Told(get=lambda one: package)))
+    recipe = Told(postprocess=Told(fallback=FallbackSpec(to="big@1")))
+    with pytest.raises(SpecError, match="big@1 holds gguf-q8, and none of these answers from here"):
+        asked_beside(recipe, at, make=None)
+    package.summary["forms"].append("merged")
+    assert set(asked_beside(recipe, at, make=None)) == {"fallback", "fallback_base"}

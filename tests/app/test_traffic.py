@@ -101,3 +101,15 @@ def test_words_that_cannot_be(workshop):
     assert "not between 0 and 1" in workshop.luthier("serve", "router", "--capture", "7").output
     assert "Give --id" in workshop.luthier("traffic", "remove").output
     assert workshop.luthier("traffic", "show", "chatcmpl-nowhere").exit_code == 5
+
+
+def test_what_strangers_wrote_does_not_steer_the_terminal(workshop):
+    app = capture(workshop, 1)
+    app.traffic.capture(1.0).keep(
+        id="chatcmpl-evil", name="router", release="router@1", digest="d" * 64, key_id="k", user_sha256=None,
+        messages=[("user", "hello \x1b[2J\u202e there")], answers=[("\x1b]0;title\x07", None)], probability=0.6, asked_to=False,
+    )  # fmt: skip
+    for words in (["traffic", "list", "router"], ["traffic", "show", "chatcmpl-evil"]):
+        told = workshop.luthier(*words).stdout
+        assert "\x1b" not in told and "\x07" not in told and "\u202e" not in told
+        assert "⟨U+001B⟩[2J" in told

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,12 +157,29 @@ class App:
             return advise(wish, at, probe=probe)
 
     def select(self, references: tuple[str, ...] = (), *, recipe: Path | None = None, overrides: tuple[str, ...] = (),
-               metric: str | None = None, rule: str = "one_standard_error") -> Selected:  # fmt: skip
-        """Which of several trained models, or of a search's trials, to go on with, by figures on validation rows alone."""
-        from .selecting import select_runs, select_trials
+               metric: str | None = None, rule: str = "one_standard_error", name: str | None = None) -> Selected:  # fmt: skip
+        """Which of several trained models, or of a search's trials, to go on with, by figures on validation rows alone. `name`: give
+        the release that is kept this name, as its newest version."""
+        from .selecting import name_it, select_runs, select_trials
 
+        if recipe is None and overrides:
+            raise SpecError(
+                "values are changed of a recipe, and none is named.",
+                remedy="Add --recipe RECIPE, or leave --set out.",
+            )
         if recipe is None:
-            return select_runs(self.store, references, metric=metric, rule=rule)
+            found = select_runs(self.store, references, metric=metric, rule=rule)
+            return found if name is None else replace(found, named=name_it(self.store, found, name))
+        if references or name is not None:
+            raise SpecError(
+                "a recipe's search chooses among trials, which are not released yet.",
+                remedy="Leave out the models and the name; the answer says what to run.",
+            )
+        if metric is not None:
+            raise SpecError(
+                "the trials of a search were judged by its own metric (search.metric).",
+                remedy="Leave the metric out, or search once more by another one.",
+            )
         wish = self._read(recipe, overrides)
         with closing(self._context(wish, None)) as at:
             return select_trials(wish, at, rule=rule)

@@ -23,6 +23,7 @@ from luthier.core.errors import DataError, NotFound, SpecError
 from luthier.core.spec import Spec
 from luthier.core.stage import Output, Stage
 from luthier.cost.meter import Meter
+from luthier.postprocessing.forms import SERVED
 from luthier.store.files import DISK_ERRORS, explain, write_atomic
 
 from . import openlineage, systems
@@ -337,7 +338,6 @@ def self_contained(wish: Wish) -> Recipe:
 
 def asked_beside(recipe: Recipe, at: RunContext, make: Strategy) -> dict[str, Artifact | None]:
     """The other model that answers where this one is not sure, as parents: the package of a release, or a base."""
-    from luthier.postprocessing.forms import SERVED
 
     wish = recipe.postprocess.fallback
     if wish is None or wish.to is None:

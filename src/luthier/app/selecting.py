@@ -32,7 +32,8 @@ RULES = ("one_standard_error", "best")
 
 @dataclass(frozen=True)
 class Selected:
-    """`rows`: {"name", "value", "low", "high", "work", "model", "kept", "best"} each, the best first. `next`: what to run."""
+    """`rows`: {"name", "value", "low", "high", "work", "model", "kept", "best"} each, the best first. `next`: what to run. `named`:
+    the further name that the kept release was given."""
 
     metric: str
     higher: bool
@@ -42,6 +43,7 @@ class Selected:
     rows: list[dict[str, Any]]
     validation_rows: int | None
     next: str
+    named: str | None = None
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)

@@ -88,13 +88,14 @@ class Judged:
 
 def with_setting(wish: Wish, setting: Mapping[str, Any], fold: int = 0) -> Wish:
     """The recipe with other values, checked as if a person had written them; the search itself is no part of it."""
-    from .checking import check
+    from .checking import check, check_answers
 
     words = tuple(f"{path}={json.dumps(value)}" for path, value in setting.items())
     more = (f"data.split.fold={fold}",) if fold else ()
     try:
         other = again(wish, (*words, *more, "search=null"))
         check(other.recipe)
+        check_answers(other)
     except LuthierError as error:
         told = ", ".join(words)
         raise SpecError(f"search.over: with {told}: {error.message}", remedy=error.remedy) from None

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from luthier.core.errors import SpecError
 from luthier.core.units import show_seconds
 
 from .command import app, as_json_option, put, put_json, told
@@ -83,19 +82,8 @@ def select(
 
     Test figures are never looked at: who chooses by them has used them up. To measure two that were chosen: luthier compare.
     """
-    if recipe is not None and (refs or name):
-        raise SpecError(
-            "--recipe chooses among trials, which are not released yet.",
-            remedy="Leave out REFS and --name; the command says what to run.",
-        )
-    door = app()
-    found = door.select(refs, recipe=recipe, overrides=sets, metric=metric, rule=rule)
-    named = None
-    if name is not None:
-        from luthier.app.selecting import name_it
-
-        named = name_it(door.store, found, name)
-    put_json({**found.plain(), "named": named}) if as_json else print_selected(found, named)
+    found = app().select(refs, recipe=recipe, overrides=sets, metric=metric, rule=rule, name=name)
+    put_json(found.plain()) if as_json else print_selected(found)
 
 
 @click.command()
@@ -141,7 +129,7 @@ def print_advice(found: Advised, recipe: str) -> None:
     put(f"next:   luthier search {recipe} --techniques   (tries them, within the budget)")
 
 
-def print_selected(found: Selected, named: str | None) -> None:
+def print_selected(found: Selected) -> None:
     lines = [("", "model", found.metric, "interval", "work")]
     for row in found.rows:
         mark = "*" if row["kept"] else ""
@@ -151,8 +139,8 @@ def print_selected(found: Selected, named: str | None) -> None:
     put(f"by {found.metric} on validation rows{rows} (rule: {found.rule})")
     put(columns(lines, "  "))
     put(f"kept: {found.kept}: {found.why}")
-    if named:
-        put(f"named: {named}")
+    if found.named:
+        put(f"named: {found.named}")
     put(f"next:   {found.next}")
 
 

@@ -64,6 +64,8 @@ def harness(
 
 def print_benchmark(found: Mapping[str, Any]) -> None:
     """Every task with its metrics and the harness' standard errors."""
+    from luthier.app.report.wording import visible
+
     from .tables import columns
 
     lines = [("task", "rows", "shots", "metric", "value", "error")]
@@ -71,13 +73,13 @@ def print_benchmark(found: Mapping[str, Any]) -> None:
         for metric, one in task["metrics"].items():
             error = "" if one["error"] is None else f"± {one['error']:.2g}"
             value = "none" if one["value"] is None else f"{one['value']:.4g}"
-            lines.append((name, f"{task['rows']:,}", str(task["shots"]), metric, value, error))
+            lines.append((visible(name), f"{task['rows']:,}", str(task["shots"]), metric, value, error))
     click.echo(columns(lines))
     for name, metrics in found["groups"].items():
         told_ = "  ".join(
             f"{metric} {one['value']:.4g}" for metric, one in metrics.items() if one["value"] is not None
         )
-        click.echo(f"group {name}: {told_}")
+        click.echo(f"group {visible(name)}: {told_}")
     for line in found["cautions"]:
         click.echo(f"note: {line}")
     form = "chat template" if found["chat"] else "plain text"

@@ -106,12 +106,12 @@ def show(exchange_id: str, as_json: bool) -> None:
     if exchange.masked:
         put(f"{exchange.masked} private values were masked")
     for message in exchange.messages:
-        put(f"{message['role']:>10}: {message['content']}")
-    put(f"{'answer':>10}: {_answer(found)}")
+        put(f"{message['role']:>10}: {_seen(message['content'])}")
+    put(f"{'answer':>10}: {_seen(_answer(found))}")
     put(f"{'judged':>10}: {_judged(found)}")
     for what in ("correction", "comment"):
         if (text := getattr(found, what)) is not None:
-            put(f"{what:>10}: {text}")
+            put(f"{what:>10}: {_seen(text)}")
 
 
 @traffic.command()
@@ -159,6 +159,13 @@ def _judged(one: Judged) -> str:
     return ", ".join([*told, *(["corrected"] if one.correction is not None else [])]) or "not judged"
 
 
+def _seen(text: str) -> str:
+    """What strangers wrote, with what steers a terminal written out."""
+    from luthier.app.report.wording import visible
+
+    return visible(text)
+
+
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = _seen(" ".join(text.split()))
     return line if len(line) <= 100 else f"{line[:97]}..."

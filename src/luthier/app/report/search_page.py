@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ def render(found: Searched) -> str:
             references=[_reference(one, found) for one in found.references],
             front=[_row(one, found) for n in found.front for one in found.trials if one.number == n],
             stopped=found.stopped,
-            sets=found.sets,
+            sets=[shlex.quote(one) for one in found.sets],
             rows=[_row(one, found) for one in sorted(found.trials, key=lambda one: _order(one, found))],
             **{name: svg and Markup(svg) for name, svg in drawn.items()},  # noqa: S704 (charts escape their text)
         )
