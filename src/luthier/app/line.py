@@ -325,6 +325,7 @@ def measuring_of(recipe: Recipe, at: RunContext) -> MeasureSpec:
     return MeasureSpec(
         **wish,
         answering=recipe.postprocess.answering(recipe.task.kind, own_head),
+        sure=recipe.postprocess.abstain_below is not None or recipe.postprocess.abstain is not None,
         hourly=at.hourly if how.timed else None,
     )
 
