@@ -110,6 +110,9 @@ def test_a_fallback_is_planned_and_paid_for(workshop):
         assert asked["who"] == "the fallback, big at 127.0.0.1"
         done = workshop.run(*words)
         assert server.requests == asked["requests"]
+        # another evaluation of the same answers asks, and pays, nothing
+        assert "report" in workshop.run(*words, "--set", "evaluate.seed=3")["made"]
+        assert server.requests == asked["requests"]
     _, told = report_of(workshop, done)
     mine, other = told["systems"]["tuned"], told["answers"]["fallback"]
     assert other["asked"] == told["rows"] == asked["requests"]

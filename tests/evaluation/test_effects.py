@@ -112,6 +112,21 @@ def test_the_examples_show_no_private_data_that_a_step_takes_out(do):
 
 
 @pytest.mark.parametrize("kind", ["chat"], indirect=True)
+def test_a_free_text_that_may_be_declined_has_a_curve_without_calibration(world, tmp_path):
+    """Too few validation rows, or calibrate: null: the model will decline all the same."""
+    spec = MeasureSpec(against=[], resamples=200, max_tokens=8, metrics=["token_f1"], sure=True)
+    spec = spec.model_copy(update={"answering": AnsweringSpec()})
+    out, _ = world.run(suite.STAGE, spec, tmp_path)
+    report = json.loads((out / "report.json").read_text())
+    assert report["calibration"] is None and report["answers"] is None
+    assert report["abstention"]["curve"][0]["given"] == report["rows"] == 12
+    plain, _ = world.run(suite.STAGE, spec.model_copy(update={"sure": False}), tmp_path, "plain")
+    before = json.loads((plain / "report.json").read_text())
+    assert before["abstention"] is None
+    assert before["systems"]["tuned"]["metrics"] == report["systems"]["tuned"]["metrics"]
+
+
+@pytest.mark.parametrize("kind", ["chat"], indirect=True)
 def test_a_fallback_is_measured_with_what_it_cost(world, tmp_path):
     answering = {"answers": [{"banned": {"patterns": ["."]}}], "fallback": {"to": "base"}}
     spec = MeasureSpec(against=[], resamples=200, max_tokens=6, answering=answering)

@@ -99,7 +99,7 @@ def test_a_tiny_model_learns_from_pairs_with_tools(tmp_path, work_on, write, mak
 def test_a_question_with_tools_shows_them_and_compares_what_the_model_would_write(folder, turns):
     template = template_of(folder, TOOL_TEMPLATE)
     record = RECORD_WITH_TOOLS | {"messages": RECORD_WITH_TOOLS["messages"][:turns]}
-    [asked] = questions.asked(template, [questions._question(record)], [], 10)
+    [asked] = questions.asked(template, [questions.question(record)], [], 10)
     assert '"name": "f"' in template.tokenizer.decode(asked.prompt_ids)
     call = '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>'
     assert asked.question.reference == (call if turns == 2 else "done")

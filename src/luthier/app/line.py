@@ -325,6 +325,7 @@ def measuring_of(recipe: Recipe, at: RunContext) -> MeasureSpec:
     return MeasureSpec(
         **wish,
         answering=recipe.postprocess.answering(recipe.task.kind, own_head),
+        sure=recipe.postprocess.abstain_below is not None or recipe.postprocess.abstain is not None,
         hourly=at.hourly if how.timed else None,
     )
 
@@ -338,7 +339,6 @@ def self_contained(wish: Wish) -> Recipe:
 
 def asked_beside(recipe: Recipe, at: RunContext, make: Strategy) -> dict[str, Artifact | None]:
     """The other model that answers where this one is not sure, as parents: the package of a release, or a base."""
-
     wish = recipe.postprocess.fallback
     if wish is None or wish.to is None:
         return {}
@@ -354,10 +354,10 @@ def asked_beside(recipe: Recipe, at: RunContext, make: Strategy) -> dict[str, Ar
             f"postprocess.fallback.to: {wish.to} is a {found.kind}, which does not answer.",
             remedy="Name a release or a base model.",
         )
-    if found.kind == "package" and not set(found.summary.get("forms", ())) & set(SERVED):
+    if found.kind == "package" and not set(SERVED) & set(found.summary["forms"]):
         raise SpecError(
-            f"postprocess.fallback.to: {wish.to} was packed in no form that is answered from here.",
-            remedy=f"Run its recipe with one of {', '.join(SERVED)} in postprocess.export, or name another model.",
+            f"postprocess.fallback.to: {wish.to} holds {', '.join(found.summary['forms'])}, and none of these answers from here.",
+            remedy=f"Name a release with one of {', '.join(SERVED)} in postprocess.export.",
         )
     more = {"fallback_base": catalog.get(found.parents["base"])} if "base" in found.parents else {}
     return {"fallback": found, **more}

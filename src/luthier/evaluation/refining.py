@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 
 from luthier.core.stage import Context
+from luthier.data.forgotten import stem
 from luthier.outputs.answering import Answering, Sample, Settled, about, samples
 from luthier.outputs.calibration import Belief
-from luthier.outputs.other import Other
+from luthier.outputs.other import EndpointOther, Other
 from luthier.outputs.spec import AnsweringSpec
 from luthier.outputs.step import About
+from luthier.store.answers import ANSWERS, Answers, key_of
 from luthier.store.files import write_atomic
 
 from .predictions import said_of
@@ -145,8 +147,9 @@ def second(
     scratch: Path,
     at: Context,
 ) -> list[dict[str, Any]]:
-    """The tuned model's lines with another model's answers where `asked_for` says so. What it has said is kept in `scratch`, so
-    that nothing is asked and paid for twice. Raises DataError where it cannot be asked."""
+    """The tuned model's lines with another model's answers where `asked_for` says so. What it has said is kept in `scratch`, and what
+    a server has said in LUTHIER_HOME/answers.db, as that of every server, so that nothing is asked and paid for twice. Raises
+    DataError where it cannot be asked."""
     by_id = {question.id: question for question in questions}
     path = scratch / "other.json"
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -157,13 +160,7 @@ def second(
             if line["id"] in known:
                 continue
             at.progress("ask the fallback", done, len(wanted))
-            told = other.ask(by_id[line["id"]].prompt or (), refining.max_tokens)
-            known[line["id"]] = {
-                "text": told.text,
-                "tokens_in": told.tokens_in,
-                "tokens_out": told.tokens_out,
-                "why": told.why,
-            }
+            known[line["id"]] = _asked(other, by_id[line["id"]], refining.max_tokens, at)
             if done % KEPT_EVERY == 0:
                 write_atomic(path, json.dumps(known).encode())
     finally:
@@ -172,6 +169,30 @@ def second(
         line["id"]: _with_other(line, known[line["id"]], refining, by_id[line["id"]], part) for line in wanted
     }
     return [found.get(line["id"], line) if line["model"] == "tuned" else line for line in lines]
+
+
+def _asked(other: Other, question: Question, max_tokens: int, at: Context) -> dict[str, Any]:
+    """What it says, as plain values."""
+    if not isinstance(other, EndpointOther):
+        return _said_by(other, question, max_tokens)
+    turns = [[turn["role"], turn["content"]] for turn in question.prompt or ()]
+    key = key_of({"for": "fallback", **other.identity, "messages": turns, "max_tokens": max_tokens})
+    with Answers(at.home / ANSWERS) as answers:
+        if known := answers.find([key]):
+            return dict(known[key])
+        told = _said_by(other, question, max_tokens)
+        answers.keep([(key, stem(question.id), told)])
+    return told
+
+
+def _said_by(other: Other, question: Question, max_tokens: int) -> dict[str, Any]:
+    told = other.ask(question.prompt or (), max_tokens)
+    return {
+        "text": told.text,
+        "tokens_in": told.tokens_in,
+        "tokens_out": told.tokens_out,
+        "why": told.why,
+    }
 
 
 def _with_other(

@@ -36,6 +36,8 @@ class MeasureSpec(EvaluateSpec):
 
     answering: AnsweringSpec = AnsweringSpec()
     """Without files; tied to the dataset's task by the stage."""
+    sure: bool = False
+    """Whether how sure the tuned model is of a free text is told, since it will decline to answer where it is not."""
     hourly: MoneyField | None = None
     """What an hour of this machine costs, where answers are timed: at another price an answer costs something else."""
 
@@ -109,7 +111,8 @@ def evaluate(
     digests = {role: inputs[role].digest for role in folders}
     more = others.found(spec, inputs, at)
     beside = _beside(spec, inputs, scratch, at)
-    mine = refining.Refining.of(_answering(spec), task, spec.max_tokens, learnt)
+    sure = isinstance(spec, MeasureSpec) and spec.sure
+    mine = refining.Refining.of(_answering(spec), task, spec.max_tokens, learnt, sure)
     unfit = {name: why for name, one in more.items() if (why := others.unfit(one, task))}
     served = {name: one.served for name, one in more.items() if one.served and name not in unfit}
     ways = {name: refining.Refining.as_served(one, task, spec.max_tokens) for name, one in served.items()}

@@ -53,6 +53,11 @@ class EndpointOther:
     labels: tuple[str, ...] | None = None
     wait: Callable[[float], object] = time.sleep
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What an answer follows from beside the question."""
+        return {"url": self.spec.url, "model": self.spec.model, "labels": self.labels and list(self.labels)}
+
     def ask(self, turns: Turns, max_tokens: int) -> Told:
         asked = {
             "model": self.spec.model,
