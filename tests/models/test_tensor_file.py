@@ -19,7 +19,7 @@ KINDS = [torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.int64,
 )
 def test_a_round_trip(tmp_path_factory, what):
     folder = tmp_path_factory.mktemp("t")
-    tensors = {f"t{i}": (torch.randn(*shape) * 50).to(kind) for i, (kind, shape) in enumerate(what)}
+    tensors = {f"t{i}": (torch.randn(shape) * 50).to(kind) for i, (kind, shape) in enumerate(what)}
     with TensorWriter(
         folder / "m.safetensors", {n: (format_of(x.dtype), tuple(x.shape)) for n, x in tensors.items()}
     ) as file:
