@@ -206,7 +206,7 @@ def test_a_fallback_that_cannot_answer_from_here_is_refused_before_anything_is_m
     package = Told(kind="package", parents={"base": "b"}, summary={"forms": ["gguf-q8"]})
     at = Told(store=Told(catalog=Told(get=lambda one: package)))
     recipe = Told(postprocess=Told(fallback=FallbackSpec(to="big@1")))
-    with pytest.raises(SpecError, match="big@1 was packed in no form that is answered from here"):
+    with pytest.raises(SpecError, match="big@1 holds gguf-q8, and none of these answers from here"):
         asked_beside(recipe, at, make=None)
     package.summary["forms"].append("merged")
     assert set(asked_beside(recipe, at, make=None)) == {"fallback", "fallback_base"}
