@@ -349,10 +349,10 @@ def asked_beside(recipe: Recipe, at: RunContext, make: Strategy) -> dict[str, Ar
         return {"fallback": imported(wish.to, at, make)}
     if found.kind == "release":
         found = catalog.get(found.parents["package"])
-    if found.kind not in ("package", "base"):
+    if found.kind != "package":
         raise SpecError(
-            f"postprocess.fallback.to: {wish.to} is a {found.kind}, which does not answer.",
-            remedy="Name a release or a base model.",
+            f"postprocess.fallback.to: {wish.to} is a {found.kind}, and a release is asked, or a base model by its name.",
+            remedy="Name a release (`luthier list`), or a base model as `base` of the recipe takes it.",
         )
     if found.kind == "package" and not set(SERVED) & set(found.summary["forms"]):
         raise SpecError(
