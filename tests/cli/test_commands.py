@@ -234,7 +234,7 @@ def emitted():
                 else:
                     unnamed.add((path.name, ast.unparse(kind)))
     assert unnamed == {
-        ("loop.py", "stopped"), ("launch.py", "told['event']"), ("probe.py", "kind"), ("searching.py", "kind"),
+        ("loop.py", "stopped"), ("launch.py", "told['event']"), ("probe.py", "kind"), ("trying.py", "kind"),
     }  # fmt: skip
     return kinds
 

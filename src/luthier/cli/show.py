@@ -129,6 +129,13 @@ def describe(event: Event) -> str | None:
             return f"  note: {d['message']}"
         case "canaries":
             return f"  canaries: {d['secrets']:,} artificial secrets planted in {d['rows']:,} training rows"
+        case "search.worker":
+            return f"  another process takes trials ({d['pid']}); it tells of them in {d['log']}"
+        case "parity":
+            return (
+                f"  {d['form']}: the likeliest token is that of the trained model in {d['top_1']:.1%} of {d['tokens']:,}, "
+                f"{d['divergence']:.2g} nats apart"
+            )
         case "resumed":
             return f"  going on from step {d['step']}"
         case "training":
