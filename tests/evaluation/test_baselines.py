@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from luthier.core.errors import DataError
@@ -43,7 +45,8 @@ def test_tfidf_is_the_same_twice():
     twice = [
         tfidf(TRAIN, [_ask("invoice parcel")], ["billing", "delivery", "login"], seed=0) for _ in range(2)
     ]
-    assert twice[0] == twice[1]
+    one, other = ([replace(answer, seconds=None) for answer in answers] for answers in twice)
+    assert one == other
 
 
 @pytest.mark.parametrize(
