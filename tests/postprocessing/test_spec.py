@@ -66,7 +66,7 @@ def test_a_full_model_has_no_adapter():
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("export: [gguf]", "recipe.yaml:1: export"),
+        ("export: [pickle]", "recipe.yaml:1: export"),
         ("export: []", "at least 1"),
         ("export: [merged, merged]", "stands twice"),
         ("abstain_below: 60", "between 0 and 1"),
