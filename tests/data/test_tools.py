@@ -292,7 +292,7 @@ def test_a_dataset_with_tools_is_prepared(prepare: Prepare, jsonl: Jsonl) -> Non
     assert {tuple(roles(row)) for row in found.rows()} == {
         tuple(roles(row)) for row in read(FIXTURE)[0].to_pylist()
     }
-    assert set(pq.read_schema(found.out / "train.parquet").names) == set(RECORD.names)
+    assert set(pq.read_schema(found.out / "train.parquet").names) == set(RECORD.names) - {"kept"}
     assert all(chat(row["messages"]) for row in found.rows())
 
 

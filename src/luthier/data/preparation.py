@@ -341,7 +341,7 @@ class Preparation:
         told = with_instruction(
             canaries.records(self.spec.data.canaries), self._instruction(), self.spec.task.instruction_role
         )
-        self._files["train"].write(told)
+        self._files["train"].write(told.select(self._columns.names))
         self._planted = told.num_rows
         self.at.emit("canaries", rows=told.num_rows, secrets=self.spec.data.canaries.count)
 
