@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from luthier.core.errors import DataError
 from luthier.data.egress import Declined, Door, Transient
@@ -109,11 +109,18 @@ def _count(told: Any) -> int | None:
     return None if told is None else int(told)
 
 
+ANSWERING_FORMS: tuple[Literal["merged", "adapter", "int8", "int4"], ...] = (
+    "merged",
+    "adapter",
+    "int8",
+    "int4",
+)
+"""The folders of a package that our own engine answers from, the one that it takes first."""
+
+
 def model_folder(folder: Path) -> Path:
     """Of a base or a package: where its weights are."""
-    return next(
-        (folder / form for form in ("merged", "adapter", "int8", "int4") if (folder / form).is_dir()), folder
-    )
+    return next((folder / form for form in ANSWERING_FORMS if (folder / form).is_dir()), folder)
 
 
 class LocalOther:

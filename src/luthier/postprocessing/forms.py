@@ -14,6 +14,7 @@ from pathlib import Path
 
 from luthier.core.errors import SpecError
 from luthier.models.shapes import Facts
+from luthier.outputs.other import ANSWERING_FORMS
 
 from .spec import Form
 
@@ -40,7 +41,7 @@ KINDS: dict[Form, Kind] = {
     "gguf-q4": Kind("GGUF Q4_1, llama.cpp", 0.5, 0.8, ours=False),
     "onnx": Kind("ONNX in fp32, ONNX Runtime", 0.98, 0.02, ours=False),
 }
-SERVED: tuple[Form, ...] = ("merged", "adapter", "int8", "int4")
+SERVED: tuple[Form, ...] = ANSWERING_FORMS
 """Which form our engine answers from, where a package has several: the first of these."""
 
 

@@ -14,6 +14,8 @@ Not here: names of people and postal addresses, which need a model (a plug-in of
 (rules/redact).
 """
 
+from collections.abc import Iterable
+
 KINDS = ("email", "phone", "card", "iban", "ip", "key", "national_id")
 """What can be found, in the order in which a tie is decided and things are listed."""
 
@@ -24,3 +26,13 @@ WORDS = {
     "secrets": ("key",),
 }
 """Words for several kinds at once; `pii` is what many call `personal`."""
+
+
+def kinds_of(words: Iterable[str]) -> list[str]:
+    """The kinds that these words name, in the order of KINDS.
+
+    >>> kinds_of(["secrets", "email"])
+    ['email', 'key']
+    """
+    wanted = {kind for word in words for kind in WORDS.get(word, (word,))}
+    return [kind for kind in KINDS if kind in wanted]

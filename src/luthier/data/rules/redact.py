@@ -31,7 +31,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from luthier.core import plugin
 from luthier.core.errors import DataError, SpecError, did_you_mean
 from luthier.core.spec import Spec
-from luthier.data.private import KINDS, WORDS, pseudonyms
+from luthier.data.private import KINDS, kinds_of, pseudonyms
 
 from .rule import RowRule, Said
 
@@ -72,8 +72,7 @@ class Redact(Spec):
     @field_validator("what", mode="after")
     @classmethod
     def _kinds(cls, value: list[str]) -> list[str]:
-        wanted = {kind for word in value for kind in WORDS.get(word, (word,))}
-        return [kind for kind in KINDS if kind in wanted]
+        return kinds_of(value)
 
     @model_validator(mode="after")
     def _key_fits(self) -> Redact:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from luthier.core.spec import Spec
-from luthier.data.private import KINDS, WORDS, pseudonyms
+from luthier.data.private import kinds_of, pseudonyms
 from luthier.data.rules.redact import MOST_ROUNDS, Word
 
 from ..step import About, Said, Step
@@ -36,8 +36,7 @@ class RedactAnswer(Spec):
     @field_validator("what", mode="after")
     @classmethod
     def _kinds(cls, value: list[str]) -> list[str]:
-        wanted = {kind for word in value for kind in WORDS.get(word, (word,))}
-        return [kind for kind in KINDS if kind in wanted]
+        return kinds_of(value)
 
 
 def _run(text: str, settings: RedactAnswer, about: About) -> Said:
