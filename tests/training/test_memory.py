@@ -339,7 +339,7 @@ print(measured.peak_bytes / planned.peak_total_bytes)
 
 @pytest.mark.model
 @pytest.mark.slow
-@pytest.mark.parametrize(("adapter", "dtype"), [("lora", "bf16"), ("full", "fp32")])
+@pytest.mark.parametrize(("adapter", "dtype"), [("lora", "fp32"), ("full", "fp32")])
 def test_the_parts_add_up_to_what_a_real_process_holds(tmp_path, new_work, make_record, adapter, dtype):
     """In a process of its own: this one holds what other tests have left."""
     from luthier.models.testing import real_model
