@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .planning import Plan
     from .profiling import Profiled
     from .recipe import Wish
+    from .rollouts import Rollouts
     from .running import Run
     from .searching import Searched
     from .selecting import Selected
@@ -86,6 +87,13 @@ class App:
     def traffic(self) -> Traffic:
         """What served models were asked and answered, where that is kept."""
         from .traffic import Traffic as Verbs
+
+        return Verbs(self)
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """Which version of a name answers, and how the next one takes over."""
+        from .rollouts import Rollouts as Verbs
 
         return Verbs(self)
 

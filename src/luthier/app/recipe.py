@@ -15,6 +15,7 @@ from luthier.core.spec import Spec, Tree, override, parse, read_yaml
 from luthier.cost.spec import BudgetSpec
 from luthier.data.spec import DataSpec
 from luthier.data.task import TaskSpec
+from luthier.deployment.spec import DeploySpec
 from luthier.evaluation.spec import EvaluateSection
 from luthier.postprocessing.spec import PostprocessSpec
 from luthier.store.catalog import check_name
@@ -41,6 +42,8 @@ class Recipe(Spec):
     """What it is measured against, and the gate it must pass."""
     postprocess: PostprocessSpec = PostprocessSpec()
     """How answers are refined and the model is packed."""
+    deploy: DeploySpec = DeploySpec()
+    """How a release takes over from the one before."""
     budget: BudgetSpec = BudgetSpec()
     """Limits that stop a run before anything is spent."""
 

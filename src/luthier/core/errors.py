@@ -6,7 +6,8 @@
     ├── ModelError         a model folder is missing, unsafe, or does not fit the task    exit 4
     ├── StoreError         the home cannot be read or written                             exit 5
     │   ├── NotFound       no artifact, name or row answers to that reference
-    │   └── Busy           another process holds what is needed
+    │   ├── Busy           another process holds what is needed
+    │   └── Conflict       somebody else changed it a moment ago
     ├── MissingPart        an optional dependency is not installed                        exit 6
     ├── GateFailed         policy stopped the line, with the numbers                      exit 7
     └── Interrupted        stopped by the user; the state is resumable                    exit 130
@@ -55,6 +56,10 @@ class NotFound(StoreError):
 
 
 class Busy(StoreError):
+    pass
+
+
+class Conflict(StoreError):
     pass
 
 

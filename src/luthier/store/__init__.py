@@ -1,10 +1,11 @@
-"""The only code that persists. Five small rooms around one promise: a crash at any moment leaves a readable store.
+"""The only code that persists. Small rooms around one promise: a crash at any moment leaves a readable store.
 
     blobs      bytes named by their SHA-256, in a folder or at an fsspec URL
     database   tables on SQLite (default) or PostgreSQL, migrated by Alembic
     catalog    artifacts, their parents, and names@versions that point at digests
     ledger     append-only events
     tombstones records that are to be forgotten
+    rollouts   which version of a name answers, step by step
 
     store = Store.open(Path("~/.luthier").expanduser())
     store.catalog.get("ticket-router@3")

@@ -19,7 +19,7 @@ from luthier.core.spec import redact, resolve
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-HEAD = "0003"  # the newest migration; a test compares it with the migrations folder
+HEAD = "0004"  # the newest migration; a test compares it with the migrations folder
 
 metadata = sa.MetaData()
 
@@ -115,6 +115,21 @@ feedback = sa.Table(
     sa.Column("correction", sa.Text, nullable=True),
     sa.Column("comment", sa.Text, nullable=True),
     sa.Column("by", sa.String(256), nullable=False),
+    sa.Column("time_s", sa.Float, nullable=False),
+)
+
+rollouts = sa.Table(
+    "rollouts",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("step", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("state", sa.String(32), nullable=False),
+    sa.Column("action", sa.String(32), nullable=False),
+    sa.Column("stable", sa.String(160), nullable=False),
+    sa.Column("candidate", sa.String(160), nullable=False),
+    sa.Column("detail", sa.JSON, nullable=False),
+    sa.Column("by", sa.String(256), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
     sa.Column("time_s", sa.Float, nullable=False),
 )
 

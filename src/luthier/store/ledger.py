@@ -6,6 +6,7 @@ Loss curves, costs, who did what, what was answered: each is a reading of this o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -17,6 +18,12 @@ from .database import Database, events
 PAGE_ROWS = 1_000
 
 
+def row_of(event: Event) -> dict[str, Any]:
+    """An event as a row of the table. Raises TypeError for data without a plain form (NaN, sets, objects)."""
+    canonical(event.data)
+    return {"time_s": event.time_s, "kind": event.kind, "subject": event.subject, "data": dict(event.data)}
+
+
 class Ledger:
     """Safe for several processes; `seq` never repeats; on PostgreSQL a slow writer may commit a lower `seq` after a higher one."""
 
@@ -25,17 +32,7 @@ class Ledger:
 
     def append(self, *new: Event) -> list[Event]:
         """Write all or none; durable on return. Raises TypeError for data without a plain form."""
-        rows = []
-        for event in new:
-            canonical(event.data)  # refuses NaN, sets, objects before anything is written
-            rows.append(
-                {
-                    "time_s": event.time_s,
-                    "kind": event.kind,
-                    "subject": event.subject,
-                    "data": dict(event.data),
-                }
-            )
+        rows = [row_of(event) for event in new]
         with self._database.transaction() as connection:
             seqs = [
                 connection.execute(events.insert().values(row).returning(events.c.seq)).scalar_one()

@@ -28,6 +28,7 @@ from .catalog import Catalog
 from .database import Database
 from .files import explained, fsync_folder, sha256_of
 from .ledger import Ledger
+from .rollouts import Rollouts
 from .tombstones import Tombstones
 from .traffic import Traffic
 
@@ -47,6 +48,7 @@ class Store:
         self.ledger = Ledger(database)
         self.tombstones = Tombstones(database)
         self.traffic = Traffic(database)
+        self.rollouts = Rollouts(database)
 
     @classmethod
     def open(

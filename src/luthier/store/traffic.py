@@ -165,6 +165,22 @@ class Traffic:
                     found.setdefault(row.exchange, []).append(_judgement(row))
         return found
 
+    def bad(self, name: str, release: str, since_s: float) -> list[bool]:
+        """Of each judged exchange with this release since then, in the order in which they were first judged: was that first
+        judgement a bad one (rated below 0, or corrected)? Later judgements do not change it."""
+        query = (
+            sa.select(feedback.c.exchange, feedback.c.rating, feedback.c.correction)
+            .select_from(feedback.join(traffic, traffic.c.id == feedback.c.exchange))
+            .where(traffic.c.name == name, traffic.c.release == release, traffic.c.time_s >= since_s)
+            .where(sa.or_(feedback.c.rating.is_not(None), feedback.c.correction.is_not(None)))
+            .order_by(feedback.c.seq)
+        )
+        found: dict[str, bool] = {}
+        with self._database.reading() as connection:
+            for row in connection.execute(query):
+                found.setdefault(row.exchange, row.correction is not None or row.rating < 0)
+        return list(found.values())
+
     def counts(self) -> list[dict[str, Any]]:
         """Of each name: exchanges, how many were judged, the first and the last time."""
         judged = sa.select(feedback.c.exchange.label("id")).distinct().subquery()
