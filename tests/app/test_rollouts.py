@@ -163,12 +163,11 @@ def test_a_broken_candidate_is_out(app):
 
 def test_the_plan_is_the_recipes(app):
     recipe = "name: router\ndeploy: {rollout: {shadow: 1 h, canary: [50%], approve: human}}\n"
-    for run, release in (("run-1", "router@2"), ("run-2", "router@3")):
-        told = {"recipe": recipe, "overrides": ["deploy.rollout.least=7"]}
+    for run, release, overrides in (("run-1", "router@2", ["deploy.rollout.least=7"]), ("run-2", "router@3", [])):
+        told = {"recipe": recipe, "overrides": overrides}
         app.store.ledger.append(Event("run.started", run, told))
         app.store.ledger.append(Event("run.finished", run, {"release": release}))
         recipe = "name: router\n"
-        told["overrides"] = []
     at = app.rollouts.start("router@2", by="ann", reason="so")
     assert (at.state, at.plan.shadow, at.plan.canary, at.plan.least, at.plan.approve) == ("shadow", 3600, [0.5], 7, "human")
     app.rollouts.roll_back("router", by="ann", reason="so")
