@@ -25,6 +25,7 @@ from luthier.core.event import Event
 from luthier.core.units import Money
 from luthier.store import Store
 
+from .acting import Actor, local
 from .context import RunContext, Silent, Watch
 from .data import Data
 from .openlineage import sender
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from .advising import Advised
     from .answering import Answerer
+    from .auditing import Audit
     from .comparing import Compared
     from .doctor import Finding
     from .exporting import Exported
@@ -53,8 +55,9 @@ if TYPE_CHECKING:
 class App:
     """Open with `App.open`. Thread-safe for reading; one run at a time per recipe."""
 
-    def __init__(self, home: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, home: Path, environ: Mapping[str, str], actor: Actor | None = None) -> None:
         self.home = home
+        self.actor = actor or local()
         self._environ = environ
         self._store: Store | None = None
 
@@ -87,6 +90,13 @@ class App:
     def traffic(self) -> Traffic:
         """What served models were asked and answered, where that is kept."""
         from .traffic import Traffic as Verbs
+
+        return Verbs(self)
+
+    @property
+    def audit(self) -> Audit:
+        """Who did, or was denied, what; and whether that is what was written."""
+        from .auditing import Audit as Verbs
 
         return Verbs(self)
 
@@ -177,7 +187,9 @@ class App:
             )
         if recipe is None:
             found = select_runs(self.store, references, metric=metric, rule=rule)
-            return found if name is None else replace(found, named=name_it(self.store, found, name))
+            return (
+                found if name is None else replace(found, named=name_it(self.store, found, name, self.actor))
+            )
         if references or name is not None:
             raise SpecError(
                 "a recipe's search chooses among trials, which are not released yet.",
@@ -231,7 +243,7 @@ class App:
         run = f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
         return RunContext(
             self.store, run, wish.folder, self._environ, watch or Silent(), stop or threading.Event(), hourly,
-            name=wish.recipe.name, about=about.plain() if about else {}, lineage=sender(self._environ),
+            name=wish.recipe.name, about=about.plain() if about else {}, lineage=sender(self._environ), actor=self.actor,
         )  # fmt: skip
 
     def _hourly(self, wish: Wish) -> Money | None:

@@ -15,6 +15,8 @@ from luthier.core.spec import resolve
 from luthier.core.units import Money
 from luthier.store import Store
 
+from .acting import Actor, local
+
 if TYPE_CHECKING:
     from .openlineage import Sender
 
@@ -51,6 +53,7 @@ class RunContext:
     name: str = ""  # what the recipe calls it
     about: Mapping[str, Any] = field(default_factory=dict)  # what the recipe says of its dataset
     lineage: Sender | None = None
+    actor: Actor = field(default_factory=local)
 
     @property
     def home(self) -> Path:

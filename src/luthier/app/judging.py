@@ -58,7 +58,11 @@ class Judging:
         if facts is not None:
             name = self.wish.recipe.name
             event = Event(waiver.EVENT, digest, {"name": name, "run": self.at.run, **facts})
-            self.at.store.ledger.append(event)
+            waived = [one.metric for one in self.waivers]
+            act = self.at.actor.act(
+                "waived", f"{name}: {digest[:12]}", named=self.asked.by if self.asked else None, rules=waived
+            )
+            self.at.store.ledger.append(event, act=act)
         self.judge(results)
         return self.waivers
 

@@ -23,6 +23,8 @@ from luthier.deployment.rule import Finding, decide, judge
 from luthier.deployment.spec import DeploySpec, RolloutSpec
 from luthier.store.rollouts import Line
 
+from .acting import SERVER
+
 if TYPE_CHECKING:
     from .app import App
 
@@ -87,6 +89,7 @@ class Rollouts:
 
     def __init__(self, app: App) -> None:
         self._store = app.store
+        self._actor = app.actor
 
     # -- what people do ---------------------------------------------------------------------------------------------
 
@@ -104,7 +107,9 @@ class Rollouts:
             if plan is None
             else plan
             if isinstance(plan, RolloutSpec)
-            else parse(RolloutSpec, Tree(dict(plan), source="the plan"), "docs/rollout.md explains every key.")
+            else parse(
+                RolloutSpec, Tree(dict(plan), source="the plan"), "docs/rollout.md explains every key."
+            )
         )
         return self._keep(
             begin(name, before, stable, candidate, made, by=_who(by), reason=_why(reason), now_s=time.time())
@@ -155,9 +160,7 @@ class Rollouts:
         for event in self._store.ledger.read(kind=SEEN, subject=at.id):
             whole.take_in(event.data)
             requests += event.data["requests"] if event.data["stage"] == at.stage else 0
-        bad = {
-            ref: self._store.traffic.bad(at.name, ref, at.began_s) for ref in (at.stable, at.candidate)
-        }
+        bad = {ref: self._store.traffic.bad(at.name, ref, at.began_s) for ref in (at.stable, at.candidate)}
         counts = {**whole.counts, "feedback": feedback_counts(bad[at.stable], bad[at.candidate])}
         return Status(at, whole, requests, judge(counts, at.plan), time.time())
 
@@ -217,7 +220,12 @@ class Rollouts:
             "rollout": at.id, "step": at.step, "action": at.action, "state": at.state, "stable": at.stable,
             "candidate": at.candidate, "share": at.share, "by": at.by, "reason": at.reason,
         }  # fmt: skip
-        self._store.rollouts.append(line, Event(EVENT, at.name, told, at.time_s))
+        by_itself = at.by == RULE
+        act = (SERVER if by_itself else self._actor).act(
+            f"rollout.{at.action}", at.candidate, named=None if by_itself else at.by,
+            rollout=at.id, step=at.step, state=at.state, stable=at.stable,
+        )  # fmt: skip
+        self._store.rollouts.append(line, Event(EVENT, at.name, told, at.time_s), act)
         return at
 
     def _needed(self, name: str) -> Rollout:

@@ -146,7 +146,10 @@ def run_line(wish: Wish, at: RunContext, *, fresh: bool = False, waive: Asked | 
             raise GateFailed(f"{stopped.message}\n  report: {path}", remedy=stopped.remedy) from None
         raise
     assert results.release is not None
-    version = at.store.catalog.name(wish.recipe.name, results.release.digest)
+    act = at.actor.act(
+        "released", wish.recipe.name, run=at.run, waived=[one.metric for one in judging.waivers]
+    )
+    version = at.store.catalog.name(wish.recipe.name, results.release.digest, act)
     at.emit(
         "run.finished",
         name=wish.recipe.name,

@@ -24,6 +24,7 @@ from .trying import RESAMPLES, sets_of
 if TYPE_CHECKING:
     from luthier.store import Store
 
+    from .acting import Actor
     from .context import RunContext
     from .recipe import Wish
 
@@ -215,7 +216,7 @@ def _rows(
     ]  # fmt: skip
 
 
-def name_it(store: Store, selected: Selected, name: str) -> str:
+def name_it(store: Store, selected: Selected, name: str, actor: Actor) -> str:
     """Give the kept release another name, as its newest version. Raises SpecError for what is no release."""
     artifact = store.catalog.get(selected.kept)
     if artifact.kind != "release":
@@ -229,4 +230,4 @@ def name_it(store: Store, selected: Selected, name: str) -> str:
         newest = []
     if newest and newest[-1].digest == artifact.digest:
         return str(newest[-1])
-    return str(store.catalog.name(name, artifact.digest))
+    return str(store.catalog.name(name, artifact.digest, actor.act("named", name)))

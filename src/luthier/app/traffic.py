@@ -181,13 +181,14 @@ class Traffic:
         the three."""
         if not ids and older_s is None and user is None:
             raise SpecError("nothing says which exchanges to remove.", remedy="Give --id, --older or --user.")
+        asked = {"ids": len(ids), "older_s": older_s, "of_a_user": user is not None}
         gone = self._kept.remove(
             ids=ids,
             before_s=None if older_s is None else time.time() - older_s,
             user_sha256=None if user is None else hashlib.sha256(user.encode()).hexdigest(),
+            act=self._app.actor.act("traffic.removed", "traffic", named=by, **asked),
         )
         if gone:
-            asked = {"ids": len(ids), "older_s": older_s, "of_a_user": user is not None}
             self._app.store.ledger.append(
                 Event("traffic.removed", "traffic", {"exchanges": gone, **asked, "why": why, "by": by})
             )

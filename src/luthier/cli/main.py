@@ -14,6 +14,7 @@ from luthier import __version__
 from luthier.core.errors import SpecError
 from luthier.postprocessing.spec import FORMS
 
+from .audit import audit
 from .choosing import advise, report, select
 from .command import Nearest, app, as_json_option, put, put_json, told
 from .data import data
@@ -156,14 +157,14 @@ def run(
     as_json: bool,
 ) -> None:
     """Do it: prepare, train, evaluate, judge, pack, release. Run again to go on after a stop."""
-    from luthier.app.data.forget import actor
+    from luthier.app.acting import system_user
     from luthier.governance.waiver import Asked
 
     from .interrupt import stop_on_signals
     from .show import watch
     from .tables import print_run
 
-    asked = Asked.of(waive, because, by, actor() if by_me else None)
+    asked = Asked.of(waive, because, by, system_user() if by_me else None)
     eyes = watch()
     try:
         with stop_on_signals(eyes.say) as stop:
@@ -465,6 +466,7 @@ main.add_command(select)
 main.add_command(report)
 main.add_command(data)
 main.add_command(traffic)
+main.add_command(audit)
 main.add_command(harness)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from luthier.core.artifact import Artifact, File
 from luthier.core.errors import NotFound, SpecError, did_you_mean
 
+from .audit import Act, Audit
 from .database import Database, artifacts, files, insert_once, names, parents
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
@@ -46,8 +47,9 @@ class Version:
 
 
 class Catalog:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, audit: Audit) -> None:
         self._database = database
+        self._audit = audit
 
     # -- artifacts --------------------------------------------------------------------------------------------------
 
@@ -153,18 +155,19 @@ class Catalog:
 
     # -- names ------------------------------------------------------------------------------------------------------
 
-    def name(self, name: str, digest: str) -> Version:
-        """Give the artifact a name: the next version, or the newest one when it already points there."""
+    def name(self, name: str, digest: str, act: Act | None = None) -> Version:
+        """Give the artifact a name: the next version, or the newest one when it already points there. `act` is entered with a new
+        version, as its subject."""
         check_name(name)
         for last_try in (False, False, False, False, True):
             try:
-                return self._name(name, digest)
+                return self._name(name, digest, act)
             except IntegrityError:  # another process took that version at the same moment
                 if last_try:
                     raise
         raise AssertionError("not reached")
 
-    def _name(self, name: str, digest: str) -> Version:
+    def _name(self, name: str, digest: str, act: Act | None) -> Version:
         with self._database.transaction() as connection:
             newest = self._version(connection, name, None)
             if newest and newest.digest == digest:
@@ -175,6 +178,9 @@ class Catalog:
                     name=name, version=version.version, digest=digest, created_s=version.created_s
                 )
             )
+            if act is not None:
+                told = replace(act, subject=str(version), data={**act.data, "digest": digest})
+                self._audit.enter(connection, told)
         return version
 
     def history(self, name: str | None = None) -> list[Version]:

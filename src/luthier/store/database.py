@@ -19,7 +19,7 @@ from luthier.core.spec import redact, resolve
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-HEAD = "0004"  # the newest migration; a test compares it with the migrations folder
+HEAD = "0005"  # the newest migration; a test compares it with the migrations folder
 
 metadata = sa.MetaData()
 
@@ -131,6 +131,31 @@ rollouts = sa.Table(
     sa.Column("by", sa.String(256), nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("time_s", sa.Float, nullable=False),
+)
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column(
+        "seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False
+    ),
+    sa.Column("time_us", sa.BigInteger, nullable=False, index=True),
+    sa.Column("actor", sa.String(128), nullable=False, index=True),
+    sa.Column("action", sa.String(64), nullable=False, index=True),
+    sa.Column("subject", sa.String(256), nullable=False, index=True),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("data", sa.JSON, nullable=False),
+    sa.Column("person_sha256", sa.String(64), nullable=True),
+    sa.Column("previous", sa.String(64), nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+)
+audit_people = sa.Table(
+    "audit_people",
+    metadata,
+    sa.Column(
+        "seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False
+    ),
+    sa.Column("salt", sa.String(32), nullable=False),
+    sa.Column("person", sa.JSON, nullable=False),
 )
 
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from luthier.core.artifact import canonical
 from luthier.core.event import Event
 
+from .audit import Act, Audit
 from .database import Database, events
 
 PAGE_ROWS = 1_000
@@ -27,17 +28,20 @@ def row_of(event: Event) -> dict[str, Any]:
 class Ledger:
     """Safe for several processes; `seq` never repeats; on PostgreSQL a slow writer may commit a lower `seq` after a higher one."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, audit: Audit) -> None:
         self._database = database
+        self._audit = audit
 
-    def append(self, *new: Event) -> list[Event]:
-        """Write all or none; durable on return. Raises TypeError for data without a plain form."""
+    def append(self, *new: Event, act: Act | None = None) -> list[Event]:
+        """Write all or none, `act` with them; durable on return. Raises TypeError for data without a plain form."""
         rows = [row_of(event) for event in new]
         with self._database.transaction() as connection:
             seqs = [
                 connection.execute(events.insert().values(row).returning(events.c.seq)).scalar_one()
                 for row in rows
             ]
+            if act is not None:
+                self._audit.enter(connection, act)
         return [Event(e.kind, e.subject, e.data, e.time_s, seq) for e, seq in zip(new, seqs, strict=True)]
 
     def read(

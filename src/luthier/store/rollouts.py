@@ -17,6 +17,7 @@ from luthier.core.artifact import canonical
 from luthier.core.errors import Conflict
 from luthier.core.event import Event
 
+from .audit import Act, Audit
 from .database import Database, events, rollouts
 from .ledger import row_of
 
@@ -40,10 +41,11 @@ class Line:
 class Rollouts:
     """Safe for several processes; durable on return."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, audit: Audit) -> None:
         self._database = database
+        self._audit = audit
 
-    def append(self, line: Line, event: Event) -> None:
+    def append(self, line: Line, event: Event, act: Act | None = None) -> None:
         """Raises Conflict where that step of the name is there already."""
         canonical(line.detail)
         told = row_of(event)
@@ -51,6 +53,8 @@ class Rollouts:
             with self._database.transaction() as connection:
                 connection.execute(rollouts.insert().values({**asdict(line), "detail": dict(line.detail)}))
                 connection.execute(events.insert().values(told))
+                if act is not None:
+                    self._audit.enter(connection, act)
         except IntegrityError:
             newest = self.newest(line.name)
             who = f"{newest.by} did: {newest.action.replace('_', ' ')}" if newest else "another process did"
@@ -75,7 +79,9 @@ class Rollouts:
     def names(self) -> list[str]:
         """Of which there is or was a rollout."""
         with self._database.reading() as connection:
-            return list(connection.execute(sa.select(rollouts.c.name).distinct().order_by(rollouts.c.name)).scalars())
+            return list(
+                connection.execute(sa.select(rollouts.c.name).distinct().order_by(rollouts.c.name)).scalars()
+            )
 
 
 def _line(row: sa.Row) -> Line:

@@ -23,6 +23,7 @@ from luthier.core.artifact import Artifact, File
 from luthier.core.errors import Busy, StoreError
 from luthier.core.testing import fault
 
+from .audit import Audit
 from .blobs import LocalBlobs, RemoteBlobs, open_blobs
 from .catalog import Catalog
 from .database import Database
@@ -44,11 +45,12 @@ class Store:
     def __init__(self, home: Path, database: Database, blobs: LocalBlobs | RemoteBlobs) -> None:
         self.home = home
         self.blobs = blobs
-        self.catalog = Catalog(database)
-        self.ledger = Ledger(database)
-        self.tombstones = Tombstones(database)
+        self.audit = Audit(database)
+        self.catalog = Catalog(database, self.audit)
+        self.ledger = Ledger(database, self.audit)
+        self.tombstones = Tombstones(database, self.audit)
         self.traffic = Traffic(database)
-        self.rollouts = Rollouts(database)
+        self.rollouts = Rollouts(database, self.audit)
 
     @classmethod
     def open(

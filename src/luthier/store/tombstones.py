@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from .audit import Act, Audit
 from .database import Database, tombstones
 
 PAGE_ROWS = 1_000
@@ -35,11 +36,12 @@ class Tombstone:
 class Tombstones:
     """Safe for several processes."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, audit: Audit) -> None:
         self._database = database
+        self._audit = audit
 
-    def add(self, new: Iterable[Tombstone]) -> int:
-        """All or none; durable on return. How many lines were added."""
+    def add(self, new: Iterable[Tombstone], act: Act | None = None) -> int:
+        """All or none, `act` with them; durable on return. How many lines were added."""
         rows = [
             {
                 "record": one.record, "within": one.within, "source": one.source, "fingerprint": one.fingerprint,
@@ -50,6 +52,8 @@ class Tombstones:
         if rows:
             with self._database.transaction() as connection:
                 connection.execute(tombstones.insert(), rows)
+                if act is not None:
+                    self._audit.enter(connection, act)
         return len(rows)
 
     def any(self) -> bool:

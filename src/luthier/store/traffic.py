@@ -10,13 +10,14 @@ capture) and what becomes of it in training (the connector `traffic`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from luthier.core.artifact import canonical
 
+from .audit import Act, Audit
 from .database import Database, feedback, insert_once, traffic
 
 PAGE_ROWS = 500
@@ -81,6 +82,7 @@ class Traffic:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._audit = Audit(database)
 
     def keep(self, exchange: Exchange) -> None:
         """An id that is already there stays as it is."""
@@ -200,9 +202,15 @@ class Traffic:
             return [dict(row._mapping) for row in connection.execute(query)]
 
     def remove(
-        self, *, ids: Sequence[str] = (), before_s: float | None = None, user_sha256: str | None = None
+        self,
+        *,
+        ids: Sequence[str] = (),
+        before_s: float | None = None,
+        user_sha256: str | None = None,
+        act: Act | None = None,
     ) -> int:
-        """Take out exchanges with their feedback: these ids, all older than a time, or all of one user; how many."""
+        """Take out exchanges with their feedback: these ids, all older than a time, or all of one user; how many. `act` is entered
+        where any was taken out."""
         wanted: list[sa.ColumnElement[bool]] = [
             traffic.c.id.in_(ids[start : start + AT_ONCE]) for start in range(0, len(ids), AT_ONCE)
         ]
@@ -211,13 +219,15 @@ class Traffic:
         if user_sha256 is not None:
             wanted.append(traffic.c.user_sha256 == user_sha256)
         gone = 0
-        for which in wanted:
-            with self._database.transaction() as connection:
-                if self._database.is_sqlite:
-                    connection.exec_driver_sql("PRAGMA secure_delete=ON")
+        with self._database.transaction() as connection:
+            if self._database.is_sqlite:
+                connection.exec_driver_sql("PRAGMA secure_delete=ON")
+            for which in wanted:
                 of_them = sa.select(traffic.c.id).where(which)
                 connection.execute(feedback.delete().where(feedback.c.exchange.in_(of_them)))
                 gone += connection.execute(traffic.delete().where(which)).rowcount
+            if gone and act is not None:
+                self._audit.enter(connection, replace(act, data={**act.data, "exchanges": gone}))
         return gone
 
 

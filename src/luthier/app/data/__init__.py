@@ -185,7 +185,14 @@ class Data:
 
         wish = self._app._read(recipe, ()) if recipe else None
         return forget(
-            self._app.store, where, reason, wish, self._app._environ, really, self._looking(watch, stop)
+            self._app.store,
+            where,
+            reason,
+            wish,
+            self._app._environ,
+            really,
+            self._looking(watch, stop),
+            self._app.actor,
         )
 
     def forgotten(self) -> list[dict[str, Any]]:

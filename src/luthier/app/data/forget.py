@@ -12,7 +12,6 @@ they go as they stand in that group. What was made before stays as it is, and is
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from luthier.app.acting import Actor, system_user
 from luthier.app.lineage import fates
 from luthier.core.artifact import Artifact
 from luthier.core.errors import NotFound, SpecError
@@ -64,6 +64,7 @@ def forget(
     environ: Mapping[str, str],
     really: bool,
     look: Looking,
+    who: Actor,
 ) -> dict[str, Any]:
     """{"records", "rows", "datasets", "models", "again", "done"}. Raises NotFound where nothing is meant."""
     conditions = _conditions(where)
@@ -97,9 +98,10 @@ def forget(
         "done": really,
     }
     if really:
-        store.tombstones.add(stones)
+        about = {"rows": told["rows"], "records": len(records), "datasets": len(held)}
+        store.tombstones.add(stones, act=who.act("data.forgotten", "rows", **about))
         _forget_answers(store, records)
-        facts = {"rows": told["rows"], "records": len(records), "by": actor(), "reason": reason}
+        facts = {"rows": told["rows"], "records": len(records), "by": system_user(), "reason": reason}
         facts |= {"by_field": [one.field if one.field != "says" else "contains" for one in conditions]}
         store.ledger.append(
             Event("forgotten", "rows", facts | {"datasets": sorted(held), "new": told["new"]})
@@ -236,7 +238,7 @@ def _stones(
     for stone in store.tombstones.read():
         if stone.within in (None, within):
             there.setdefault((stone.record, stone.fingerprint), set()).update(stone.origins)
-    now, who = time.time(), actor()
+    now, who = time.time(), system_user()
     return [
         Tombstone(record, within, source, mark, tuple(sorted(origins)), reason, who, now)
         for (record, source, mark), origins in sorted(places.items())
@@ -283,16 +285,6 @@ def _commands(store: Store, datasets: Iterable[Artifact]) -> list[str]:
                 sets = [word for text in begun.data["overrides"] for word in ("--set", text)]
                 found[shlex.join(["luthier", "run", str(begun.data["source"]), *sets])] = None
     return list(found)
-
-
-def actor() -> str:
-    """Who this process works for, as the operating system knows it; an environment variable cannot say otherwise."""
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"
 
 
 # -- what the line asks ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,190 @@
+"""The audit trail: read, verified, signed, exported, and persons taken out of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from luthier.core.errors import NotFound, SpecError
+from luthier.governance.trail import ERASED, Checkpoint, Examined, examine, new_key, sign, trusted
+from luthier.store.audit import Entry, Person
+
+if TYPE_CHECKING:
+    from .app import App
+
+Form = Literal["jsonl", "otlp"]
+AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class Known:
+    """An entry, and who stands behind it where that is still known."""
+
+    entry: Entry
+    person: Mapping[str, Any] | None
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            **vars(self.entry),
+            "data": dict(self.entry.data),
+            "person": self.person and dict(self.person),
+        }
+
+
+class Audit:
+    """`app.audit`."""
+
+    def __init__(self, app: App) -> None:
+        self._trail = app.store.audit
+        self._actor = app.actor
+
+    def read(
+        self,
+        *,
+        after: int = 0,
+        action: str | None = None,
+        actor: str | None = None,
+        subject: str | None = None,
+        since_s: float | None = None,
+    ) -> Iterator[Known]:
+        """Oldest first. `action` may be a beginning that ends with a dot, as in `rollout.`."""
+        since_us = None if since_s is None else int(since_s * 1e6)
+        block: list[Entry] = []
+        for entry in self._trail.read(
+            after=after, action=action, actor=actor, subject=subject, since_us=since_us
+        ):
+            block.append(entry)
+            if len(block) == AT_ONCE:
+                yield from self._known(block)
+                block = []
+        yield from self._known(block)
+
+    def _known(self, block: Sequence[Entry]) -> Iterator[Known]:
+        people: Mapping[int, Person] = self._trail.people([one.seq for one in block]) if block else {}
+        for entry in block:
+            person = people.get(entry.seq)
+            yield Known(entry, person.person if person else None)
+
+    def verify(self, checkpoints: Sequence[Path] = (), keys: Sequence[Path] = ()) -> Examined:
+        """The whole trail against its own hashes, and against signed checkpoints. Raises DataError for a checkpoint that is not what
+        was signed."""
+        known: list[Checkpoint] = []
+        for path in checkpoints:
+            known += trusted(_lines(path), keys, str(path))
+        return examine(self._trail.read(), self._trail.people, known)
+
+    def new_key(self, path: Path) -> str:
+        """A key to sign checkpoints with: PATH, and PATH.pub for who verifies. Its id."""
+        return new_key(path)
+
+    def checkpoint(self, key: Path, to: Path) -> Checkpoint:
+        """Sign the trail as it stands and add that to a file. Raises NotFound for an empty trail, DataError where it is not sound: what is
+        wrong is not signed."""
+        head = self._trail.head()
+        if head is None:
+            raise NotFound("the audit trail has no entry yet.", remedy="Sign it once something was done.")
+        found = examine((one for one in self._trail.read() if one.seq <= head.seq), self._trail.people)
+        if not found.sound:
+            first = found.faults[0]
+            raise SpecError(
+                f"the trail is not sound ({first.kind} at entry {first.seq}), so it is not signed.",
+                remedy="`luthier audit verify` says more.",
+            )
+        made = sign(head, key, time.time_ns() // 1000)
+        try:
+            with to.open("a", encoding="ascii") as file:
+                file.write(made.line() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise SpecError(
+                f"{to} cannot be written ({error.strerror}).", remedy="Name a file of yours."
+            ) from None
+        return made
+
+    def export(self, to: Path, form: Form = "jsonl", *, after: int = 0) -> int:
+        """Write entries to a file that is not there yet, one JSON object a line; how many. `otlp`: as logs of OpenTelemetry's JSON file
+        format, which its collectors read."""
+        count = 0
+        try:
+            with to.open("x", encoding="utf-8") as file:
+                for one in self.read(after=after):
+                    told = one.plain() if form == "jsonl" else otlp(one)
+                    file.write(json.dumps(told, ensure_ascii=False, separators=(",", ":")) + "\n")
+                    count += 1
+        except FileExistsError:
+            raise SpecError(
+                f"{to} is there already.", remedy="Name a new file; none is overwritten."
+            ) from None
+        except OSError as error:
+            raise SpecError(
+                f"{to} cannot be written ({error.strerror}).", remedy="Name a file of yours."
+            ) from None
+        return count
+
+    def erase(self, *, person: str, because: str) -> int:
+        """Take out who somebody is wherever the trail names that person; the entries stay. How many named that person."""
+        if not because.strip():
+            raise SpecError(
+                "it is not said why.",
+                remedy="Give --because; the reason stays in the trail, so name nobody in it.",
+            )
+        seqs = [one.entry.seq for one in self.read() if one.person and person in one.person.values()]
+        if not seqs:
+            raise NotFound(
+                "the trail names no such person.", remedy="`luthier audit list` shows whom it names."
+            )
+        return self._trail.erase(seqs, self._actor.act(ERASED, "audit", because=because))
+
+
+SEVERITY = {"done": ("INFO", 9), "denied": ("WARN", 13), "failed": ("ERROR", 17)}
+
+
+def otlp(one: Known) -> dict[str, Any]:
+    """One line of an OTLP JSON file: LogsData with one record (OpenTelemetry protocol 1.x, opentelemetry/proto/logs/v1)."""
+    entry = one.entry
+    text, number = SEVERITY.get(entry.outcome, ("INFO", 9))
+    told = {
+        "audit.seq": entry.seq, "audit.action": entry.action, "audit.subject": entry.subject, "audit.outcome": entry.outcome,
+        "audit.data": json.dumps(dict(entry.data), ensure_ascii=False, sort_keys=True), "audit.sha256": entry.sha256,
+        "enduser.id": entry.actor,
+    }  # fmt: skip
+    if one.person:
+        told["audit.person"] = json.dumps(dict(one.person), ensure_ascii=False, sort_keys=True)
+    record = {
+        "timeUnixNano": str(entry.time_us * 1000), "observedTimeUnixNano": str(entry.time_us * 1000),
+        "severityNumber": number, "severityText": text, "eventName": f"luthier.audit.{entry.action}",
+        "body": {"stringValue": f"{entry.actor} {entry.action} {entry.subject}: {entry.outcome}"},
+        "attributes": [_attribute(name, value) for name, value in told.items()],
+    }  # fmt: skip
+    resource = {"attributes": [_attribute("service.name", "luthier")]}
+    return {
+        "resourceLogs": [
+            {
+                "resource": resource,
+                "scopeLogs": [{"scope": {"name": "luthier.audit"}, "logRecords": [record]}],
+            }
+        ]
+    }
+
+
+def _attribute(name: str, value: str | int) -> dict[str, Any]:
+    return {
+        "key": name,
+        "value": {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value},
+    }
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(
+            f"{path} cannot be read ({type(error).__name__}).",
+            remedy="Give a file that `luthier audit checkpoint` wrote.",
+        ) from None
