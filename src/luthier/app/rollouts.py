@@ -103,7 +103,7 @@ class Rollouts:
         before = self.current(name)
         stable = before.answers if before is not None else self._another(name, candidate)
         made = (
-            self._plan_of(candidate)
+            self.plan_of(candidate)
             if plan is None
             else plan
             if isinstance(plan, RolloutSpec)
@@ -171,11 +171,12 @@ class Rollouts:
         self._store.ledger.append(Event(SEEN, at.id, {"stage": at.stage, "name": at.name, **tally.plain()}))
 
     def reject(self, at: Rollout, why: str) -> Rollout | None:
-        """The candidate cannot answer: it is out. Returns what holds then, also where somebody was faster."""
+        """The candidate cannot answer: it is out, also where a person has promoted it. Returns what holds then."""
         newest = self.current(at.name)
-        if newest is None or newest.id != at.id or not newest.under_way:
+        if newest is None or newest.id != at.id or newest.state in ("rolled_back", "rejected"):
             return newest
-        return self._unless_taken(take(newest, "reject", by=RULE, reason=why, now_s=time.time()))
+        action: Action = "roll_back" if newest.state == "promoted" else "reject"
+        return self._unless_taken(take(newest, action, by=RULE, reason=why, now_s=time.time()))
 
     def review(self, name: str) -> Rollout | None:
         """Have the rule look, and take what follows. Returns what holds then."""
@@ -264,8 +265,9 @@ class Rollouts:
             )
         return versions[there - 1] if there else versions[-1]
 
-    def _plan_of(self, version: str) -> RolloutSpec:
-        """What the recipe says of which this version was made."""
+    def plan_of(self, ref: str) -> RolloutSpec:
+        """What the recipe says of which this version was made; the defaults where it says nothing or there is none."""
+        version = self._version(ref)
         ledger = self._store.ledger
         runs = [e.subject for e in ledger.read(kind="run.finished") if e.data.get("release") == version]
         started = ledger.last(kind="run.started", subject=runs[-1]) if runs else None

@@ -19,6 +19,7 @@ from .choosing import advise, report, select
 from .command import Nearest, app, as_json_option, put, put_json, told
 from .data import data
 from .harness import harness
+from .rollout import rollout
 from .traffic import DURATION, SHARE, traffic
 
 DEFAULT_BASE = "smollm2-135m-instruct"
@@ -467,6 +468,7 @@ main.add_command(report)
 main.add_command(data)
 main.add_command(traffic)
 main.add_command(audit)
+main.add_command(rollout)
 main.add_command(harness)
 
 

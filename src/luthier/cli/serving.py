@@ -1,11 +1,12 @@
-"""`luthier serve`: one or more releases behind the OpenAI chat completions protocol, until Ctrl-C."""
+"""`luthier serve`: one or more releases behind the OpenAI chat completions protocol, until Ctrl-C. A name without a version follows
+its rollout while it is served."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +16,10 @@ from luthier.server import keys as api_keys
 from luthier.server.exchange import Exchange, Said
 
 from .show import Lines
+
+if TYPE_CHECKING:
+    from luthier.server.following import Following
+    from luthier.server.served import ServedModel
 
 
 def serve_releases(
@@ -34,15 +39,10 @@ def serve_releases(
     api_keys.check_bind(host, ring if key_file else None)
     from luthier.server.openai import create_app
     from luthier.server.serve import serve
-    from luthier.server.served import ServedModel
 
     if len(set(refs)) != len(refs):
         raise SpecError("the same name is given twice.", remedy="Name each release once.")
-    answerers = {ref: app.engine(ref, watch=Lines()) for ref in refs}
-    models = {
-        ref: ServedModel(ref, a.engine, package_digest=a.digest, release=a.release)
-        for ref, a in answerers.items()
-    }
+    router = _router(app, refs)
 
     def answered(exchange: Exchange) -> None:
         facts = asdict(exchange)
@@ -65,11 +65,46 @@ def serve_releases(
 
     try:
         traffic = None if capture is None else _Kept(app, capture, keep_s)
-        door = create_app(models, ring, allowed_hosts=allowed_hosts, on_exchange=answered, traffic=traffic)
-        serve(door, host, port, chosen_keys=ring if key_file else None, on_ready=ready)
+        door = create_app(router, ring, allowed_hosts=allowed_hosts, on_exchange=answered, traffic=traffic)
+        with router:
+            serve(door, host, port, chosen_keys=ring if key_file else None, on_ready=ready)
     finally:
-        for answerer in answerers.values():
-            answerer.engine.close()
+        for model in router.pinned.values():
+            model.engine.close()
+
+
+class _Versions:
+    """server.following.Source over App."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        verbs = app.rollouts
+        self.current, self.reject, self.observe, self.review = (
+            verbs.current, verbs.reject, verbs.observe, verbs.review,
+        )  # fmt: skip
+
+    def load(self, name: str, ref: str) -> ServedModel:
+        from luthier.server.served import ServedModel
+
+        made = self._app.engine(ref, watch=Lines())
+        return ServedModel(name, made.engine, package_digest=made.digest, release=made.release)
+
+
+def _router(app: App, refs: tuple[str, ...]) -> Following:
+    """Names with versions are followed; everything else (a version, a digest, a known base) is what it is."""
+    from luthier.server.arm import Arm
+    from luthier.server.following import Followed, Following
+
+    source, followed, pinned = _Versions(app), {}, {}
+    for ref in refs:
+        history = app.store.catalog.history(ref)
+        if not history:
+            pinned[ref] = source.load(ref, ref)
+            continue
+        at = app.rollouts.current(ref)
+        first = at.answers if at is not None else str(history[-1])
+        followed[ref] = Followed(ref, Arm(first, source.load(ref, first)), source)
+    return Following(followed, pinned)
 
 
 class _Kept:

@@ -22,10 +22,10 @@ from luthier.server.answer import DONE, Choice, Frame, server_sent, total
 from luthier.server.errors import ApiError, from_engine
 from luthier.server.exchange import Exchange, OnExchange, Said, Traffic, hash_prompt, hash_text
 from luthier.server.keys import Key
+from luthier.server.router import Ending, Lease
 from luthier.server.run import ClientGone, chunks_of, while_connected
-from luthier.server.served import ServedModel
 from luthier.server.wire import ChatBody
-from luthier.serving.engine import Chunk
+from luthier.serving.engine import Chunk, Refused
 
 logger = logging.getLogger("luthier.server")
 
@@ -36,7 +36,7 @@ class Answering(Response):
     def __init__(
         self,
         body: ChatBody,
-        model: ServedModel,
+        lease: Lease,
         *,
         request_id: str,
         key: Key,
@@ -45,7 +45,8 @@ class Answering(Response):
     ) -> None:
         super().__init__()
         self._body = body
-        self._model = model
+        self._lease = lease
+        self._model = model = lease.model
         self._request_id = request_id
         self._key = key
         self._on_exchange = on_exchange
@@ -53,6 +54,9 @@ class Answering(Response):
         self._started_s = time.monotonic()
         self._first_s: float | None = None
         self._choices: list[Choice] = []
+        self._slot_s: float | None = None
+        self._took_s: float | None = None
+        self._failed = False
         self._frame = Frame(
             id=f"chatcmpl-{secrets.token_hex(12)}",
             created_s=int(time.time()),
@@ -63,7 +67,10 @@ class Answering(Response):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {"x-luthier-release": self._model.release or self._model.package_digest}
+        headers = {
+            "x-luthier-release": self._model.release or self._model.package_digest,
+            **self._lease.headers,
+        }
         try:
             if self._body.stream:
                 await while_connected(receive, self._stream(headers, send))
@@ -72,6 +79,24 @@ class Answering(Response):
                 await JSONResponse(completion, headers=headers)(scope, receive, send)
         except ClientGone:
             logger.info("%s: the client hung up", self._request_id)
+        finally:
+            self._lease.end(self._ending())
+
+    def _ending(self) -> Ending | None:
+        """What this request says of the model that had it."""
+        if self._slot_s is None:
+            return None
+        seconds = time.monotonic() - self._slot_s
+        whole = [choice for choice in self._choices if choice.last is not None and choice.last.finish is not None]
+        if len(whole) < self._body.count:
+            return Ending(True, seconds) if self._failed else None
+        return Ending(
+            False,
+            self._took_s or seconds,
+            refused=any(choice.refusal for choice in whole),
+            sha256=hash_text(whole[0].text),
+            request=self._body.request(0) if self._body.count == 1 else None,
+        )
 
     async def _whole(self) -> dict[str, Any]:
         try:
@@ -128,6 +153,7 @@ class Answering(Response):
     async def _chunks(self) -> AsyncGenerator[tuple[int, Chunk, bool], None]:
         """(which answer, its next chunk, whether it is that answer's first): one answer after the other, in one slot."""
         async with self._model.admission.slot():
+            self._slot_s = time.monotonic()
             for index in range(self._body.count):
                 choice = Choice()
                 self._choices.append(choice)
@@ -140,9 +166,11 @@ class Answering(Response):
                         choice.add(chunk)
                         yield index, chunk, is_first
                         is_first = False
+            self._took_s = time.monotonic() - self._slot_s
 
     def _told(self, error: Exception) -> ApiError:
         told = from_engine(error, self._request_id)
+        self._failed = not isinstance(error, Refused)
         if told.status >= 500:
             logger.error("%s: the engine of %r failed", self._request_id, self._model.name, exc_info=error)
         return told

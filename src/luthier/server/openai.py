@@ -26,6 +26,7 @@ from luthier.server.errors import ApiError
 from luthier.server.exchange import OnExchange, Traffic
 from luthier.server.guard import Envelope, Guard
 from luthier.server.keys import KeyRing
+from luthier.server.router import Asker, Fixed, Router, unknown
 from luthier.server.routes import TABLE
 from luthier.server.served import ServedModel
 from luthier.server.wire import parse, parse_feedback
@@ -40,7 +41,7 @@ class Limits:
 
 
 def create_app(
-    models: Mapping[str, ServedModel],
+    models: Mapping[str, ServedModel] | Router,
     keys: KeyRing,
     *,
     allowed_hosts: Collection[str] = (),
@@ -50,17 +51,18 @@ def create_app(
 ) -> FastAPI:
     """The ASGI app.
 
-    `models` is looked up at each request, so replacing an entry moves a name to another engine. `on_exchange` is
+    `models` says which engine answers a name: a mapping, looked up at each request, or a Router. `on_exchange` is
     called in a thread, once for each answered request, before the answer is complete; if it raises, the client gets
     an error instead of the end of the answer. `traffic` keeps what is said and takes what people say of it; without it neither
     is possible.
     """
 
+    router = models if isinstance(models, Router) else Fixed(models)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        for model in models.values():
-            model.threads.shutdown(wait=False, cancel_futures=True)
+        router.close()
 
     app = FastAPI(
         openapi_url=None,
@@ -70,7 +72,7 @@ def create_app(
         lifespan=lifespan,
         title="Luthier",
     )
-    endpoints = _Endpoints(models, on_exchange, traffic, limits)
+    endpoints = _Endpoints(router, on_exchange, traffic, limits)
     for route in TABLE:
         app.add_api_route(
             route.path, getattr(endpoints, route.endpoint), methods=[route.method], response_model=None
@@ -88,22 +90,22 @@ class _Endpoints:
 
     def __init__(
         self,
-        models: Mapping[str, ServedModel],
+        router: Router,
         on_exchange: OnExchange | None,
         traffic: Traffic | None,
         limits: Limits,
     ) -> None:
-        self._models = models
+        self._router = router
         self._on_exchange = on_exchange
         self._traffic = traffic
         self._limits = limits
 
     async def health(self) -> JSONResponse:
-        ready = all(model.engine.health().ready for model in self._models.values())
+        ready = all(model.engine.health().ready for model in self._router.all())
         return JSONResponse({"status": "ok" if ready else "not ready"}, 200 if ready else 503)
 
     async def list_models(self) -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [model.plain() for model in self._models.values()]})
+        return JSONResponse({"object": "list", "data": [model.plain() for model in self._router.all()]})
 
     async def get_model(self, model_id: str) -> JSONResponse:
         return JSONResponse(self._model(model_id).plain())
@@ -113,9 +115,10 @@ class _Endpoints:
         if body.store and self._traffic is None:
             message = "This server keeps nothing of what is said (it was started without --capture); leave store out."
             raise ApiError(400, "unsupported_parameter", message, param="store")
+        asker = Asker(request.state.key.id, body.user, request.headers.get("x-luthier-variant"))
         return Answering(
             body,
-            self._model(body.model),
+            self._router.take(body.model, asker),
             request_id=request.state.request_id,
             key=request.state.key,
             on_exchange=self._on_exchange,
@@ -139,10 +142,9 @@ class _Endpoints:
         return JSONResponse({"object": "feedback", "id": told.id, "choice": told.choice})
 
     def _model(self, name: str) -> ServedModel:
-        model = self._models.get(name)
+        model = self._router.find(name)
         if model is None:
-            message = f"The model {name[:200]!r} is not served here; GET /v1/models lists those that are."
-            raise ApiError(404, "model_not_found", message, param="model")
+            raise unknown(name)
         return model
 
 

@@ -1,0 +1,106 @@
+"""The one place that decides which ServedModel answers a request.
+
+    request ──▶ Router.take(name, asker) ──▶ Lease: the model it keeps to its end ──▶ Lease.end(ending)
+
+A request keeps the model that it began with, whatever is swapped meanwhile; `end` is called once, when nothing more is asked of it.
+`Fixed` serves a mapping as it stands. Not here: rollouts (following).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from luthier.server.errors import ApiError
+from luthier.server.served import ServedModel
+from luthier.serving.engine import Request
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who asks: the key, the `user` of the body, and what the header x-luthier-variant says."""
+
+    key_id: str
+    user: str | None = None
+    variant: str | None = None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a request ended. `seconds`: in the engine, from the slot to the last chunk. `request`: what may be asked once more of another
+    version; None where the answer is not whole, or was one of several."""
+
+    failed: bool
+    seconds: float
+    refused: bool = False
+    sha256: str | None = None
+    request: Request | None = None
+
+
+class Lease(Protocol):
+    """`headers` go onto the response beside x-luthier-release."""
+
+    @property
+    def model(self) -> ServedModel: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    def end(self, ending: Ending | None) -> None:
+        """None: the model never answered it (refused, turned away, hung up), which says nothing of it."""
+
+
+@runtime_checkable
+class Router(Protocol):
+    """Called on the event loop; nothing here waits."""
+
+    def all(self) -> Sequence[ServedModel]:
+        """What answers each name to whoever is not told otherwise."""
+
+    def find(self, name: str) -> ServedModel | None: ...
+
+    def take(self, name: str, asker: Asker) -> Lease:
+        """Raises ApiError 404 for a name that is not served, 400 for a variant that there cannot be."""
+
+    def close(self) -> None:
+        """No more requests come."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A lease of a model that nobody swaps."""
+
+    model: ServedModel
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def end(self, ending: Ending | None) -> None:
+        pass
+
+
+class Fixed:
+    """A mapping, looked up at each request, so replacing an entry moves a name to another engine."""
+
+    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+        self._models = models
+
+    def all(self) -> Sequence[ServedModel]:
+        return list(self._models.values())
+
+    def find(self, name: str) -> ServedModel | None:
+        return self._models.get(name)
+
+    def take(self, name: str, asker: Asker) -> Lease:
+        model = self._models.get(name)
+        if model is None:
+            raise unknown(name)
+        return Held(model)
+
+    def close(self) -> None:
+        for model in self._models.values():
+            model.threads.shutdown(wait=False, cancel_futures=True)
+
+
+def unknown(name: str) -> ApiError:
+    message = f"The model {name[:200]!r} is not served here; GET /v1/models lists those that are."
+    return ApiError(404, "model_not_found", message, param="model")
