@@ -17,13 +17,19 @@ class Actor:
     person: Mapping[str, Any] | None = None
 
     def act(
-        self, action: str, subject: str, *, outcome: Outcome = "done", named: str | None = None, **data: Any
+        self,
+        action: str,
+        subject: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        outcome: Outcome = "done",
+        named: str | None = None,
     ) -> Act:
         """An entry for the trail. `named`: who says that it was him, where a command asks (--by)."""
         person = dict(self.person or {})
         if named is not None:
             person["named"] = named
-        return Act(self.id, action, subject, data, outcome, person or None)
+        return Act(self.id, action, subject, data or {}, outcome, person or None)
 
 
 def local() -> Actor:

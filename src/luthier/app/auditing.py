@@ -139,7 +139,7 @@ class Audit:
             raise NotFound(
                 "the trail names no such person.", remedy="`luthier audit list` shows whom it names."
             )
-        return self._trail.erase(seqs, self._actor.act(ERASED, "audit", because=because))
+        return self._trail.erase(seqs, self._actor.act(ERASED, "audit", {"because": because}))
 
 
 SEVERITY = {"done": ("INFO", 9), "denied": ("WARN", 13), "failed": ("ERROR", 17)}
@@ -149,7 +149,7 @@ def otlp(one: Known) -> dict[str, Any]:
     """One line of an OTLP JSON file: LogsData with one record (OpenTelemetry protocol 1.x, opentelemetry/proto/logs/v1)."""
     entry = one.entry
     text, number = SEVERITY.get(entry.outcome, ("INFO", 9))
-    told = {
+    told: dict[str, str | int] = {
         "audit.seq": entry.seq, "audit.action": entry.action, "audit.subject": entry.subject, "audit.outcome": entry.outcome,
         "audit.data": json.dumps(dict(entry.data), ensure_ascii=False, sort_keys=True), "audit.sha256": entry.sha256,
         "enduser.id": entry.actor,

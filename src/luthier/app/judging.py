@@ -60,7 +60,10 @@ class Judging:
             event = Event(waiver.EVENT, digest, {"name": name, "run": self.at.run, **facts})
             waived = [one.metric for one in self.waivers]
             act = self.at.actor.act(
-                "waived", f"{name}: {digest[:12]}", named=self.asked.by if self.asked else None, rules=waived
+                "waived",
+                f"{name}: {digest[:12]}",
+                {"rules": waived},
+                named=self.asked.by if self.asked else None,
             )
             self.at.store.ledger.append(event, act=act)
         self.judge(results)

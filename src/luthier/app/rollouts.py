@@ -223,8 +223,8 @@ class Rollouts:
         }  # fmt: skip
         by_itself = at.by == RULE
         act = (SERVER if by_itself else self._actor).act(
-            f"rollout.{at.action}", at.candidate, named=None if by_itself else at.by,
-            rollout=at.id, step=at.step, state=at.state, stable=at.stable,
+            f"rollout.{at.action}", at.candidate, {"rollout": at.id, "step": at.step, "state": at.state, "stable": at.stable},
+            named=None if by_itself else at.by,
         )  # fmt: skip
         self._store.rollouts.append(line, Event(EVENT, at.name, told, at.time_s), act)
         return at

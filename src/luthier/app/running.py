@@ -147,7 +147,9 @@ def run_line(wish: Wish, at: RunContext, *, fresh: bool = False, waive: Asked | 
         raise
     assert results.release is not None
     act = at.actor.act(
-        "released", wish.recipe.name, run=at.run, waived=[one.metric for one in judging.waivers]
+        "released",
+        wish.recipe.name,
+        {"run": at.run, "waived": [one.metric for one in judging.waivers]},
     )
     version = at.store.catalog.name(wish.recipe.name, results.release.digest, act)
     at.emit(

@@ -186,7 +186,7 @@ class Traffic:
             ids=ids,
             before_s=None if older_s is None else time.time() - older_s,
             user_sha256=None if user is None else hashlib.sha256(user.encode()).hexdigest(),
-            act=self._app.actor.act("traffic.removed", "traffic", named=by, **asked),
+            act=self._app.actor.act("traffic.removed", "traffic", asked, named=by),
         )
         if gone:
             self._app.store.ledger.append(

@@ -99,7 +99,7 @@ def forget(
     }
     if really:
         about = {"rows": told["rows"], "records": len(records), "datasets": len(held)}
-        store.tombstones.add(stones, act=who.act("data.forgotten", "rows", **about))
+        store.tombstones.add(stones, act=who.act("data.forgotten", "rows", about))
         _forget_answers(store, records)
         facts = {"rows": told["rows"], "records": len(records), "by": system_user(), "reason": reason}
         facts |= {"by_field": [one.field if one.field != "says" else "contains" for one in conditions]}
