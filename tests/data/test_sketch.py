@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data import sketch
+from luthier.data import compiled, sketch
 from luthier.data.sketch import (
     BITS,
     DRAWINGS,
@@ -24,9 +25,15 @@ from luthier.data.sketch import (
     shingles,
     whole,
 )
-from luthier.data.words import words_in
+from luthier.data.words import Words, words_in
 
-from .test_words import FULL, STEP, hostile, mix, plain_grams, plain_words, word_hash
+from .test_words import FULL, STEP, each_way, hostile, mix, plain_grams, plain_words, word_hash
+
+
+@pytest.fixture(scope="module", autouse=True, params=["compiled", "plain"])
+def _how(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    yield from each_way(request.param, tmp_path_factory)
+
 
 few_words = st.lists(st.sampled_from(["a", "b", "c", "Don't", "字", "longer-words"]), max_size=9).map(
     " ".join
@@ -141,3 +148,33 @@ def test_pairs_at_the_threshold_agree_on_a_band(similarity: float, size: int) ->
     found = ((told == again) & there & also).any(axis=1).mean()
     # 2,000 pairs at 0.999: more than 7 misses happen once in a thousand times, and the draws are fixed
     assert found >= 1 - 7 / 2_000
+
+
+@pytest.mark.parametrize("spread", [1, 1 << 20, 1 << 47])
+def test_compiled_sets_are_the_plain_ones_however_many_hashes_begin_alike(spread: int) -> None:
+    """Hashes that differ in their lowest bits alone would all stand in one place of the compiled sort."""
+    draw = np.random.default_rng(spread)
+    hashes = draw.integers(0, spread, 900).astype(np.uint64) << np.uint64(64 - BITS)
+    edges = np.array([0, 0, 1, 500, 500, 900])
+    none = np.zeros(900, np.int64)
+    words = Words(np.zeros(0, np.uint8), unmixed(hashes), edges, none, none)
+    row, wanted = np.array([4, 0, 1, 2, 1]), np.array([True, True, True, True, False])
+    found = [shingles(words, row, wanted, 5, 1)]
+    with compiled.plainly():
+        found.append(shingles(words, row, wanted, 5, 1))
+    assert np.array_equal(found[0].values, found[1].values) and np.array_equal(found[0].first, found[1].first)
+    assert found[0].sizes.tolist()[1] == len(set(hashes[1:500].tolist()))
+
+
+def unmixed(hashes: np.ndarray) -> np.ndarray:
+    """What mixes to these."""
+    both = [(31, pow(0x94D049BB133111EB, -1, 1 << 64)), (27, pow(0xBF58476D1CE4E5B9, -1, 1 << 64)), (30, 1)]
+    out = []
+    for h in hashes.tolist():
+        for shift, factor in both:
+            told = h
+            for _ in range(64 // shift):
+                told = h ^ told >> shift
+            h = told * factor & FULL
+        out.append(h)
+    return np.array(out, np.uint64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import blake2b
 
 import numpy as np
@@ -10,13 +11,38 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data import words
+from luthier.data import compiled, words
 from luthier.data.opened import Opened
 from luthier.data.words import LONGEST, Words, cut, grams, words_in, words_of
 
 from .test_rules import batch_of
 
 FULL = 2**64 - 1
+
+
+@pytest.fixture(scope="module", autouse=True, params=["compiled", "plain"])
+def _how(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    yield from each_way(request.param, tmp_path_factory)
+
+
+def each_way(how: str, folders: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiled from today's source, and not what a cache holds; or without it."""
+    if how == "plain":
+        with compiled.plainly():
+            yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "_found", None)
+        if compiled.use(folders.mktemp("compiled")):
+            pytest.skip("no C compiler here")
+        yield
+
+
+def all_spoken(words: Words) -> list[bytes]:
+    """One by one, wherever their bytes stand."""
+    return [words.told[a:b].tobytes() for a, b in zip(words.start.tolist(), words.end.tolist(), strict=True)]
+
+
 STEP = 0x9E3779B97F4A7C15
 
 hostile = st.text(
@@ -123,8 +149,9 @@ def test_blocks_make_no_difference(texts: list[str]) -> None:
         parts = words_in(texts)
     finally:
         words.BLOCK_BYTES = before
-    for name in ("hashes", "first", "start", "end"):
+    for name in ("hashes", "first"):
         assert np.array_equal(getattr(whole, name), getattr(parts, name))
+    assert all_spoken(whole) == all_spoken(parts)
 
 
 def test_every_character_folds_as_in_python_beside_letters_that_marks_join_to() -> None:
@@ -162,3 +189,18 @@ def test_words_of_a_batch_are_made_once_and_again_after_an_edit() -> None:
     assert words_of(rows) is found
     rows.edit(text=pl.Series(["a b", "", "c"]))
     assert words_of(rows).spoken(0, 3) == [b"a", b"b", b"c"]
+
+
+@given(st.lists(hostile, max_size=8), st.data())
+@settings(max_examples=100, deadline=None)
+def test_compiled_and_plain_words_are_the_same(texts: list[str], data: st.DataObject) -> None:
+    texts = [text * data.draw(st.sampled_from([1, 1, 1, 9])) for text in texts]  # some words of more than 64 bytes
+    found = words_in(texts)
+    order = np.array(data.draw(st.permutations(range(len(texts)))), np.int64)
+    begins = np.sort(np.array([0, data.draw(st.integers(0, len(texts))), len(texts)]))
+    told = [one.tobytes() for one in words.lines(found, order, begins)]
+    with compiled.plainly():
+        plain = words_in(texts)
+        assert told == [one.tobytes() for one in words.lines(plain, order, begins)]
+    assert np.array_equal(found.hashes, plain.hashes) and np.array_equal(found.first, plain.first)
+    assert all_spoken(found) == all_spoken(plain)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from luthier.core import native as core_native
 from luthier.models.fast import kernels, native
 
 
@@ -319,7 +320,7 @@ def test_it_compiles_once(tmp_path, monkeypatch):
 
 
 def test_no_compiler_is_a_reason_and_no_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(native.shutil, "which", lambda _: None)
+    monkeypatch.setattr(core_native.shutil, "which", lambda _: None)
     assert native.load(tmp_path).reason == "no C compiler was found (cc, gcc or clang)"
 
 
@@ -347,7 +348,7 @@ def test_nobody_knows_where_home_is_and_that_is_a_reason(monkeypatch):
     def home():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(native.Path, "home", home)
+    monkeypatch.setattr(core_native.Path, "home", home)
     assert "Could not determine home" in native.load().reason
 
 

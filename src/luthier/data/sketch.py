@@ -10,15 +10,20 @@ near s^rows, and on one of many bands almost surely; sets that have little in co
 1998). All bands are drawn together: a shingle's hash names one band, and each band takes its lowest few; a band that is not
 full takes from a second drawing, and so on (after "fast similarity sketching", Dahlgaard, Knudsen and Thorup, 2017).
 So a set is hashed about once, not once for each sample.
+
+Where there is a C compiler, a row is worked on alone and stays in the processor's first cache (words.c); what is here does the
+same for all rows of a batch at once.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from . import compiled
 from .words import STEP, Words, grams, mix, short_texts
 
 BITS = 48  # of a shingle's hash: above them stands the row while a batch is sorted
@@ -45,6 +50,8 @@ class Shingles:
 
 def shingles(words: Words, row: np.ndarray, wanted: np.ndarray, rows: int, k: int) -> Shingles:
     """Those of the `wanted` texts [T] of each of B = `rows`; `row` [T] says whose a text is."""
+    if (library := compiled.library()) is not None:
+        return _compiled_shingles(library, words, *by_row(row, wanted, rows), k)
     hashes, text = _of_texts(words, k)
     if not wanted.all():
         keep = wanted[text]
@@ -66,6 +73,29 @@ def shingles(words: Words, row: np.ndarray, wanted: np.ndarray, rows: int, k: in
     return Shingles(
         values, np.concatenate([[0], np.cumsum(np.concatenate(sizes) if sizes else [])]).astype(np.int64)
     )
+
+
+def by_row(row: np.ndarray, wanted: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `wanted` texts of each row: (texts, row after row, each row's in their order; where each row's begin, and the end)."""
+    texts = np.flatnonzero(wanted)
+    owner = row[texts]
+    if (owner[1:] < owner[:-1]).any():
+        order = np.argsort(owner, kind="stable")
+        texts, owner = texts[order], owner[order]
+    return texts, np.searchsorted(owner, np.arange(rows + 1))
+
+
+def _compiled_shingles(
+    library: ctypes.CDLL, words: Words, texts: np.ndarray, begins: np.ndarray, k: int
+) -> Shingles:
+    most = len(words.hashes) + 1
+    scratch, past, values = np.empty(most, np.uint64), np.empty(most, np.uint32), np.empty(most, np.uint64)
+    first = np.empty(len(begins), np.int64)
+    compiled.call(
+        library.luthier_shingles, words.hashes, words.first, texts, begins, len(begins) - 1, k, BITS,
+        scratch, past, values, first,
+    )  # fmt: skip
+    return Shingles(values[: first[-1]], first)
 
 
 def _of_texts(words: Words, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -95,6 +125,13 @@ def banded(sets: Shingles, bands: int, rows: int) -> tuple[np.ndarray, np.ndarra
     """(hashes of the bands uint64 [B, bands], which of them are there [B, bands]: none is of a row without words)."""
     n = len(sets.sizes)
     out, taken = np.zeros((n, bands), np.uint64), np.zeros((n, bands), np.uint8)
+    if (library := compiled.library()) is not None:
+        lowest, found = np.empty(bands * rows, np.uint64), np.empty(bands, np.int64)
+        compiled.call(
+            library.luthier_banded, sets.values, sets.first, n, bands, rows, DRAWINGS, DRAWN_BITS,
+            lowest, found, out, taken,
+        )  # fmt: skip
+        return out, taken > 0
     start = 0
     while start < n and bands:
         end = max(int(np.searchsorted(sets.first, sets.first[start] + BLOCK, "right")) - 1, start + 1)
@@ -145,6 +182,10 @@ def _nth(drawing: int) -> np.uint64:
 
 def whole(sets: Shingles) -> np.ndarray:
     """One hash for each row's whole set, uint64 [B]: equal for equal sets."""
+    if (library := compiled.library()) is not None:
+        told = np.empty(len(sets.sizes), np.uint64)
+        compiled.call(library.luthier_whole, sets.values, sets.first, len(told), told)
+        return told
     out = sets.sizes.astype(np.uint64) * STEP
     full = np.flatnonzero(sets.sizes)
     if len(full):
@@ -156,6 +197,10 @@ def shared(a: Shingles, b: Shingles) -> np.ndarray:
     """How many shingles row p of `a` and row p of `b` have in common, [P]; at most 65,536 pairs."""
     n = len(a.sizes)
     assert n <= MOST_ROWS
+    if (library := compiled.library()) is not None:
+        both = np.empty(n, np.int64)
+        compiled.call(library.luthier_shared, a.values, a.first, b.values, b.first, n, both)
+        return both
     pair = np.concatenate([np.repeat(np.arange(n, dtype=np.uint64), one.sizes) for one in (a, b)])
     told = pair << np.uint64(BITS) | np.concatenate([a.values, b.values])
     told.sort()

@@ -10,6 +10,8 @@ The hash of a word is built from eight bytes at a time, which one unaligned read
 to eight bytes never collide with others of their length. It is no defence against who wants a collision: a rule that
 removes a row compares the words themselves before.
 
+Where there is a C compiler, `cut` goes through each text once (words.c); what is here does the same, a step at a time over all.
+
 Not here: Unicode segmentation, stemming, stop words, the model's tokens.
 """
 
@@ -22,6 +24,7 @@ from hashlib import blake2b
 
 import numpy as np
 
+from . import compiled
 from .opened import Opened
 
 BLOCK_BYTES = 1 << 18  # a block's arrays stay in the processor's second cache
@@ -85,17 +88,64 @@ def words_in(texts: Sequence[str]) -> Words:
 
 def cut(told: np.ndarray, edges: np.ndarray) -> Words:
     """Words from UTF-8 bytes [N] and the texts' edges in it [T + 1]."""
-    pieces, n = [], 0
+    if (library := compiled.library()) is None or len(edges) < 2:
+        return _plainly(told, edges)
+    texts = len(edges) - 1
+    told, edges = np.ascontiguousarray(told), np.ascontiguousarray(edges, np.int64)
+    most = len(told) // 2 + texts + 1  # a word has a byte, and another one behind it where no text ends
+    folded, left = np.empty(len(told) + 8, np.uint8), np.empty(texts, np.uint8)
+    hashes, first = np.empty(most, np.uint64), np.empty(texts + 1, np.int64)
+    start, end = np.empty(most, np.int64), np.empty(most, np.int64)
+    known = _characters.kind, _characters.lower, _characters.simple
+    ascii_ = np.frombuffer(ASCII, np.uint8)
+    n = compiled.call(
+        library.luthier_cut, told, edges, texts, ascii_, *known, folded, hashes, start, end, first, left
+    )
+    found = Words(folded[: len(told)], hashes[:n], first, start[:n], end[:n])
+    return _with_left(found, told, edges, np.flatnonzero(left)) if left.any() else found
+
+
+def _with_left(found: Words, told: np.ndarray, edges: np.ndarray, left: np.ndarray) -> Words:
+    """The words of all texts, those of the texts `left` [L] found by Python. Their bytes stand behind all others'."""
+    own = np.concatenate([[0], np.cumsum(np.diff(edges)[left])])
+    other = _plainly(np.concatenate([told[edges[text] : edges[text + 1]] for text in left.tolist()]), own)
+    counts = found.counts()
+    counts[left] = other.counts()
+    shift = len(found.told)
+    columns = [
+        (found.hashes, other.hashes),
+        (found.start, other.start + shift),
+        (found.end, other.end + shift),
+    ]
+    pieces: tuple[list[np.ndarray], ...] = ([], [], [])
+    done = 0
+    for n, before in enumerate(found.first[left].tolist()):
+        mine = slice(other.first[n], other.first[n + 1])
+        for column, (ours, theirs) in zip(pieces, columns, strict=True):
+            column += [ours[done:before], theirs[mine]]
+        done = before
+    hashes, start, end = (
+        np.concatenate([*column, ours[done:]]) for column, (ours, _) in zip(pieces, columns, strict=True)
+    )
+    first = np.concatenate([[0], np.cumsum(counts)])
+    return Words(np.concatenate([found.told, other.told]), hashes, first, start, end)
+
+
+def _plainly(told: np.ndarray, edges: np.ndarray) -> Words:
+    """`cut` without compiled functions."""
+    pieces = []
     start = 0
     while start < len(edges) - 1:
         end = max(int(np.searchsorted(edges, edges[start] + BLOCK_BYTES, "right")) - 1, start + 1)
         block = edges[start : end + 1]
         pieces.append(_cut(told[block[0] : block[-1]], block - block[0]))
         start = end
-    if len(pieces) == 1:
-        return pieces[0]
+    return pieces[0] if len(pieces) == 1 else _joined(pieces)
+
+
+def _joined(pieces: Sequence[Words]) -> Words:
     out: list[list[np.ndarray]] = [[], [], [], [], [np.zeros(1, np.int64)]]
-    shift = 0
+    n = shift = 0
     for piece in pieces:
         for k, column in enumerate(
             (piece.told, piece.hashes, piece.start + shift, piece.end + shift, piece.first[1:] + n)
@@ -109,6 +159,30 @@ def cut(told: np.ndarray, edges: np.ndarray) -> Words:
         for column, kind in zip(out, kinds, strict=True)
     )
     return Words(told, hashes, first, starts, ends)
+
+
+def lines(words: Words, texts: np.ndarray, begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The words of each row's texts, blanks between and a line for each text: (bytes, where each row's begin, and the end).
+    `texts` stand row after row, those of row b from begins[b] on."""
+    counts = words.counts()[texts]
+    if (library := compiled.library()) is not None:
+        out = np.empty(int((words.end - words.start).sum()) + len(words.start), np.uint8)
+        ends = np.zeros(len(begins), np.int64)
+        n = compiled.call(
+            library.luthier_lines, words.told, words.start, words.end, words.first, texts, begins,
+            len(begins) - 1, out, ends[1:],
+        )  # fmt: skip
+        return out[:n], ends
+    text = np.repeat(texts, counts)
+    nth = np.arange(len(text)) - np.repeat(np.cumsum(counts) - counts, counts)
+    place = words.first[text] + nth
+    lengths = words.end[place] - words.start[place] + 1
+    end = np.cumsum(lengths)
+    bytes_ = int(lengths.sum())
+    source = np.repeat(words.start[place] - (end - lengths), lengths) + np.arange(bytes_)
+    told = words.told[np.minimum(source, len(words.told) - 1)] if bytes_ else np.zeros(0, np.uint8)
+    told[end - 1] = np.where(nth + 1 == np.repeat(counts, counts), ord("\n"), ord(" "))
+    return told, np.append(0, end)[np.append(0, np.cumsum(counts))[begins]]
 
 
 def grams(words: Words, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -118,23 +118,14 @@ def _features(rows: Opened, settings: NearDuplicates) -> pa.RecordBatch:
     import numpy as np
     import pyarrow as pa
 
-    from luthier.data.words import words_of
+    from luthier.data.sketch import by_row
+    from luthier.data.words import lines, words_of
 
-    found, words = _shingles(rows, settings), words_of(rows)
-    wanted = np.flatnonzero(rows.says(*ROLES[settings.on]))
-    wanted = wanted[np.argsort(rows.row[wanted], kind="stable")]
-    counts = words.counts()
-    text = np.repeat(wanted, counts[wanted])
-    nth = np.arange(len(text)) - np.repeat(np.cumsum(counts[wanted]) - counts[wanted], counts[wanted])
-    place = words.first[text] + nth
-    lengths = words.end[place] - words.start[place] + 1
-    end = np.cumsum(lengths)
-    source = np.repeat(words.start[place] - (end - lengths), lengths) + np.arange(int(lengths.sum()))
-    told = words.told[np.minimum(source, len(words.told) - 1)] if len(source) else np.zeros(0, np.uint8)
-    told[end - 1] = np.where(nth == counts[text] - 1, ord("\n"), ord(" "))
-    edges = np.append(0, end)[np.searchsorted(rows.row[text], np.arange(len(rows) + 1))]
+    found = _shingles(rows, settings)
+    texts, begins = by_row(rows.row.astype(np.int64), rows.says(*ROLES[settings.on]), len(rows))
+    told, edges = lines(words_of(rows), texts, begins)
     strings = pa.Array.from_buffers(
-        pa.large_binary(), len(rows), [None, pa.py_buffer(edges.astype(np.int64)), pa.py_buffer(told)]
+        pa.large_binary(), len(rows), [None, pa.py_buffer(edges), pa.py_buffer(told)]
     )
     hashes = pa.array(found.values.view(np.int64))
     lists = pa.LargeListArray.from_arrays(pa.array(found.first), hashes)

@@ -1,26 +1,14 @@
-"""kernels.c, compiled once by the system's own C compiler and kept under a name that follows from everything it
-depends on, and from its own bytes: a library that was cut short kills the process that loads it. Not here: what the functions compute (kernels.c), and when they are used (kernels.py).
-
-No compiler, another processor, a folder that cannot be trusted: `load` says why in words and returns no library. The
-plain twins then do the same work, more slowly. Never an error.
-"""
+"""kernels.c, compiled (core/native) against the threads that torch brought along. Not here: what the functions compute
+(kernels.c), and when they are used (kernels.py)."""
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import stat
-import subprocess
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from luthier.core import native
+from luthier.core.native import Native
+
 SOURCE = Path(__file__).with_name("kernels.c")
-COMPILERS = ("cc", "gcc", "clang")
 # No -ffast-math: infinities and NaN must come out as what they are. These two only say that nobody reads errno or
 # floating-point traps, without which few loops can be vectorised.
 FLAGS = (
@@ -33,69 +21,14 @@ FLAGS = (
     "-fPIC",
     "-shared",
 )
-PATIENCE_S = 60
-
-
-@dataclass(frozen=True)
-class Native:
-    """The library, or the reason why there is none."""
-
-    library: ctypes.CDLL | None
-    reason: str = ""
-
-
-def default_folder() -> Path:
-    """Where compiled kernels are kept when nobody says where."""
-    return Path.home() / ".cache" / "luthier" / "kernels"
 
 
 def load(folder: Path | None = None) -> Native:
-    """The compiled kernels, from `folder` (else the user's cache) or compiled into it now (about two seconds). Safe to
-    call from several processes at once: each compiles under a name of its own and renames."""
-    compiler = next((found for one in COMPILERS if (found := shutil.which(one))), None)
+    """The compiled kernels, from `folder` (else the user's cache) or compiled into it now (about two seconds), or why not."""
     openmp = _torchs_openmp()
     if openmp is None:
         return Native(None, "torch here has no libgomp whose threads could be shared")
-    try:
-        folder = folder or default_folder()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if why := _distrust(folder, stat.S_ISDIR):
-            return Native(None, why)
-        name = _name(openmp)
-        for path in sorted(folder.glob(f"{name}-*.so")):
-            try:
-                if why := _distrust(path, stat.S_ISREG):
-                    return Native(None, why)
-            except FileNotFoundError:  # another process has found it damaged
-                continue
-            if path.name == f"{name}-{_digest(path.read_bytes())}.so":
-                return Native(ctypes.CDLL(str(path)))
-            path.unlink(missing_ok=True)
-        if compiler is None:
-            return Native(None, "no C compiler was found (cc, gcc or clang)")
-        return _compile(compiler, openmp, folder, name)
-    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows where home is
-        return Native(None, f"compiled kernels cannot be kept or loaded: {error}")
-
-
-def _name(openmp: Path) -> str:
-    """-march=native makes code for this processor alone, and a home folder may be shared between machines."""
-    parts = (SOURCE.read_bytes(), " ".join(FLAGS).encode(), str(openmp).encode(), _processor().encode())
-    return "kernels-" + _digest(b"".join(len(part).to_bytes(8, "little") + part for part in parts))
-
-
-def _digest(told: bytes) -> str:
-    return hashlib.sha256(told).hexdigest()[:20]
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        lines = cpuinfo.read_text(errors="replace").splitlines()
-        wanted = ("model name", "flags", "Features", "CPU part")
-        if found := {line for line in lines if line.startswith(wanted)}:
-            return "\n".join(sorted(found))
-    return platform.machine() + platform.processor()
+    return native.load(SOURCE, FLAGS, folder, (openmp,))
 
 
 def _torchs_openmp() -> Path | None:
@@ -105,39 +38,3 @@ def _torchs_openmp() -> Path | None:
     inside = Path(torch.__file__).parent
     found = sorted([*inside.glob("lib/libgomp*.so*"), *inside.parent.glob("torch.libs/libgomp*.so*")])
     return found[0] if found else None
-
-
-def _distrust(path: Path, kind: Callable[[int], bool]) -> str:
-    """A library is code: nobody else may be able to put one there. Folders may be reached by a link, libraries not."""
-    about = path.stat() if kind is stat.S_ISDIR else path.lstat()
-    if not kind(about.st_mode):
-        return f"{path} is not what it should be (a link or a special file)"
-    if about.st_uid != os.getuid():
-        return f"{path} belongs to another user"
-    if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"{path} can be written by other users"
-    return ""
-
-
-def _compile(compiler: str, openmp: Path, folder: Path, name: str) -> Native:
-    with tempfile.TemporaryDirectory(dir=folder) as here:
-        made = Path(here) / name
-        # The path of torch's own OpenMP library comes first, so the loader finds it already there by its name.
-        command = [compiler, *FLAGS, str(SOURCE), "-o", str(made), str(openmp), "-lm"]
-        try:
-            done = subprocess.run(  # noqa: S603  (found on PATH, arguments are ours)
-                command, capture_output=True, text=True, errors="replace", timeout=PATIENCE_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return Native(None, f"{compiler} took longer than {PATIENCE_S} s")
-        if done.returncode:
-            why = (done.stderr.strip() or "no reason given").splitlines()[0][:300]
-            return Native(None, f"{compiler} failed: {why}")
-        made.chmod(0o500)
-        with made.open("rb") as there:
-            os.fsync(there.fileno())
-        path = folder / f"{name}-{_digest(made.read_bytes())}.so"
-        os.replace(made, path)
-    if why := _distrust(folder, stat.S_ISDIR) or _distrust(path, stat.S_ISREG):
-        return Native(None, why)
-    return Native(ctypes.CDLL(str(path)))

@@ -1,0 +1,65 @@
+"""words.c for NumPy: the same functions as in words.py and sketch.py, several times as fast, where there is a C compiler.
+
+    library()        the compiled functions, None where there are none: then the plain twins do the same work
+    use(folder)      compile or load them now; says why not
+    plainly()        within it, the plain twins: for tests and comparisons
+
+Not here: what the functions mean (words.py, sketch.py), how they are compiled (core/native).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from luthier.core import native
+
+SOURCE = Path(__file__).with_name("words.c")
+FLAGS = ("-O2", "-march=native", "-std=gnu11", "-fPIC", "-shared")
+_found: native.Native | None = None
+_PLAIN: ContextVar[bool] = ContextVar("plain words", default=False)
+
+
+def use(folder: Path | None = None) -> str:
+    """Compile or load the functions for this process, once. Returns why there are none; empty if they are in use."""
+    global _found
+    if _found is None:
+        _found = native.load(SOURCE, FLAGS, folder)
+    return _found.reason
+
+
+def library() -> ctypes.CDLL | None:
+    """The functions, from the user's cache or compiled into it (under a second)."""
+    if _PLAIN.get():
+        return None
+    use()
+    return _found.library if _found is not None else None
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """The plain twins for a while, in this thread."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
+
+
+def call(function: Any, *arguments: np.ndarray | int) -> int:
+    """Arrays become pointers, whole numbers 64 bits. What is given must be contiguous and of the type that words.c names."""
+    told: list[Any] = []
+    for one in arguments:
+        if isinstance(one, np.ndarray):
+            assert one.flags.c_contiguous
+            told.append(ctypes.c_void_p(one.ctypes.data))
+        else:
+            told.append(ctypes.c_int64(one))
+    function.restype = ctypes.c_int64
+    return int(function(*told))

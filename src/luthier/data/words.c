@@ -1,0 +1,230 @@
+/* What words.py and sketch.py do, one text and one row after the other, so that nothing is written to memory and read again in
+   between. Whole numbers alone: the plain twins in NumPy give the same bits (tests/data/test_compiled.py).
+
+   T texts with W words, of B rows. Sizes are checked by who calls (compiled.py); nothing here keeps anything.
+   Not here: characters that fold into more or fewer bytes, and words of more than 64 bytes: they are marked and left to Python. */
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef uint64_t u64;
+
+#define STEP 0x9E3779B97F4A7C15ULL
+#define LONGEST 64
+#define CROWDED 48 /* more than so many hashes that begin alike were made to: they are not sorted one by one */
+
+enum { APART = 0, LETTER = 1, ALONE = 2 };
+
+static inline u64 mix(u64 h) {
+  h ^= h >> 30;
+  h *= 0xBF58476D1CE4E5B9ULL;
+  h ^= h >> 27;
+  h *= 0x94D049BB133111EBULL;
+  return h ^ h >> 31;
+}
+
+/* Up to eight bytes as one number, the first the lowest; eight are read whatever `n` is. */
+static inline u64 eight(const uint8_t *told, int64_t n) {
+  u64 out;
+  memcpy(&out, told, 8);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  out = __builtin_bswap64(out);
+#endif
+  return n >= 8 ? out : out & (((u64)1 << 8 * n) - 1);
+}
+
+static inline u64 hash_word(const uint8_t *told, int64_t n) {
+  u64 h = mix((u64)n * STEP + eight(told, n));
+  for (int64_t done = 8; done < n; done += 8) h = mix(h + eight(told + done, n - done));
+  return h;
+}
+
+/* words.cut. `folded` has eight bytes more than `told`, the others room for W. A text that is left to Python is marked in `left`, has no
+   words and is not folded. Returns W. */
+int64_t luthier_cut(const uint8_t *told, const int64_t *edges, int64_t texts, const uint8_t *ascii, const uint8_t *kinds,
+                    const uint32_t *lowers, const uint8_t *simple, uint8_t *folded, u64 *hashes, int64_t *start,
+                    int64_t *end, int64_t *first, uint8_t *left) {
+  int64_t n = 0;
+  first[0] = 0;
+  for (int64_t t = 0; t < texts; t++) {
+    const int64_t last = edges[t + 1], mine = n;
+    int64_t at = edges[t], begun = -1;
+    while (at < last) {
+      const uint8_t lead = told[at];
+      int64_t size = 1;
+      int kind;
+      if (lead < 0x80) {
+        kind = (folded[at] = ascii[lead]) != 0;
+      } else {
+        size = 2 + (lead >= 0xE0) + (lead >= 0xF0);
+        if (lead < 0xC0 || at + size > last) break;
+        uint32_t point = lead & (0x7F >> size);
+        for (int64_t k = 1; k < size; k++) point = point << 6 | (told[at + k] & 0x3F);
+        if (point >= 0x110000 || !simple[point]) break;
+        kind = kinds[point];
+        const uint32_t lower = lowers[point];
+        if (lower == point) {
+          memcpy(folded + at, told + at, (size_t)size);
+        } else {
+          folded[at] = (uint8_t)((size == 2 ? 0xC0 : 0xE0) | lower >> 6 * (size - 1));
+          for (int64_t k = 1; k < size; k++) folded[at + k] = (uint8_t)(0x80 | (lower >> 6 * (size - 1 - k) & 0x3F));
+        }
+      }
+      if (kind != LETTER && begun >= 0) {
+        if (at - begun > LONGEST) break;
+        start[n] = begun;
+        end[n] = at;
+        hashes[n++] = hash_word(folded + begun, at - begun);
+        begun = -1;
+      }
+      if (kind == LETTER && begun < 0) begun = at;
+      if (kind == ALONE) {
+        start[n] = at;
+        end[n] = at + size;
+        hashes[n++] = hash_word(folded + at, size);
+      }
+      at += size;
+    }
+    left[t] = at < last || (begun >= 0 && last - begun > LONGEST);
+    if (left[t]) {
+      n = mine;
+    } else if (begun >= 0) {
+      start[n] = begun;
+      end[n] = last;
+      hashes[n++] = hash_word(folded + begun, last - begun);
+    }
+    first[t + 1] = n;
+  }
+  return n;
+}
+
+/* The words of each row's texts, `texts` from begins[b] on, blanks between and a line for each text. Returns how many bytes; `ends`
+   says where each row's end. */
+int64_t luthier_lines(const uint8_t *told, const int64_t *start, const int64_t *end, const int64_t *first,
+                      const int64_t *texts, const int64_t *begins, int64_t rows, uint8_t *out, int64_t *ends) {
+  int64_t n = 0;
+  for (int64_t b = 0; b < rows; b++) {
+    for (int64_t i = begins[b]; i < begins[b + 1]; i++) {
+      const int64_t t = texts[i];
+      for (int64_t w = first[t]; w < first[t + 1]; w++) {
+        memcpy(out + n, told + start[w], (size_t)(end[w] - start[w]));
+        n += end[w] - start[w];
+        out[n++] = w + 1 < first[t + 1] ? ' ' : '\n';
+      }
+    }
+    ends[b] = n;
+  }
+  return n;
+}
+
+static int compare(const void *a, const void *b) {
+  const u64 one = *(const u64 *)a, other = *(const u64 *)b;
+  return (one > other) - (one < other);
+}
+
+/* Hashes of 48 bits are spread evenly, so each is put near where it belongs first. `given` is sorted into `out`. */
+static void sort(const u64 *given, u64 *out, uint32_t *past, int64_t n) {
+  memset(past, 0, sizeof(*past) * (size_t)(n + 1));
+  for (int64_t k = 0; k < n; k++) past[((given[k] >> 16) * (u64)n >> 32) + 1]++;
+  int crowded = 0;
+  for (int64_t k = 0; k < n; k++) {
+    crowded |= past[k + 1] > CROWDED;
+    past[k + 1] += past[k];
+  }
+  for (int64_t k = 0; k < n; k++) out[past[(given[k] >> 16) * (u64)n >> 32]++] = given[k];
+  if (crowded) {
+    qsort(out, (size_t)n, sizeof(u64), compare);
+    return;
+  }
+  for (int64_t k = 1; k < n; k++) {
+    const u64 one = out[k];
+    int64_t at = k;
+    for (; at > 0 && out[at - 1] > one; at--) out[at] = out[at - 1];
+    out[at] = one;
+  }
+}
+
+/* sketch.shingles, of `k` words. `values` has room for W, and so have `scratch` and `past`, which for one more. */
+void luthier_shingles(const u64 *hashes, const int64_t *first, const int64_t *texts, const int64_t *begins, int64_t rows,
+                      int64_t k, int64_t bits, u64 *scratch, uint32_t *past, u64 *values, int64_t *sets) {
+  int64_t n = 0;
+  sets[0] = 0;
+  for (int64_t b = 0; b < rows; b++) {
+    int64_t m = 0;
+    for (int64_t i = begins[b]; i < begins[b + 1]; i++) {
+      const u64 *word = hashes + first[texts[i]];
+      const int64_t words = first[texts[i] + 1] - first[texts[i]];
+      const int64_t wide = words < k ? words : k;
+      for (int64_t w = 0; w + wide <= words && wide; w++) {
+        u64 h = word[w];
+        for (int64_t j = 1; j < wide; j++) h = h * STEP + word[w + j];
+        scratch[m++] = mix(h) >> (64 - bits);
+      }
+    }
+    u64 *mine = values + n;
+    sort(scratch, mine, past, m);
+    int64_t kept = 0;
+    for (int64_t j = 0; j < m; j++)
+      if (!j || mine[j] != mine[kept - 1]) mine[kept++] = mine[j];
+    n += kept;
+    sets[b + 1] = n;
+  }
+}
+
+/* sketch.banded. `out` and `taken` are zeros [B, bands]; `lowest` has room for [bands, wide] and `found` for [bands]. */
+void luthier_banded(const u64 *values, const int64_t *sets, int64_t rows, int64_t bands, int64_t wide, int64_t drawings,
+                    int64_t bits, u64 *lowest, int64_t *found, u64 *out, uint8_t *taken) {
+  for (int64_t b = 0; b < rows; b++, out += bands, taken += bands) {
+    int lacking = sets[b + 1] > sets[b];
+    for (int64_t d = 0; d < drawings && lacking; d++) {
+      memset(found, 0, sizeof(*found) * (size_t)bands);
+      for (int64_t i = sets[b]; i < sets[b + 1]; i++) {
+        const u64 drawn = mix(values[i] + (u64)(d + 1) * STEP);
+        const int64_t band = (int64_t)((drawn >> 32) * (u64)bands >> 32), room = wide - taken[band];
+        if (room <= 0) continue;
+        const u64 low = drawn >> (64 - bits);
+        u64 *mine = lowest + band * wide;
+        int64_t at = found[band];
+        if (at == room) {
+          if (low >= mine[room - 1]) continue;
+          at--;
+        } else {
+          found[band]++;
+        }
+        for (; at > 0 && mine[at - 1] > low; at--) mine[at] = mine[at - 1];
+        mine[at] = low;
+      }
+      lacking = 0;
+      for (int64_t band = 0; band < bands; band++) {
+        for (int64_t i = 0; i < found[band]; i++) out[band] += mix(lowest[band * wide + i] + (u64)d * STEP);
+        taken[band] = (uint8_t)(taken[band] + found[band]);
+        lacking |= taken[band] < wide;
+      }
+    }
+    for (int64_t band = 0; band < bands; band++) out[band] = mix(out[band]);
+  }
+}
+
+/* sketch.whole */
+void luthier_whole(const u64 *values, const int64_t *sets, int64_t rows, u64 *out) {
+  for (int64_t b = 0; b < rows; b++) {
+    u64 h = (u64)(sets[b + 1] - sets[b]) * STEP;
+    for (int64_t i = sets[b]; i < sets[b + 1]; i++) h += mix(values[i]);
+    out[b] = mix(h);
+  }
+}
+
+/* sketch.shared */
+void luthier_shared(const u64 *a, const int64_t *a_sets, const u64 *b, const int64_t *b_sets, int64_t pairs, int64_t *out) {
+  for (int64_t p = 0; p < pairs; p++) {
+    int64_t i = a_sets[p], j = b_sets[p], both = 0;
+    while (i < a_sets[p + 1] && j < b_sets[p + 1]) {
+      const u64 one = a[i], other = b[j];
+      both += one == other;
+      i += one <= other;
+      j += other <= one;
+    }
+    out[p] = both;
+  }
+}
