@@ -109,6 +109,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "engine": {
         "transformers": "luthier.serving.transformers_engine:TransformersEngine",
+        "llamacpp": "luthier.serving.llamacpp_engine:LlamaCppEngine",
         "scripted": "luthier.serving.scripted_engine:ScriptedEngine",
     },
 }
