@@ -25,6 +25,7 @@ from luthier.serving.transformers_engine import TransformersEngine
 pytestmark = pytest.mark.skipif(llamacpp.version() is None, reason="xllamacpp is not installed")
 LABELS = ("nine", "eight", "delivery", "8 über ✓ 😀")
 ASK = (Message("user", "Please refund the second payment"),)
+NO_FACTS = PackageFacts()
 NEAR = 0.04  # weights, keys and values in 16 bits, and sums in another order
 
 
@@ -52,7 +53,7 @@ def folders(tmp_path_factory):
     return place
 
 
-def opening(folders, adapter, facts=PackageFacts(), **settings):
+def opening(folders, adapter, facts=NO_FACTS, **settings):
     return Opening(
         folders / "base",
         folders / adapter if adapter else None,
@@ -66,13 +67,13 @@ def opening(folders, adapter, facts=PackageFacts(), **settings):
     )
 
 
-def opened(folders, adapter, facts=PackageFacts(), **settings):
+def opened(folders, adapter, facts=NO_FACTS, **settings):
     made = LlamaCppEngine.open(opening(folders, adapter, facts, **settings))
     made.load()
     return made
 
 
-def plain(folders, adapter, facts=PackageFacts()):
+def plain(folders, adapter, facts=NO_FACTS):
     made = TransformersEngine(folders / "base", folders / adapter if adapter else None, facts=facts)
     made.load()
     return made
@@ -303,7 +304,7 @@ def test_what_it_cannot_serve_is_refused(folders, tmp_path):
 def test_a_file_that_llamacpp_does_not_read_is_told_in_its_words(folders, tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF nonsense")
-    engine = LlamaCppEngine.open(replace(opening(folders, None), gguf=broken))
+    engine = LlamaCppEngine.open(replace(opening(folders, None), gguf={"gguf": broken}))
     with pytest.raises(ModelError, match=r"llama.cpp does not load broken.gguf"):
         engine.load()
     assert not engine.health().ready

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ def serve_releases(
     allowed_hosts: tuple[str, ...],
     capture: float | None,
     keep_s: float | None,
+    engine: str,
+    settings: Mapping[str, str],
     as_json: bool,
 ) -> None:
     """Prints the address and, when it was made here, the key: once, and nowhere else."""
@@ -38,7 +41,7 @@ def serve_releases(
 
     if len(set(refs)) != len(refs):
         raise SpecError("the same name is given twice.", remedy="Name each release once.")
-    answerers = {ref: app.engine(ref, watch=Lines()) for ref in refs}
+    answerers = {ref: app.engine(ref, watch=Lines(), by=engine, settings=settings) for ref in refs}
     models = {
         ref: ServedModel(ref, a.engine, package_digest=a.digest, release=a.release)
         for ref, a in answerers.items()
@@ -51,8 +54,15 @@ def serve_releases(
     def ready(address: str) -> None:
         base_url = f"{address}/v1"
         if as_json:
-            click.echo(json.dumps({"base_url": base_url, "api_key": shown, "models": list(refs)}))
+            engines = {
+                ref: {"engine": a.by, "how": a.how, "parity": a.parity} for ref, a in answerers.items()
+            }
+            click.echo(
+                json.dumps({"base_url": base_url, "api_key": shown, "models": list(refs), "engines": engines})
+            )
             return
+        for ref, a in answerers.items():
+            click.echo(f"{ref}: {a.by} ({a.how}){_agreement(a.parity)}")
         click.echo(f"serving {', '.join(refs)} at {base_url}")
         if shown:
             click.echo(f"API key (shown once): {shown}")
@@ -70,6 +80,18 @@ def serve_releases(
     finally:
         for answerer in answerers.values():
             answerer.engine.close()
+
+
+def _agreement(parity: Mapping[str, Any]) -> str:
+    """Against the plain engine."""
+    if not parity:
+        return ""
+    labels = parity.get("labels")
+    beside = f", labels' log-probabilities within {labels:.3g}" if labels is not None else ""
+    return (
+        f"; against transformers: the likeliest token is the same in {parity['top_1']:.1%} of {parity['tokens']}, mean divergence "
+        f"{parity['divergence']:.2g} nats{beside}"
+    )
 
 
 class _Kept:

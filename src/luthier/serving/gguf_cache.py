@@ -37,8 +37,8 @@ def files_of(what: Opening, form: str) -> Files:
                 "this model answers by a head of its own, which llama.cpp does not know.",
                 remedy="Use --engine transformers.",
             )
-    if what.gguf is not None:
-        return Files(what.gguf, None, "the package's own file")
+    if (own := what.gguf.get(FORMATS[form])) is not None:
+        return Files(own, None, f"{form}, the package's own file")
     if what.adapter_folder is not None:
         to_gguf_adapter.refuse(what.adapter_folder, what.base_folder)
     what.cache.mkdir(parents=True, exist_ok=True)

@@ -91,6 +91,13 @@ class LlamaCppBackend:
         return self._template
 
     @property
+    def told(self) -> str:
+        """What it answers from, for a person."""
+        from luthier.models.llamacpp import version
+
+        return f"{self.files.told}; {self.slots} streams; llama.cpp by xllamacpp {version()}"
+
+    @property
     def pid(self) -> int | None:
         return None if self._base is None else self._base.pid
 

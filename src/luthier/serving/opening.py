@@ -17,7 +17,7 @@ class Opening:
     """`base_folder` is a whole model; `adapter_folder` an adapter on it.
 
     base_digest, digest   of the artifact that holds the base, and of the one that answers: what is made of them is kept under these
-    gguf                  a GGUF file that the package holds, where it holds one
+    gguf                  GGUF files that the package holds, by their form
     cache                 a folder of the store for what can be made again
     settings              the engine's own, as --set NAME=VALUE gives them
     secret                the value behind a reference such as ${NAME}
@@ -31,7 +31,7 @@ class Opening:
     base_digest: str
     digest: str
     cache: Path
-    gguf: Path | None = None
+    gguf: Mapping[str, Path] = field(default_factory=dict)
     other: Other | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     secret: Callable[[str], str] = str
