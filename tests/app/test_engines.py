@@ -44,12 +44,16 @@ def test_a_release_is_served_by_llamacpp_once_it_says_what_the_plain_engine_says
     again = app.engine("router", by="llamacpp", settings={"format": "f16", "threads": "1"})
     again.engine.close()
     assert again.parity == other.parity  # kept, and not asked for again
-    assert began == {path.name: path.stat().st_mtime_ns for path in (app.home / "cache" / "engines").iterdir()}
+    assert began == {
+        path.name: path.stat().st_mtime_ns for path in (app.home / "cache" / "engines").iterdir()
+    }
 
 
 def test_an_engine_that_says_something_else_is_refused():
     told = {"top_1": 0.9, "tokens": 400, "divergence": 0.01}
-    with pytest.raises(ModelError, match=r"the engine llamacpp does not say .* the same in 90.0% \(at least 95%\)"):
+    with pytest.raises(
+        ModelError, match=r"the engine llamacpp does not say .* the same in 90.0% \(at least 95%\)"
+    ):
         _judge(told, "llamacpp", "gguf-q8")
     with pytest.raises(ModelError, match=r"0.4 nats \(at most 0.03\)"):
         _judge({**told, "top_1": 1.0, "divergence": 0.4}, "llamacpp", "gguf-q8")

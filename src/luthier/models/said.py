@@ -16,14 +16,14 @@ class Step:
 
     token_id  None where an engine made a token and did not say which
     logprob   ln p of the token under the model itself, before temperature and top_p; NaN where nobody asked an engine for it
-    top       the likeliest (token, ln p), best first; as many as asked for
+    top       the likeliest (token, ln p), best first, as many as asked for; a token's text where an engine tells no ids
     finish    on the last step: "stop" (a stop token or sequence) or "length"
     """
 
     token_id: int | None
     text_delta: str
     logprob: float
-    top: tuple[tuple[int, float], ...] = ()
+    top: tuple[tuple[int | str, float], ...] = ()
     finish: Literal["stop", "length"] | None = None
 
 

@@ -277,8 +277,10 @@ class PackageEngine:
         own = self._candidate(step.token_id, step.logprob, step.text_delta)
         return Token(own, tuple(self._candidate(*other) for other in step.top))
 
-    def _candidate(self, token_id: int | None, logprob: float, text: str = "") -> Candidate:
-        if token_id is not None:
+    def _candidate(self, token_id: int | str | None, logprob: float, text: str = "") -> Candidate:
+        if isinstance(token_id, str):
+            text = token_id
+        elif token_id is not None:
             text = self.backend.template.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
         return Candidate(text, None if "\ufffd" in text else text.encode(), logprob)
 
