@@ -35,7 +35,7 @@ def hardware(monkeypatch):
 def served(notes=None):
     """The number format in which the newest release answers."""
     answerer = App.open().engine("router", watch=notes or Notes())
-    yield FORMATS[next(answerer.engine._model.parameters()).dtype]
+    yield FORMATS[next(answerer.engine.backend._model.parameters()).dtype]
     answerer.engine.close()
 
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import ModelError
-from luthier.models.generate import _Text, answer, generate, sequence_loss
+from luthier.models.generate import answer, generate, sequence_loss
+from luthier.models.said import Certain
 from luthier.models.template import Encoded
 
 
@@ -125,7 +126,7 @@ def test_what_cannot_be_asked(tiny, tiny_template, prompt, settings_, told):
 @given(text=st.text(max_size=40), stop=st.lists(st.text(min_size=1, max_size=3), max_size=2))
 def test_streamed_text_is_the_text_up_to_the_stop(tiny_template, text, stop):
     text = text.replace("\ufffd", "")
-    stream, out, stopped = _Text(tiny_template, tuple(stop)), "", False
+    stream, out, stopped = Certain(tiny_template, stop), "", False
     for token in tiny_template.answer(text)[:-1]:
         delta, stopped = stream.add(token)
         assert "\ufffd" not in delta

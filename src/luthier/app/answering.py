@@ -4,8 +4,11 @@ in which number format it answers: as the release's report was measured, as far 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, NotFound, SpecError
@@ -13,12 +16,19 @@ from luthier.core.plugin import load
 from luthier.models.place import Place, place
 from luthier.outputs.other import EndpointOther, LocalOther, Other, model_folder
 from luthier.postprocessing.forms import SERVED
+from luthier.postprocessing.package import rows_to_compare
+from luthier.postprocessing.reading import GGUF
 from luthier.serving.engine import Engine
+from luthier.serving.opening import Opening
 from luthier.serving.package import PackageFacts, read_facts
 from luthier.store import Store
 
 from .context import RunContext
+from .engine_parity import LLAMACPP, agreed
 from .packing import served_folder
+
+REFERENCE = "transformers"
+"""The plain engine, by which reports are measured."""
 
 
 @dataclass(frozen=True)
@@ -29,26 +39,67 @@ class Answerer:
     name: str
     digest: str
     release: str | None  # name@version
+    by: str = REFERENCE
+    """The engine's name."""
+    how: str = ""
+    """What it answers from, in words."""
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    """How far it says what the plain engine says; empty for the plain engine itself."""
 
 
 def open_engine(
-    at: RunContext, reference: str, *, name: str | None = None, engine: str = "transformers"
+    at: RunContext,
+    reference: str,
+    *,
+    name: str | None = None,
+    engine: str = REFERENCE,
+    settings: Mapping[str, str] | None = None,
 ) -> Answerer:
     """Load what a reference means: a release, a package, a tuned model or an imported base. An event tells where it will
-    not answer as it was measured. Raises ModelError, NotFound, SpecError where a key that the package refers to is not set."""
+    not answer as it was measured. Another engine than the plain one must say what that says, or is refused. Raises ModelError,
+    NotFound, SpecError where a key that the package refers to is not set."""
     store = at.store
     artifact = store.catalog.get(reference)
-    base, adapter, facts = _folders(store, artifact)
+    held = _held(store, artifact, engine)
     where = as_measured(at, artifact)
-    other = _other(at, artifact, facts, where)
-    more = {} if other is None else {"other": other}
-    made: Engine = load("engine", engine)(
-        base, adapter, facts=facts, dtype=where.dtype, device=where.device, **more
+    what = Opening(
+        held.base,
+        held.adapter,
+        held.facts,
+        where.dtype,
+        where.device,
+        base_digest=held.base_digest,
+        digest=held.digest,
+        cache=store.home / "cache" / "engines",
+        gguf=held.gguf,
+        other=_other(at, artifact, held.facts, where),
+        settings=settings or {},
+        secret=at.secret,
     )
+    kind = load("engine", engine)
+    if not hasattr(kind, "open"):
+        raise SpecError(
+            f"the engine {engine!r} answers from no release.", remedy="Leave --engine out, or write llamacpp."
+        )
+    made: Engine = kind.open(what)
     made.load()
+    try:
+        parity = {} if engine == REFERENCE else agreed(at, made, what, engine, _rows(store, artifact))
+    except BaseException:
+        made.close()
+        raise
     names = store.catalog.names_of(artifact.digest)
     asked = [str(v) for v in names if str(v) == reference] or [str(v) for v in names]
-    return Answerer(made, name or reference.partition("@")[0], artifact.digest, asked[-1] if asked else None)
+    how = getattr(getattr(made, "backend", None), "told", "")
+    return Answerer(
+        made,
+        name or reference.partition("@")[0],
+        artifact.digest,
+        asked[-1] if asked else None,
+        engine,
+        how or where.dtype,
+        parity,
+    )
 
 
 def _other(at: RunContext, artifact: Artifact, facts: PackageFacts, where: Place) -> Other | None:
@@ -113,7 +164,19 @@ def _came_out_as(store: Store, report: Artifact) -> str | None:
     return next((one["dtype"] for one in reversed(told) if one["system"] == "tuned"), None)
 
 
-def _folders(store: Store, artifact: Artifact) -> tuple[Path, Path | None, PackageFacts]:
+@dataclass(frozen=True)
+class _Held:
+    """What an artifact holds to answer from. `digest`: of the package or model, which its files follow from."""
+
+    base: Path
+    adapter: Path | None
+    facts: PackageFacts
+    base_digest: str
+    digest: str
+    gguf: Mapping[str, Path]
+
+
+def _held(store: Store, artifact: Artifact, engine: str) -> _Held:
     if artifact.kind == "release":
         artifact = store.catalog.get(artifact.parents["package"])
     if artifact.kind not in ("package", "model"):
@@ -123,19 +186,34 @@ def _folders(store: Store, artifact: Artifact) -> tuple[Path, Path | None, Packa
         )
     folder = store.folder(artifact)
     facts = read_facts(folder)
-    if artifact.kind == "package":
-        if not any((folder / form).is_dir() for form in SERVED):
-            raise ModelError(
-                "this package holds no form that is answered from here.",
-                remedy=f"Run the recipe with one of {', '.join(SERVED)} in postprocess.export, or serve the exported form in its own engine.",
-            )
+    base_digest = artifact.parents.get("base", artifact.digest)
+    if artifact.kind == "model":
+        if not (folder / "adapter_config.json").exists():
+            return _Held(folder, None, facts, base_digest, artifact.digest, {})
+        return _Held(_base_folder(store, artifact), folder, facts, base_digest, artifact.digest, {})
+    gguf = {form: folder / form / GGUF for form in LLAMACPP if (folder / form).is_dir()}
+    if any((folder / form).is_dir() for form in SERVED):
         place, beside = served_folder(folder)
-        if not beside:
-            return place, None, facts
-    adapter = folder / "adapter" if artifact.kind == "package" else folder
-    if not (adapter / "adapter_config.json").exists():
-        return adapter, None, facts
-    return _base_folder(store, artifact), adapter, facts
+        base = _base_folder(store, artifact) if beside else place
+        return _Held(base, place if beside else None, facts, base_digest, artifact.digest, gguf)
+    if gguf and engine == "llamacpp":
+        return _Held(_base_folder(store, artifact), None, facts, base_digest, artifact.digest, gguf)
+    raise ModelError(
+        "this package holds no form that is answered from here.",
+        remedy=f"Run the recipe with one of {', '.join(SERVED)} in postprocess.export, or serve the exported form in its own engine"
+        + (", here --engine llamacpp." if gguf else "."),
+    )
+
+
+def _rows(store: Store, artifact: Artifact) -> list[list[Mapping[str, Any]]]:
+    """Conversations that the model came from, up to the last answer; none for a base."""
+    if artifact.kind == "release":
+        artifact = store.catalog.get(artifact.parents["package"])
+    if "dataset" not in artifact.parents:
+        return []
+    told = rows_to_compare(store.folder(store.catalog.get(artifact.parents["dataset"])))
+    chats = [one[0] for one in told if not isinstance(one, str) and not one[1]]
+    return [list(takewhile(lambda turn: turn["role"] != "assistant", chat)) for chat in chats]
 
 
 def _base_folder(store: Store, artifact: Artifact) -> Path:

@@ -422,9 +422,10 @@ class App:
 
     # -- use --------------------------------------------------------------------------------------------------------
 
-    def engine(self, reference: str, *, watch: Watch | None = None) -> Answerer:
-        """The release behind a reference, or a known base by its name, loaded and ready. The caller closes its engine.
-        `watch` hears where it cannot answer as it was measured."""
+    def engine(self, reference: str, *, watch: Watch | None = None, by: str = "transformers",
+               settings: Mapping[str, str] | None = None) -> Answerer:  # fmt: skip
+        """The release behind a reference, or a known base by its name, loaded and ready, in the engine called `by`. The caller closes
+        its engine. `watch` hears where it cannot answer as it was measured."""
         from luthier.models.known import KNOWN
 
         from .answering import open_engine
@@ -432,11 +433,10 @@ class App:
 
         if reference in KNOWN and not self.store.catalog.history(reference):
             at = RunContext(self.store, f"import-{reference}", Path.cwd(), self._environ)
-            return open_engine(at, import_base(reference, at).digest, name=reference)
-        run = f"answer-{reference}"
-        return open_engine(
-            RunContext(self.store, run, Path.cwd(), self._environ, watch or Silent()), reference
-        )
+            digest = import_base(reference, at).digest
+            return open_engine(at, digest, name=reference, engine=by, settings=settings)
+        at = RunContext(self.store, f"answer-{reference}", Path.cwd(), self._environ, watch or Silent())
+        return open_engine(at, reference, engine=by, settings=settings)
 
     def record_answer(self, response_id: str, **facts: Any) -> None:
         """One fact per served answer: which release gave it. No text is kept."""

@@ -356,6 +356,20 @@ def chat(ref: str, ask: str | None, max_tokens: int, temperature: float, seed: i
     metavar="TIME",
     help="Remove what is kept after this time, such as '30 days'.",
 )
+@click.option(
+    "--engine",
+    default="transformers",
+    show_default=True,
+    metavar="NAME",
+    help="What makes the tokens: transformers (one answer at a time), llamacpp (several at once, on a processor), vllm, upstream (a server's).",
+)
+@click.option(
+    "--engine-set",
+    "engine_settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A setting of the engine, such as format=f16 or streams=16 of llamacpp; may be given again (docs/engines.md).",
+)
 @as_json_option
 @told
 def serve(
@@ -366,6 +380,8 @@ def serve(
     allowed_hosts: tuple[str, ...],
     capture: float | None,
     keep_s: float | None,
+    engine: str,
+    engine_settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Answer the OpenAI chat completions protocol for one or more releases."""
@@ -384,8 +400,24 @@ def serve(
         allowed_hosts=allowed_hosts,
         capture=capture,
         keep_s=keep_s,
+        engine=engine,
+        settings=_named(engine_settings),
         as_json=as_json,
     )
+
+
+def _named(written: tuple[str, ...]) -> dict[str, str]:
+    """NAME=VALUE, each name once."""
+    found: dict[str, str] = {}
+    for one in written:
+        name, sign, value = one.partition("=")
+        if not sign or not name or name in found:
+            raise SpecError(
+                f"--engine-set {one!r} {'is given twice' if name in found else 'names no value'}.",
+                remedy="Write NAME=VALUE, each name once, as in --engine-set format=f16.",
+            )
+        found[name] = value
+    return found
 
 
 @main.command()

@@ -4,6 +4,7 @@ its rollout while it is served."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from luthier.server.exchange import Exchange, Said
 from .show import Lines
 
 if TYPE_CHECKING:
+    from luthier.app.answering import Answerer
     from luthier.server.following import Following
     from luthier.server.served import ServedModel
 
@@ -32,6 +34,8 @@ def serve_releases(
     allowed_hosts: tuple[str, ...],
     capture: float | None,
     keep_s: float | None,
+    engine: str,
+    settings: Mapping[str, str],
     as_json: bool,
 ) -> None:
     """Prints the address and, when it was made here, the key: once, and nowhere else."""
@@ -42,7 +46,8 @@ def serve_releases(
 
     if len(set(refs)) != len(refs):
         raise SpecError("the same name is given twice.", remedy="Name each release once.")
-    router = _router(app, refs)
+    source = _Versions(app, engine, settings)
+    router = _router(app, refs, source)
 
     def answered(exchange: Exchange) -> None:
         facts = asdict(exchange)
@@ -51,8 +56,15 @@ def serve_releases(
     def ready(address: str) -> None:
         base_url = f"{address}/v1"
         if as_json:
-            click.echo(json.dumps({"base_url": base_url, "api_key": shown, "models": list(refs)}))
+            engines = {
+                ref: {"engine": a.by, "how": a.how, "parity": a.parity} for ref, a in source.first.items()
+            }
+            click.echo(
+                json.dumps({"base_url": base_url, "api_key": shown, "models": list(refs), "engines": engines})
+            )
             return
+        for ref, a in source.first.items():
+            click.echo(f"{ref}: {a.by} ({a.how}){_agreement(a.parity)}")
         click.echo(f"serving {', '.join(refs)} at {base_url}")
         if shown:
             click.echo(f"API key (shown once): {shown}")
@@ -76,8 +88,10 @@ def serve_releases(
 class _Versions:
     """server.following.Source over App."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    def __init__(self, app: App, by: str, settings: Mapping[str, str]) -> None:
+        self._app, self._by, self._settings = app, by, settings
+        self.first: dict[str, Answerer] = {}
+        """What each name began with."""
         verbs = app.rollouts
         self.current, self.reject, self.observe, self.review = (
             verbs.current, verbs.reject, verbs.observe, verbs.review,
@@ -86,16 +100,17 @@ class _Versions:
     def load(self, name: str, ref: str) -> ServedModel:
         from luthier.server.served import ServedModel
 
-        made = self._app.engine(ref, watch=Lines())
+        made = self._app.engine(ref, watch=Lines(), by=self._by, settings=self._settings)
+        self.first.setdefault(name, made)
         return ServedModel(name, made.engine, package_digest=made.digest, release=made.release)
 
 
-def _router(app: App, refs: tuple[str, ...]) -> Following:
+def _router(app: App, refs: tuple[str, ...], source: _Versions) -> Following:
     """Names with versions are followed; everything else (a version, a digest, a known base) is what it is."""
     from luthier.server.arm import Arm
     from luthier.server.following import Followed, Following
 
-    source, followed, pinned = _Versions(app), {}, {}
+    followed, pinned = {}, {}
     for ref in refs:
         history = app.store.catalog.history(ref)
         if not history:
@@ -105,6 +120,18 @@ def _router(app: App, refs: tuple[str, ...]) -> Following:
         first = at.answers if at is not None else str(history[-1])
         followed[ref] = Followed(ref, Arm(first, source.load(ref, first)), source)
     return Following(followed, pinned)
+
+
+def _agreement(parity: Mapping[str, Any]) -> str:
+    """Against the plain engine."""
+    if not parity:
+        return ""
+    labels = parity.get("labels")
+    beside = f", labels' log-probabilities within {labels:.3g}" if labels is not None else ""
+    return (
+        f"; against transformers: the likeliest token is the same in {parity['top_1']:.1%} of {parity['tokens']}, mean divergence "
+        f"{parity['divergence']:.2g} nats{beside}"
+    )
 
 
 class _Kept:

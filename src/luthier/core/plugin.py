@@ -109,6 +109,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "engine": {
         "transformers": "luthier.serving.transformers_engine:TransformersEngine",
+        "llamacpp": "luthier.serving.llamacpp_engine:LlamaCppEngine",
+        "vllm": "luthier.serving.vllm_engine:VllmEngine",
+        "upstream": "luthier.serving.upstream_engine:UpstreamEngine",
         "scripted": "luthier.serving.scripted_engine:ScriptedEngine",
     },
 }

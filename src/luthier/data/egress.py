@@ -15,11 +15,12 @@ import contextlib
 import http.client
 import ipaddress
 import json
+import select
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +33,7 @@ from luthier.core.units import Seconds
 
 ANSWER_BYTES = 64_000_000
 PIECE_BYTES = 65_536
+_POLL_S = 0.2
 
 
 class EgressSpec(Spec):
@@ -130,6 +132,53 @@ class Door:
             raise Transient(
                 f"does not answer ({type(error).__name__}: {error})".rstrip(" :)") + ")"
             ) from None
+
+    def stream(
+        self, path: str, told: Mapping[str, Any], unwanted: Callable[[], bool]
+    ) -> Generator[dict[str, Any], None, None]:
+        """Server-sent values, one by one, until [DONE], or early once `unwanted` says True; closing hangs up. Raises as `post`."""
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "User-Agent": "luthier"}
+        if self.spec.key:
+            headers["Authorization"] = f"Bearer {self.secret(self.spec.key)}"
+        place = urlsplit(self.spec.url)
+        connection = self._connection(place.scheme, place.hostname or "", place.port)
+        read = 0
+        try:
+            body = json.dumps(told, ensure_ascii=False).encode()
+            connection.request("POST", f"{place.path.rstrip('/')}/{path}", body, headers)
+            until_s = self.clock() + self.spec.timeout
+            while not select.select([connection.sock], [], [], _POLL_S)[0]:
+                if unwanted():
+                    return
+                if self.clock() > until_s:
+                    raise Transient(f"has not begun to answer within {self.spec.timeout:g} s")
+            answer = connection.getresponse()
+            if answer.status != 200:
+                self._read(answer, self._bounded(answer))  # raises for each of them
+            while line := answer.readline(PIECE_BYTES):
+                read += len(line)
+                if read > ANSWER_BYTES:
+                    raise Transient(f"answers more than {ANSWER_BYTES:,} bytes")
+                if unwanted() or line.startswith(b"data: [DONE]"):
+                    return
+                if line.startswith(b"data:"):
+                    yield self._value(line[5:])
+            raise Transient("breaks off in the middle of an answer")
+        except (OSError, http.client.HTTPException) as error:
+            raise Transient(f"does not answer ({type(error).__name__})") from None
+        finally:
+            connection.close()
+
+    def _value(self, line: bytes) -> dict[str, Any]:
+        try:
+            told = json.loads(line)
+        except (ValueError, RecursionError):
+            raise Transient("answers with something that is no JSON") from None
+        if not isinstance(told, dict):
+            raise Transient("answers with JSON of another form")
+        if "error" in told:
+            raise Transient(f"breaks off ({self._message(line)})")
+        return told
 
     def _connection(self, scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
         if scheme == "https":

@@ -177,6 +177,16 @@ def score_plainly(
 
 
 def _answers(template: Template, prompts: Sequence[Sequence[int]], choices: Sequence[str]) -> list[list[int]]:
+    answers = answers_of(template, choices)
+    longest = max(map(len, answers))
+    for prompt in prompts:
+        if len(prompt) + longest - 1 > template.context:
+            raise TooLong(len(prompt) + longest - 1, template.context)
+    return answers
+
+
+def answers_of(template: Template, choices: Sequence[str]) -> list[list[int]]:
+    """The tokens of each. Raises ModelError where there are none, or two are the same tokens."""
     if not choices:
         raise ModelError("there is nothing to choose from.", remedy="Give at least one label.")
     answers = [template.answer(choice) for choice in choices]
@@ -189,8 +199,4 @@ def _answers(template: Template, prompts: Sequence[Sequence[int]], choices: Sequ
                 remedy="Write them so that the model's chat template tells them apart.",
             )
         seen[tuple(answer)] = choice
-    longest = max(map(len, answers))
-    for prompt in prompts:
-        if len(prompt) + longest - 1 > template.context:
-            raise TooLong(len(prompt) + longest - 1, template.context)
     return answers

@@ -26,6 +26,7 @@ from .choices import score_choices, score_freely
 from .forward import answering, compute_prefix, logits_at, sequence_loss, shared_prefix
 from .grammar import Grammar, Held, vocabulary
 from .layouts import Decoding, Rows
+from .said import Certain, Step
 from .sample import sample
 from .template import Template
 
@@ -42,22 +43,6 @@ __all__ = [
 
 # Rows decoded together: more rows share the reading of the weights, until arithmetic is the limit.
 ROWS_AT_ONCE = 32
-
-
-@dataclass(frozen=True)
-class Step:
-    """One token. `text_delta` is text that is now certain: whole characters, and no part of a stop sequence.
-
-    logprob   ln p of the token under the model itself, before temperature and top_p
-    top       the likeliest (token, ln p), best first; as many as asked for
-    finish    on the last step: "stop" (a stop token or sequence) or "length"
-    """
-
-    token_id: int
-    text_delta: str
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-    finish: Literal["stop", "length"] | None = None
 
 
 def generate(
@@ -84,7 +69,7 @@ def generate(
     limit = room if max_tokens is None else min(max_tokens, room)
     generator = torch.Generator()
     generator.seed() if seed is None else generator.manual_seed(seed)
-    text = _Text(template, tuple(s for s in stop if s))
+    text = Certain(template, stop)
     held = None if grammar is None else Held(grammar, vocabulary(template.tokenizer, template.end_ids))
     rows = Rows([len(prompt_ids)], keep=True)
     with answering(model):
@@ -260,56 +245,3 @@ def _told(logits_V: Tensor, token: int, count: int) -> tuple[float, tuple[tuple[
         return float(logp[token]), ()
     best = logp.topk(min(count, len(logp)))
     return float(logp[token]), tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-
-
-class _Text:
-    """Tokens in, certain text out. Joined, the deltas are the decoded answer up to the first stop sequence."""
-
-    def __init__(self, template: Template, stop: tuple[str, ...]) -> None:
-        self._template, self._stop = template, stop
-        self._ids: list[int] = []
-        self._shown_ids = 0  # tokens whose text has left the decoder
-        self._context_ids = 0  # where decoding begins: a few tokens back, so that joins come out right
-        self._held = ""  # decoded, but perhaps the beginning of a stop sequence
-
-    def add(self, token: int) -> tuple[str, bool]:
-        """(text that is now certain, whether a stop sequence ended the answer)."""
-        self._ids.append(token)
-        fresh = self._decode_fresh()
-        if fresh.endswith("�"):  # bytes of an unfinished character
-            return "", False
-        self._context_ids, self._shown_ids = self._shown_ids, len(self._ids)
-        return self._release(fresh)
-
-    def finish(self) -> str:
-        """What was held back, when nothing can follow."""
-        text, stopped = self._release(self._decode_fresh())
-        return text if stopped else text + self._take_held()
-
-    def _decode_fresh(self) -> str:
-        before = self._template.decode(self._ids[self._context_ids : self._shown_ids])
-        return self._template.decode(self._ids[self._context_ids :])[len(before) :]
-
-    def _release(self, fresh: str) -> tuple[str, bool]:
-        self._held += fresh
-        found = [at for s in self._stop if (at := self._held.find(s)) >= 0]
-        if found:
-            self._held = self._held[: min(found)]
-            return self._take_held(), True
-        keep = max((_overlap(self._held, s) for s in self._stop), default=0)
-        cut = len(self._held) - keep
-        certain, self._held = self._held[:cut], self._held[cut:]
-        return certain, False
-
-    def _take_held(self) -> str:
-        text, self._held = self._held, ""
-        return text
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many last characters of `text` could begin `stop`.
-
-    >>> _overlap("ab#", "##"), _overlap("ab", "##")
-    (1, 0)
-    """
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

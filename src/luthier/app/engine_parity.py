@@ -1,0 +1,148 @@
+"""Does another engine say what the plain one says, of this very model? Asked before it answers anybody, and kept beside its files.
+
+the same prompts ─▶ plain engine ─▶ likeliest answers, ln p ─┐
+                 ─▶ other engine ─▶ the same                 ├─▶ top-1, divergence, labels ─▶ within its form's tolerance, or refused
+                                                             ┘
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from luthier.core.artifact import digest_of
+from luthier.core.errors import ModelError
+from luthier.outputs.spec import AnsweringSpec
+from luthier.postprocessing.forms import KINDS
+from luthier.postprocessing.spec import Form
+from luthier.serving.engine import ContextLengthExceeded, Engine, Message, Refused, Request, Token
+from luthier.serving.opening import Opening
+from luthier.serving.package_engine import PackageEngine
+from luthier.serving.transformers_engine import TransformersEngine
+
+from .context import RunContext
+
+LLAMACPP: tuple[Form, ...] = ("gguf-q8", "gguf")
+TOKENS, TOP = 8, 5
+PROBES = ("Where is my parcel?", "What is the capital of France?", "Write a haiku about rain.", "2, 3, 5, 7,")
+"""For a model without rows of its own."""
+
+
+def agreed(
+    at: RunContext, engine: Engine, what: Opening, name: str, rows: Sequence[Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """top_1, divergence (mean KL, nats, of the likeliest tokens and the others as one), tokens, and for a model of labels the largest
+    difference of ln p: `labels`. Raises ModelError where it is another model."""
+    backend = getattr(engine, "backend", None)
+    how = getattr(backend, "told", "")
+    key = digest_of([name, what.digest, what.base_digest, what.dtype, how, dict(what.settings)])[:32]
+    kept = what.cache / f"{key}.parity.json"
+    if kept.is_file():
+        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    else:
+        found = compared(engine, what, rows or [[{"role": "user", "content": text}] for text in PROBES])
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        fresh = kept.with_suffix(f".{at.run[-8:]}")
+        fresh.write_text(json.dumps(found), encoding="utf-8")
+        fresh.replace(kept)
+    at.emit("parity", form=name, how=how, **found)
+    _judge(found, name, _form(what, name))
+    return found
+
+
+def _form(what: Opening, name: str) -> Form:
+    """Whose tolerance counts."""
+    if name == "llamacpp":
+        return "gguf" if what.settings.get("format") == "f16" else "gguf-q8"
+    return "merged"
+
+
+def _judge(found: Mapping[str, Any], name: str, form: Form) -> None:
+    limits, n = KINDS[form], found["tokens"]
+    differ = round((1 - found["top_1"]) * n)
+    most = (1 - limits.top_1) * n + 2 * ((1 - limits.top_1) * limits.top_1 * n) ** 0.5
+    if n == 0 or differ > most or found["divergence"] > limits.divergence:
+        raise ModelError(
+            f"the engine {name} does not say what this model says: over {n} tokens the likeliest is the same in {found['top_1']:.1%} (at "
+            f"least {limits.top_1:.0%}), and the mean divergence is {found['divergence']:.3g} nats (at most {limits.divergence:g}).",
+            remedy="Serve it with --engine transformers"
+            + (
+                ", or with --engine-set format=f16."
+                if form == "gguf-q8"
+                else ", or check which model the engine has."
+            ),
+        )
+
+
+def compared(engine: Engine, what: Opening, rows: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """The plain engine is loaded for as long as this takes."""
+    plain = TransformersEngine(
+        what.base_folder, what.adapter_folder, facts=_bare(what), dtype=what.dtype, device=what.device
+    )
+    assert isinstance(engine, PackageEngine)
+    other = PackageEngine(engine.backend, _bare(what))
+    plain.load()
+    try:
+        same: list[bool] = []
+        apart: list[float] = []
+        labels: list[float] = []
+        for row in rows:
+            messages = tuple(Message(turn["role"], turn["content"]) for turn in row)
+            try:
+                if plain.backend.writes:
+                    _steps(_said(plain, messages), _said(other, messages), same, apart)
+                if what.facts.labels and what.facts.constrain:
+                    pairs = zip(
+                        plain.score(messages, what.facts.labels),
+                        other.score(messages, what.facts.labels),
+                        strict=True,
+                    )
+                    labels.append(max(abs(math.exp(a) - math.exp(b)) for a, b in pairs))
+            except (ContextLengthExceeded, Refused):
+                continue
+    finally:
+        plain.close()
+    found: dict[str, Any] = {
+        "rows": len(rows),
+        "tokens": len(same),
+        "top_1": sum(same) / max(1, len(same)),
+        "divergence": sum(apart) / max(1, len(apart)),
+    }
+    return {**found, "labels": max(labels)} if labels else found
+
+
+def _bare(what: Opening) -> Any:
+    """What the model says, before the package's way to an answer."""
+    return replace(what.facts, answering=AnsweringSpec(), isotonic=None, abstain_below=None, temperature=1.0)
+
+
+def _said(engine: Engine, messages: tuple[Message, ...]) -> list[Token]:
+    request = Request(
+        messages, max_tokens=TOKENS, temperature=0.0, top_logprobs=TOP, constrain=(), instruct=False
+    )
+    return [token for chunk in engine.generate(request) for token in chunk.tokens]
+
+
+def _steps(wanted: Sequence[Token], told: Sequence[Token], same: list[bool], apart: list[float]) -> None:
+    """As long as both go the same way: after that their questions differ. An answer that ends earlier differs there."""
+    for n in range(max(len(wanted), len(told))):
+        if n >= len(wanted) or n >= len(told):
+            same.append(False)
+            return
+        p, q = ({one.text: one.logprob for one in side[n].top} for side in (wanted, told))
+        both = [one for one in p if one in q]
+        if both:
+            apart.append(_divergence([p[one] for one in both], [q[one] for one in both]))
+        same.append(wanted[n].chosen.text == told[n].chosen.text)
+        if not same[-1]:
+            return
+
+
+def _divergence(p: Sequence[float], q: Sequence[float]) -> float:
+    """KL of the same tokens in both, all others counted as one: never more than the whole."""
+    rest = [max(1e-12, 1 - math.fsum(map(math.exp, side))) for side in (p, q)]
+    inner = math.fsum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True))
+    return max(0.0, inner + rest[0] * math.log(rest[0] / rest[1]))

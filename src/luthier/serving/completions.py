@@ -1,0 +1,274 @@
+"""Tokens from a server that speaks OpenAI's completions protocol: the prompt goes there as token ids that the model's own template has
+rendered here, so that nobody else's idea of the template counts.
+
+    write     POST /completions, streamed, with log-probabilities
+    score     the same with `echo`: log-probabilities of prompt and label, which must be told in full, or it is refused
+
+`dialect` says what a server knows beyond that: "openai" nothing; "vllm" token ids of the answer, grammars.
+Not here: which server, and whether it may be asked (vllm_engine, upstream_engine).
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from luthier.core.artifact import digest_of
+from luthier.core.errors import DataError, ModelError
+from luthier.data.egress import Declined, Door, EgressSpec, Transient
+from luthier.models.grammar import Grammar
+from luthier.models.said import Certain, Step
+from luthier.outputs.answering import Sample
+from luthier.outputs.spec import AnsweringSpec
+from luthier.serving.backend import Unwanted, Wish
+from luthier.serving.engine import Cancelled, Health, Refused, Unavailable
+
+Dialect = Literal["openai", "vllm"]
+_SEEDS = 2**31 - 1
+LABELS_AT_ONCE = 16
+
+
+class CompletionsBackend:
+    """`speaks`: the folder whose tokenizer and template the server's model has."""
+
+    draws_as_measured = False
+    writes = True
+
+    def __init__(
+        self,
+        name: str,
+        speaks: Path,
+        *,
+        slots: int,
+        dialect: Dialect,
+        spec: Callable[[], EgressSpec],
+        secret: Callable[[str], str],
+    ) -> None:
+        self.name, self.slots, self._speaks, self._dialect = name, slots, speaks, dialect
+        self._spec, self._secret = spec, secret
+        self._template: Any = None
+        self._fault = ""
+
+    @property
+    def template(self) -> Any:
+        return self._template
+
+    @property
+    def told(self) -> str:
+        """What it answers from, for a person."""
+        spec = self._spec()
+        return f"{spec.model} at {spec.url}; {self.slots} streams"
+
+    def load(self) -> None:
+        """Reads the tokenizer; the server is asked when something is."""
+        if self._template is None:
+            from luthier.models.template import Template
+            from luthier.models.weights import describe, load_tokenizer
+
+            template = Template(load_tokenizer(self._speaks), describe(self._speaks).context)
+            template.need_chat()
+            self._template = template
+
+    def close(self) -> None:
+        self._template = None
+
+    def health(self) -> Health:
+        """As the last question found it: nobody is asked for this."""
+        if self._template is None:
+            return Health(False, "not loaded")
+        return Health(not self._fault, self._fault or "ready")
+
+    def number(self, prompt_ids: Sequence[int], unwanted: Unwanted) -> float | None:
+        return None
+
+    # -- writing --------------------------------------------------------------------------------------------------------
+
+    def write(self, wish: Wish, unwanted: Unwanted) -> Generator[Step, None, None]:
+        ids, text = self._template.end_ids, Certain(self._template, wish.stop)
+        if wish.seed is None:
+            wish = replace(wish, seed=secrets.randbelow(_SEEDS))
+        held: Step | None = None  # the last token so far, which may prove to be the last of all
+        with (
+            self._watched(),
+            closing(self._door().stream("completions", self._body(wish), unwanted)) as chunks,
+        ):
+            for chunk in chunks:
+                for choice in chunk.get("choices") or ():
+                    for step, stopped in self._steps(choice, wish, text):
+                        if held is not None:
+                            yield held
+                        held = step
+                        if stopped or step.token_id in ids:
+                            yield _ending(step, "" if stopped else text.finish(), "stop")
+                            return
+                    if finish := choice.get("finish_reason"):
+                        last = held or Step(None, "", math.nan)
+                        yield _ending(last, text.finish(), "length" if finish == "length" else "stop")
+                        return
+        if unwanted():
+            raise Cancelled
+        raise Unavailable(f"The engine {self.name} ended this answer before its end.", remedy="Ask again.")
+
+    def _body(self, wish: Wish) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self._spec().model,
+            "prompt": list(wish.prompt_ids),
+            "max_tokens": wish.max_tokens,
+            "temperature": wish.temperature,
+            "top_p": wish.top_p,
+            "seed": (wish.seed or 0) % _SEEDS,
+            "logprobs": max(1, wish.logprobs or 0),  # always: so each token is told, and can be counted
+            "stream": True,
+        }
+        if self._dialect == "vllm":
+            body |= {"return_tokens_as_token_ids": True, "add_special_tokens": False}
+        if wish.grammar is not None:
+            body |= self._held(wish.grammar)
+        return body
+
+    def _held(self, grammar: Grammar) -> dict[str, Any]:
+        if self._dialect != "vllm":
+            raise Refused(
+                f"The engine {self.name} cannot hold an answer to a schema or an expression.",
+                param="response_format",
+                code="unsupported_parameter",
+                remedy="Leave it out, or serve the model with --engine llamacpp.",
+            )
+        import json
+
+        if grammar.kind == "regex":
+            return {"structured_outputs": {"regex": grammar.written}}
+        return {"structured_outputs": {"json": json.loads(grammar.written)}}
+
+    def _steps(self, choice: Mapping[str, Any], wish: Wish, text: Certain) -> Iterator[tuple[Step, bool]]:
+        """Of one message, which holds one or several tokens, or none; its text belongs to the last of them."""
+        told = choice.get("logprobs") or {}
+        tokens, logprobs = told.get("tokens") or [], told.get("token_logprobs") or []
+        if not tokens and not choice.get("text"):
+            return
+        if not tokens:
+            raise ModelError(
+                f"the server behind the engine {self.name} tells no log-probabilities.",
+                remedy="Use one that does: vLLM, or --engine llamacpp.",
+            )
+        delta, stopped = text.add_text(choice.get("text") or "")
+        for n, token in enumerate(tokens):
+            top = (told.get("top_logprobs") or [])[n : n + 1]
+            likeliest = sorted((top[0] or {}).items(), key=lambda one: -one[1]) if top else []
+            if wish.logprobs is None:
+                likeliest = []
+            last = n == len(tokens) - 1
+            step = Step(
+                _id(token),  # type: ignore[arg-type]
+                delta if last else "",
+                float(logprobs[n]),
+                tuple((_name(one), float(p)) for one, p in likeliest[: wish.logprobs or 0]),
+            )
+            yield step, stopped and last
+
+    def samples(
+        self, prompt_ids: Sequence[int], max_tokens: int, spec: AnsweringSpec, unwanted: Unwanted
+    ) -> tuple[Sample, ...]:
+        vote = spec.vote
+        assert vote is not None
+        found = []
+        for n in range(vote.samples):
+            seed = int(digest_of([vote.seed, n, list(prompt_ids)])[:8], 16)
+            wish = Wish(
+                tuple(prompt_ids), max_tokens, vote.temperature, seed=seed, logprobs=0, grammar=spec.grammar()
+            )
+            with closing(self.write(wish, unwanted)) as steps:
+                told = list(steps)
+            sure = math.fsum(step.logprob for step in told) / len(told)
+            found.append(
+                Sample(
+                    "".join(step.text_delta for step in told), sure, len(told), told[-1].finish or "length"
+                )
+            )
+        return tuple(found)
+
+    # -- scoring --------------------------------------------------------------------------------------------------------
+
+    def score(self, prompt_ids: Sequence[int], labels: Sequence[str], unwanted: Unwanted) -> Sequence[float]:
+        from luthier.models.choices import answers_of
+        from luthier.models.template import TooLong
+
+        answers, ids = answers_of(self._template, labels), list(prompt_ids)
+        longest = max(map(len, answers))
+        if len(ids) + longest > self._template.context:  # it writes one token more, which nobody reads
+            raise TooLong(len(ids) + longest, self._template.context)
+        totals: list[float] = []
+        for begin in range(0, len(answers), LABELS_AT_ONCE):
+            if unwanted():
+                raise Cancelled
+            totals += self._totals(ids, answers[begin : begin + LABELS_AT_ONCE])
+        highest = max(totals)
+        whole = highest + math.log(math.fsum(math.exp(one - highest) for one in totals))
+        return [one - whole for one in totals]
+
+    def _totals(self, ids: list[int], answers: Sequence[list[int]]) -> list[float]:
+        body = {
+            "model": self._spec().model,
+            "prompt": [ids + one for one in answers],
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "echo": True,
+            "logprobs": 1,
+        }
+        with self._watched():
+            told = self._door().post("completions", body)
+        choices = sorted(told.get("choices") or [], key=lambda one: one.get("index", 0))
+        found = []
+        for answer, choice in zip(answers, choices, strict=False):
+            logprobs = ((choice.get("logprobs") or {}).get("token_logprobs") or [])[: len(ids) + len(answer)]
+            own = logprobs[len(ids) :]
+            if len(own) == len(answer) and all(isinstance(one, float | int) for one in own):
+                found.append(math.fsum(own))
+        if len(found) != len(answers):
+            raise Refused(
+                f"The server behind the engine {self.name} does not tell the log-probabilities of a prompt (echo), so labels cannot be "
+                "compared.",
+                param="labels",
+                code="unsupported_parameter",
+                remedy="Use vLLM, or --engine llamacpp or transformers.",
+            )
+        return found
+
+    def _door(self) -> Door:
+        return Door(self._spec(), self._secret)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Errors in our words, and health as it was found."""
+        try:
+            yield
+        except Declined as error:
+            raise Refused(
+                f"The engine {self.name} declines: {error}.", param=None, code="invalid_value"
+            ) from None
+        except (Transient, DataError) as error:
+            self._fault = error.message if isinstance(error, DataError) else f"the server {error}"
+            raise Unavailable(
+                f"The engine {self.name} does not answer: {self._fault}.", remedy="Ask again."
+            ) from None
+        self._fault = ""
+
+
+def _ending(step: Step, rest: str, finish: Literal["stop", "length"]) -> Step:
+    return Step(step.token_id, step.text_delta + rest, step.logprob, step.top, finish)
+
+
+def _name(token: str) -> int | str:
+    """`token_id:12`, as vLLM tells ids, or the token's text."""
+    number = token.removeprefix("token_id:")
+    return int(number) if number != token and number.isdecimal() else token
+
+
+def _id(token: str) -> int | None:
+    found = _name(token)
+    return found if isinstance(found, int) else None

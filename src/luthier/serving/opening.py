@@ -1,0 +1,44 @@
+"""What an engine is opened with: a value that the app fills and each engine reads as far as it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from luthier.core.errors import SpecError, did_you_mean
+from luthier.models.spec import Dtype
+from luthier.outputs.other import Other
+from luthier.serving.package import PackageFacts
+
+
+@dataclass(frozen=True)
+class Opening:
+    """`base_folder` is a whole model; `adapter_folder` an adapter on it.
+
+    base_digest, digest   of the artifact that holds the base, and of the one that answers: what is made of them is kept under these
+    gguf                  GGUF files that the package holds, by their form
+    cache                 a folder of the store for what can be made again
+    settings              the engine's own, as --set NAME=VALUE gives them
+    secret                the value behind a reference such as ${NAME}
+    """
+
+    base_folder: Path
+    adapter_folder: Path | None
+    facts: PackageFacts
+    dtype: Dtype
+    device: str
+    base_digest: str
+    digest: str
+    cache: Path
+    gguf: Mapping[str, Path] = field(default_factory=dict)
+    other: Other | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    secret: Callable[[str], str] = str
+
+    def refuse_settings(self, engine: str, known: tuple[str, ...] = ()) -> None:
+        """Raises SpecError for a setting that this engine does not know."""
+        for name in self.settings:
+            if name not in known:
+                told = did_you_mean(name, known) if known else "Leave it out."
+                raise SpecError(f"the engine {engine} has no setting {name!r}.", remedy=told)

@@ -1,0 +1,65 @@
+"""A server that somebody else runs, as the engine: any that speaks OpenAI's completions protocol and has this very model.
+
+What it has is held against the release before it answers anybody (app/engine_parity.py). What clients ask leaves for it as it is, so
+another machine must be allowed by name, and that it may be sent private data must be said.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from luthier.core.errors import SpecError
+from luthier.data.egress import need_redacted
+from luthier.outputs.spec import EndpointModelSpec
+from luthier.serving.completions import CompletionsBackend, Dialect
+from luthier.serving.opening import Opening
+from luthier.serving.package_engine import PackageEngine
+
+SETTINGS = ("url", "model", "key", "allow_host", "timeout", "unredacted", "streams", "dialect")
+DIALECTS: tuple[Dialect, ...] = ("openai", "vllm")
+
+
+class UpstreamEngine(PackageEngine):
+    """`open` is how it is made."""
+
+    @classmethod
+    def open(cls, what: Opening) -> UpstreamEngine:
+        """Settings: url, model; key (${NAME}), allow_host, timeout, unredacted; streams (8); dialect (openai, vllm). Raises
+        SpecError."""
+        what.refuse_settings("upstream", SETTINGS)
+        told: dict[str, Any] = dict(what.settings)
+        dialect, streams = told.pop("dialect", "openai"), told.pop("streams", "8")
+        if dialect not in DIALECTS:
+            raise SpecError(f"dialect is {dialect!r}.", remedy=f"Write one of {', '.join(DIALECTS)}.")
+        if not streams.isdecimal() or not 1 <= int(streams) <= 1024:
+            raise SpecError(f"streams is {streams!r}.", remedy="Write a whole number from 1 to 1024.")
+        for name in ("url", "model"):
+            if name not in told:
+                raise SpecError(
+                    f"the engine upstream needs {name}.",
+                    remedy="Add --engine-set url=http://HOST/v1 --engine-set model=NAME.",
+                )
+        try:
+            spec = EndpointModelSpec.model_validate(told)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            where = ".".join(map(str, fault["loc"])) or "url"
+            raise SpecError(
+                f"--engine-set {where}: {fault['msg'].removeprefix('Value error, ')}.",
+                remedy="docs/engines.md has an example.",
+            ) from None
+        if spec.away:
+            need_redacted(spec.host, redacted=False, allowed=spec.unredacted, where="the engine upstream")
+        if spec.key:
+            what.secret(spec.key)  # told now, and not to the first client
+        backend = CompletionsBackend(
+            "upstream",
+            what.base_folder,
+            slots=int(streams),
+            dialect=dialect,
+            spec=lambda: spec,
+            secret=what.secret,
+        )
+        return cls(backend, what.facts, other=what.other)
