@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from luthier.core.errors import missing_part
 
@@ -20,23 +23,37 @@ try:
 except ModuleNotFoundError as error:
     raise missing_part(error.name or "fastapi", "serve", "The HTTP server") from error
 
+from luthier.core.artifact import short
 from luthier.server.answering import Answering
+from luthier.server.asking import DEADLINE, Asking, deadline_of
 from luthier.server.body import read_json
+from luthier.server.chat import ChatShape
+from luthier.server.completions import CompletionShape, parse_completion
+from luthier.server.embeddings import Embedding, parse_embedding
 from luthier.server.errors import ApiError
 from luthier.server.exchange import OnExchange, Traffic
 from luthier.server.guard import Envelope, Guard
 from luthier.server.keys import KeyRing
+from luthier.server.rates import Rate
+from luthier.server.response_events import ResponseShape
+from luthier.server.responses import parse_response
 from luthier.server.routes import TABLE
+from luthier.server.screen import NO_GUARD, GuardSpec, Screen
 from luthier.server.served import ServedModel
-from luthier.server.wire import parse, parse_feedback
+from luthier.server.wire import StreamOptions, parse, parse_feedback
+from luthier.serving.abilities import Continues
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may take. `body_timeout_s` counts from its headers to its last byte."""
+    """What one request may take, and one key. `body_timeout_s` counts from its headers to its last byte."""
 
     body_bytes: int = 1_000_000
     body_timeout_s: float = 30.0
+    answer_s: float | None = None
+    """How long an answer may take, from the whole request read; a request may ask for less (x-luthier-deadline-s)."""
+    rate: Rate | None = None
+    """How many requests a key may make."""
 
 
 def create_app(
@@ -47,13 +64,14 @@ def create_app(
     on_exchange: OnExchange | None = None,
     traffic: Traffic | None = None,
     limits: Limits = Limits(),
+    guard: GuardSpec = NO_GUARD,
 ) -> FastAPI:
     """The ASGI app.
 
     `models` is looked up at each request, so replacing an entry moves a name to another engine. `on_exchange` is
     called in a thread, once for each answered request, before the answer is complete; if it raises, the client gets
     an error instead of the end of the answer. `traffic` keeps what is said and takes what people say of it; without it neither
-    is possible.
+    is possible. `guard` is what is not passed on, in either direction.
     """
 
     @asynccontextmanager
@@ -70,7 +88,7 @@ def create_app(
         lifespan=lifespan,
         title="Luthier",
     )
-    endpoints = _Endpoints(models, on_exchange, traffic, limits)
+    endpoints = _Endpoints(models, on_exchange, traffic, limits, guard)
     for route in TABLE:
         app.add_api_route(
             route.path, getattr(endpoints, route.endpoint), methods=[route.method], response_model=None
@@ -92,11 +110,13 @@ class _Endpoints:
         on_exchange: OnExchange | None,
         traffic: Traffic | None,
         limits: Limits,
+        guard: GuardSpec,
     ) -> None:
         self._models = models
         self._on_exchange = on_exchange
         self._traffic = traffic
         self._limits = limits
+        self._guard = guard
 
     async def health(self) -> JSONResponse:
         ready = all(model.engine.health().ready for model in self._models.values())
@@ -109,21 +129,49 @@ class _Endpoints:
         return JSONResponse(self._model(model_id).plain())
 
     async def chat_completions(self, request: Request) -> Response:
-        body = parse(await read_json(request, self._limits.body_bytes, self._limits.body_timeout_s))
+        body = parse(await self._read(request))
         if body.store and self._traffic is None:
             message = "This server keeps nothing of what is said (it was started without --capture); leave store out."
             raise ApiError(400, "unsupported_parameter", message, param="store")
-        return Answering(
-            body,
-            self._model(body.model),
-            request_id=request.state.request_id,
-            key=request.state.key,
-            on_exchange=self._on_exchange,
-            traffic=self._traffic,
+        model = self._model(body.model)
+        shape = ChatShape(
+            id=_id("chatcmpl-"),
+            created_s=int(time.time()),
+            model=model.name,
+            fingerprint=short(model.package_digest),
+            with_logprobs=bool(body.logprobs),
+            with_usage=_with_usage(body.stream_options),
         )
+        return Answering(body, model, shape, self._asking(request))
+
+    async def completions(self, request: Request) -> Response:
+        body = parse_completion(await self._read(request))
+        model = self._model(body.model)
+        if not (isinstance(model.engine, Continues) and model.engine.continues_text):
+            message = f"{body.model!r} does not go on from plain text here; ask /v1/chat/completions."
+            raise ApiError(400, "unsupported_model", message, param="model")
+        shape = CompletionShape(
+            id=_id("cmpl-"),
+            created_s=int(time.time()),
+            model=model.name,
+            fingerprint=short(model.package_digest),
+            of_a_prompt=body.of_a_prompt,
+            with_logprobs=body.logprobs is not None,
+            with_usage=_with_usage(body.stream_options),
+        )
+        return Answering(body, model, shape, self._asking(request))
+
+    async def responses(self, request: Request) -> Response:
+        body = parse_response(await self._read(request))
+        shape = ResponseShape(_id("resp_"), int(time.time()), body)
+        return Answering(body, self._model(body.model), shape, self._asking(request))
+
+    async def embeddings(self, request: Request) -> Response:
+        body = parse_embedding(await self._read(request))
+        return Embedding(body, self._model(body.model), _id("embd-"), self._asking(request))
 
     async def feedback(self, request: Request) -> JSONResponse:
-        told = parse_feedback(await read_json(request, self._limits.body_bytes, self._limits.body_timeout_s))
+        told = parse_feedback(await self._read(request))
         kept = self._traffic is not None and await asyncio.to_thread(
             self._traffic.judge,
             told.id,
@@ -138,12 +186,32 @@ class _Endpoints:
             raise ApiError(404, "exchange_not_found", message, param="id")
         return JSONResponse({"object": "feedback", "id": told.id, "choice": told.choice})
 
+    async def _read(self, request: Request) -> dict[str, Any]:
+        return await read_json(request, self._limits.body_bytes, self._limits.body_timeout_s)
+
+    def _asking(self, request: Request) -> Asking:
+        return Asking(
+            request.scope["state"],
+            on_exchange=self._on_exchange,
+            traffic=self._traffic,
+            screen=Screen(self._guard),
+            deadline_s=deadline_of(request.headers.get(DEADLINE), self._limits.answer_s),
+        )
+
     def _model(self, name: str) -> ServedModel:
         model = self._models.get(name)
         if model is None:
             message = f"The model {name[:200]!r} is not served here; GET /v1/models lists those that are."
             raise ApiError(404, "model_not_found", message, param="model")
         return model
+
+
+def _id(kind: str) -> str:
+    return f"{kind}{secrets.token_hex(12)}"
+
+
+def _with_usage(options: StreamOptions | None) -> bool:
+    return bool(options and options.include_usage)
 
 
 async def _tell(_: Request, error: Exception) -> Response:

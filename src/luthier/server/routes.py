@@ -26,6 +26,9 @@ class Route:
 TABLE: tuple[Route, ...] = (
     Route("GET", "/healthz", "health", PUBLIC),
     Route("POST", "/v1/chat/completions", "chat_completions", CHAT),
+    Route("POST", "/v1/completions", "completions", CHAT),
+    Route("POST", "/v1/embeddings", "embeddings", CHAT),
+    Route("POST", "/v1/responses", "responses", CHAT),
     Route("POST", "/v1/feedback", "feedback", FEEDBACK),
     Route("GET", "/v1/models", "list_models", READ_MODELS),
     Route("GET", "/v1/models/{model_id:path}", "get_model", READ_MODELS),

@@ -17,19 +17,22 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import DataError, MissingPart, ModelError, SpecError
 from luthier.core.units import plain_number
+from luthier.models.call_form import CallForm
 from luthier.models.grammar import Grammar
 from luthier.models.spec import Dtype
 from luthier.outputs.answering import Sample, Settled, about, samples
 from luthier.outputs.other import Other
 from luthier.outputs.spec import HeldSpec
 from luthier.outputs.step import About
+from luthier.serving.abilities import Vectors
+from luthier.serving.asked import call_grammar, plain_ids, refused
 from luthier.serving.engine import (
     Cancelled,
     Candidate,
@@ -59,6 +62,7 @@ class TransformersEngine:
     """
 
     slots = 1
+    continues_text = True  # until a head is found on it
 
     def __init__(
         self,
@@ -102,6 +106,7 @@ class TransformersEngine:
                 base_folder=self._base_folder if self._adapter_folder else None,
             )
             self._gives_number = isinstance(getattr(head_of(self._model), "gives", None), Number)
+            self.continues_text = head_of(self._model) is None
             for layer in _layers(self._model):
                 layer.register_forward_pre_hook(self._stop_if_unwanted)
 
@@ -124,7 +129,7 @@ class TransformersEngine:
         with self._lock:
             self._must_be_ready()
             labels, grammar = self._labels(request), self._grammar(request)
-            prompt_ids = self._prompt(request.messages, request.max_tokens, instruct=request.instruct)
+            prompt_ids = self._request_ids(request)
             self._unwanted = unwanted
             try:
                 if labels:
@@ -141,18 +146,55 @@ class TransformersEngine:
             self._must_be_ready()
             return self._score(self._prompt(messages, None, instruct=True), labels)
 
+    def call_form(self) -> CallForm | None:
+        from luthier.models.call_form import call_form
+
+        with self._lock:
+            self._must_be_ready()
+            try:
+                return call_form(self._template)
+            except ModelError as error:
+                raise refused(error, "tools", "unsupported_parameter") from None
+
+    def embed(
+        self, texts: Sequence[str | tuple[int, ...]], unwanted: Callable[[], bool] = always_wanted
+    ) -> Vectors:
+        from luthier.models.pooled import mean_vectors
+
+        with self._lock:
+            self._must_be_ready()
+            ids = [plain_ids(self._template, text, None, "input") for text in texts]
+            self._unwanted = unwanted
+            try:
+                found = mean_vectors(self._model, self._template, ids)
+            finally:
+                self._unwanted = always_wanted
+            return Vectors(tuple(map(tuple, found)), sum(map(len, ids)))
+
     def _must_be_ready(self) -> None:
         if self._model is None:
             raise Unavailable("The model is not loaded.", remedy="Load it, or wait until it is ready.")
 
     def _labels(self, request: Request) -> tuple[str, ...]:
-        if isinstance(request.constrain, Grammar):
+        if isinstance(request.constrain, Grammar) or request.must_call:
             return ()
+        if (
+            request.tools
+            and request.constrain is None
+            and (self.facts.constrain or self.facts.answering.grammar())
+        ):
+            raise Refused(
+                "This package holds its answers to labels or a grammar, so it cannot call tools.",
+                param="tools",
+                code="unsupported_parameter",
+            )
         if request.constrain is not None:
             return request.constrain
         return (self.facts.labels or ()) if self.facts.constrain else ()
 
     def _grammar(self, request: Request) -> Grammar | None:
+        if request.must_call:
+            return call_grammar(self._template, request)
         if not isinstance(request.constrain, Grammar):
             return self.facts.answering.grammar() if request.constrain is None else None
         from luthier.models.head import head_of
@@ -175,17 +217,32 @@ class TransformersEngine:
             ) from None
         return request.constrain
 
-    def _prompt(self, messages: tuple[Message, ...], max_tokens: int | None, *, instruct: bool) -> list[int]:
+    def _request_ids(self, request: Request) -> list[int]:
+        if request.prompt is not None:
+            return plain_ids(self._template, request.prompt, request.max_tokens, "prompt")
+        return self._prompt(
+            request.messages, request.max_tokens, instruct=request.instruct, tools=request.tools
+        )
+
+    def _prompt(
+        self,
+        messages: tuple[Message, ...],
+        max_tokens: int | None,
+        *,
+        instruct: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> list[int]:
         from luthier.models.template import TooLong
 
         asked = instructed(messages, self.facts) if instruct else messages
         try:
-            prompt_ids: list[int] = self._template.prompt([message.plain() for message in asked])
+            prompt_ids: list[int] = self._template.prompt(
+                [message.plain() for message in asked], list(tools) or None
+            )
         except TooLong as error:  # counts one token of answer in
             raise ContextLengthExceeded(error.tokens - 1, max_tokens, error.limit) from None
         except ModelError as error:
-            message = f"{error.message[0].upper()}{error.message[1:]}"
-            raise Refused(message, param="messages", code="invalid_messages", remedy=error.remedy) from None
+            raise refused(error, "messages", "invalid_messages") from None
         context: int = self._template.context
         if len(prompt_ids) + (max_tokens or 1) > context:
             raise ContextLengthExceeded(len(prompt_ids), max_tokens, context)
