@@ -22,8 +22,8 @@ def door(open_door):
     return open_door(ScriptedEngine(RULES, Reply("one two three")))
 
 
-def ask(door, text="hi", **options):
-    return door.client().responses.create(model="router", input=text, **options)
+def ask(door, said="hi", **options):
+    return door.client().responses.create(model="router", input=said, **options)
 
 
 def test_whole(door):

@@ -133,12 +133,14 @@ class Answering(Response):
                 raise
             except Exception as error:
                 told = self._told(error)
+                self._asking.broke(told.code)
                 await self._record("failed")
                 await self._send(self._shape.broken(told, self._choices), send, more=False)
                 return
         try:
             await self._record()
         except ApiError as error:
+            self._asking.broke(error.code)
             await self._send(self._shape.broken(error, self._choices), send, more=False)
             return
         await self._send(self._shape.end(self._choices), send, more=False)

@@ -52,6 +52,7 @@ class Asking:
         self.screen = screen
         self.started_s = time.monotonic()
         self._state = state
+        state["screen"] = screen
         self._on_exchange = on_exchange
         self._traffic = traffic
         self._deadline_s = deadline_s
@@ -88,6 +89,10 @@ class Asking:
                 f"The answer could not be recorded, so it was not completed. Its id is {self.request_id}."
             )
             raise ApiError(500, "not_recorded", message) from error
+
+    def broke(self, code: str) -> None:
+        """An answer that had begun ended in an error."""
+        self._state["code"] = code
 
     async def keep(self, exchange: Exchange, said: Said, asked_to: bool) -> None:
         """What was said, where anything is kept. What goes wrong does not take the answer from the client."""

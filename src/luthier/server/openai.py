@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,17 +29,22 @@ from luthier.server.asking import DEADLINE, Asking, deadline_of
 from luthier.server.body import read_json
 from luthier.server.chat import ChatShape
 from luthier.server.completions import CompletionShape, parse_completion
+from luthier.server.description import describe
 from luthier.server.embeddings import Embedding, parse_embedding
 from luthier.server.errors import ApiError
 from luthier.server.exchange import OnExchange, Traffic
 from luthier.server.guard import Envelope, Guard
 from luthier.server.keys import KeyRing
-from luthier.server.rates import Rate
+from luthier.server.metrics import CONTENT_TYPE, Metrics
+from luthier.server.pulse import Pulse
+from luthier.server.rates import Rate, Rates
 from luthier.server.response_events import ResponseShape
 from luthier.server.responses import parse_response
 from luthier.server.routes import TABLE
 from luthier.server.screen import NO_GUARD, GuardSpec, Screen
 from luthier.server.served import ServedModel
+from luthier.server.status import page
+from luthier.server.watch import Observer, Watch
 from luthier.server.wire import StreamOptions, parse, parse_feedback
 from luthier.serving.abilities import Continues
 
@@ -65,13 +70,15 @@ def create_app(
     traffic: Traffic | None = None,
     limits: Limits = Limits(),
     guard: GuardSpec = NO_GUARD,
+    observers: Sequence[Observer] = (),
 ) -> FastAPI:
     """The ASGI app.
 
     `models` is looked up at each request, so replacing an entry moves a name to another engine. `on_exchange` is
     called in a thread, once for each answered request, before the answer is complete; if it raises, the client gets
     an error instead of the end of the answer. `traffic` keeps what is said and takes what people say of it; without it neither
-    is possible. `guard` is what is not passed on, in either direction.
+    is possible. `guard` is what is not passed on, in either direction. `observers` are told of each request when it is over, beside
+    the metrics and the status page.
     """
 
     @asynccontextmanager
@@ -88,7 +95,8 @@ def create_app(
         lifespan=lifespan,
         title="Luthier",
     )
-    endpoints = _Endpoints(models, on_exchange, traffic, limits, guard)
+    metrics, pulse = Metrics(models), Pulse(models)
+    endpoints = _Endpoints(models, on_exchange, traffic, limits, guard, metrics, pulse)
     for route in TABLE:
         app.add_api_route(
             route.path, getattr(endpoints, route.endpoint), methods=[route.method], response_model=None
@@ -96,8 +104,9 @@ def create_app(
     app.add_exception_handler(ApiError, _tell)
     app.add_exception_handler(HTTPException, _tell_router)
     app.add_exception_handler(ClientDisconnect, _tell_nobody)
-    app.add_middleware(Guard, keys=keys, allowed_hosts=allowed_hosts)
-    app.add_middleware(Envelope)
+    rates = None if limits.rate is None else Rates(limits.rate)
+    app.add_middleware(Guard, keys=keys, allowed_hosts=allowed_hosts, rates=rates)
+    app.add_middleware(Envelope, watch=Watch([metrics, pulse, *observers]))
     return app
 
 
@@ -111,16 +120,35 @@ class _Endpoints:
         traffic: Traffic | None,
         limits: Limits,
         guard: GuardSpec,
+        metrics: Metrics,
+        pulse: Pulse,
     ) -> None:
         self._models = models
         self._on_exchange = on_exchange
         self._traffic = traffic
         self._limits = limits
         self._guard = guard
+        self._metrics = metrics
+        self._pulse = pulse
 
     async def health(self) -> JSONResponse:
         ready = all(model.engine.health().ready for model in self._models.values())
         return JSONResponse({"status": "ok" if ready else "not ready"}, 200 if ready else 503)
+
+    async def metrics(self) -> Response:
+        return Response(self._metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def description(self) -> JSONResponse:
+        return JSONResponse(describe())
+
+    async def status_page(self) -> Response:
+        return page("status.html")
+
+    async def status_file(self, name: str) -> Response:
+        return page(name)
+
+    async def status_data(self) -> JSONResponse:
+        return JSONResponse(self._pulse.plain())
 
     async def list_models(self) -> JSONResponse:
         return JSONResponse({"object": "list", "data": [model.plain() for model in self._models.values()]})
@@ -214,8 +242,9 @@ def _with_usage(options: StreamOptions | None) -> bool:
     return bool(options and options.include_usage)
 
 
-async def _tell(_: Request, error: Exception) -> Response:
+async def _tell(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
+    request.scope["state"]["code"] = error.code
     return Response(error.body, error.status, error.headers, "application/json")
 
 

@@ -97,7 +97,7 @@ def checked(body: type[Body], value: dict[str, Any]) -> Body:
 
 
 _CODES = {"missing": "missing_required_parameter", "unknown_key": "unknown_parameter"}
-_BRANCH = re.compile(r"[A-Z].*|.*\[.*|tagged-.*|str|int|none", re.DOTALL)
+_BRANCH = re.compile(r"[A-Z].*|.*[-\[].*|str|int|none", re.DOTALL)
 """How pydantic names the ways of a union; no field of ours looks like that."""
 
 
