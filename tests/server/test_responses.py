@@ -37,7 +37,14 @@ def test_whole(door):
 
 def test_a_conversation_goes_back_as_it_came(door):
     first = ask(door)
-    ask(door, [{"role": "user", "content": "hi"}, *first.output, {"role": "user", "content": [{"type": "input_text", "text": "more"}]}])
+    ask(
+        door,
+        [
+            {"role": "user", "content": "hi"},
+            *first.output,
+            {"role": "user", "content": [{"type": "input_text", "text": "more"}]},
+        ],
+    )
     assert door.model.engine.requests[-1].messages == (
         Message("user", "hi"), Message("assistant", "one two three"), Message("user", "more"),
     )  # fmt: skip
@@ -117,7 +124,9 @@ def test_what_is_refused_is_named(door, more, param, code):
 
 def test_a_format_reaches_the_engine_as_a_grammar(door):
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
-    with pytest.raises(openai.BadRequestError) as refused:  # the scripted engine holds to nothing, and says so
+    with pytest.raises(
+        openai.BadRequestError
+    ) as refused:  # the scripted engine holds to nothing, and says so
         ask(door, text={"format": {"type": "json_schema", "name": "x", "schema": schema}})
     assert refused.value.param == "response_format"
     assert json.loads(door.model.engine.requests[-1].constrain.written) == schema

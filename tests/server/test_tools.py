@@ -91,7 +91,11 @@ def test_what_the_engine_is_shown(door):
 def test_an_answer_of_a_tool_goes_back(door):
     message = ask(door, "call").choices[0].message
     call = message.tool_calls[0]
-    told = [{"role": "user", "content": "call"}, message, {"role": "tool", "tool_call_id": call.id, "content": "noon"}]
+    told = [
+        {"role": "user", "content": "call"},
+        message,
+        {"role": "tool", "tool_call_id": call.id, "content": "noon"},
+    ]
     door.client().chat.completions.create(model="router", messages=told, tools=[TOOL])
     seen = door.model.engine.requests[-1].messages
     assert seen[1] == Message("assistant", "Let me look.", (Call(call.id, "now", '{"zone": "Rome"}'),))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,6 +18,7 @@ from luthier.postprocessing.spec import FORMS
 from .choosing import advise, report, select
 from .command import Nearest, app, as_json_option, put, put_json, told
 from .data import data
+from .door import Door, door_options
 from .harness import harness
 from .traffic import DURATION, SHARE, traffic
 
@@ -332,7 +334,7 @@ def chat(ref: str, ask: str | None, max_tokens: int, temperature: float, seed: i
 @click.option(
     "--key-file",
     type=click.Path(path_type=Path),
-    help="A file with one API key a line; default: a new key is made and shown once.",
+    help="A file with one API key a line, and after it what it may do if not everything; default: a new key is made and shown once.",
 )
 @click.option(
     "--allow-host",
@@ -354,6 +356,7 @@ def chat(ref: str, ask: str | None, max_tokens: int, temperature: float, seed: i
     metavar="TIME",
     help="Remove what is kept after this time, such as '30 days'.",
 )
+@door_options
 @as_json_option
 @told
 def serve(
@@ -365,8 +368,12 @@ def serve(
     capture: float | None,
     keep_s: float | None,
     as_json: bool,
+    **door: Any,
 ) -> None:
-    """Answer the OpenAI chat completions protocol for one or more releases."""
+    """Answer OpenAI's protocols (chat, completions, responses, embeddings) for one or more releases.
+
+    docs/serving.md says what each takes, and what /metrics and /status show.
+    """
     from .serving import serve_releases
 
     if keep_s is not None and capture is None:
@@ -382,6 +389,7 @@ def serve(
         allowed_hosts=allowed_hosts,
         capture=capture,
         keep_s=keep_s,
+        door=Door(**door),
         as_json=as_json,
     )
 

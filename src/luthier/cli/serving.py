@@ -1,4 +1,4 @@
-"""`luthier serve`: one or more releases behind the OpenAI chat completions protocol, until Ctrl-C."""
+"""`luthier serve`: one or more releases behind OpenAI's protocols, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from luthier.core.errors import SpecError
 from luthier.server import keys as api_keys
 from luthier.server.exchange import Exchange, Said
 
+from .door import Door
 from .show import Lines
 
 
@@ -27,6 +28,7 @@ def serve_releases(
     allowed_hosts: tuple[str, ...],
     capture: float | None,
     keep_s: float | None,
+    door: Door,
     as_json: bool,
 ) -> None:
     """Prints the address and, when it was made here, the key: once, and nowhere else."""
@@ -38,9 +40,10 @@ def serve_releases(
 
     if len(set(refs)) != len(refs):
         raise SpecError("the same name is given twice.", remedy="Name each release once.")
+    limits, guard, hourly = door.limits(), door.guard(), door.hourly(app)
     answerers = {ref: app.engine(ref, watch=Lines()) for ref in refs}
     models = {
-        ref: ServedModel(ref, a.engine, package_digest=a.digest, release=a.release)
+        ref: ServedModel(ref, a.engine, package_digest=a.digest, release=a.release, hourly=hourly)
         for ref, a in answerers.items()
     }
 
@@ -65,8 +68,18 @@ def serve_releases(
 
     try:
         traffic = None if capture is None else _Kept(app, capture, keep_s)
-        door = create_app(models, ring, allowed_hosts=allowed_hosts, on_exchange=answered, traffic=traffic)
-        serve(door, host, port, chosen_keys=ring if key_file else None, on_ready=ready)
+        with door.observers() as observers:
+            made = create_app(
+                models,
+                ring,
+                allowed_hosts=allowed_hosts,
+                on_exchange=answered,
+                traffic=traffic,
+                limits=limits,
+                guard=guard,
+                observers=observers,
+            )
+            serve(made, host, port, chosen_keys=ring if key_file else None, on_ready=ready)
     finally:
         for answerer in answerers.values():
             answerer.engine.close()
@@ -101,15 +114,16 @@ def _keys(key_file: Path | None) -> tuple[api_keys.KeyRing, str | None]:
         text, key = api_keys.generate()
         return api_keys.KeyRing([key]), text
     try:
-        lines = key_file.read_text(encoding="ascii").split()
+        lines = [line.strip() for line in key_file.read_text(encoding="ascii").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(
             f"the key file {key_file} cannot be read ({type(error).__name__}).",
             remedy="Give a text file with one key a line.",
         ) from None
+    lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise SpecError(
             f"the key file {key_file} is empty.",
             remedy="Write one key a line, as `luthier serve` shows them.",
         )
-    return api_keys.KeyRing(api_keys.key_from(line) for line in lines), None
+    return api_keys.KeyRing(api_keys.key_from_line(line) for line in lines), None

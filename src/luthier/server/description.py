@@ -6,7 +6,6 @@ What fields must agree on (top_logprobs needs logprobs, a tool's message answers
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 from luthier import __version__
@@ -58,15 +57,17 @@ _ERROR = {
 }
 
 
-@cache
-def describe() -> dict[str, Any]:
-    """OpenAPI 3.1."""
+def describe(served: Iterable[str]) -> dict[str, Any]:
+    """OpenAPI 3.1. `served`: the names that a body's `model` may hold."""
+    names = sorted(served)
     schemas: dict[str, Any] = {"Error": _ERROR}
     paths: dict[str, dict[str, Any]] = {}
     for route in TABLE:
         path = route.path.replace(":path}", "}")
-        paths.setdefault(path, {})[route.method.lower()] = _operation(route, schemas)
-    about = "Chat, completions, responses and embeddings in OpenAI's form, and what is Luthier's own beside them."
+        paths.setdefault(path, {})[route.method.lower()] = _operation(route, schemas, names)
+    about = (
+        "Chat, completions, responses and embeddings in OpenAI's form, and what is Luthier's own beside them."
+    )
     return {
         "openapi": "3.1.0",
         "info": {"title": "Luthier", "version": __version__, "description": about},
@@ -81,7 +82,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
+def _operation(route: Route, schemas: dict[str, Any], names: list[str]) -> dict[str, Any]:
     name = route.endpoint
     told: dict[str, Any] = {"operationId": name, "responses": {"200": _success(name)}}
     failures: set[int] = set() if route.permission is PUBLIC else {401, 403, 500}
@@ -100,6 +101,8 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     if name in _TAKES:
         body, off = _TAKES[name]
         schemas[body.__name__] = _schema(body, off, schemas)
+        if "model" in body.model_fields and names:
+            schemas[body.__name__]["properties"]["model"]["enum"] = names
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}}
         told["requestBody"] = {"required": True, "content": content}
         failures |= {400, 404, 408, 413, 415}
@@ -114,7 +117,10 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _success(name: str) -> dict[str, Any]:
     if name in _OTHERS:
-        return {"description": "Text.", "content": {kind: {"schema": {"type": "string"}} for kind in _OTHERS[name]}}
+        return {
+            "description": "Text.",
+            "content": {kind: {"schema": {"type": "string"}} for kind in _OTHERS[name]},
+        }
     about, required = _GIVES[name]
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object", "required": list(required)}}}
     if name in _STREAMS:
@@ -128,7 +134,9 @@ def _failure(status: int) -> dict[str, Any]:
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
     }
     if status == 429:
-        told["headers"] = {"retry-after": {"required": True, "schema": {"type": "string", "pattern": "^[0-9]+$"}}}
+        told["headers"] = {
+            "retry-after": {"required": True, "schema": {"type": "string", "pattern": "^[0-9]+$"}}
+        }
     return told
 
 

@@ -139,7 +139,7 @@ class _Endpoints:
         return Response(self._metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     async def description(self) -> JSONResponse:
-        return JSONResponse(describe())
+        return JSONResponse(describe(self._models))
 
     async def status_page(self) -> Response:
         return page("status.html")

@@ -141,7 +141,8 @@ function row(model, of) {
 async function look() {
   const state = document.getElementById("state");
   try {
-    const response = await fetch("/status/data", { cache: "no-store" });
+    // From the origin: if the page was opened with a password in its address, a relative one would carry it, and be refused.
+    const response = await fetch(new URL("/status/data", location.origin), { cache: "no-store" });
     if (!response.ok) throw new Error(`the server answers ${response.status}`);
     const data = await response.json();
     queue.push({ at: data.now, waiting: sum(data.models, "waiting"), inFlight: sum(data.models, "in_flight") });
