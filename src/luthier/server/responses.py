@@ -121,8 +121,8 @@ class ResponseTool(Wire):
     """What it does; the model reads it."""
     parameters: dict[str, Any] | None = None
     """A JSON schema of an object; the model reads it, and a demanded call is held to it."""
-    strict: Literal[False] | None = None
-    """Only a demanded call is held to its parameters."""
+    strict: bool | None = None
+    """true only where a call is demanded."""
 
 
 class ResponseNamedChoice(Wire):

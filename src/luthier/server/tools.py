@@ -26,8 +26,8 @@ class Function(Wire):
     """What it does; the model reads it."""
     parameters: dict[str, Any] | None = None
     """A JSON schema of an object; the model reads it, and a demanded call is held to it."""
-    strict: Literal[False] | None = None
-    """Only a demanded call (tool_choice required, or by name) is held to its parameters."""
+    strict: bool | None = None
+    """true only where a call is demanded (tool_choice required, or by name): nothing else is held to its parameters."""
 
 
 class Tool(Wire):
@@ -95,6 +95,11 @@ def check_choice(tools: list[Tool] | None, choice: ToolChoice | None) -> None:
     names = [tool.function.name for tool in tools or []]
     if len(set(names)) < len(names):
         raise PydanticCustomError("tools", "two tools have the same name")
+    if any(tool.function.strict for tool in tools or []) and choice in (None, "auto"):
+        raise PydanticCustomError(
+            "tools",
+            "strict is given, and only a call that is demanded (tool_choice) is held to its parameters",
+        )
     if choice in (None, "none"):
         return
     if not names:
