@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import openai
 import pytest
 
@@ -113,3 +115,13 @@ def test_a_file(tmp_path):
             read_guard(path)
     with pytest.raises(SpecError, match="cannot be read"):
         read_guard(tmp_path / "nowhere.yaml")
+
+
+def test_several_answers_to_one_question_are_one_hit(open_door):
+    seen = []
+    door = open_door(ScriptedEngine(), guard=guard(asked={"injection": "mark"}), observers=[seen.append])
+    ask(door, ORDER, n=3)
+    until_s = time.monotonic() + 5
+    while not seen and time.monotonic() < until_s:
+        time.sleep(0.01)
+    assert seen[0].guarded == {"asked.injection.phrase": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ def serve_releases(
 
     if len(set(refs)) != len(refs):
         raise SpecError("the same name is given twice.", remedy="Name each release once.")
-    limits, guard, hourly = door.limits(), door.guard(), door.hourly(app)
+    limits, guard, hourly, watching = door.limits(), door.guard(), door.hourly(app), ExitStack()
+    observers = watching.enter_context(door.observers())
     answerers = {ref: app.engine(ref, watch=Lines()) for ref in refs}
     models = {
         ref: ServedModel(ref, a.engine, package_digest=a.digest, release=a.release, hourly=hourly)
@@ -68,19 +70,19 @@ def serve_releases(
 
     try:
         traffic = None if capture is None else _Kept(app, capture, keep_s)
-        with door.observers() as observers:
-            made = create_app(
-                models,
-                ring,
-                allowed_hosts=allowed_hosts,
-                on_exchange=answered,
-                traffic=traffic,
-                limits=limits,
-                guard=guard,
-                observers=observers,
-            )
-            serve(made, host, port, chosen_keys=ring if key_file else None, on_ready=ready)
+        made = create_app(
+            models,
+            ring,
+            allowed_hosts=allowed_hosts,
+            on_exchange=answered,
+            traffic=traffic,
+            limits=limits,
+            guard=guard,
+            observers=observers,
+        )
+        serve(made, host, port, chosen_keys=ring if key_file else None, on_ready=ready)
     finally:
+        watching.close()
         for answerer in answerers.values():
             answerer.engine.close()
 

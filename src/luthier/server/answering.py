@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Protocol
 
 from starlette.responses import JSONResponse, Response
@@ -152,7 +153,7 @@ class Answering(Response):
 
     async def _chunks(self) -> AsyncGenerator[tuple[int, Chunk, bool], None]:
         """(which answer, its next chunk, whether it is that answer's first): one answer after the other, in one slot."""
-        requests = [await self._asking.screen.asked(self._body.request(i)) for i in range(self._body.count)]
+        requests = await self._requests()
         async with self._model.admission.slot(self._asking.key.id):
             held_from_s = time.monotonic()
             try:
@@ -170,6 +171,16 @@ class Answering(Response):
                             is_first = False
             finally:
                 self._held_s = time.monotonic() - held_from_s
+
+    async def _requests(self) -> list[Request]:
+        """One for each answer, each prompt as the guards leave it, who see it once."""
+        requests: list[Request] = []
+        for index in range(self._body.count):
+            request = self._body.request(index)
+            if index % self._body.of_a_prompt == 0:
+                read = await self._asking.screen.asked(request)
+            requests.append(replace(request, messages=read.messages, prompt=read.prompt))
+        return requests
 
     def _said(self, request: Request, form: CallForm | None) -> AsyncGenerator[Chunk, None]:
         """The engine's chunks, through the guards and with calls read out of them."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from luthier.core.errors import LuthierError, MissingPart, ModelError, SpecError
 from luthier.models.grammar import Grammar
 from luthier.serving.engine import ContextLengthExceeded, Refused, Request
+from luthier.serving.package import PackageFacts
 
 if TYPE_CHECKING:
     from luthier.models.template import Template
@@ -29,6 +30,17 @@ def plain_ids(
     if len(ids) + (max_tokens or (param == "prompt")) > template.context:
         raise ContextLengthExceeded(len(ids), max_tokens, template.context, param)
     return ids
+
+
+def refuse_tools(request: Request, facts: PackageFacts) -> None:
+    """Raises Refused where tools are offered to a package whose answers are something else than what the model writes."""
+    way = facts.answering
+    if request.tools and (facts.constrain or way.vote is not None or way.grammar() is not None):
+        raise Refused(
+            "This package holds its answers to labels, a grammar or a vote, so it cannot call tools.",
+            param="tools",
+            code="unsupported_parameter",
+        )
 
 
 def call_grammar(template: Template, request: Request) -> Grammar:

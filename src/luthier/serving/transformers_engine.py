@@ -32,7 +32,7 @@ from luthier.outputs.other import Other
 from luthier.outputs.spec import HeldSpec
 from luthier.outputs.step import About
 from luthier.serving.abilities import Vectors
-from luthier.serving.asked import call_grammar, plain_ids, refused
+from luthier.serving.asked import call_grammar, plain_ids, refuse_tools, refused
 from luthier.serving.engine import (
     Cancelled,
     Candidate,
@@ -176,18 +176,9 @@ class TransformersEngine:
             raise Unavailable("The model is not loaded.", remedy="Load it, or wait until it is ready.")
 
     def _labels(self, request: Request) -> tuple[str, ...]:
+        refuse_tools(request, self.facts)
         if isinstance(request.constrain, Grammar) or request.must_call:
             return ()
-        if (
-            request.tools
-            and request.constrain is None
-            and (self.facts.constrain or self.facts.answering.grammar())
-        ):
-            raise Refused(
-                "This package holds its answers to labels or a grammar, so it cannot call tools.",
-                param="tools",
-                code="unsupported_parameter",
-            )
         if request.constrain is not None:
             return request.constrain
         return (self.facts.labels or ()) if self.facts.constrain else ()
