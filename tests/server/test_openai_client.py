@@ -187,8 +187,8 @@ def test_errors_become_the_clients_own_classes(door):
         door.client().chat.completions.create(model="gpt-4o", messages=SAY_HI)
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.BadRequestError) as refused:
-        ask(door, tools=[{"type": "function", "function": {"name": "f"}}])
-    assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "tools")
+        ask(door, logit_bias={"1": 1})
+    assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "logit_bias")
     with pytest.raises(openai.BadRequestError) as long:
         ask(door, max_tokens=5000)
     assert long.value.code == "context_length_exceeded"

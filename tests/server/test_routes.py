@@ -22,7 +22,7 @@ def test_every_route_of_the_app_has_a_declared_permission():
         found |= {(method, route.path) for method in route.methods}
     assert found == {(route.method, route.path) for route in TABLE}
     assert [r.path for r in TABLE if r.permission is PUBLIC] == ["/healthz"]
-    assert {"chat", "models.read", "feedback"} == PERMISSIONS
+    assert {"chat", "models.read", "feedback", "metrics", "status"} == PERMISSIONS
 
 
 def test_the_guard_stands_in_front():
@@ -44,7 +44,9 @@ def door(open_door):
 def test_a_stranger_gets_401_whatever_he_asks_for(door, method, path):
     response = door.http(headers={"authorization": ""}).request(method, path)
     assert response.status_code == 401
-    assert response.headers["www-authenticate"] == "Bearer"
+    assert response.headers["www-authenticate"].startswith(
+        "Basic" if path.startswith("/status") else "Bearer"
+    )
     assert response.json()["error"]["code"] == "invalid_api_key"
     assert response.headers["x-request-id"].startswith("req_")
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import httpx
 import pytest
@@ -138,3 +140,31 @@ def test_beyond_this_machine_only_with_a_chosen_key():
         for none in (None, KeyRing([])):
             with pytest.raises(SpecError, match="no key was chosen"):
                 check_bind(host, none)
+
+
+def test_a_drain_under_load_answers_who_is_in_and_loses_nobody():
+    key, _ = generate()
+    process, url = start(key, token_delay_s=0.05)
+
+    def ask(_):
+        try:
+            with httpx.Client(
+                trust_env=False, timeout=20, headers={"authorization": f"Bearer {key}"}
+            ) as client:
+                response = client.post(
+                    f"{url}/v1/chat/completions",
+                    json={"model": "m", "messages": [{"role": "user", "content": "hi"}]},
+                )
+        except httpx.TransportError as error:
+            return type(error).__name__
+        return response.status_code
+
+    with ThreadPoolExecutor(10) as pool:
+        sent = [pool.submit(ask, n) for n in range(10)]
+        wait(sent, return_when=FIRST_COMPLETED)  # one is answered, one is being answered, the others wait
+        process.send_signal(signal.SIGTERM)
+        codes = Counter(one.result() for one in sent)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, "drained\n"), err
+    assert codes[200] >= 3  # whoever had been let in; a connection that had not may be closed
+    assert not set(codes) - {200, "ConnectError", "RemoteProtocolError", "ReadError"}

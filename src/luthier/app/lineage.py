@@ -2,11 +2,12 @@
 
 What can be asked for:  NAME, NAME@VERSION, DIGEST      an artifact
                         row:ID                           a record, by the id it keeps from source to batch
-                        chatcmpl-…                       an answer that was served, by its response id
+                        chatcmpl-…, resp_…, cmpl-…       an answer that was served, by its response id
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from luthier.core.errors import NotFound
 from luthier.store import Store
 
 SHOWN_ROWS = 5
+_ANSWER = re.compile(r"chatcmpl-.*|(?:cmpl-|resp_)[0-9a-f]{24}", re.ASCII)
 USED = {"train": "trained on it", "validation": "validated with it", "test": "measured on it"}
 
 
@@ -35,7 +37,7 @@ def trace(store: Store, reference: str, *, all_rows: bool = False) -> Lineage:
     if reference.startswith("row:"):
         return _of_row(store, reference.removeprefix("row:"))
     answer = None
-    if reference.startswith("chatcmpl-"):
+    if _ANSWER.fullmatch(reference):
         answer = next((e.data for e in store.ledger.read(kind="answer", subject=reference)), None)
         if answer is None:
             raise NotFound(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,6 +19,7 @@ from .audit import audit
 from .choosing import advise, report, select
 from .command import Nearest, app, as_json_option, put, put_json, told
 from .data import data
+from .door import Door, door_options
 from .harness import harness
 from .rollout import rollout
 from .traffic import DURATION, SHARE, traffic
@@ -334,7 +336,7 @@ def chat(ref: str, ask: str | None, max_tokens: int, temperature: float, seed: i
 @click.option(
     "--key-file",
     type=click.Path(path_type=Path),
-    help="A file with one API key a line; default: a new key is made and shown once.",
+    help="A file with one API key a line, and after it what it may do if not everything; default: a new key is made and shown once.",
 )
 @click.option(
     "--allow-host",
@@ -370,6 +372,7 @@ def chat(ref: str, ask: str | None, max_tokens: int, temperature: float, seed: i
     metavar="NAME=VALUE",
     help="A setting of the engine, such as format=f16 or streams=16 of llamacpp; may be given again (docs/engines.md).",
 )
+@door_options
 @as_json_option
 @told
 def serve(
@@ -383,8 +386,12 @@ def serve(
     engine: str,
     engine_settings: tuple[str, ...],
     as_json: bool,
+    **door: Any,
 ) -> None:
-    """Answer the OpenAI chat completions protocol for one or more releases."""
+    """Answer OpenAI's protocols (chat, completions, responses, embeddings) for one or more releases.
+
+    docs/serving.md says what each takes, and what /metrics and /status show.
+    """
     from .serving import serve_releases
 
     if keep_s is not None and capture is None:
@@ -402,6 +409,7 @@ def serve(
         keep_s=keep_s,
         engine=engine,
         settings=_named(engine_settings),
+        door=Door(**door),
         as_json=as_json,
     )
 

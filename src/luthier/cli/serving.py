@@ -1,10 +1,11 @@
-"""`luthier serve`: one or more releases behind the OpenAI chat completions protocol, until Ctrl-C. A name without a version follows
-its rollout while it is served."""
+"""`luthier serve`: one or more releases behind OpenAI's protocols, until Ctrl-C. A name without a version follows its rollout while it
+is served."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,11 @@ import click
 
 from luthier.app.app import App
 from luthier.core.errors import SpecError
+from luthier.core.units import Money
 from luthier.server import keys as api_keys
 from luthier.server.exchange import Exchange, Said
 
+from .door import Door
 from .show import Lines
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ def serve_releases(
     keep_s: float | None,
     engine: str,
     settings: Mapping[str, str],
+    door: Door,
     as_json: bool,
 ) -> None:
     """Prints the address and, when it was made here, the key: once, and nowhere else."""
@@ -46,7 +50,9 @@ def serve_releases(
 
     if len(set(refs)) != len(refs):
         raise SpecError("the same name is given twice.", remedy="Name each release once.")
-    source = _Versions(app, engine, settings)
+    limits, guard, watching = door.limits(), door.guard(), ExitStack()
+    observers = watching.enter_context(door.observers())
+    source = _Versions(app, engine, settings, door.hourly(app))
     router = _router(app, refs, source)
 
     def answered(exchange: Exchange) -> None:
@@ -77,10 +83,20 @@ def serve_releases(
 
     try:
         traffic = None if capture is None else _Kept(app, capture, keep_s)
-        door = create_app(router, ring, allowed_hosts=allowed_hosts, on_exchange=answered, traffic=traffic)
+        made = create_app(
+            router,
+            ring,
+            allowed_hosts=allowed_hosts,
+            on_exchange=answered,
+            traffic=traffic,
+            limits=limits,
+            guard=guard,
+            observers=observers,
+        )
         with router:
-            serve(door, host, port, chosen_keys=ring if key_file else None, on_ready=ready)
+            serve(made, host, port, chosen_keys=ring if key_file else None, on_ready=ready)
     finally:
+        watching.close()
         for model in router.pinned.values():
             model.engine.close()
 
@@ -88,8 +104,8 @@ def serve_releases(
 class _Versions:
     """server.following.Source over App."""
 
-    def __init__(self, app: App, by: str, settings: Mapping[str, str]) -> None:
-        self._app, self._by, self._settings = app, by, settings
+    def __init__(self, app: App, by: str, settings: Mapping[str, str], hourly: Money | None) -> None:
+        self._app, self._by, self._settings, self._hourly = app, by, settings, hourly
         self.first: dict[str, Answerer] = {}
         """What each name began with."""
         verbs = app.rollouts
@@ -102,7 +118,9 @@ class _Versions:
 
         made = self._app.engine(ref, watch=Lines(), by=self._by, settings=self._settings)
         self.first.setdefault(name, made)
-        return ServedModel(name, made.engine, package_digest=made.digest, release=made.release)
+        return ServedModel(
+            name, made.engine, package_digest=made.digest, release=made.release, hourly=self._hourly
+        )
 
 
 def _router(app: App, refs: tuple[str, ...], source: _Versions) -> Following:
@@ -163,15 +181,16 @@ def _keys(key_file: Path | None) -> tuple[api_keys.KeyRing, str | None]:
         text, key = api_keys.generate()
         return api_keys.KeyRing([key]), text
     try:
-        lines = key_file.read_text(encoding="ascii").split()
+        lines = [line.strip() for line in key_file.read_text(encoding="ascii").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(
             f"the key file {key_file} cannot be read ({type(error).__name__}).",
             remedy="Give a text file with one key a line.",
         ) from None
+    lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise SpecError(
             f"the key file {key_file} is empty.",
             remedy="Write one key a line, as `luthier serve` shows them.",
         )
-    return api_keys.KeyRing(api_keys.key_from(line) for line in lines), None
+    return api_keys.KeyRing(api_keys.key_from_line(line) for line in lines), None

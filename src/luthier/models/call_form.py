@@ -23,10 +23,13 @@ _NAME, _VALUE = "probe_name", "probe_value"
 
 @dataclass(frozen=True)
 class CallForm:
-    """Both may be empty: the JSON then stands alone. The JSON is a call, or a list of calls."""
+    """Opening and closing may be empty: the JSON then stands alone. The JSON is a call, or, where it is `listed`, a list of calls;
+    `arguments` is the key under which a call has them."""
 
     opening: str = ""
     closing: str = ""
+    arguments: str = "arguments"
+    listed: bool = False
 
 
 def call_form(template: Template) -> CallForm | None:
@@ -43,9 +46,10 @@ def call_form(template: Template) -> CallForm | None:
             continue
         if _NAME in (written := json.dumps(value)) and _VALUE in written:
             opening, closing = told[:at].strip(), told[end:].strip()
+            key = next((k for k, inner in value.items() if _VALUE in json.dumps(inner)), "arguments")
             if opening.endswith("[") and closing.startswith("]"):
-                return CallForm(opening[:-1].strip(), closing[1:].strip())
-            return CallForm(opening, closing)
+                return CallForm(opening[:-1].strip(), closing[1:].strip(), key, listed=True)
+            return CallForm(opening, closing, key)
     return None
 
 

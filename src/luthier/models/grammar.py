@@ -14,7 +14,7 @@ ends by itself matches whole; only the longest answer and the context cut it sho
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
@@ -24,6 +24,8 @@ from luthier.core.errors import ModelError, SpecError, missing_part
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .call_form import CallForm
+
 LONGEST = 100_000
 """Characters of a grammar as written."""
 BLANKS = {"whitespace_flexible": True, "whitespace_pattern": r"( |\n[ \t]{0,16})?"}
@@ -32,19 +34,43 @@ BLANKS = {"whitespace_flexible": True, "whitespace_pattern": r"( |\n[ \t]{0,16})
 
 @dataclass(frozen=True)
 class Grammar:
-    """`written` is the expression, or the schema as JSON text."""
+    """`written` is the expression, the schema as JSON text, or what `of_calls` makes."""
 
-    kind: Literal["regex", "json_schema"]
+    kind: Literal["regex", "json_schema", "calls"]
     written: str
 
     @classmethod
     def of_schema(cls, schema: Any) -> Grammar:
         return cls("json_schema", json.dumps(schema, ensure_ascii=False, sort_keys=False))
 
+    @classmethod
+    def of_calls(cls, form: CallForm, functions: Sequence[Mapping[str, Any]]) -> Grammar:
+        """One call of one of these functions ({"name", "parameters"}), as this model writes calls."""
+        ways = []
+        for one in functions:
+            parameters = one.get("parameters") or {"type": "object"}
+            if not isinstance(parameters, Mapping) or _refers(parameters):
+                raise SpecError(
+                    f"the parameters of the function {one['name']!r} cannot be held to: they refer to other places ($ref).",
+                    remedy="Write the schema out, or do not demand a call (tool_choice: auto).",
+                )
+            told = {"name": {"const": one["name"]}, form.arguments: {"type": "object", **parameters}}
+            ways.append(
+                {"type": "object", "properties": told, "required": list(told), "additionalProperties": False}
+            )
+        schema = {"x-guidance": BLANKS, **(ways[0] if len(ways) == 1 else {"anyOf": ways})}
+        parts = [form.opening, "[" * form.listed], ["]" * form.listed, form.closing]
+        before, after = ([json.dumps(one) for one in side if one] for side in parts)
+        pieces = [*before, "call", *after]
+        lark = f"start: {' BLANK '.join(pieces)}\nBLANK: /[ \\n]{{0,2}}/\ncall: %json {json.dumps(schema)}\n"
+        return cls("calls", lark)
+
     def check(self) -> None:
         """Raises SpecError for what cannot be held to, MissingPart without the library."""
         if fault := self._fault():
-            told = "the regular expression" if self.kind == "regex" else "the JSON schema"
+            told = {"regex": "the regular expression", "calls": "the parameters of the functions"}.get(
+                self.kind, "the JSON schema"
+            )
             raise SpecError(
                 f"{told} cannot be held to while answering: {fault}.",
                 remedy="Regular expressions are Rust's, without look-around and back-references."
@@ -68,10 +94,21 @@ class Grammar:
         matcher = library.LLMatcher
         if self.kind == "regex":
             return str(matcher.grammar_from_regex(self.written))
+        if self.kind == "calls":
+            return str(matcher.grammar_from_lark(self.written))
         schema = json.loads(self.written)
         if isinstance(schema, dict) and "x-guidance" in schema:
             raise ValueError("x-guidance stands in it, which says how to read a schema and not what it means")
         return str(matcher.grammar_from_json_schema(self.written, overrides=BLANKS))
+
+
+def _refers(value: Any) -> bool:
+    """Whether a schema refers to another place or says how it is to be read; put into a larger one, either would mean something else."""
+    if isinstance(value, Mapping):
+        return bool({"$ref", "$dynamicRef", "$id", "x-guidance"} & set(value)) or any(
+            map(_refers, value.values())
+        )
+    return isinstance(value, list) and any(map(_refers, value))
 
 
 def _plain(told: str) -> str:

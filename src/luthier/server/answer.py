@@ -1,7 +1,6 @@
-"""Answers in OpenAI's shapes, made of chunks: `chat.completion` whole, `chat.completion.chunk` piece by piece.
+"""What every answer is made of, whatever dialect it is told in: choices that grow chunk by chunk, and the parts that dialects share.
 
-For a model constrained to labels the unit is the label: `logprobs.content` has one entry, the label as a whole, its
-log-probability among the labels, and as top_logprobs the likeliest labels. An abstention is a `refusal`.
+A `Shape` tells one request's answer in one dialect: chat (`chat`), completions (`completions`), responses (`responses`).
 """
 
 from __future__ import annotations
@@ -9,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from luthier.serving.engine import Candidate, Chunk, Token, Usage
+from luthier.server.errors import ApiError
+from luthier.serving.engine import Call, Candidate, Chunk, Token, Usage
 
 
 @dataclass
@@ -37,87 +37,43 @@ class Choice:
     def refusal(self) -> str | None:
         return self.last.refusal if self.last else None
 
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        return self.last.calls if self.last else ()
 
-@dataclass(frozen=True)
-class Frame:
-    """What every message about one request repeats."""
+
+class Shape(Protocol):
+    """One request's answer in one dialect. Methods that give bytes give server-sent events, perhaps none."""
 
     id: str
-    created_s: int
-    model: str
-    fingerprint: str
-    with_logprobs: bool
-    with_usage: bool = False
 
-    def completion(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        return {
-            **self._head("chat.completion"),
-            "choices": [
-                {
-                    "index": index,
-                    "message": {
-                        "role": "assistant",
-                        "content": None if choice.refusal else choice.text,
-                        "refusal": choice.refusal,
-                    },
-                    "logprobs": self._logprobs(choice.tokens),
-                    "finish_reason": choice.last.finish if choice.last else None,
-                }
-                for index, choice in enumerate(choices)
-            ],
-            "usage": _usage(total(choices)),
-        }
+    def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
 
-    def opening(self, index: int) -> dict[str, Any]:
-        return self._piece(index, {"role": "assistant", "content": ""}, None, None)
+    def piece(self, index: int, chunk: Chunk, is_first: bool) -> bytes:
+        """The next chunk of the `index`-th choice."""
 
-    def piece(self, index: int, chunk: Chunk) -> list[dict[str, Any]]:
-        """None, one or two messages: what was said, and that it ended."""
-        pieces = []
-        if chunk.text or chunk.tokens:
-            pieces.append(self._piece(index, {"content": chunk.text}, self._logprobs(chunk.tokens), None))
-        if chunk.refusal:
-            pieces.append(self._piece(index, {"refusal": chunk.refusal}, None, None))
-        if chunk.finish is not None:
-            pieces.append(self._piece(index, {}, None, chunk.finish))
-        return pieces
+    def end(self, choices: Sequence[Choice]) -> bytes:
+        """After the last chunk."""
 
-    def usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        return {**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(total(choices))}
-
-    def _piece(self, index: int, delta: dict[str, Any], logprobs: Any, finish: str | None) -> dict[str, Any]:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        usage = {"usage": None} if self.with_usage else {}
-        return {**self._head("chat.completion.chunk"), "choices": [choice], **usage}
-
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created_s,
-            "model": self.model,
-            "system_fingerprint": self.fingerprint,
-        }
-
-    def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
-        if not self.with_logprobs:
-            return None
-        content = [{**_candidate(t.chosen), "top_logprobs": [_candidate(c) for c in t.top]} for t in tokens]
-        return {"content": content, "refusal": None}
+    def broken(self, error: ApiError, choices: Sequence[Choice]) -> bytes:
+        """In place of the end."""
 
 
-def total(choices: Sequence[Choice]) -> Usage:
-    """The prompt once, every answer's tokens."""
-    usages = [choice.last.usage for choice in choices if choice.last]
+def total(choices: Sequence[Choice], of_a_prompt: int) -> Usage:
+    """Each prompt once, every answer's tokens. `of_a_prompt`: how many choices in a row answer the same prompt."""
+    usages = [choice.last.usage if choice.last else Usage(0, 0) for choice in choices]
+    groups = (usages[at : at + of_a_prompt] for at in range(0, len(usages), of_a_prompt))
     return Usage(
-        max((usage.prompt_tokens for usage in usages), default=0),
+        sum(max(usage.prompt_tokens for usage in group) for group in groups),
         sum(usage.completion_tokens for usage in usages),
     )
 
 
-def server_sent(message: dict[str, Any]) -> bytes:
+def server_sent(message: dict[str, Any], event: str | None = None) -> bytes:
     """One server-sent event. ASCII only: some clients break lines at U+2028."""
-    return b"data: " + json.dumps(message, separators=(",", ":")).encode() + b"\n\n"
+    named = b"" if event is None else b"event: " + event.encode() + b"\n"
+    return named + b"data: " + json.dumps(message, separators=(",", ":")).encode() + b"\n\n"
 
 
 DONE = b"data: [DONE]\n\n"
@@ -125,15 +81,19 @@ DONE = b"data: [DONE]\n\n"
 _LEAST_LOGPROB = -9999.0  # OpenAI's word for "very unlikely"; JSON has no -Infinity
 
 
-def _candidate(candidate: Candidate) -> dict[str, Any]:
+def logprob_of(candidate: Candidate) -> float:
+    return max(candidate.logprob, _LEAST_LOGPROB)
+
+
+def candidate_plain(candidate: Candidate) -> dict[str, Any]:
     return {
         "token": candidate.text,
-        "logprob": max(candidate.logprob, _LEAST_LOGPROB),
+        "logprob": logprob_of(candidate),
         "bytes": None if candidate.bytes is None else list(candidate.bytes),
     }
 
 
-def _usage(usage: Usage) -> dict[str, int]:
+def usage_plain(usage: Usage) -> dict[str, int]:
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,

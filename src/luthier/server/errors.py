@@ -4,7 +4,8 @@
 
 status  type                    code
 400     invalid_request_error   invalid_json, invalid_value, missing_required_parameter, unknown_parameter,
-                                unsupported_parameter, context_length_exceeded, invalid_messages
+                                unsupported_parameter, unsupported_model, context_length_exceeded, invalid_messages,
+                                content_filter
 401     authentication_error    invalid_api_key
 403     permission_error        host_not_allowed, origin_not_allowed, insufficient_permissions
 404     not_found_error         model_not_found, exchange_not_found, unknown_route
@@ -12,9 +13,10 @@ status  type                    code
 408     timeout_error           request_timeout
 413     invalid_request_error   request_too_large
 415     invalid_request_error   unsupported_media_type
-429     rate_limit_error        queue_full                                    with Retry-After
+429     rate_limit_error        queue_full, rate_limit_exceeded               with Retry-After
 500     server_error            internal_error, not_recorded                  nothing about the cause but its id
 503     server_error            engine_unavailable                            with Retry-After
+504     timeout_error           deadline_exceeded                             with x-should-retry: false
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ _TYPES = {
     404: "not_found_error",
     408: "timeout_error",
     429: "rate_limit_error",
+    504: "timeout_error",
 }
 
 

@@ -14,7 +14,7 @@ from luthier.serving.engine import Message
 
 @dataclass(frozen=True)
 class Exchange:
-    """`finish` holds one word an answer: stop, length, refused, or cancelled when the client left midway.
+    """`finish` holds one word an answer: stop, length, refused, tool_calls, or cancelled when the client left midway.
 
     A hash proves what was asked and said to whoever has the text; of a short text it does not keep the secret.
     """
@@ -35,6 +35,10 @@ class Exchange:
     first_token_s: float | None
     latency_s: float  # from the whole request read to the whole answer made
     streamed: bool
+    cost: tuple[float, str] | None = (
+        None  # what holding a slot for it cost, and the currency; None: no price is known
+    )
+    guarded: tuple[str, ...] = ()  # which guards found something
 
 
 OnExchange = Callable[[Exchange], None]

@@ -1,7 +1,7 @@
 """Two layers around the app, written once for every route there will ever be.
 
-    Envelope   gives each request its id, times it, and turns what nobody caught into a 500 that tells nothing
-    Guard      is this host ours, is this page ours, whose key is it, may it do this; in that order
+    Envelope   gives each request its id, times it, tells who watches, and turns what nobody caught into a 500 that tells nothing
+    Guard      is this host ours, is this page ours, whose key is it, may it do this, not too often; in that order
 
 They are plain ASGI, so that streams pass through untouched.
 """
@@ -9,30 +9,39 @@ They are plain ASGI, so that streams pass through untouched.
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import logging
 import re
 import secrets
 import time
 from collections.abc import Collection
+from typing import Any
 
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.server.errors import ApiError, internal
 from luthier.server.keys import Key, KeyRing, is_loopback
-from luthier.server.routes import PUBLIC, TABLE, Route
+from luthier.server.rates import Rates
+from luthier.server.routes import CHAT, PUBLIC, TABLE, Route
+from luthier.server.watch import Seen, Watch
 
 logger = logging.getLogger("luthier.server")
 
 LONGEST_CREDENTIAL = 256
+CLIENT_GONE = 499
+"""What is told of a request whose client left before there was a status."""
+_METHODS = frozenset({"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?", re.ASCII)
 
 
 class Envelope:
     """Puts `request_id` into the scope's state and these headers on every answer."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, watch: Watch) -> None:
         self._app = app
+        self._watch = watch
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,13 +49,14 @@ class Envelope:
             return
         request_id = f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
-        started_s = time.monotonic()
-        answered = False
+        began_s, started_s = time.time(), time.monotonic()
+        state = scope["state"]
+        status = 0
 
         async def send_marked(message: Message) -> None:
-            nonlocal answered
+            nonlocal status
             if message["type"] == "http.response.start":
-                answered = True
+                status = message["status"]
                 elapsed_ms = round((time.monotonic() - started_s) * 1000)
                 message["headers"] = [
                     *message.get("headers", ()),
@@ -54,6 +64,7 @@ class Envelope:
                     (b"openai-processing-ms", str(elapsed_ms).encode()),
                     (b"x-content-type-options", b"nosniff"),
                     (b"cache-control", b"no-store"),
+                    *((name.encode(), value.encode()) for name, value in state.get("rate", {}).items()),
                 ]
             await send(message)
 
@@ -63,15 +74,36 @@ class Envelope:
             logger.warning("%s was cut off: the server stopped before it was answered", request_id)
         except Exception:
             logger.exception("%s failed", request_id)
-            if not answered:
+            state["code"] = "internal_error"
+            if not status:
                 await respond(internal(request_id), send_marked)
+        finally:
+            key, screen = state.get("key"), state.get("screen")
+            self._watch(
+                Seen(
+                    request_id=request_id,
+                    method=scope["method"] if scope["method"] in _METHODS else "other",
+                    route=state.get("route", "-"),
+                    status=status or CLIENT_GONE,
+                    code=state.get("code"),
+                    key_id=key.id if key else None,
+                    began_s=began_s,
+                    elapsed_s=time.monotonic() - started_s,
+                    exchange=state.get("exchange"),
+                    guarded=screen.hits if screen else {},
+                    traceparent=next(iter(_header(scope, b"traceparent")), None),
+                )
+            )
 
 
 class Guard:
     """Refuses whatever is not expressly allowed. `allowed_hosts` adds to the names of this machine's loopback."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, allowed_hosts: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: KeyRing, allowed_hosts: Collection[str], rates: Rates | None = None
+    ) -> None:
         self._app = app
+        self._rates = rates
         self._keys = keys
         self._hosts = {host.lower() for host in allowed_hosts}
         self._routes = [(compile_path(route.path)[0], route) for route in TABLE]
@@ -79,26 +111,30 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                scope.setdefault("state", {})["key"] = self._admit(scope)
+                self._admit(scope, scope.setdefault("state", {}))
             except ApiError as refusal:
+                scope["state"]["code"] = refusal.code
                 await respond(refusal, send)
                 return
         await self._app(scope, receive, send)
 
-    def _admit(self, scope: Scope) -> Key | None:
-        """The key that may pass, or None for a public route. Raises ApiError 401, 403 or 404."""
+    def _admit(self, scope: Scope, state: dict[str, Any]) -> None:
+        """Puts the route and the key that may pass into the state. Raises ApiError 401, 403, 404 or 429."""
         routes = [route for pattern, route in self._routes if pattern.match(scope["path"])]
         route = next((r for r in routes if r.method == scope["method"]), None)
-        if route is not None and route.permission is PUBLIC:
-            return None
+        if route is not None:
+            state["route"] = route.path
+            if route.permission is PUBLIC:
+                return
         self._check_host(scope)
-        key = self._authenticate(scope)
+        key = state["key"] = self._authenticate(scope, route)
         if not routes:
             raise ApiError(
                 404, "unknown_route", f"There is no {scope['method']} {scope['path'][:200]!r} here."
             )
         self._authorise(key, route)
-        return key
+        if self._rates is not None and route is not None and route.permission == CHAT:
+            state["rate"] = self._rates.take(key.id)
 
     def _check_host(self, scope: Scope) -> None:
         """A page that rebinds its name to this address still sends its own name as Host, and itself as Origin."""
@@ -118,16 +154,22 @@ class Guard:
         name = (match[1] or match[2]) if match else ""
         return is_loopback(name) or name in self._hosts
 
-    def _authenticate(self, scope: Scope) -> Key:
+    def _authenticate(self, scope: Scope, route: Route | None) -> Key:
         credentials = _header(scope, b"authorization")
         scheme, _, text = credentials[0].partition(" ") if len(credentials) == 1 else ("", "", "")
-        key = self._keys.check(text.strip()[:LONGEST_CREDENTIAL])
-        if key is None or scheme.lower() != "bearer":
+        scheme, text = scheme.lower(), text.strip()[:LONGEST_CREDENTIAL]
+        for_pages = route is not None and route.for_browsers
+        if for_pages and scheme == "basic":
+            scheme, text = "bearer", _password(text)
+        key = self._keys.check(text)
+        if key is None or scheme != "bearer":
             raise ApiError(
                 401,
                 "invalid_api_key",
                 "Send a valid key of this server as `Authorization: Bearer luthier_...`.",
-                headers={"www-authenticate": "Bearer"},
+                headers={
+                    "www-authenticate": 'Basic realm="luthier: a key as password"' if for_pages else "Bearer"
+                },
             )
         return key
 
@@ -157,6 +199,14 @@ async def respond(error: ApiError, send: Send) -> None:
 
 async def _refuse_socket(_scope: Scope, _receive: Receive, send: Send) -> None:
     await send({"type": "websocket.close", "code": 1008})
+
+
+def _password(text: str) -> str:
+    """Of basic credentials, which is how a browser sends what a person typed; the name before it says nothing."""
+    try:
+        return base64.b64decode(text, validate=True).decode("ascii").partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
 
 
 def _header(scope: Scope, name: bytes) -> list[str]:

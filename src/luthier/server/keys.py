@@ -52,6 +52,19 @@ def key_from(text: str, permissions: frozenset[str] = PERMISSIONS) -> Key:
     return Key(key_id, _hash(text), permissions)
 
 
+def key_from_line(line: str) -> Key:
+    """A line of a key file: a key, which may do everything, or a key and what it may do (`luthier_... metrics,status`). Raises
+    SpecError, without repeating the key."""
+    text, _, written = line.partition(" ")
+    permissions = frozenset(filter(None, written.replace(",", " ").split())) or PERMISSIONS
+    if unknown := sorted(permissions - PERMISSIONS):
+        raise SpecError(
+            f"the key file gives the permission {unknown[0]!r}, which there is not.",
+            remedy=f"There are {', '.join(sorted(PERMISSIONS))}.",
+        )
+    return key_from(text, permissions)
+
+
 class KeyRing:
     """The keys that open a server. Raises SpecError for two keys with one id."""
 

@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from luthier.core.errors import missing_part
 
@@ -20,24 +23,44 @@ try:
 except ModuleNotFoundError as error:
     raise missing_part(error.name or "fastapi", "serve", "The HTTP server") from error
 
-from luthier.server.answering import Answering
+from luthier.core.artifact import short
+from luthier.server.answer import Shape
+from luthier.server.answering import Answering, Asked
+from luthier.server.asking import DEADLINE, Asking, deadline_of
 from luthier.server.body import read_json
+from luthier.server.chat import ChatShape
+from luthier.server.completions import CompletionShape, parse_completion
+from luthier.server.description import describe
+from luthier.server.embeddings import Embedding, parse_embedding
 from luthier.server.errors import ApiError
 from luthier.server.exchange import OnExchange, Traffic
 from luthier.server.guard import Envelope, Guard
 from luthier.server.keys import KeyRing
+from luthier.server.metrics import CONTENT_TYPE, Metrics
+from luthier.server.pulse import Pulse
+from luthier.server.rates import Rate, Rates
+from luthier.server.response_events import ResponseShape
+from luthier.server.responses import parse_response
 from luthier.server.router import Asker, Fixed, Router, unknown
 from luthier.server.routes import TABLE
+from luthier.server.screen import NO_GUARD, GuardSpec, Screen
 from luthier.server.served import ServedModel
-from luthier.server.wire import parse, parse_feedback
+from luthier.server.status import page
+from luthier.server.watch import Observer, Watch
+from luthier.server.wire import StreamOptions, parse, parse_feedback
+from luthier.serving.abilities import Continues
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may take. `body_timeout_s` counts from its headers to its last byte."""
+    """What one request may take, and one key. `body_timeout_s` counts from its headers to its last byte."""
 
     body_bytes: int = 1_000_000
     body_timeout_s: float = 30.0
+    answer_s: float | None = None
+    """How long an answer may take, from the whole request read; a request may ask for less (x-luthier-deadline-s)."""
+    rate: Rate | None = None
+    """How many requests a key may make."""
 
 
 def create_app(
@@ -48,13 +71,16 @@ def create_app(
     on_exchange: OnExchange | None = None,
     traffic: Traffic | None = None,
     limits: Limits = Limits(),
+    guard: GuardSpec = NO_GUARD,
+    observers: Sequence[Observer] = (),
 ) -> FastAPI:
     """The ASGI app.
 
     `models` says which engine answers a name: a mapping, looked up at each request, or a Router. `on_exchange` is
     called in a thread, once for each answered request, before the answer is complete; if it raises, the client gets
     an error instead of the end of the answer. `traffic` keeps what is said and takes what people say of it; without it neither
-    is possible.
+    is possible. `guard` is what is not passed on, in either direction. `observers` are told of each request when it is over, beside
+    the metrics and the status page.
     """
 
     router = models if isinstance(models, Router) else Fixed(models)
@@ -72,7 +98,8 @@ def create_app(
         lifespan=lifespan,
         title="Luthier",
     )
-    endpoints = _Endpoints(router, on_exchange, traffic, limits)
+    metrics, pulse = Metrics(router), Pulse(router)
+    endpoints = _Endpoints(router, on_exchange, traffic, limits, guard, metrics, pulse)
     for route in TABLE:
         app.add_api_route(
             route.path, getattr(endpoints, route.endpoint), methods=[route.method], response_model=None
@@ -80,8 +107,9 @@ def create_app(
     app.add_exception_handler(ApiError, _tell)
     app.add_exception_handler(HTTPException, _tell_router)
     app.add_exception_handler(ClientDisconnect, _tell_nobody)
-    app.add_middleware(Guard, keys=keys, allowed_hosts=allowed_hosts)
-    app.add_middleware(Envelope)
+    rates = None if limits.rate is None else Rates(limits.rate)
+    app.add_middleware(Guard, keys=keys, allowed_hosts=allowed_hosts, rates=rates)
+    app.add_middleware(Envelope, watch=Watch([metrics, pulse, *observers]))
     return app
 
 
@@ -94,15 +122,36 @@ class _Endpoints:
         on_exchange: OnExchange | None,
         traffic: Traffic | None,
         limits: Limits,
+        guard: GuardSpec,
+        metrics: Metrics,
+        pulse: Pulse,
     ) -> None:
         self._router = router
         self._on_exchange = on_exchange
         self._traffic = traffic
         self._limits = limits
+        self._guard = guard
+        self._metrics = metrics
+        self._pulse = pulse
 
     async def health(self) -> JSONResponse:
         ready = all(model.engine.health().ready for model in self._router.all())
         return JSONResponse({"status": "ok" if ready else "not ready"}, 200 if ready else 503)
+
+    async def metrics(self) -> Response:
+        return Response(self._metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def description(self) -> JSONResponse:
+        return JSONResponse(describe([model.name for model in self._router.all()]))
+
+    async def status_page(self) -> Response:
+        return page("status.html")
+
+    async def status_file(self, name: str) -> Response:
+        return page(name)
+
+    async def status_data(self) -> JSONResponse:
+        return JSONResponse(self._pulse.plain())
 
     async def list_models(self) -> JSONResponse:
         return JSONResponse({"object": "list", "data": [model.plain() for model in self._router.all()]})
@@ -111,22 +160,66 @@ class _Endpoints:
         return JSONResponse(self._model(model_id).plain())
 
     async def chat_completions(self, request: Request) -> Response:
-        body = parse(await read_json(request, self._limits.body_bytes, self._limits.body_timeout_s))
+        body = parse(await self._read(request))
         if body.store and self._traffic is None:
             message = "This server keeps nothing of what is said (it was started without --capture); leave store out."
             raise ApiError(400, "unsupported_parameter", message, param="store")
-        asker = Asker(request.state.key.id, body.user, request.headers.get("x-luthier-variant"))
-        return Answering(
-            body,
-            self._router.take(body.model, asker),
-            request_id=request.state.request_id,
-            key=request.state.key,
-            on_exchange=self._on_exchange,
-            traffic=self._traffic,
+
+        def shape(model: ServedModel) -> ChatShape:
+            return ChatShape(
+                id=_id("chatcmpl-"),
+                created_s=int(time.time()),
+                model=model.name,
+                fingerprint=short(model.package_digest),
+                with_logprobs=bool(body.logprobs),
+                with_usage=_with_usage(body.stream_options),
+            )
+
+        return self._answering(request, body, body.model, shape)
+
+    async def completions(self, request: Request) -> Response:
+        body = parse_completion(await self._read(request))
+
+        def shape(model: ServedModel) -> CompletionShape:
+            if not (isinstance(model.engine, Continues) and model.engine.continues_text):
+                message = f"{body.model!r} does not go on from plain text here; ask /v1/chat/completions."
+                raise ApiError(400, "unsupported_model", message, param="model")
+            return CompletionShape(
+                id=_id("cmpl-"),
+                created_s=int(time.time()),
+                model=model.name,
+                fingerprint=short(model.package_digest),
+                of_a_prompt=body.of_a_prompt,
+                with_logprobs=body.logprobs is not None,
+                with_usage=_with_usage(body.stream_options),
+            )
+
+        return self._answering(request, body, body.model, shape)
+
+    async def responses(self, request: Request) -> Response:
+        body = parse_response(await self._read(request))
+        return self._answering(
+            request, body, body.model, lambda _: ResponseShape(_id("resp_"), int(time.time()), body)
         )
 
+    async def embeddings(self, request: Request) -> Response:
+        body = parse_embedding(await self._read(request))
+        return Embedding(body, self._model(body.model), _id("embd-"), self._asking(request))
+
+    def _answering(
+        self, request: Request, body: Asked, name: str, shape: Callable[[ServedModel], Shape]
+    ) -> Answering:
+        """Of the version that this asker gets. Raises ApiError for what it cannot do."""
+        asker = Asker(request.state.key.id, body.user, request.headers.get("x-luthier-variant"))
+        lease = self._router.take(name, asker)
+        try:
+            return Answering(body, lease, shape(lease.model), self._asking(request))
+        except BaseException:
+            lease.end(None)
+            raise
+
     async def feedback(self, request: Request) -> JSONResponse:
-        told = parse_feedback(await read_json(request, self._limits.body_bytes, self._limits.body_timeout_s))
+        told = parse_feedback(await self._read(request))
         kept = self._traffic is not None and await asyncio.to_thread(
             self._traffic.judge,
             told.id,
@@ -141,6 +234,18 @@ class _Endpoints:
             raise ApiError(404, "exchange_not_found", message, param="id")
         return JSONResponse({"object": "feedback", "id": told.id, "choice": told.choice})
 
+    async def _read(self, request: Request) -> dict[str, Any]:
+        return await read_json(request, self._limits.body_bytes, self._limits.body_timeout_s)
+
+    def _asking(self, request: Request) -> Asking:
+        return Asking(
+            request.scope["state"],
+            on_exchange=self._on_exchange,
+            traffic=self._traffic,
+            screen=Screen(self._guard),
+            deadline_s=deadline_of(request.headers.get(DEADLINE), self._limits.answer_s),
+        )
+
     def _model(self, name: str) -> ServedModel:
         model = self._router.find(name)
         if model is None:
@@ -148,8 +253,17 @@ class _Endpoints:
         return model
 
 
-async def _tell(_: Request, error: Exception) -> Response:
+def _id(kind: str) -> str:
+    return f"{kind}{secrets.token_hex(12)}"
+
+
+def _with_usage(options: StreamOptions | None) -> bool:
+    return bool(options and options.include_usage)
+
+
+async def _tell(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
+    request.scope["state"]["code"] = error.code
     return Response(error.body, error.status, error.headers, "application/json")
 
 

@@ -11,6 +11,8 @@ PUBLIC: Final = None
 CHAT: Final = "chat"
 READ_MODELS: Final = "models.read"
 FEEDBACK: Final = "feedback"
+METRICS: Final = "metrics"
+STATUS: Final = "status"
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,22 @@ class Route:
     path: str
     endpoint: str
     permission: str | None
+    for_browsers: bool = False
+    """Also takes the key as a password that a person typed: pages that only show, and never a route that does anything."""
 
 
 TABLE: tuple[Route, ...] = (
     Route("GET", "/healthz", "health", PUBLIC),
     Route("POST", "/v1/chat/completions", "chat_completions", CHAT),
+    Route("POST", "/v1/completions", "completions", CHAT),
+    Route("POST", "/v1/embeddings", "embeddings", CHAT),
+    Route("POST", "/v1/responses", "responses", CHAT),
     Route("POST", "/v1/feedback", "feedback", FEEDBACK),
+    Route("GET", "/metrics", "metrics", METRICS),
+    Route("GET", "/openapi.json", "description", READ_MODELS),
+    Route("GET", "/status", "status_page", STATUS, for_browsers=True),
+    Route("GET", "/status/data", "status_data", STATUS, for_browsers=True),
+    Route("GET", "/status/{name}", "status_file", STATUS, for_browsers=True),
     Route("GET", "/v1/models", "list_models", READ_MODELS),
     Route("GET", "/v1/models/{model_id:path}", "get_model", READ_MODELS),
 )

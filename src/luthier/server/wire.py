@@ -12,23 +12,21 @@ the answer is written, `strict` or not, and only a finish "length" can leave it 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from luthier.core.spec import Spec
 from luthier.models.grammar import Grammar
-from luthier.server.errors import ApiError
+from luthier.server.exchange import hash_prompt
+from luthier.server.parts import MOST_CHOICES, Off, Stops, Text, Wire, checked, supported
+from luthier.server.tools import Tool, ToolCall, ToolChoice, Tools, check_choice, must_call
 from luthier.serving import engine
 
 MOST_MESSAGES = 2048
-MOST_CHOICES = 8
 MOST_LABELS = 500
 
-# OpenAI's fields that are not honoured here, with the values that ask for nothing.
-UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+UNSUPPORTED: Off = {
     "audio": (None,),
     "frequency_penalty": (None, 0, 0.0),
     "function_call": (None, "none"),
@@ -37,7 +35,6 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "metadata": (None, {}),
     "modalities": (None, ["text"]),
     "moderation": (None,),
-    "parallel_tool_calls": (None,),
     "prediction": (None,),
     "presence_penalty": (None, 0, 0.0),
     "prompt_cache_key": (None,),
@@ -46,61 +43,45 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "reasoning_effort": (None, "none"),
     "safety_identifier": (None,),
     "service_tier": (None, "auto", "default"),
-    "tool_choice": (None, "none"),
-    "tools": (None, []),
     "verbosity": (None,),
     "web_search_options": (None,),
 }
-UNSUPPORTED_IN_MESSAGE: Mapping[str, tuple[Any, ...]] = {
+UNSUPPORTED_IN_MESSAGE: Off = {
     "annotations": (None, []),
     "audio": (None,),
     "function_call": (None,),
     "name": (None,),
-    "tool_call_id": (None,),
-    "tool_calls": (None, []),
 }
 
 
-def _text(value: Any) -> Any:
-    if not isinstance(value, list):
-        return value
-    parts = []
-    for i, part in enumerate(value):
-        if not isinstance(part, dict) or set(part) != {"type", "text"} or not isinstance(part["text"], str):
-            raise PydanticCustomError(
-                "content_part", "part {i} is not {{'type': 'text', 'text': '...'}}", {"i": i}
-            )
-        parts.append(part["text"])
-    if not parts:
-        raise PydanticCustomError("content_part", "it is an empty list")
-    return "\n".join(parts)
-
-
-def _stops(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-class Wire(Spec):
-    """A part of a request body: nothing is converted, so "5" is not 5."""
-
-    model_config = ConfigDict(strict=True, hide_input_in_errors=True)
-
-
 class ChatMessage(Wire):
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     """Who says it; `developer` means `system`."""
-    content: Annotated[str | None, BeforeValidator(_text)] = None
-    """A text, or a list of text parts; may be null only in an assistant's message that has a refusal."""
+    content: Text = None
+    """A text, or a list of text parts; may be null only in an assistant's message that has a refusal or calls."""
     refusal: str | None = None
     """What an assistant said instead of an answer."""
+    tool_calls: list[ToolCall] | None = Field(default=None, max_length=128)
+    """What an assistant called."""
+    tool_call_id: str | None = Field(default=None, min_length=1, max_length=128)
+    """Which call a tool's message answers."""
 
     @model_validator(mode="after")
     def _something_said(self) -> ChatMessage:
         if self.refusal is not None and self.role != "assistant":
             raise PydanticCustomError("refusal", "only an assistant's message has a refusal")
-        if self.content is None and self.refusal is None:
+        if self.tool_calls and self.role != "assistant":
+            raise PydanticCustomError("tool_calls", "only an assistant's message has calls")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise PydanticCustomError("tool_call_id", "a tool's message has a tool_call_id, and no other has")
+        if self.content is None and self.refusal is None and not self.tool_calls:
             raise PydanticCustomError("content", "the content is missing")
         return self
+
+    def message(self) -> engine.Message:
+        role: engine.Role = "system" if self.role == "developer" else self.role
+        text = (self.content if self.content is not None else self.refusal) or ""
+        return engine.Message(role, text, tuple(c.call() for c in self.tool_calls or ()), self.tool_call_id)
 
 
 class StreamOptions(Wire):
@@ -183,10 +164,7 @@ class ChatBody(Wire):
     """How many answers."""
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     """Same request, same seed, same answer."""
-    stop: Annotated[
-        Annotated[list[Annotated[str, Field(min_length=1, max_length=400)]], Field(max_length=4)] | None,
-        BeforeValidator(_stops),
-    ] = None
+    stop: Stops = None
     """Up to four texts; the answer ends before the first of them."""
     stream: bool | None = None
     """Send the answer as it grows, as server-sent events."""
@@ -198,6 +176,12 @@ class ChatBody(Wire):
     """And this many alternatives for each; only with logprobs."""
     response_format: ResponseFormat | None = None
     """What the answer is held to: free text, a JSON object, or JSON of a schema."""
+    tools: Tools | None = None
+    """Functions that the answer may call, where the model knows tools."""
+    tool_choice: ToolChoice | None = None
+    """`auto` leaves it to the model, `required` demands a call, a function's name a call of it; `none` shows no tools."""
+    parallel_tool_calls: bool | None = None
+    """false: only the first call is passed on."""
     user: str | None = Field(default=None, max_length=512)
     """Who asks, in your terms; recorded as a hash with the answer."""
     store: bool | None = None
@@ -216,10 +200,19 @@ class ChatBody(Wire):
             and self.max_tokens != self.max_completion_tokens
         ):
             raise PydanticCustomError("max_tokens", "max_tokens and max_completion_tokens differ; give one")
+        check_choice(self.tools, self.tool_choice)
+        if self.parallel_tool_calls is not None and not self.tools:
+            raise PydanticCustomError("parallel_tool_calls", "parallel_tool_calls is given without tools")
+        _check_tool_messages(self.messages)
         ours = self.x_luthier.labels is not None or self.x_luthier.regex is not None
         if ours and self.response_format is not None and self.response_format.type != "text":
             raise PydanticCustomError(
                 "response_format", "response_format and x_luthier both say what the answer may be; give one"
+            )
+        held = ours or (self.response_format is not None and self.response_format.type != "text")
+        if self.offered and held:
+            raise PydanticCustomError(
+                "tools", "an answer that is held to labels or a format cannot call tools"
             )
         return self
 
@@ -227,19 +220,44 @@ class ChatBody(Wire):
     def count(self) -> int:
         return self.n or 1
 
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """The tools that the model is shown."""
+        return () if self.tool_choice == "none" else tuple(self.tools or ())
+
+    @property
+    def of_a_prompt(self) -> int:
+        return self.count
+
+    @property
+    def with_tools(self) -> bool:
+        """Whether tools have a part in it."""
+        return bool(self.offered) or any(m.role == "tool" or m.tool_calls for m in self.messages)
+
+    @property
+    def prompt_sha256(self) -> str:
+        return hash_prompt(self.request(0).messages)
+
+    @property
+    def messages_kept(self) -> tuple[engine.Message, ...] | None:
+        """Rows made of traffic have no tools, so what has a part in them is not kept."""
+        return None if self.with_tools else self.request(0).messages
+
     def request(self, index: int) -> engine.Request:
         """What the engine is asked for the `index`-th answer."""
         return engine.Request(
-            messages=tuple(_message(m) for m in self.messages),
+            messages=tuple(m.message() for m in self.messages),
             max_tokens=self.max_completion_tokens or self.max_tokens,
             temperature=self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
-            seed=_seed(self.seed, index),
+            seed=seed_of(self.seed, index),
             stop=tuple(self.stop or ()),
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             constrain=_constrain(self),
             abstain_below=self.x_luthier.abstain_below,
             instruct=self.x_luthier.instruction,
+            tools=tuple(tool.plain() for tool in self.offered),
+            must_call=must_call(list(self.offered), self.tool_choice),
         )
 
 
@@ -271,12 +289,24 @@ def _constrain(body: ChatBody) -> tuple[str, ...] | Grammar | None:
     return None if body.response_format is None else body.response_format.grammar
 
 
-def _message(message: ChatMessage) -> engine.Message:
-    role: engine.Role = "system" if message.role == "developer" else message.role
-    return engine.Message(role, (message.content if message.content is not None else message.refusal) or "")
+def _check_tool_messages(messages: list[ChatMessage]) -> None:
+    """A tool answers a call that was made before and has no answer yet. Raises PydanticCustomError."""
+    waiting: set[str] = set()
+    for n, message in enumerate(messages):
+        if message.role == "tool" and message.tool_call_id not in waiting:
+            raise PydanticCustomError(
+                "messages", "message {n} answers no call that waits for an answer", {"n": n}
+            )
+        if message.role == "tool":
+            waiting.discard(str(message.tool_call_id))
+        elif waiting:
+            raise PydanticCustomError("messages", "message {n} comes before all calls are answered", {"n": n})
+        waiting |= {call.id for call in message.tool_calls or ()}
+    if waiting:
+        raise PydanticCustomError("messages", "the last call is not answered")
 
 
-def _seed(seed: int | None, index: int) -> int | None:
+def seed_of(seed: int | None, index: int) -> int | None:
     """The client's own seed for the first answer; for the others one derived from it, so that they differ."""
     if seed is None or index == 0:
         return seed
@@ -285,55 +315,16 @@ def _seed(seed: int | None, index: int) -> int | None:
 
 def parse(value: dict[str, Any]) -> ChatBody:
     """The checked body. Raises ApiError 400 that names the field."""
-    body = _supported(value, UNSUPPORTED, "")
+    body = supported(value, UNSUPPORTED)
     messages = body.get("messages")
     if isinstance(messages, list):
         body["messages"] = [
-            _supported(m, UNSUPPORTED_IN_MESSAGE, f"messages[{i}].") if isinstance(m, dict) else m
+            supported(m, UNSUPPORTED_IN_MESSAGE, f"messages[{i}].") if isinstance(m, dict) else m
             for i, m in enumerate(messages[: MOST_MESSAGES + 1])
         ]
-    try:
-        return ChatBody.model_validate(body)
-    except ValidationError as error:
-        raise _told(error.errors(include_url=False)[0]) from None
-
-
-def _supported(value: dict[str, Any], table: Mapping[str, tuple[Any, ...]], where: str) -> dict[str, Any]:
-    kept = {}
-    for name, given in value.items():
-        if name not in table:
-            kept[name] = given
-        elif not any(
-            given == off and isinstance(given, bool) == isinstance(off, bool) for off in table[name]
-        ):
-            raise ApiError(
-                400,
-                "unsupported_parameter",
-                f"{where}{name} is not supported by this server; leave it out. Nothing is accepted and ignored here.",
-                param=f"{where}{name}",
-            )
-    return kept
+    return checked(ChatBody, body)
 
 
 def parse_feedback(value: dict[str, Any]) -> FeedbackBody:
     """The checked body. Raises ApiError 400 that names the field."""
-    try:
-        return FeedbackBody.model_validate(value)
-    except ValidationError as error:
-        raise _told(error.errors(include_url=False)[0], FeedbackBody) from None
-
-
-_CODES = {"missing": "missing_required_parameter", "unknown_key": "unknown_parameter"}
-
-
-def _told(fault: Any, body: type[Wire] = ChatBody) -> ApiError:
-    path = list(fault["loc"])
-    kind = fault["type"]
-    if kind == "unknown_key":
-        path.append(fault["ctx"]["key"][:100])
-    param = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
-    if not path and kind in body.model_fields:  # a disagreement between fields is named after one of them
-        param = kind
-    said = "this field is needed and is not there" if kind == "missing" else fault["msg"]
-    message = f"{param}: {said}." if param else f"{said}."
-    return ApiError(400, _CODES.get(kind, "invalid_value"), message[:400], param=param or None)
+    return checked(FeedbackBody, value)

@@ -3,6 +3,7 @@
     Request ──▶ Engine.generate ──▶ Chunk, Chunk, ..., last Chunk (finish, usage)
 
     engine               the protocol and its values
+    abilities            what some engines can do beside: plain text, tools, vectors
     labels               an answer that is one of some labels
     package              what a model folder says about how to ask it
     transformers_engine  in-process generation with a KV cache: the plain engine, one answer at a time

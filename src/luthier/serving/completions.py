@@ -132,10 +132,11 @@ class CompletionsBackend:
         return body
 
     def _held(self, grammar: Grammar) -> dict[str, Any]:
-        if self._dialect != "vllm":
+        if self._dialect != "vllm" or grammar.kind == "calls":
+            calls = grammar.kind == "calls"
             raise Refused(
-                f"The engine {self.name} cannot hold an answer to a schema or an expression.",
-                param="response_format",
+                f"The engine {self.name} cannot hold an answer to {'a call' if calls else 'a schema or an expression'}.",
+                param="tool_choice" if calls else "response_format",
                 code="unsupported_parameter",
                 remedy="Leave it out, or serve the model with --engine llamacpp.",
             )

@@ -6,26 +6,51 @@ the wire format (the server's), and what the answer is worth (the evaluation's).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import json
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from luthier.core.errors import ModelError, SpecError
 from luthier.models.grammar import Grammar
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 Finish = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
+class Call:
+    """One call of a function. `arguments` is a JSON object as text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. `calls` only of an assistant; `answers`, only of a tool, is the id of the call that it answers."""
 
     role: Role
     content: str
+    calls: tuple[Call, ...] = ()
+    answers: str | None = None
 
-    def plain(self) -> dict[str, str]:
-        return {"role": self.role, "content": self.content}
+    def plain(self) -> dict[str, Any]:
+        """As chat templates read it: OpenAI's form, with arguments as objects."""
+        told: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.calls:
+            told["tool_calls"] = [
+                {
+                    "id": one.id,
+                    "type": "function",
+                    "function": {"name": one.name, "arguments": json.loads(one.arguments)},
+                }
+                for one in self.calls
+            ]
+        if self.answers is not None:
+            told["tool_call_id"] = self.answers
+        return told
 
 
 @dataclass(frozen=True)
@@ -53,6 +78,13 @@ class Request:
     """Decline to answer if no label is at least this probable, or the text less sure; 0: always answer."""
     instruct: bool = True
     """Put the package's instruction first, as in training, if the conversation has no system message."""
+    prompt: str | tuple[int, ...] | None = None
+    """Text or token ids that the answer goes on from, in place of messages: no template and no instruction. Only of an engine that
+    is a `Continues` (abilities)."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Functions in OpenAI's form that the answer may call. Only of an engine that is a `CallsFunctions` (abilities)."""
+    must_call: tuple[str, ...] = ()
+    """The answer is one call of one of these functions; empty: it calls what it wants, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +129,8 @@ class Chunk:
     refusal: str | None = None
     """Why there is no answer: it was not sure enough, or a step of the package refused it. Last chunk only; then no chunk has
     text."""
+    calls: tuple[Call, ...] = ()
+    """Functions that the answer calls, where whoever passes it on has read them (server/calls); the engine leaves them in `text`."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +149,16 @@ class Refused(SpecError):
 
 
 class ContextLengthExceeded(Refused):
-    def __init__(self, prompt_tokens: int, max_tokens: int | None, context_tokens: int) -> None:
+    def __init__(
+        self, prompt_tokens: int, max_tokens: int | None, context_tokens: int, param: str = "messages"
+    ) -> None:
+        takes = "the messages take" if param == "messages" else f"the {param} takes"
         asked = "" if max_tokens is None else f" and {max_tokens} were asked for as answer"
         super().__init__(
-            f"The context of this model is {context_tokens} tokens; the messages take {prompt_tokens}{asked}.",
-            param="messages",
+            f"The context of this model is {context_tokens} tokens; {takes} {prompt_tokens}{asked}.",
+            param=param,
             code="context_length_exceeded",
-            remedy="Shorten the messages, or lower max_tokens." if max_tokens else "Shorten the messages.",
+            remedy=f"Shorten the {param}, or lower max_tokens." if max_tokens else f"Shorten the {param}.",
         )
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens

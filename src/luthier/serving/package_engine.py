@@ -19,18 +19,21 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 from luthier.core.errors import DataError, MissingPart, ModelError, SpecError
 from luthier.core.units import plain_number
+from luthier.models.call_form import CallForm
 from luthier.models.grammar import Grammar
 from luthier.models.said import Step
 from luthier.outputs.answering import Sample, Settled, about
 from luthier.outputs.other import Other
 from luthier.outputs.spec import HeldSpec
 from luthier.outputs.step import About
+from luthier.serving.asked import call_grammar, plain_ids, refuse_tools, refused
 from luthier.serving.backend import Backend, Wish
 from luthier.serving.engine import (
     Candidate,
@@ -92,7 +95,7 @@ class PackageEngine:
         with self._free:
             self._must_be_ready()
             labels, grammar = self._labels(request), self._grammar(request)
-            prompt_ids = self._prompt(request.messages, request.max_tokens, instruct=request.instruct)
+            prompt_ids = self._request_ids(request)
             if labels:
                 yield self._label(request, labels, prompt_ids, unwanted)
             elif (number := self.backend.number(prompt_ids, unwanted)) is not None:
@@ -107,18 +110,34 @@ class PackageEngine:
             self._must_be_ready()
             return self._score(self._prompt(messages, None, instruct=True), labels, always_wanted)
 
+    @property
+    def continues_text(self) -> bool:
+        return self.backend.writes
+
+    def call_form(self) -> CallForm | None:
+        from luthier.models.call_form import call_form
+
+        self._must_be_ready()
+        try:
+            return call_form(self.backend.template)
+        except ModelError as error:
+            raise refused(error, "tools", "unsupported_parameter") from None
+
     def _must_be_ready(self) -> None:
         if self.backend.template is None:
             raise Unavailable("The model is not loaded.", remedy="Load it, or wait until it is ready.")
 
     def _labels(self, request: Request) -> tuple[str, ...]:
-        if isinstance(request.constrain, Grammar):
+        refuse_tools(request, self.facts)
+        if isinstance(request.constrain, Grammar) or request.must_call:
             return ()
         if request.constrain is not None:
             return request.constrain
         return (self.facts.labels or ()) if self.facts.constrain else ()
 
     def _grammar(self, request: Request) -> Grammar | None:
+        if request.must_call:
+            return call_grammar(self.backend.template, request)
         if not isinstance(request.constrain, Grammar):
             return self.facts.answering.grammar() if request.constrain is None else None
         if not self.backend.writes:
@@ -139,17 +158,32 @@ class PackageEngine:
             ) from None
         return request.constrain
 
-    def _prompt(self, messages: tuple[Message, ...], max_tokens: int | None, *, instruct: bool) -> list[int]:
+    def _request_ids(self, request: Request) -> list[int]:
+        if request.prompt is not None:
+            return plain_ids(self.backend.template, request.prompt, request.max_tokens, "prompt")
+        return self._prompt(
+            request.messages, request.max_tokens, instruct=request.instruct, tools=request.tools
+        )
+
+    def _prompt(
+        self,
+        messages: tuple[Message, ...],
+        max_tokens: int | None,
+        *,
+        instruct: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> list[int]:
         from luthier.models.template import TooLong
 
         asked = instructed(messages, self.facts) if instruct else messages
         try:
-            prompt_ids: list[int] = self.backend.template.prompt([message.plain() for message in asked])
+            prompt_ids: list[int] = self.backend.template.prompt(
+                [message.plain() for message in asked], list(tools) or None
+            )
         except TooLong as error:  # counts one token of answer in
             raise ContextLengthExceeded(error.tokens - 1, max_tokens, error.limit) from None
         except ModelError as error:
-            message = f"{error.message[0].upper()}{error.message[1:]}"
-            raise Refused(message, param="messages", code="invalid_messages", remedy=error.remedy) from None
+            raise refused(error, "messages", "invalid_messages") from None
         context: int = self.backend.template.context
         if len(prompt_ids) + (max_tokens or 1) > context:
             raise ContextLengthExceeded(len(prompt_ids), max_tokens, context)

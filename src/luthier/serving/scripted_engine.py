@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
+from luthier.models.call_form import CallForm
+from luthier.serving.abilities import Vectors
 from luthier.serving.engine import (
     Cancelled,
     Candidate,
@@ -60,7 +62,7 @@ class Rule:
     def applies(self, request: Request) -> bool:
         if callable(self.when):
             return self.when(request)
-        return self.when in request.messages[-1].content
+        return self.when in _last(request)
 
 
 class ScriptedEngine:
@@ -78,13 +80,16 @@ class ScriptedEngine:
         context_tokens: int = 1000,
         labels: tuple[str, ...] = (),
         abstain_below: float = 0.0,
+        form: CallForm | None = CallForm("<tool_call>", "</tool_call>"),  # noqa: B008  frozen
     ) -> None:
         self.slots = slots
+        self.continues_text = True
         self.rules = tuple(rules)
         self.default = default
         self.context_tokens = context_tokens
         self.labels = labels
         self.abstain_below = abstain_below
+        self.form = form
         self.requests: list[Request] = []
         self.active = 0
         self.abandoned = 0
@@ -117,6 +122,22 @@ class ScriptedEngine:
                 with self._count:
                     self.active -= 1
 
+    def call_form(self) -> CallForm | None:
+        return self.form
+
+    def embed(
+        self, texts: Sequence[str | tuple[int, ...]], unwanted: Callable[[], bool] = always_wanted
+    ) -> Vectors:
+        """Of length 1; how many of a text's words have which length, modulo four, is all that they say."""
+        self._must_be_ready()
+        found = []
+        for text in texts:
+            words = _words(text) if isinstance(text, str) else [str(one) for one in text]
+            counts = [1e-9 + sum(len(word) % 4 == place for word in words) for place in range(4)]
+            length = math.hypot(*counts)
+            found.append(tuple(count / length for count in counts))
+        return Vectors(tuple(found), sum(_count(t) if isinstance(t, str) else len(t) for t in texts))
+
     def score(self, messages: tuple[Message, ...], labels: tuple[str, ...]) -> tuple[float, ...]:
         self._must_be_ready()
         reply = self._reply(Request(messages)).text
@@ -135,7 +156,7 @@ class ScriptedEngine:
     def _answer(self, request: Request, unwanted: Callable[[], bool]) -> Generator[Chunk, None, None]:
         self._must_be_ready()
         reply = self._reply(request)
-        prompt_tokens = sum(len(_words(m.content)) for m in request.messages)
+        prompt_tokens = _prompt_tokens(request)
         if prompt_tokens + (request.max_tokens or 1) > self.context_tokens:
             raise ContextLengthExceeded(prompt_tokens, request.max_tokens, self.context_tokens)
         _wait(reply.first_delay_s, unwanted)
@@ -184,6 +205,17 @@ def _wait(delay_s: float, unwanted: Callable[[], bool]) -> None:
         if unwanted():
             raise Cancelled
         time.sleep(min(left_s, 0.01))
+
+
+def _last(request: Request) -> str:
+    return request.messages[-1].content if request.prompt is None else str(request.prompt)
+
+
+def _prompt_tokens(request: Request) -> int:
+    if isinstance(request.prompt, tuple):
+        return len(request.prompt)
+    texts = [m.content for m in request.messages] if request.prompt is None else [request.prompt]
+    return sum(map(_count, texts))
 
 
 def _count(text: str) -> int:

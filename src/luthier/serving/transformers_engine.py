@@ -16,6 +16,8 @@ from luthier.models.spec import Dtype
 from luthier.outputs.answering import Sample, samples
 from luthier.outputs.other import Other
 from luthier.outputs.spec import AnsweringSpec
+from luthier.serving.abilities import Vectors
+from luthier.serving.asked import plain_ids
 from luthier.serving.backend import Unwanted, Wish
 from luthier.serving.engine import Cancelled, Health, always_wanted
 from luthier.serving.opening import Opening
@@ -40,9 +42,9 @@ class TransformersEngine(PackageEngine):
         longest_answer: int = 1024,
         other: Other | None = None,
     ) -> None:
-        backend = TransformersBackend(base_folder, adapter_folder, dtype=dtype, device=device)
+        self._own = TransformersBackend(base_folder, adapter_folder, dtype=dtype, device=device)
         facts = facts or read_facts(adapter_folder or base_folder)
-        super().__init__(backend, facts, longest_answer=longest_answer, other=other)
+        super().__init__(self._own, facts, longest_answer=longest_answer, other=other)
 
     @classmethod
     def open(cls, what: Opening) -> TransformersEngine:
@@ -56,6 +58,12 @@ class TransformersEngine(PackageEngine):
             device=what.device,
             other=what.other,
         )
+
+    def embed(self, texts: Sequence[str | tuple[int, ...]], unwanted: Unwanted = always_wanted) -> Vectors:
+        with self._free:
+            self._must_be_ready()
+            ids = [plain_ids(self._own.template, text, None, "input") for text in texts]
+            return Vectors(tuple(map(tuple, self._own.vectors(ids, unwanted))), sum(map(len, ids)))
 
 
 class TransformersBackend:
@@ -149,6 +157,12 @@ class TransformersBackend:
 
         with self._wanted(unwanted):
             return score_choices(self._model, self._template, [prompt_ids], labels)[0]
+
+    def vectors(self, texts: Sequence[Sequence[int]], unwanted: Unwanted) -> list[list[float]]:
+        from luthier.models.pooled import mean_vectors
+
+        with self._wanted(unwanted):
+            return mean_vectors(self._model, self._template, texts)
 
     def number(self, prompt_ids: Sequence[int], unwanted: Unwanted) -> float | None:
         if not self._gives_number:

@@ -1,0 +1,123 @@
+"""Options of `luthier serve` that say what passes the door, how fast, and who is told of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from luthier.core.units import Money
+
+from .traffic import DURATION
+
+if TYPE_CHECKING:
+    from luthier.app.app import App
+    from luthier.server.openai import Limits
+    from luthier.server.screen import GuardSpec
+    from luthier.server.watch import Observer
+
+OPTIONS = (
+    click.option(
+        "--deadline",
+        "deadline_s",
+        type=DURATION,
+        metavar="TIME",
+        help="End an answer that takes longer, such as '60 s', with an error; a request may ask for less (x-luthier-deadline-s). Default: none.",
+    ),
+    click.option(
+        "--rate",
+        metavar="N/UNIT",
+        help="How many requests each key may make, such as 60/min (s, min, h); more get 429. Default: no limit but the queue.",
+    ),
+    click.option(
+        "--guard",
+        "guard_file",
+        type=click.Path(path_type=Path),
+        help="A YAML file: what of requests and answers is not passed on (docs/serving.md).",
+    ),
+    click.option(
+        "--machine",
+        metavar="NAME",
+        help="A machine of the price table: then what each answer cost is recorded. Default: no cost is.",
+    ),
+    click.option(
+        "--log",
+        "log_form",
+        type=click.Choice(["plain", "json"]),
+        default="plain",
+        show_default=True,
+        help="json: a line for each request on the error output, without any text of messages.",
+    ),
+    click.option(
+        "--traces",
+        "traces_to",
+        metavar="URL",
+        help="Send OpenTelemetry traces to this collector, such as http://127.0.0.1:4318/v1/traces. Default: nowhere. Needs the extra otel.",
+    ),
+)
+
+
+def door_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Door:
+    """The options as they were given; reading them raises SpecError."""
+
+    deadline_s: float | None = None
+    rate: str | None = None
+    guard_file: Path | None = None
+    machine: str | None = None
+    log_form: str = "plain"
+    traces_to: str | None = None
+
+    def limits(self) -> Limits:
+        from luthier.server.openai import Limits
+        from luthier.server.rates import Rate
+
+        return Limits(answer_s=self.deadline_s, rate=None if self.rate is None else Rate.parse(self.rate))
+
+    def guard(self) -> GuardSpec:
+        from luthier.server.screen import NO_GUARD, read_guard
+
+        return NO_GUARD if self.guard_file is None else read_guard(self.guard_file)
+
+    def hourly(self, app: App) -> Money | None:
+        if self.machine is None:
+            return None
+        from luthier.cost.prices import load_prices
+
+        prices, warnings = load_prices(app.home / "prices.yaml", machine=self.machine)
+        row = prices.look_up(self.machine)
+        for warning in warnings:
+            click.echo(f"warning: {warning}", err=True)
+        return Money(row.value, row.currency)
+
+    @contextmanager
+    def observers(self) -> Iterator[list[Observer]]:
+        found: list[Observer] = []
+        if self.log_form == "json":
+            from luthier.server.request_log import JsonLines, to_lines
+
+            handler = logging.StreamHandler()
+            handler.setFormatter(JsonLines())
+            logging.getLogger().addHandler(handler)
+            found.append(to_lines(lambda line: click.echo(line, err=True)))
+        if self.traces_to is None:
+            yield found
+            return
+        from luthier.server.traces import Traces
+
+        traces = Traces.to(self.traces_to)
+        try:
+            yield [*found, traces]
+        finally:
+            traces.close()

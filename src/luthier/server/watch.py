@@ -1,0 +1,56 @@
+"""What the server tells of each request once it is over, to whoever watches: metrics, traces, the log, the status page.
+
+    Envelope ──▶ Watch ──▶ observer, observer, ...        an observer that fails is logged, and never costs an answer
+
+No text of a message is in it. Not here: the record of an answer, without which there is no answer (exchange).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from luthier.server.exchange import Exchange
+
+logger = logging.getLogger("luthier.server")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """`route` is the path as the route table has it, "-" for none of its; `code` that of the error, None where it went well."""
+
+    request_id: str
+    method: str
+    route: str
+    status: int
+    code: str | None
+    key_id: str | None
+    began_s: float  # Unix time
+    elapsed_s: float
+    exchange: Exchange | None = None
+    guarded: Mapping[str, int] = field(default_factory=dict)
+    traceparent: str | None = None
+
+    @property
+    def served(self) -> tuple[str, str]:
+        """(model, release) of an answer; what was never released goes by the short digest of its package."""
+        assert self.exchange is not None
+        return self.exchange.model, self.exchange.release or self.exchange.package_digest[:12]
+
+
+Observer = Callable[[Seen], None]
+
+
+class Watch:
+    """Called on the event loop: observers are quick and do not wait for anything."""
+
+    def __init__(self, observers: Sequence[Observer] = ()) -> None:
+        self._observers = tuple(observers)
+
+    def __call__(self, seen: Seen) -> None:
+        for observer in self._observers:
+            try:
+                observer(seen)
+            except Exception:
+                logger.exception("%s: an observer failed", seen.request_id)

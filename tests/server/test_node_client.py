@@ -1,0 +1,45 @@
+"""The official client for Node, end to end. It is not installed here: `npm install openai` somewhere, and NODE_PATH names its
+node_modules."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from luthier.serving.scripted_engine import Reply, Rule, ScriptedEngine
+
+
+@pytest.fixture
+def node():
+    found = shutil.which("node")
+    if found is None:
+        pytest.skip("no node on this machine")
+    if subprocess.run([found, "-e", "require('openai')"], capture_output=True).returncode:
+        pytest.skip("node finds no openai: npm install openai, and NODE_PATH names its node_modules")
+    return found
+
+
+def test_everything_that_the_client_asks(node, open_door):
+    rules = [Rule("call", Reply('<tool_call>{"name": "now", "arguments": {}}</tool_call>'))]
+    door = open_door(ScriptedEngine(rules, Reply("one two three")))
+    done = subprocess.run(
+        [node, str(Path(__file__).with_name("node_client.js"))],
+        env={**os.environ, "BASE_URL": f"{door.url}/v1", "KEY": door.key},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    events = told.pop("events")
+    assert told == {
+        "chat": "one two three", "usage": 4, "stream": "one two three", "streamUsage": 4, "call": "now",
+        "streamedCall": {"name": "now", "arguments": "{}"}, "completion": "one two three", "response": "one two three",
+        "vectors": [4, 4], "models": ["router"], "error": ["NotFoundError", 404, "model_not_found", "string"],
+    }  # fmt: skip
+    assert (events[0], events[-1]) == ("response.created", "response.completed")
