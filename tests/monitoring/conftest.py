@@ -10,11 +10,50 @@ from luthier.monitoring.rows import Row
 from luthier.monitoring.spec import DriftSpec, ReferenceSpec
 
 SUBJECTS = {
-    "billing": "invoice payment refund charge receipt account balance tax amount credit".split(),
-    "delivery": "parcel courier package address depot tracking driver door late lorry".split(),
+    "billing": [
+        "invoice",
+        "payment",
+        "refund",
+        "charge",
+        "receipt",
+        "account",
+        "balance",
+        "tax",
+        "amount",
+        "credit",
+    ],
+    "delivery": [
+        "parcel",
+        "courier",
+        "package",
+        "address",
+        "depot",
+        "tracking",
+        "driver",
+        "door",
+        "late",
+        "lorry",
+    ],
 }
-GLUE = "the my is was not and with for please about this when will you have been".split()
-OTHER = "router modem firmware wifi antenna signal password browser cable outage".split()
+GLUE = [
+    "the",
+    "my",
+    "is",
+    "was",
+    "not",
+    "and",
+    "with",
+    "for",
+    "please",
+    "about",
+    "this",
+    "when",
+    "will",
+    "you",
+    "have",
+    "been",
+]
+OTHER = ["router", "modem", "firmware", "wifi", "antenna", "signal", "password", "browser", "cable", "outage"]
 
 
 def sentence(generator, words):

@@ -91,7 +91,7 @@ def test_the_reference_is_read_as_it_was_written(reference, tmp_path, make_rows)
     views = reference.views()
     one, other = (r.binned(r.fit.measure(rows), views) for r in (reference, again))
     assert (one == other).all() and all((reference.counts(v) == again.counts(v)).all() for v in views)
-    assert not any(b"\x80\x04" == path.read_bytes()[:2] for path in tmp_path.iterdir()), "no pickle"
+    assert not any(path.read_bytes()[:2] == b"\x80\x04" for path in tmp_path.iterdir()), "no pickle"
 
 
 def test_views_that_nothing_is_known_of_are_not_watched(make_rows):

@@ -18,6 +18,7 @@ from .choosing import advise, report, select
 from .command import Nearest, app, as_json_option, put, put_json, told
 from .data import data
 from .harness import harness
+from .monitoring import monitor
 from .traffic import DURATION, SHARE, traffic
 
 DEFAULT_BASE = "smollm2-135m-instruct"
@@ -465,6 +466,7 @@ main.add_command(select)
 main.add_command(report)
 main.add_command(data)
 main.add_command(traffic)
+main.add_command(monitor)
 main.add_command(harness)
 
 

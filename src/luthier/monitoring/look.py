@@ -260,6 +260,12 @@ def most_unlike(
     return tuple(window.ids[n] for n in order[:most] if excess_N[n] > 0)
 
 
+def furthest(window: Measured, most: int) -> tuple[str, ...]:
+    """Ids of the requests that are furthest from the training rows."""
+    far_N = np.nan_to_num(window.numbers["unlike"])
+    return tuple(window.ids[n] for n in np.argsort(-far_N, kind="stable")[:most])
+
+
 def _going_on(
     open_: Sequence[Episode], reference: Reference, window: Measured, views: Sequence[str]
 ) -> tuple[tuple[Episode, ...], tuple[Episode, ...]]:

@@ -40,6 +40,21 @@ ENOUGH = 300
 """Held-out rows below which some of the training rows stand in for them."""
 
 
+class TrafficReferenceSpec(ReferenceSpec):
+    """The same of a stretch of traffic."""
+
+    name: str
+    """What was asked."""
+    release: str | None
+    """What answered."""
+    since_s: float
+    """From then on."""
+    until_s: float
+    """Before then."""
+    exchanges: int
+    """How many there were: with some removed it would be another reference."""
+
+
 @dataclass(frozen=True)
 class Material:
     """Rows to fit on, rows that stand for what is usual, and the labels that answers may be."""
@@ -102,7 +117,7 @@ def _by_frequency(words: Sequence[str | None]) -> tuple[str, ...]:
 def stage(material: Callable[[Mapping[str, Artifact], Context], Material], about: Mapping[str, Any]) -> Stage:
     """The stage that makes the artifact; `material` finds the rows when it is needed."""
 
-    def make(spec: Spec, inputs: Mapping[str, Artifact], out: Path, scratch: Path, at: Context) -> Output:
+    def make(spec: Spec, inputs: Mapping[str, Artifact], out: Path, _scratch: Path, at: Context) -> Output:
         settings = ReferenceSpec.model_validate(
             {name: getattr(spec, name) for name in ReferenceSpec.model_fields}
         )
