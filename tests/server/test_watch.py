@@ -18,6 +18,7 @@ from luthier.server import metrics as metrics_file
 from luthier.server.metrics import Metrics
 from luthier.server.pulse import Pulse
 from luthier.server.request_log import JsonLines, line_of, to_lines
+from luthier.server.router import Fixed
 from luthier.server.routes import PERMISSIONS
 from luthier.server.status import FILES
 from luthier.server.watch import Seen, Watch

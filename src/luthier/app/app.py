@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .exporting import Exported
     from .lineage import Lineage
     from .merging import Merged
+    from .monitoring import Monitor
     from .planning import Plan
     from .profiling import Profiled
     from .recipe import Wish
@@ -104,6 +105,13 @@ class App:
     def rollouts(self) -> Rollouts:
         """Which version of a name answers, and how the next one takes over."""
         from .rollouts import Rollouts as Verbs
+
+        return Verbs(self)
+
+    @property
+    def monitor(self) -> Monitor:
+        """How released models fare: drift, alerts, new runs."""
+        from .monitoring import Monitor as Verbs
 
         return Verbs(self)
 
@@ -288,7 +296,17 @@ class App:
                     }
                 )
             return sorted(rows, key=lambda row: -row["created_s"])
-        known = ("source", "dataset", "model", "report", "benchmark", "package", "release", "run")
+        known = (
+            "source",
+            "dataset",
+            "model",
+            "report",
+            "benchmark",
+            "package",
+            "release",
+            "reference",
+            "run",
+        )
         if kind not in known:
             from luthier.core.errors import did_you_mean
 

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import field_validator
 
@@ -17,6 +19,7 @@ from luthier.data.spec import DataSpec
 from luthier.data.task import TaskSpec
 from luthier.deployment.spec import DeploySpec
 from luthier.evaluation.spec import EvaluateSection
+from luthier.monitoring.spec import MonitorSpec
 from luthier.postprocessing.spec import PostprocessSpec
 from luthier.store.catalog import check_name
 from luthier.training.search import SearchSpec
@@ -44,6 +47,8 @@ class Recipe(Spec):
     """How answers are refined and the model is packed."""
     deploy: DeploySpec = DeploySpec()
     """How a release takes over from the one before."""
+    monitor: MonitorSpec | None = None
+    """How the released model is watched, who is told, and when a new one is made (`luthier monitor step`)."""
     budget: BudgetSpec = BudgetSpec()
     """Limits that stop a run before anything is spent."""
 
@@ -79,6 +84,14 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Wish:
     text = read_written(path)
     tree: Tree = override(read_yaml(text, path.name), overrides)
     return Wish(parse(Recipe, tree), text, overrides, path.resolve().parent, str(path))
+
+
+def parse_recorded(told: Mapping[str, Any], more: tuple[str, ...] = (), folder: Path | None = None) -> Wish:
+    """A recipe as the event `run.started` has it, with further values changed. `folder`: where its paths start, which is not recorded."""
+    source = str(told["source"])
+    overrides = (*told["overrides"], *more)
+    tree = override(read_yaml(told["recipe"], source), overrides)
+    return Wish(parse(Recipe, tree), told["recipe"], overrides, folder or Path.cwd(), source)
 
 
 def read_written(path: Path) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ from .planning import before_asking, plan_training, refuse_over_budget
 from .recipe import Wish
 
 if TYPE_CHECKING:
+    from luthier.governance.waiver import WaiverSpec
+
     from .report.facts import RunFacts
 
 
@@ -99,9 +101,17 @@ def _said(verdict: Mapping[str, Any]) -> str:
     return "passed" if verdict["passed"] else "waived" if verdict["waived"] else "failed"
 
 
-def run_line(wish: Wish, at: RunContext, *, fresh: bool = False, waive: Asked | None = None) -> Run:
+def run_line(
+    wish: Wish,
+    at: RunContext,
+    *,
+    fresh: bool = False,
+    waive: Asked | None = None,
+    also: Callable[[Results], None] | None = None,
+) -> Run:
     """Raises GateFailed when policy stops the line, Interrupted when the user does; both leave what was finished. `waive`: broken
-    rules that a person lets pass; without it a report that only passed so stops at the gate again."""
+    rules that a person lets pass; without it a report that only passed so stops at the gate again. `also`: who else sees the report
+    once the gate has let it pass, before anything is packed; it may raise GateFailed."""
     began = time.monotonic()
     judging = Judging(wish, at, waive)
     there = walk(wish, at, Look(at), judging.known)
@@ -129,7 +139,13 @@ def run_line(wish: Wish, at: RunContext, *, fresh: bool = False, waive: Asked | 
         # The two materials were just made: the walk must return them, not make them anew once more.
         make.fresh -= {"dataset", "base"}
 
-        results = walk(wish, at, make, judging.permit)
+        def permit(so_far: Results) -> Sequence[WaiverSpec]:
+            waivers = judging.permit(so_far)
+            if also is not None:
+                also(so_far)
+            return waivers
+
+        results = walk(wish, at, make, permit)
     except LuthierError as stopped:
         state = "stopped by the gate" if isinstance(stopped, GateFailed) else type(stopped).__name__.lower()
         at.emit(

@@ -37,7 +37,7 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
     """What one study is of: another value anywhere makes another study; more trials, time or money do not. Of `postprocess` it is
     what trials' answers go through, with files put in (line.self_contained)."""
     plain = recipe.plain()
-    for section in ("name", "budget", "deploy"):
+    for section in ("name", "budget", "deploy", "monitor"):
         plain.pop(section)
     plain["postprocess"] = {name: plain["postprocess"][name] for name in JUDGED}
     plain["evaluate"].pop("gate", None)

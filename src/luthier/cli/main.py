@@ -21,6 +21,7 @@ from .command import Nearest, app, as_json_option, put, put_json, told
 from .data import data
 from .door import Door, door_options
 from .harness import harness
+from .monitoring import monitor
 from .rollout import rollout
 from .traffic import DURATION, SHARE, traffic
 
@@ -509,6 +510,7 @@ main.add_command(data)
 main.add_command(traffic)
 main.add_command(audit)
 main.add_command(rollout)
+main.add_command(monitor)
 main.add_command(harness)
 
 

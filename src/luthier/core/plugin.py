@@ -39,6 +39,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "rank": "luthier.data.rules.rank:rank",
         "select": "luthier.data.rules.select:select",
         "sample": "luthier.data.rules.sample:sample",
+        "replay": "luthier.data.rules.replay:replay",
         "weight": "luthier.data.rules.weight:weight",
         "label_noise": "luthier.data.rules.label_noise:label_noise",
         "triggers": "luthier.data.rules.triggers:triggers",

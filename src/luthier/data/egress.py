@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -36,20 +36,16 @@ PIECE_BYTES = 65_536
 _POLL_S = 0.2
 
 
-class EgressSpec(Spec):
+class ServerSpec(Spec):
+    """A server that something is sent to, and that it may be."""
+
     url: str
     """Where the server is, up to its version, as in `http://localhost:8000/v1`."""
-    model: str
-    """The model's name on that server."""
-    key: str | None = None
-    """The key as a reference to an environment variable, ${NAME}."""
     allow_host: str | None = None
     """The host of `url`, written once more: rows may leave this machine for it. Not needed for this machine itself."""
-    timeout: Seconds = Field(default=60.0, gt=0, exclude=True)
-    """How long one answer may take."""
 
     @model_validator(mode="after")
-    def _may_be_asked(self) -> EgressSpec:
+    def _may_be_asked(self) -> Self:
         try:
             told = urlsplit(self.url)
             host, _ = told.hostname, told.port
@@ -59,10 +55,6 @@ class EgressSpec(Spec):
             raise ValueError(f"{self.url!r} is no URL of a server; write http://HOST/v1 or https://HOST/v1")
         if told.username or told.password or told.query or told.fragment:
             raise ValueError("a URL holds no password and no query; write key: ${NAME}")
-        if self.key is not None and references(self.key) != [self.key[2:-1]]:
-            raise ValueError(
-                "a key is not written in a recipe; refer to an environment variable, as in ${LLM_KEY}"
-            )
         if self.allow_host is not None and self.allow_host != host:
             raise ValueError(
                 f"allow_host is {self.allow_host!r}, and url leads to {host!r}; write one of them anew"
@@ -86,6 +78,23 @@ class EgressSpec(Spec):
             return not ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return True
+
+
+class EgressSpec(ServerSpec):
+    model: str
+    """The model's name on that server."""
+    key: str | None = None
+    """The key as a reference to an environment variable, ${NAME}."""
+    timeout: Seconds = Field(default=60.0, gt=0, exclude=True)
+    """How long one answer may take."""
+
+    @model_validator(mode="after")
+    def _key_is_a_reference(self) -> Self:
+        if self.key is not None and references(self.key) != [self.key[2:-1]]:
+            raise ValueError(
+                "a key is not written in a recipe; refer to an environment variable, as in ${LLM_KEY}"
+            )
+        return self
 
 
 class Transient(Exception):

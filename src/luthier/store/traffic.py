@@ -156,6 +156,31 @@ class Traffic:
                 return
             after = page[-1].seq
 
+    def first_judged(self, name: str, after: int, through: int) -> Iterator[Judged]:
+        """The exchanges of a name whose first judgement is a line `after` < seq <= `through` of feedback, in the order of these lines,
+        with what counts of their feedback up to `through`."""
+        first = (
+            sa.select(feedback.c.exchange.label("id"), sa.func.min(feedback.c.seq).label("first"))
+            .group_by(feedback.c.exchange)
+            .subquery()
+        )
+        query = (
+            sa.select(traffic, first.c.first)
+            .join(first, first.c.id == traffic.c.id)
+            .where(traffic.c.name == name, first.c.first <= through)
+            .order_by(first.c.first)
+            .limit(PAGE_ROWS)
+        )
+        while True:
+            with self._database.reading() as connection:
+                page = connection.execute(query.where(first.c.first > after)).all()
+            said = self._judgements([row.id for row in page], Through(2**62, through))
+            for row in page:
+                yield _judged(_exchange(row), said.get(row.id, ()))
+            if len(page) < PAGE_ROWS:
+                return
+            after = page[-1].first
+
     def _judgements(self, ids: Sequence[str], through: Through | None) -> dict[str, list[Judgement]]:
         query = sa.select(feedback).where(feedback.c.exchange.in_(ids)).order_by(feedback.c.seq)
         if through is not None:

@@ -1,0 +1,113 @@
+"""When a new run is due, and whether what it gave is no worse."""
+
+import json
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from luthier.evaluation.predictions import Answers
+from luthier.monitoring.retrain import Facts, Old, due, parts, words
+from luthier.monitoring.spec import MonitorSpec, RetrainSpec
+
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("wish", "facts", "why", "waits"),
+    [
+        ({"on": "drift"}, Facts(9 * DAY, 0, 200, []), None, "nothing makes it due"),
+        ({"on": "drift"}, Facts(9 * DAY, 0, 200, ["content-1"]), "drift: content-1", None),
+        ({"on": "drift"}, Facts(9 * DAY, 0, 20, ["content-1"]), None, "20 of 100"),
+        ({"on": "drift"}, Facts(9 * DAY, 8.5 * DAY, 200, ["content-1"]), None, "less than"),
+        ({"on": ["schedule"], "every": "5 days"}, Facts(9 * DAY, 0, 200, []), "schedule", None),
+        ({"on": ["schedule"], "every": "5 days"}, Facts(4 * DAY, 0, 200, []), None, "nothing"),
+        ({"on": "labels"}, Facts(9 * DAY, 0, 99, []), None, "99 of 100"),
+        ({"on": ["labels", "drift"]}, Facts(9 * DAY, 0, 100, ["a"]), "drift: a; 100 judged", None),
+    ],
+)
+def test_due(wish, facts, why, waits):
+    found = due(RetrainSpec.model_validate(wish), facts)
+    assert (
+        (found.why is None) == (why is None)
+        and (why or "") in (found.why or "")
+        and (waits or "") in (found.waits or "")
+    )
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"on": "schedule"}, "needs every"),
+        ({"on": "drift", "every": "3 days"}, "not there"),
+        ({"on": "drfit"}, "did you mean 'drift'"),
+        ({"on": "drift", "replay": 0}, "0.05 to 0.95"),
+        ({"on": []}, "at least 1"),
+    ],
+)
+def test_wishes_that_cannot_be(wish, message):
+    with pytest.raises(ValidationError, match=message):
+        RetrainSpec.model_validate(wish)
+    with pytest.raises(ValidationError, match="two windows"):
+        MonitorSpec.model_validate({"keep_for": "1 day"})
+
+
+def test_the_recipe_changes_once_however_often():
+    recipe = {
+        "data": {"sources": [{"files": "a.jsonl"}], "split": {"group_by": "customer"}},
+        "evaluate": {"against": ["base", "production"], "gate": {"macro_f1": {"at_least": 0.8}}},
+    }
+    old = Old(recipe, "classify", "sft", "desk")
+    told = dict(
+        one.split("=", 1)
+        for one in words(old, RetrainSpec(on="drift", replay=0.5), until="2026-01-01", labels=40)
+    )
+    sources = json.loads(told["data.sources"])
+    assert sources[1]["map"] == {"messages": "messages", "rating": "rating", "group": "id"}
+    assert json.loads(told["data.rules.quantity"]) == [{"replay": {"new": ["feedback"], "at_most": 40}}]
+    assert json.loads(told["evaluate.gate.macro_f1"]) == {
+        "at_least": 0.8,
+        "not_worse_than": "production",
+        "by": 0.02,
+    }
+    assert json.loads(told["evaluate.against"]) == ["base", "production"]
+    recipe["data"] |= {"sources": sources, "rules": {"quantity": json.loads(told["data.rules.quantity"])}}
+    again = dict(
+        one.split("=", 1) for one in words(old, RetrainSpec(on="drift"), until="2026-02-01", labels=40)
+    )
+    assert len(json.loads(again["data.sources"])) == 2 and len(json.loads(again["data.rules.quantity"])) == 1
+
+
+def test_pairs_for_methods_of_pairs():
+    old = Old({"data": {"sources": [{"files": "a.jsonl"}]}}, "chat", "dpo", "desk")
+    told = dict(
+        one.split("=", 1) for one in words(old, RetrainSpec(on="drift"), until="2026-01-01", labels=40)
+    )
+    assert json.loads(told["data.sources"])[1]["traffic"] == {
+        "name": "desk",
+        "until": "2026-01-01",
+        "as": "pairs",
+    }
+    assert json.loads(told["evaluate.against"]) == ["base", "production"]
+
+
+def answers(right):
+    ids = tuple(f"r{n:03d}" for n in range(len(right)))
+    said = tuple("a" if one else "b" for one in right)
+    none = np.full(len(ids), np.nan)
+    return Answers(ids, ("a",) * len(ids), said, none, np.zeros(len(ids), np.int64), None, ((),) * len(ids))
+
+
+def test_a_model_that_forgets_what_was_old_does_not_pass():
+    generator = np.random.default_rng(0)
+    source = {f"r{n:03d}": "feedback" if n >= 200 else "a.jsonl" for n in range(300)}
+    production = answers([*(generator.random(200) < 0.9), *(generator.random(100) < 0.5)])
+    better = answers([*(one == "a" for one in production.predictions[:200]), *([True] * 100)])
+    forgot = answers([*(generator.random(200) < 0.6), *([True] * 100)])
+    task = {"kind": "classify", "labels": ["a", "b"]}
+    spec = RetrainSpec(on="drift")
+    assert [one.passed for one in parts(better, production, source, task, spec)] == [True, True]
+    old, new = parts(forgot, production, source, task, spec)
+    assert not old.passed and "may be worse" in old.reason and new.passed and new.difference > 0.4
+    few = parts(better, production, {k: "a.jsonl" for k in source}, task, spec)
+    assert few[1].rows == 0 and few[1].passed and "too few" in few[1].reason
