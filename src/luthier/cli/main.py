@@ -17,6 +17,7 @@ from luthier.postprocessing.spec import FORMS
 from .choosing import advise, report, select
 from .command import Nearest, app, as_json_option, put, put_json, told
 from .data import data
+from .deploy import deploy
 from .harness import harness
 from .rollout import rollout
 from .traffic import DURATION, SHARE, traffic
@@ -467,6 +468,7 @@ main.add_command(report)
 main.add_command(data)
 main.add_command(traffic)
 main.add_command(rollout)
+main.add_command(deploy)
 main.add_command(harness)
 
 
