@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .planning import Plan
     from .profiling import Profiled
     from .recipe import Wish
+    from .rendering import Rendered
     from .rollouts import Rollouts
     from .running import Run
     from .searching import Searched
@@ -415,6 +416,17 @@ class App:
             stop or threading.Event(),
         )
         return export(at, self.store.catalog.get(reference), target, form)
+
+    def render(
+        self, reference: str, target: str, folder: Path, *, image: str, namespace: str = "default", replicas: int = 2, gpus: int = 0
+    ) -> Rendered:  # fmt: skip
+        """A release written out for a container, Kubernetes, KServe, vLLM, SageMaker or Azure ML: files to review and apply there."""
+        from luthier.deployment.targets import Where
+
+        from .rendering import render_release
+
+        where = Where(image, namespace, replicas, gpus)
+        return render_release(self.store, reference, target, where, folder)
 
     @staticmethod
     def verify(folder: Path) -> Verdict:

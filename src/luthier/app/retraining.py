@@ -225,7 +225,7 @@ class Retraining:
     def _handed(self, name: str, told: Mapping[str, Any], *, by: str, reason: str) -> Retrained:
         release = told["release"]
         try:
-            _hand_over(self._app, release, by=by, reason=reason)
+            self._app.rollouts.start(release, by=by, reason=reason)
         except LuthierError as stopped:
             return Retrained(
                 "approved", f"it could not be handed over, and the next step tries again: {stopped}", release
@@ -246,15 +246,3 @@ class Retraining:
         told = {"state": state, **data}
         self._app.store.ledger.append(Event(EVENT, name, told, self._clock()))
         return told
-
-
-def _hand_over(app: App, release: str, *, by: str, reason: str) -> None:
-    """To the rollouts of this home. Raises SpecError where there are none: the release then stands under its name, and who serves the
-    name newly serves it."""
-    rollouts = getattr(app, "rollouts", None)
-    if rollouts is None:
-        raise SpecError(
-            f"{release} is ready, and this version has no rollouts to hand it over to.",
-            remedy=f"Serve it by its name and version: luthier serve {release}",
-        )
-    rollouts.start(release, by=by, reason=reason)

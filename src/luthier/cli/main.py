@@ -19,6 +19,7 @@ from .audit import audit
 from .choosing import advise, report, select
 from .command import Nearest, app, as_json_option, put, put_json, told
 from .data import data
+from .deploy import deploy
 from .door import Door, door_options
 from .harness import harness
 from .monitoring import monitor
@@ -511,6 +512,7 @@ main.add_command(traffic)
 main.add_command(audit)
 main.add_command(rollout)
 main.add_command(monitor)
+main.add_command(deploy)
 main.add_command(harness)
 
 

@@ -19,14 +19,9 @@ _by = click.option("--by", metavar="NAME", help="Who takes this step; default: y
 
 
 def _because(default: str | None) -> Callable[..., Any]:
-    return click.option(
-        "--because",
-        metavar="REASON",
-        required=default is None,
-        default=default,
-        show_default=default is not None,
-        help="Why; it stands in the record.",
-    )
+    """Without a default the reason must be given (click takes `default=None` for a default)."""
+    how: dict[str, Any] = {"required": True} if default is None else {"default": default, "show_default": True}
+    return click.option("--because", metavar="REASON", help="Why; it stands in the record.", **how)
 
 
 @click.group(cls=Nearest)

@@ -108,6 +108,14 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "full": "luthier.models.adapters:Full",
         "head": "luthier.models.adapters:Head",
     },
+    "target": {
+        "container": "luthier.deployment.targets.container:render",
+        "kubernetes": "luthier.deployment.targets.kubernetes:render",
+        "kserve": "luthier.deployment.targets.kserve:render",
+        "vllm": "luthier.deployment.targets.vllm:render",
+        "sagemaker": "luthier.deployment.targets.sagemaker:render",
+        "azureml": "luthier.deployment.targets.azureml:render",
+    },
     "engine": {
         "transformers": "luthier.serving.transformers_engine:TransformersEngine",
         "llamacpp": "luthier.serving.llamacpp_engine:LlamaCppEngine",
