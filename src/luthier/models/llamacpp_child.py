@@ -3,6 +3,7 @@ input stays open. Run by path (llamacpp.py); it imports nothing of ours."""
 
 import json
 import os
+import shutil
 import sys
 
 
@@ -30,6 +31,7 @@ def main() -> None:
     while sys.stdin.readline():
         pass
     del server
+    shutil.rmtree(os.path.dirname(wish["socket"]), ignore_errors=True)  # whoever started us may be gone
     os._exit(0)  # the engine's threads end with it, whatever they are at
 
 

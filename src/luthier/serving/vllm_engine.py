@@ -16,6 +16,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -44,6 +45,7 @@ QUIET = {
 PASSED = (*PASSED_ON, "HOME", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "VLLM_TARGET_DEVICE")
 START_S, STOP_S, PAUSE_S = 900.0, 20.0, 1.0
 BASE_NAME = "base"
+_BOUND = Path(__file__).with_name("bound.py")
 
 _SERVERS: dict[tuple[Any, ...], VllmServer] = {}
 _OPENING = threading.Lock()
@@ -206,8 +208,8 @@ class VllmServer:
         environ = {name: os.environ[name] for name in PASSED if name in os.environ}
         with (self._folder / "log").open("wb") as log:
             child = subprocess.Popen(  # noqa: S603 (the interpreter that the user named, and our own words)
-                self.command(),
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-P", "-E", str(_BOUND), *self.command()],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 env={**environ, **QUIET, "VLLM_API_KEY": self.key},
@@ -237,6 +239,8 @@ class VllmServer:
             self._fault = f"its process ended (status {status}) and is started anew"
         logger.warning("vllm: %s", self._fault)
         _end(child)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
         while True:
             with self._changing:
                 if not self._adapters or self._child is not None:
@@ -314,3 +318,5 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             child.wait(STOP_S)
         except subprocess.TimeoutExpired:
             continue
+    if child.stdin is not None:
+        child.stdin.close()
