@@ -91,3 +91,17 @@ def test_a_list_of_nothing_and_of_something(app):
     shown = run(app, "list")
     assert "traffic.removed" in shown.output and "local (ann)" in shown.output
     assert json.loads(run(app, "list", "--json").output)[0]["action"] == "traffic.removed"
+
+
+def test_what_was_denied_is_entered_with_how_often(app):
+    app.audit.denied({("invalid_api_key", "GET", "/v1/models", None): 7, ("x", "POST", "/metrics", "abcdefgh"): 1})
+    nobody, somebody = app.audit.read(action="request")
+    assert (nobody.entry.actor, nobody.entry.outcome, nobody.person) == ("nobody", "denied", None)
+    assert nobody.entry.data == {"code": "invalid_api_key", "times": 7}
+    assert (somebody.entry.actor, somebody.entry.subject) == ("key:abcdefgh", "POST /metrics")
+
+
+def test_that_something_is_served_is_entered_however_many_names_it_has(app):
+    app.audit.served("started", [f"router-{n}" for n in range(100)], "http://127.0.0.1:8000")
+    (one,) = app.audit.read(action="serving.")
+    assert len(one.entry.subject) == 256 and one.entry.subject.endswith("…")

@@ -14,11 +14,14 @@ from luthier.core.errors import NotFound, SpecError
 from luthier.governance.trail import ERASED, Checkpoint, Examined, examine, new_key, sign, trusted
 from luthier.store.audit import Entry, Person
 
+from .acting import Actor
+
 if TYPE_CHECKING:
     from .app import App
 
 Form = Literal["jsonl", "otlp"]
 AT_ONCE = 500
+LONGEST_SUBJECT = 256
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,20 @@ class Audit:
                 f"{to} cannot be written ({error.strerror}).", remedy="Name a file of yours."
             ) from None
         return count
+
+    def served(self, action: Literal["started", "stopped"], names: Sequence[str], where: str) -> None:
+        """That releases are served from here, or no longer."""
+        shown = ", ".join(names)
+        subject = shown if len(shown) <= LONGEST_SUBJECT else f"{shown[: LONGEST_SUBJECT - 1]}…"
+        self._trail.append(self._actor.act(f"serving.{action}", subject, {"at": where}))
+
+    def denied(self, times: Mapping[tuple[str, str, str, str | None], int]) -> None:
+        """Requests that were refused for want of a right: (code, method, route, key or None) and how often."""
+        for (code, method, route, key_id), count in times.items():
+            who = Actor("nobody" if key_id is None else f"key:{key_id}")
+            self._trail.append(
+                who.act("request", f"{method} {route}", {"code": code, "times": count}, outcome="denied")
+            )
 
     def erase(self, *, person: str, because: str) -> int:
         """Take out who somebody is wherever the trail names that person; the entries stay. How many named that person."""

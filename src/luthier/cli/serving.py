@@ -45,13 +45,14 @@ def serve_releases(
     """Prints the address and, when it was made here, the key: once, and nowhere else."""
     ring, shown = _keys(key_file)
     api_keys.check_bind(host, ring if key_file else None)
+    from luthier.server.denials import Denials
     from luthier.server.openai import create_app
     from luthier.server.serve import serve
 
     if len(set(refs)) != len(refs):
         raise SpecError("the same name is given twice.", remedy="Name each release once.")
     limits, guard, watching = door.limits(), door.guard(), ExitStack()
-    observers = watching.enter_context(door.observers())
+    observers = [*watching.enter_context(door.observers()), watching.enter_context(Denials(app.audit.denied))]
     source = _Versions(app, engine, settings, door.hourly(app))
     router = _router(app, refs, source)
 
@@ -60,6 +61,8 @@ def serve_releases(
         app.record_answer(facts.pop("id"), **facts)
 
     def ready(address: str) -> None:
+        app.audit.served("started", refs, address)
+        watching.callback(app.audit.served, "stopped", refs, address)
         base_url = f"{address}/v1"
         if as_json:
             engines = {
