@@ -45,7 +45,8 @@ class Choice:
 class Shape(Protocol):
     """One request's answer in one dialect. Methods that give bytes give server-sent events, perhaps none."""
 
-    id: str
+    @property
+    def id(self) -> str: ...
 
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
