@@ -39,6 +39,12 @@ _OTHERS = {
     "status_file": ("text/html", "text/css", "text/javascript"),
 }
 _STREAMS = ("chat_completions", "completions", "responses")
+_EVENT = {
+    "type": "object",
+    "description": "Each server-sent event: JSON, or [DONE] at the end of chat and completions.",
+    "required": ["data"],
+    "properties": {"data": {"type": "string"}, "event": {"type": "string"}},
+}
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -124,7 +130,7 @@ def _success(name: str) -> dict[str, Any]:
     about, required = _GIVES[name]
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object", "required": list(required)}}}
     if name in _STREAMS:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": _EVENT}
     return {"description": about, "content": content}
 
 
