@@ -100,7 +100,7 @@ def test_values_out_of_bounds_name_the_field(door, field, value, code):
 
 
 UNSUPPORTED = {
-    "tools": [{"type": "function"}], "tool_choice": "auto", "functions": [{}], "function_call": "auto", "parallel_tool_calls": True,
+    "functions": [{}], "function_call": "auto",
     "logit_bias": {"50256": -100}, "presence_penalty": 0.1, "frequency_penalty": -2,
     "modalities": ["text", "audio"], "audio": {}, "prediction": {}, "reasoning_effort": "low", "verbosity": "low", "service_tier": "flex",
     "store": True, "metadata": {"a": "b"}, "web_search_options": {}, "prompt_cache_key": "k", "safety_identifier": "s", "moderation": {},
@@ -145,7 +145,7 @@ def test_values_that_ask_for_nothing_are_fine(door):
 
 
 MESSAGES = {
-    "tool role": ({"role": "tool", "content": "x"}, "messages[0].role"),
+    "tool role": ({"role": "tool", "content": "x"}, "messages[0]"),
     "no role": ({"content": "x"}, "messages[0].role"),
     "no content": ({"role": "user"}, "messages[0]"),
     "image": (
@@ -155,7 +155,7 @@ MESSAGES = {
     "no parts": ({"role": "user", "content": []}, "messages[0].content"),
     "refusing user": ({"role": "user", "content": "x", "refusal": "y"}, "messages[0]"),
     "name": ({"role": "user", "content": "x", "name": "bob"}, "messages[0].name"),
-    "tool call": ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls"),
+    "tool call": ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls[0].id"),
     "unknown": ({"role": "user", "content": "x", "weight": 1}, "messages[0].weight"),
     "number": ({"role": "user", "content": 5}, "messages[0].content"),
 }
@@ -266,3 +266,52 @@ def test_markup_and_control_characters_stay_text(open_door):
     text = door.http().post("/v1/chat/completions", json={**HI, "stream": True})
     assert text.headers["content-type"].startswith("text/event-stream")
     assert all(line.startswith("data: ") for line in text.text.splitlines() if line)
+
+
+DEEP = {"a": 1}
+for _ in range(40):
+    DEEP = {"a": DEEP}
+
+
+@pytest.mark.parametrize("path", ["completions", "responses", "embeddings"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"x": DEEP}, {"model": "../../etc/passwd"}, {"model": "router\x00"}, {"user": "u" * 513}, {"user": 5}, {"stream": "yes"},
+        {"prompt": None, "input": None}, {"prompt": [[]], "input": [[]]}, {"prompt": {"a": 1}, "input": {"a": 1}},
+        {"prompt": [1, "x"], "input": [1, "x"]}, {"n": 10**6}, {"max_tokens": -1, "max_output_tokens": -1},
+    ],
+)  # fmt: skip
+def test_the_other_doors_refuse_the_same(door, path, more):
+    known = {"completions": "prompt", "responses": "input", "embeddings": "input"}[path]
+    body = {"model": "router", known: "x", **more}
+    response = door.http().post(f"/v1/{path}", json=body)
+    assert 400 <= response.status_code < 500, response.text
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert door.http().post(f"/v1/{path}", json={"model": "router", known: "x"}).status_code == 200
+
+
+def test_a_tools_schema_cannot_hurt(door):
+    def ask(parameters, **more):
+        tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+        body = {"model": "router", "messages": [{"role": "user", "content": "x"}], "tools": [tool], **more}
+        return door.http().post("/v1/chat/completions", json=body).status_code
+
+    assert ask(DEEP) == 400
+    assert (
+        ask({"type": "object", "properties": {"a": {"pattern": "(a+)+$"}}}) == 200
+    )  # only shown to the model
+    assert ask("x" * 10) == 400
+    for arguments in (
+        "{",
+        "[]",
+        '{"a": 1e999}',
+        '{"a": NaN}',
+        '{"a": 1, "a": 2}',
+        '{"a": "\\ud800"}',
+        "[" * 50_000,
+    ):
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        told = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c", "content": "y"}]  # fmt: skip
+        answer = door.http().post("/v1/chat/completions", json={"model": "router", "messages": told})
+        assert answer.status_code == 400, arguments[:20]

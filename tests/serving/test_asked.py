@@ -22,7 +22,7 @@ ASK = (Message("user", "hi"),)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("asked") / "model", context=400)
+    return tiny_model(tmp_path_factory.mktemp("asked") / "model", context=900)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def engine(folder):
 
 @pytest.fixture(scope="module")
 def caller(tmp_path_factory):
-    folder = tiny_model(tmp_path_factory.mktemp("caller") / "model", context=400)
+    folder = tiny_model(tmp_path_factory.mktemp("caller") / "model", context=900)
     tokenizer = load_tokenizer(folder)
     tokenizer.chat_template = TOOL_TEMPLATE
     tokenizer.save_pretrained(folder)
@@ -75,7 +75,7 @@ def test_ids_that_are_no_tokens(engine, prompt):
 
 def test_a_prompt_longer_than_the_context(engine):
     with pytest.raises(ContextLengthExceeded, match="the prompt takes") as refused:
-        said(engine, messages=(), prompt="one " * 500, constrain=())
+        said(engine, messages=(), prompt="one " * 1200, constrain=())
     assert refused.value.param == "prompt"
 
 
@@ -122,4 +122,4 @@ def test_vectors_do_not_depend_on_what_they_are_asked_with(engine):
     assert beside.of[0] != pytest.approx(alone, abs=1e-2)
     assert beside.tokens > 3
     with pytest.raises(ContextLengthExceeded, match="the input takes"):
-        engine.embed(["one " * 500])
+        engine.embed(["one " * 1200])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,21 +103,20 @@ class Door:
 
     @contextmanager
     def observers(self) -> Iterator[list[Observer]]:
-        found: list[Observer] = []
-        if self.log_form == "json":
-            from luthier.server.request_log import JsonLines, to_lines
+        with ExitStack() as until:
+            found: list[Observer] = []
+            if self.traces_to is not None:
+                from luthier.server.traces import Traces
 
-            handler = logging.StreamHandler()
-            handler.setFormatter(JsonLines())
-            logging.getLogger().addHandler(handler)
-            found.append(to_lines(lambda line: click.echo(line, err=True)))
-        if self.traces_to is None:
+                traces = Traces.to(self.traces_to)
+                until.callback(traces.close)
+                found.append(traces)
+            if self.log_form == "json":
+                from luthier.server.request_log import JsonLines, to_lines
+
+                handler = logging.StreamHandler()
+                handler.setFormatter(JsonLines())
+                logging.getLogger().addHandler(handler)
+                until.callback(logging.getLogger().removeHandler, handler)
+                found.append(to_lines(lambda line: click.echo(line, err=True)))
             yield found
-            return
-        from luthier.server.traces import Traces
-
-        traces = Traces.to(self.traces_to)
-        try:
-            yield [*found, traces]
-        finally:
-            traces.close()

@@ -21,6 +21,7 @@ logger = logging.getLogger("luthier.server")
 DEADLINE = "x-luthier-deadline-s"
 LATE = "deadline_exceeded"
 """The code of an answer that took too long."""
+LEAST_DEADLINE_S, MOST_DEADLINE_S = 1, 86_400
 
 
 def deadline_of(written: str | None, server_s: float | None) -> float | None:
@@ -31,8 +32,8 @@ def deadline_of(written: str | None, server_s: float | None) -> float | None:
         asked_s = float(written)
     except ValueError:
         asked_s = math.nan
-    if not 0 < asked_s <= 86_400:
-        message = f"The header {DEADLINE} holds seconds, above 0 and up to 86400."
+    if not LEAST_DEADLINE_S <= asked_s <= MOST_DEADLINE_S:
+        message = f"The header {DEADLINE} holds seconds, from {LEAST_DEADLINE_S} to {MOST_DEADLINE_S}."
         raise ApiError(400, "invalid_value", message, param=DEADLINE)
     return asked_s if server_s is None else min(asked_s, server_s)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from luthier import __version__
 from luthier.server import completions, embeddings, responses, wire
-from luthier.server.asking import DEADLINE
+from luthier.server.asking import DEADLINE, LEAST_DEADLINE_S, MOST_DEADLINE_S
 from luthier.server.parts import Off, Wire
 from luthier.server.routes import PUBLIC, TABLE, Route
 
@@ -39,6 +39,12 @@ _OTHERS = {
     "status_file": ("text/html", "text/css", "text/javascript"),
 }
 _STREAMS = ("chat_completions", "completions", "responses")
+_EVENT = {
+    "type": "object",
+    "description": "Each server-sent event: JSON, or [DONE] at the end of chat and completions.",
+    "required": ["data"],
+    "properties": {"data": {"type": "string"}, "event": {"type": "string"}},
+}
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -108,7 +114,7 @@ def _operation(route: Route, schemas: dict[str, Any], names: list[str]) -> dict[
         failures |= {400, 404, 408, 413, 415}
         if name != "feedback":
             failures |= {429, 503, 504}
-            bounds = {"type": "number", "exclusiveMinimum": 0, "maximum": 86_400}
+            bounds = {"type": "number", "minimum": LEAST_DEADLINE_S, "maximum": MOST_DEADLINE_S}
             told["parameters"] = [{"name": DEADLINE, "in": "header", "schema": bounds}]
     for status in sorted(failures - {int(one) for one in told["responses"]}):
         told["responses"][str(status)] = _failure(status)
@@ -124,7 +130,7 @@ def _success(name: str) -> dict[str, Any]:
     about, required = _GIVES[name]
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object", "required": list(required)}}}
     if name in _STREAMS:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": _EVENT}
     return {"description": about, "content": content}
 
 

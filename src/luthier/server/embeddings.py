@@ -91,8 +91,11 @@ class Embedding(Response):
 
     async def _vectors(self) -> Vectors:
         unwanted = threading.Event()
-        asked = [Request((), prompt=text) for text in prompts_of(self._body.input)]
-        texts = [(await self._asking.screen.asked(one)).prompt for one in asked]
+        texts: list[str | tuple[int, ...]] = []
+        for text in prompts_of(self._body.input):
+            read = (await self._asking.screen.asked(Request((), prompt=text))).prompt
+            assert read is not None
+            texts.append(read)
         work = asyncio.get_running_loop().run_in_executor(
             self._model.threads, self._engine.embed, texts, unwanted.is_set
         )

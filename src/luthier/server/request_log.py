@@ -47,7 +47,11 @@ def line_of(seen: Seen) -> dict[str, Any]:
 
 def to_lines(write: Callable[[str], object]) -> Callable[[Seen], None]:
     """An observer (`watch`) that writes each request as a line. ASCII only: no control character reaches a terminal."""
-    return lambda seen: write(json.dumps(line_of(seen)))
+
+    def told(seen: Seen) -> None:
+        write(json.dumps(line_of(seen)))
+
+    return told
 
 
 class JsonLines(logging.Formatter):

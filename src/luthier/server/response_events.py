@@ -68,7 +68,7 @@ class ResponseShape:
     def _delta(self, kind: str, text: str) -> bytes:
         told = b"" if self._kind else self._open(kind)
         self._said += text
-        more = {"logprobs": []} if kind == "output_text" else {}
+        more: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
         return told + self._event(f"response.{kind}.delta", **self._place(), delta=text, **more)
 
     def _open(self, kind: str) -> bytes:

@@ -28,7 +28,7 @@ from luthier.outputs.chain import Chain, Outcome
 from luthier.outputs.spec import StepSpec
 from luthier.outputs.step import About
 from luthier.server.errors import ApiError
-from luthier.serving.engine import Chunk, Message, Request
+from luthier.serving.engine import Chunk, Message, Request, Token
 
 OF_QUESTIONS = ("redact", "banned")
 
@@ -179,7 +179,7 @@ async def screened(
 ) -> AsyncGenerator[Chunk, None]:
     """Empty chunks until the last, which has the whole text as the steps leave it."""
     texts: list[str] = []
-    tokens = []
+    tokens: list[Token] = []
     async with aclosing(chunks):
         async for chunk in chunks:
             texts.append(chunk.text)
