@@ -116,7 +116,7 @@ def _by_llamacpp(
     import torch
 
     asked = [{"ids": list(row.ids), "at": at} for row, at in zip(rows, positions(rows, most), strict=True)]
-    found = llamacpp.ask(folder / GGUF, asked, conversations, context, scratch)
+    found = llamacpp.ask(folder / GGUF, asked, conversations, context)
     places = [place for row in found.top for place in row]
     least = min(len(place) for place in places)
     ids = torch.tensor([[token for token, _ in place[:least]] for place in places])
