@@ -99,7 +99,7 @@ def read(
         return _by_onnxruntime(folder, rows, most)
     if form.startswith("gguf"):
         if llamacpp.version() is not None:
-            return _by_llamacpp(folder, rows, conversations, context, most, scratch)
+            return _by_llamacpp(folder, rows, conversations, context, most)
         assert whole is not None
         return _by_ourselves(folder, whole, rows, most)
     from importlib.metadata import version
@@ -111,7 +111,7 @@ def read(
 
 
 def _by_llamacpp(
-    folder: Path, rows: Sequence[Any], conversations: Sequence[Any], context: int, most: int, scratch: Path
+    folder: Path, rows: Sequence[Any], conversations: Sequence[Any], context: int, most: int
 ) -> Read:
     import torch
 
