@@ -92,7 +92,6 @@ def read(
     conversations: Sequence[Sequence[Any]],
     context: int,
     most: int,
-    scratch: Path,
 ) -> Read:
     """`conversations`: prompts that the engine is to render by itself; `whole`: merged weights for forms made of such."""
     if form == "onnx":
