@@ -334,7 +334,9 @@ def main() -> None:
     except ImportError:
         print("no PNG: resvg-py is not installed")
         return
-    (args.out / "serving.png").write_bytes(bytes(resvg_py.svg_to_bytes(svg_string=drawn)))
+    (args.out / "serving.png").write_bytes(
+        bytes(resvg_py.svg_to_bytes(svg_string=drawn, zoom=2, sans_serif_family="DejaVu Sans"))
+    )
 
 
 if __name__ == "__main__":

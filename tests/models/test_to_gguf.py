@@ -203,9 +203,7 @@ def test_llama_cpp_computes_every_family_as_transformers_does(family, tmp_path):
         pytest.skip("xllamacpp is not installed")
     source, file = written(tmp_path, family=family, dtype="bf16", **FAMILIES[family])
     ids = torch.randint(3, 300, (12,), generator=torch.Generator().manual_seed(1)).tolist()
-    found = llamacpp.ask(
-        file, [{"ids": ids, "at": [0, 5, 11]}], [[{"role": "user", "content": "hi"}]], 512, tmp_path
-    )
+    found = llamacpp.ask(file, [{"ids": ids, "at": [0, 5, 11]}], [[{"role": "user", "content": "hi"}]], 512)
     with torch.no_grad():
         logp = torch.log_softmax(weights.load(source)(input_ids=torch.tensor([ids])).logits[0].float(), -1)
     apart = [

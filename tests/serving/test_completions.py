@@ -50,6 +50,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.seen.append((self.path, body, self.headers.get("Authorization")))
         if self.server.quirk == "busy":
             self._whole(503, {"error": {"message": "busy"}})
+        elif "logprob_token_ids" in body:
+            with self.server.lock:
+                self._whole(200, self._next(body))
         elif body.get("echo"):
             with self.server.lock:
                 self._whole(200, self._scored(body))
@@ -73,6 +76,19 @@ class Handler(BaseHTTPRequestHandler):
             ]
             told = [] if self.server.quirk == "no echo" else [*told, -1.0]  # and the one that it wrote
             choices.append({"index": n, "text": "", "logprobs": {"token_logprobs": told}})
+        return {"choices": choices[::-1]}
+
+    def _next(self, body):
+        """Of each prompt the next token's log-probabilities, of the tokens that were asked for."""
+        import torch
+
+        choices = []
+        for n, ids in enumerate(body["prompt"]):
+            with torch.inference_mode():
+                logp = self.server.plain._model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+            told = {f"token_id:{one}": float(logp[one]) for one in body["logprob_token_ids"]}
+            told = {} if self.server.quirk == "no ids" else told
+            choices.append({"index": n, "logprobs": {"top_logprobs": [told]}})
         return {"choices": choices[::-1]}
 
     def _streamed(self, body):
@@ -174,6 +190,18 @@ def test_labels_are_compared_by_echo_or_not_at_all(upstream, plain, server):
     server.quirk = "no echo"
     with pytest.raises(Refused, match="does not tell the log-probabilities of a prompt"):
         list(engine.generate(Request(ASK)))
+
+
+def test_labels_are_walked_where_the_server_tells_given_tokens(upstream, plain, server, monkeypatch):
+    engine = upstream(PackageFacts(labels=LABELS, constrain=True), dialect="vllm")
+    assert engine.score(ASK, LABELS) == pytest.approx(plain.score(ASK, LABELS), abs=1e-4)
+    one = len(server.seen)
+    monkeypatch.setattr("luthier.serving.completions.TOKENS_AT_ONCE", 2)  # several questions, the same answer
+    assert engine.score(ASK, LABELS) == pytest.approx(plain.score(ASK, LABELS), abs=1e-4)
+    assert len(server.seen) - one > 2
+    server.quirk = "no ids"
+    with pytest.raises(Refused, match="of given tokens"):
+        engine.score(ASK, LABELS)
 
 
 def test_what_goes_wrong_upstream_is_told_and_health_knows(upstream, server):

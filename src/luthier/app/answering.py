@@ -191,7 +191,7 @@ def _held(store: Store, artifact: Artifact, engine: str) -> _Held:
         if not (folder / "adapter_config.json").exists():
             return _Held(folder, None, facts, base_digest, artifact.digest, {})
         return _Held(_base_folder(store, artifact), folder, facts, base_digest, artifact.digest, {})
-    gguf = {form: folder / form / GGUF for form in LLAMACPP if (folder / form).is_dir()}
+    gguf: dict[str, Path] = {form: folder / form / GGUF for form in LLAMACPP if (folder / form).is_dir()}
     if any((folder / form).is_dir() for form in SERVED):
         place, beside = served_folder(folder)
         base = _base_folder(store, artifact) if beside else place

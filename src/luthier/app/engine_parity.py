@@ -35,7 +35,7 @@ def agreed(
     at: RunContext, engine: Engine, what: Opening, name: str, rows: Sequence[Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
     """top_1, divergence (mean KL, nats, of the likeliest tokens and the others as one), tokens, and for a model of labels the largest
-    difference of ln p: `labels`. Raises ModelError where it is another model."""
+    difference of a label's probability: `labels`. Raises ModelError where it is another model."""
     backend = getattr(engine, "backend", None)
     how = getattr(backend, "told", "")
     key = digest_of([name, what.digest, what.base_digest, what.dtype, how, dict(what.settings)])[:32]

@@ -148,7 +148,7 @@ def _agreement(parity: Mapping[str, Any]) -> str:
     if not parity:
         return ""
     labels = parity.get("labels")
-    beside = f", labels' log-probabilities within {labels:.3g}" if labels is not None else ""
+    beside = f", labels' probabilities within {labels:.3g}" if labels is not None else ""
     return (
         f"; against transformers: the likeliest token is the same in {parity['top_1']:.1%} of {parity['tokens']}, mean divergence "
         f"{parity['divergence']:.2g} nats{beside}"

@@ -105,7 +105,7 @@ def check(
     found: dict[str, dict[str, Any]] = {}
     for form, folder in forms.items():
         gc.collect()
-        read = reading.read(form, folder, base, whole, rows, prompts, context, TOKENS, scratch)
+        read = reading.read(form, folder, base, whole, rows, prompts, context, TOKENS)
         _same_prompts(form, read, template, prompts)
         parity = _compared(wanted, read, len(rows))
         tell(form, parity)

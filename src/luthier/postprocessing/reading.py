@@ -92,14 +92,13 @@ def read(
     conversations: Sequence[Sequence[Any]],
     context: int,
     most: int,
-    scratch: Path,
 ) -> Read:
     """`conversations`: prompts that the engine is to render by itself; `whole`: merged weights for forms made of such."""
     if form == "onnx":
         return _by_onnxruntime(folder, rows, most)
     if form.startswith("gguf"):
         if llamacpp.version() is not None:
-            return _by_llamacpp(folder, rows, conversations, context, most, scratch)
+            return _by_llamacpp(folder, rows, conversations, context, most)
         assert whole is not None
         return _by_ourselves(folder, whole, rows, most)
     from importlib.metadata import version
@@ -111,12 +110,12 @@ def read(
 
 
 def _by_llamacpp(
-    folder: Path, rows: Sequence[Any], conversations: Sequence[Any], context: int, most: int, scratch: Path
+    folder: Path, rows: Sequence[Any], conversations: Sequence[Any], context: int, most: int
 ) -> Read:
     import torch
 
     asked = [{"ids": list(row.ids), "at": at} for row, at in zip(rows, positions(rows, most), strict=True)]
-    found = llamacpp.ask(folder / GGUF, asked, conversations, context, scratch)
+    found = llamacpp.ask(folder / GGUF, asked, conversations, context)
     places = [place for row in found.top for place in row]
     least = min(len(place) for place in places)
     ids = torch.tensor([[token for token, _ in place[:least]] for place in places])

@@ -6,7 +6,13 @@
     abilities            what some engines can do beside: plain text, tools, vectors
     labels               an answer that is one of some labels
     package              what a model folder says about how to ask it
+    backend              the seam below: token ids in, tokens out
+    package_engine       what every engine shares: instruction, template, labels, chain, vote, abstention, fallback
+    opening              what an engine is opened with
     transformers_engine  in-process generation with a KV cache: the plain engine, one answer at a time
+    llamacpp_engine      several streams at once on a processor (llamacpp_base, gguf_cache)
+    vllm_engine          vLLM as a managed process (bound)
+    upstream_engine      a server elsewhere (completions)
     scripted_engine      the fake: fixed answers, delays and failures, for tests
     session              a conversation that remembers, for a terminal
 

@@ -4,7 +4,8 @@ rendered here, so that nobody else's idea of the template counts.
     write     POST /completions, streamed, with log-probabilities
     score     the same with `echo`: log-probabilities of prompt and label, which must be told in full, or it is refused
 
-`dialect` says what a server knows beyond that: "openai" nothing; "vllm" token ids of the answer, grammars.
+`dialect` says what a server knows beyond that: "openai" nothing; "vllm" token ids of the answer, grammars, and the log-probabilities of
+given tokens, by which labels are walked (`echo` with log-probabilities ended vLLM's CPU build when it was tried).
 Not here: which server, and whether it may be asked (vllm_engine, upstream_engine).
 """
 
@@ -31,6 +32,7 @@ from luthier.serving.engine import Cancelled, Health, Refused, Unavailable
 Dialect = Literal["openai", "vllm"]
 _SEEDS = 2**31 - 1
 LABELS_AT_ONCE = 16
+PLACES_AT_ONCE, TOKENS_AT_ONCE = 64, 100  # vLLM takes 128 tokens
 
 
 class CompletionsBackend:
@@ -165,7 +167,7 @@ class CompletionsBackend:
                 likeliest = []
             last = n == len(tokens) - 1
             step = Step(
-                _id(token),  # type: ignore[arg-type]
+                _id(token),
                 delta if last else "",
                 float(logprobs[n]),
                 tuple((_name(one), float(p)) for one, p in likeliest[: wish.logprobs or 0]),
@@ -204,13 +206,57 @@ class CompletionsBackend:
         if len(ids) + longest > self._template.context:  # it writes one token more, which nobody reads
             raise TooLong(len(ids) + longest, self._template.context)
         totals: list[float] = []
-        for begin in range(0, len(answers), LABELS_AT_ONCE):
-            if unwanted():
-                raise Cancelled
-            totals += self._totals(ids, answers[begin : begin + LABELS_AT_ONCE])
+        if self._dialect == "vllm":
+            totals = self._walked(ids, answers, unwanted)
+        else:
+            for begin in range(0, len(answers), LABELS_AT_ONCE):
+                if unwanted():
+                    raise Cancelled
+                totals += self._totals(ids, answers[begin : begin + LABELS_AT_ONCE])
         highest = max(totals)
         whole = highest + math.log(math.fsum(math.exp(one - highest) for one in totals))
         return [one - whole for one in totals]
+
+    def _walked(self, ids: list[int], answers: Sequence[list[int]], unwanted: Unwanted) -> list[float]:
+        """By the next token's log-probability after each beginning of a label: vLLM tells those of given tokens, all places at once."""
+        after: dict[tuple[int, ...], set[int]] = {}
+        for answer in answers:
+            for n, token in enumerate(answer):
+                after.setdefault(tuple(answer[:n]), set()).add(token)
+        known: dict[tuple[int, ...], float] = {}
+        for places, tokens in _together(after):
+            if unwanted():
+                raise Cancelled
+            body = {
+                "model": self._spec().model,
+                "prompt": [[*ids, *place] for place in places],
+                "max_tokens": 1,
+                "temperature": 0.0,
+                "logprobs": 1,
+                "logprob_token_ids": sorted(tokens),
+                "return_tokens_as_token_ids": True,
+                "add_special_tokens": False,
+            }
+            with self._watched():
+                told = self._door().post("completions", body)
+            choices = sorted(told.get("choices") or [], key=lambda one: one.get("index", 0))
+            for place, choice in zip(places, choices, strict=False):
+                top = ((choice.get("logprobs") or {}).get("top_logprobs") or [{}])[0] or {}
+                known.update(
+                    {(*place, one): float(p) for name, p in top.items() if (one := _id(name)) is not None}
+                )
+        try:
+            return [math.fsum(known[tuple(one[: n + 1])] for n in range(len(one))) for one in answers]
+        except KeyError:
+            raise self._tells_none("of given tokens (logprob_token_ids)") from None
+
+    def _tells_none(self, what: str) -> Refused:
+        return Refused(
+            f"The server behind the engine {self.name} does not tell the log-probabilities {what}, so labels cannot be compared.",
+            param="labels",
+            code="unsupported_parameter",
+            remedy="Use a current vLLM, or --engine llamacpp or transformers.",
+        )
 
     def _totals(self, ids: list[int], answers: Sequence[list[int]]) -> list[float]:
         body = {
@@ -231,13 +277,7 @@ class CompletionsBackend:
             if len(own) == len(answer) and all(isinstance(one, float | int) for one in own):
                 found.append(math.fsum(own))
         if len(found) != len(answers):
-            raise Refused(
-                f"The server behind the engine {self.name} does not tell the log-probabilities of a prompt (echo), so labels cannot be "
-                "compared.",
-                param="labels",
-                code="unsupported_parameter",
-                remedy="Use vLLM, or --engine llamacpp or transformers.",
-            )
+            raise self._tells_none("of a prompt (echo)")
         return found
 
     def _door(self) -> Door:
@@ -258,6 +298,28 @@ class CompletionsBackend:
                 f"The engine {self.name} does not answer: {self._fault}.", remedy="Ask again."
             ) from None
         self._fault = ""
+
+
+def _together(
+    after: Mapping[tuple[int, ...], set[int]],
+) -> Iterator[tuple[list[tuple[int, ...]], set[int]]]:
+    """Places and the tokens that are asked at all of them, as many as one question may have.
+
+    >>> [(places, sorted(tokens)) for places, tokens in _together({(): {1, 2}, (1,): {2, 3}})]
+    [([(), (1,)], [1, 2, 3])]
+    """
+    places: list[tuple[int, ...]] = []
+    tokens: set[int] = set()
+    for place, wanted in sorted(after.items()):
+        ordered = sorted(wanted)
+        for begin in range(0, len(ordered), TOKENS_AT_ONCE):
+            more = set(ordered[begin : begin + TOKENS_AT_ONCE])
+            if places and (len(tokens | more) > TOKENS_AT_ONCE or len(places) == PLACES_AT_ONCE):
+                yield places, tokens
+                places, tokens = [], set()
+            places, tokens = [*places, place], tokens | more
+    if places:
+        yield places, tokens
 
 
 def _ending(step: Step, rest: str, finish: Literal["stop", "length"]) -> Step:
