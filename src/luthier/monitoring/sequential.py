@@ -112,7 +112,7 @@ class Detector:
             on_V = (bin_V >= 0) & ~shut
             self.capital_VS[~shut] += step
             if on_V.any():
-                self._bet(np.flatnonzero(on_V), bin_V[on_V], draw_V[on_V])
+                self.bet(np.flatnonzero(on_V), bin_V[on_V], draw_V[on_V])
             capital_V = np.where(shut, 0.0, self.capital_V)
             if capital_V.mean() >= 1 / alpha:
                 alarm = Alarm(n, float(capital_V.mean()), _blamed(self.views, capital_V))
@@ -121,7 +121,8 @@ class Detector:
                 self.capital_VS[:] = 0.0
         return alarms
 
-    def _bet(self, view_W: NDArray[np.int64], bin_W: NDArray[np.int64], draw_W: NDArray[np.float64]) -> None:
+    def bet(self, view_W: NDArray[np.int64], bin_W: NDArray[np.int64], draw_W: NDArray[np.float64]) -> None:
+        """One request's bets: what each of these views holds changes, and what it has learnt. Views do not know each other."""
         seen_WB = self.seen_VB[view_W]
         above_W = np.where(np.arange(BINS) > bin_W[:, None], seen_WB, 0.0).sum(1)
         same_W = seen_WB[np.arange(len(view_W)), bin_W] + 1
