@@ -78,14 +78,19 @@ def main() -> None:
             f"{name}: {quiet['alarms']} alarms in {quiet['days']:,} quiet days of {wish.rows} requests = "
             f"{100 * quiet['alarms'] / quiet['days']:.2f} in 100 days (95 % interval {100 * low:.2f} to {100 * high:.2f}; promised {100 * ALPHA:g})"
         )
-        print(f"  tested anew each day, Holm at 0.05: {world.naive(wish.days, wish.rows)} alarms in {wish.days} quiet days")
+        print(
+            f"  tested anew each day, Holm at 0.05: {world.naive(wish.days, wish.rows)} alarms in {wish.days} quiet days"
+        )
         delays: dict[str, dict[float, list[float]]] = {}
         for shift in world.shifted:
             delays[shift] = {share: world.delay(shift, share, wish.repeats, wish.rows) for share in SHARES}
             told = "  ".join(f"{share:.0%}: {_middle(delays[shift][share], wish.rows)}" for share in SHARES)
             print(f"  {shift:10} {told}")
         print(f"  {time.monotonic() - began:.0f} s", flush=True)
-        found[name] = {"quiet": quiet, "delays": {k: {str(s): v for s, v in d.items()} for k, d in delays.items()}}
+        found[name] = {
+            "quiet": quiet,
+            "delays": {k: {str(s): v for s, v in d.items()} for k, d in delays.items()},
+        }
     if wish.out is not None:
         wish.out.write_text(drawing(found, wish.rows), encoding="utf-8")
         wish.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -131,7 +136,9 @@ class World:
             "language": [_with(row, asked=german(row.asked)) for row in asked],
             "typos": [_with(row, asked=typos(row.asked, generator)) for row in asked],
             "labels": [a for row, a in zip(stream, asked, strict=True) if row.answer == most],
-            "injection": [_with(row, asked=ORDERS[i % len(ORDERS)] + row.asked) for i, row in enumerate(asked)],
+            "injection": [
+                _with(row, asked=ORDERS[i % len(ORDERS)] + row.asked) for i, row in enumerate(asked)
+            ],
         }
         return cls(reference, asked, shifted)
 
@@ -189,7 +196,9 @@ class Several:
         names = {f"{repeat}:{view}": counts[view] for repeat in range(repeats) for view in world.views}
         self.detector, self.repeats, self.views = Detector.fresh(names), repeats, world.views
 
-    def watch(self, bin_NRV: np.ndarray, generator: np.random.Generator | None = None, draw_NRV: Any = None) -> list[list[int]]:
+    def watch(
+        self, bin_NRV: np.ndarray, generator: np.random.Generator | None = None, draw_NRV: Any = None
+    ) -> list[list[int]]:
         """A day; of each repeat at which requests there was an alarm."""
         n, repeats, views = bin_NRV.shape
         if draw_NRV is None:
@@ -261,12 +270,16 @@ def drawing(found: dict[str, Any], rows: int) -> str:
     colours = ("#17635c", "#8f521e", "#2f5d9b", "#7a3f8a", "#6d6a66")
     top_delay = MOST_DAYS * rows
     x_of = lambda share: left + (np.log(share) - np.log(SHARES[0])) / -np.log(SHARES[0]) * (width - left - 90)  # noqa: E731
-    y_of = lambda delay: top + height * (1 - (np.log10(min(delay, top_delay)) - 0.5) / (np.log10(top_delay) - 0.5))  # noqa: E731
+    y_of = lambda delay: (
+        top + height * (1 - (np.log10(min(delay, top_delay)) - 0.5) / (np.log10(top_delay) - 0.5))
+    )  # noqa: E731
     parts = []
     for panel, (name, told) in enumerate(found.items()):
         at = panel * (width + gap)
         rate = 100 * told["quiet"]["alarms"] / told["quiet"]["days"]
-        parts.append(f'<text x="{at + left}" y="16" font-weight="600">{name}: {rate:.2f} false alarms in 100 quiet days</text>')
+        parts.append(
+            f'<text x="{at + left}" y="16" font-weight="600">{name}: {rate:.2f} false alarms in 100 quiet days</text>'
+        )
         for power in (10, 100, 1000):
             y = y_of(power)
             parts += [
@@ -274,7 +287,9 @@ def drawing(found: dict[str, Any], rows: int) -> str:
                 f'<text x="{at + left - 6}" y="{y + 4:.1f}" text-anchor="end" fill="#665f55">{power:,}</text>',
             ]
         for share in SHARES:
-            parts.append(f'<text x="{at + x_of(share):.1f}" y="{top + height + 18}" text-anchor="middle" fill="#665f55">{share:.0%}</text>')
+            parts.append(
+                f'<text x="{at + x_of(share):.1f}" y="{top + height + 18}" text-anchor="middle" fill="#665f55">{share:.0%}</text>'
+            )
         for n, (shift, delays) in enumerate(told["delays"].items()):
             points = [(at + x_of(share), y_of(np.median(delays[str(share)]))) for share in SHARES]
             line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
@@ -282,7 +297,9 @@ def drawing(found: dict[str, Any], rows: int) -> str:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colours[n]}"/>' for x, y in points]
             y = top + 14 + 18 * n
             parts.append(f'<text x="{at + width - 80}" y="{y}" fill="{colours[n]}">{shift}</text>')
-        parts.append(f'<text x="{at + left}" y="{top + height + 38}" fill="#665f55">share of requests that are planted; median delay in requests</text>')
+        parts.append(
+            f'<text x="{at + left}" y="{top + height + 38}" fill="#665f55">share of requests that are planted; median delay in requests</text>'
+        )
     whole = len(found) * (width + gap)
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole:.0f} {height + top + 50:.0f}" font-family="sans-serif" font-size="12">{"".join(parts)}</svg>\n'
 

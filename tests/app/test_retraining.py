@@ -7,6 +7,7 @@ import json
 import pyarrow.parquet as pq
 
 from luthier.app.app import App
+from luthier.monitoring import reference
 from luthier.store.traffic import Exchange, Judgement
 
 MONITOR = """
@@ -17,12 +18,15 @@ monitor:
 
 
 def test_judged_traffic_becomes_the_next_release(ran, monkeypatch):
+    monkeypatch.setattr(reference, "FEWEST", 20)  # few rows are held out here
     recipe = ran.write("recipe.yaml", (ran.folder / "recipe.yaml").read_text() + MONITOR)
     app = App.open({"LUTHIER_HOME": str(ran.home)})
     traffic = app.store.traffic
     for i in range(30):
         queue = ("billing", "delivery", "technical")[i % 3]
-        asked = f"Hello number {i}, {('invoice', 'parcel', 'login')[i % 3]} trouble since Monday, kind regards."
+        asked = (
+            f"Hello number {i}, {('invoice', 'parcel', 'login')[i % 3]} trouble since Monday, kind regards."
+        )
         traffic.keep(
             Exchange(f"chatcmpl-{i}", "router", "router@1", "d" * 64, "k", None, [{"role": "user", "content": asked}],
                      [{"text": "billing", "refusal": None}], 0.6, 0, 1_000_000.0 + i)
