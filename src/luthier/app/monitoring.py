@@ -53,7 +53,7 @@ MOST_ROWS = 20_000
 @dataclass(frozen=True)
 class Stepped:
     """What one step did. `looks`: {"since_s", "until_s", "rows", "capital", ...} of each window; `told`: alerts that are new, whether
-    or not anybody else than the log was told; `failed`: (channel, reason)."""
+    or not anybody else than the log was told; `failed`: (what, reason), of a channel or of `look`."""
 
     name: str
     removed: int
@@ -186,8 +186,16 @@ class Monitor:
             if settings.keep_for is not None:
                 removed = self._app.traffic.remove(older_s=settings.keep_for, why="kept long enough", by=by)
             with closing(self._context(name, watch)) as at:
-                looks, ended, state = self._look(name, settings.drift, at)
-                told, failed = self._tell(name, settings, at)
+                looks: list[dict[str, Any]] = []
+                ended: list[str] = []
+                failed: list[tuple[str, str]] = []
+                try:
+                    for one, over in self._look(name, settings.drift, at):
+                        looks.append(one)
+                        ended += over
+                except DataError as stopped:  # there is nothing to compare with: all else can still be done
+                    failed.append(("look", str(stopped)))
+                told, unsent = self._tell(name, settings, at)
             retrained = None
             if settings.retrain is not None:
                 retrained = Retraining(self._app, self._clock).step(
@@ -195,7 +203,7 @@ class Monitor:
                 )
         return Stepped(
             name, removed, looks, told, ended,
-            [one.id for one in state.open] if state else [], failed, retrained,
+            self._open(name), [*failed, *unsent], retrained,
         )  # fmt: skip
 
     def baseline(self, name: str, *, since: str, until: str | None = None, by: str, because: str,
@@ -271,10 +279,9 @@ class Monitor:
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
-    def _look(
-        self, name: str, spec: DriftSpec, at: RunContext
-    ) -> tuple[list[dict[str, Any]], list[str], State | None]:
-        """Every window that is over, once, in order; each is in the ledger before the next is looked at."""
+    def _look(self, name: str, spec: DriftSpec, at: RunContext) -> Iterator[tuple[dict[str, Any], list[str]]]:
+        """Every window that is over, once, in order, with the episodes that it ended; each is in the ledger before the next is looked
+        at. Raises DataError where there is nothing to compare with."""
         store, now_s = self._app.store, self._clock()
         last = store.ledger.last(kind=LOOK, subject=name)
         state = None if last is None else State.from_plain(last.data["state"])
@@ -283,13 +290,12 @@ class Monitor:
         after_s = 0.0 if state is None else state.until_s
         if baseline is not None and (last is None or (baseline.seq or 0) > (last.seq or 0)):
             after_s = max(after_s, baseline.data["until_s"])
-        looks: list[dict[str, Any]] = []
-        ended: list[str] = []
         for since_s, until_s in self._windows(name, after_s, now_s, spec.every):
             at.check()
             rows = list(of_traffic(store.traffic.read(name, since_s=since_s, until_s=until_s)))
             release = self._answering(name, rows, release)
             artifact, reference = self._reference(name, release, spec, at, rows)
+            ended: list[str] = []
             if (
                 state is None
                 or state.reference != artifact.digest
@@ -314,9 +320,12 @@ class Monitor:
                 "alarms": [_told(one, reference, found) for one in found.alarms], "ended": [one.id for one in found.ended],
             }  # fmt: skip
             at.store.ledger.append(Event(LOOK, name, {**told, "state": state.plain()}, now_s))
-            looks.append({k: v for k, v in told.items() if k != "by_view"})
             ended += [one.id for one in found.ended]
-        return looks, ended, state
+            yield {k: v for k, v in told.items() if k != "by_view"}, ended
+
+    def _open(self, name: str) -> list[str]:
+        last = self._app.store.ledger.last(kind=LOOK, subject=name)
+        return [] if last is None else [one["id"] for one in last.data["state"]["open"]]
 
     def _windows(
         self, name: str, after_s: float, now_s: float, every_s: float
@@ -330,8 +339,9 @@ class Monitor:
             due = looking.windows(begin, now_s, every_s)
             if not due:
                 return
-            yield due[0]
-            after_s = due[0][1]
+            until_s = due[0][1]
+            yield max(due[0][0], after_s), until_s  # `every` may have been another one before
+            after_s = until_s
 
     def _answering(self, name: str, rows: Sequence[Row], before: str | None) -> str | None:
         """The release whose answers are watched: the one before while it still answers, else the one that answers most."""

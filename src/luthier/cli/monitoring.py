@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import getpass
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from luthier.core.errors import SpecError
+from luthier.core.errors import DataError, SpecError
 
 from .command import Nearest, app, as_json_option, put, put_json, told
 
@@ -84,11 +85,14 @@ def report(
 @as_json_option
 @told
 def step(name: str, recipe: Path | None, folder: Path | None, as_json: bool) -> None:
-    """What cron calls: purge, look at windows that are over, tell, and train anew when due. Safe to run twice."""
+    """What cron calls: purge, look at windows that are over, tell, and train anew when due. Safe to run twice. Exits with 3 where there
+    is nothing to compare with."""
     found = app().monitor.step(
         name, recipe=recipe, folder=folder.absolute() if folder else None, by=getpass.getuser()
     )
     put_json(found.plain()) if as_json else _stepped(found)
+    if any(what == "look" for what, _ in found.failed):
+        sys.exit(DataError.exit_code)
 
 
 @monitor.command()
@@ -167,14 +171,18 @@ def _stepped(found: Stepped) -> None:
         put(
             f"looked at {_time(one['since_s'])} to {_time(one['until_s'])}: {one['rows']:,} requests, capital {one['capital']:.3g} days"
         )
-    if not found.looks:
+    if not found.looks and not found.failed:
         put("no window is over that was not looked at")
     for alert in found.told:
         put("\nALERT " + "\n".join(alert.lines()) + "\n")
     for episode in found.ended:
         put(f"ended: {episode}")
-    for channel, reason in found.failed:
-        put(f"{channel} was not told: {reason}; the next step tries again")
+    for what, reason in found.failed:
+        put(
+            f"nobody could look: {reason}"
+            if what == "look"
+            else f"{what} was not told: {reason}; the next step tries again"
+        )
     if found.retrain is not None:
         put(f"new model: {found.retrain.state}, {found.retrain.why}")
 

@@ -51,9 +51,10 @@ class Alert:
 
     def lines(self) -> list[str]:
         """As a person reads it."""
+        where = "" if self.group == "quality" else f", request {self.requests:,}"
         luck = f"{self.capital:,.0f}" if self.capital < 1e6 else "a million or more"
         told = [
-            f"{self.says} (window that ended {self.since}, request {self.requests:,}).",
+            f"{self.says} (window that ended {self.since}{where}).",
             f"By luck this much would be seen once in {luck} quiet days; alarms are raised at {1 / self.alpha:,.0f}.",
         ]
         told += [f"  {title}: usual {usual}, now {now}" for title, usual, now in self.views]

@@ -5,14 +5,15 @@
 A request's value is put in a fixed bin. Its place p is the share of what was seen before it (the reference's rows first, then every
 request) that lies above it, ties broken by a draw that follows from the request's id. Where requests are exchangeable with the
 reference, places are independent and uniform, however small the reference (conformal p-values: Vovk, Gammerman & Shafer, Algorithmic
-Learning in a Random World, 2005, theorem 8.2). So no bet on them can win on average. The bet is a Dirichlet estimate of where places
+Learning in a Random World, 2005). So no bet on them can win on average. The bet is a Dirichlet estimate of where places
 fall, finer at both ends, that forgets: a change of any kind makes it win.
 
 Capital is that of the Shiryaev-Roberts rule: M_n = (M_{n-1} + r_n) f(p_n), where the r of a day add up to 1 and f is the bet.
-M_n less the days passed is a supermartingale, and so is any average of such over views and bets, whatever they have in common. An
-alarm where the average reaches 1/alpha therefore comes on average no sooner than after 1/alpha quiet days, at whatever times one
-looks (an e-detector: Shin, Ramdas & Rinaldo, E-detectors, 2022, theorem 2.4; for when to retrain: Vovk et al., Retrain or not
-retrain, COPA 2021). There is nothing left to correct for looking at several views or often.
+M_n less the days passed is a supermartingale, so an alarm where M_n reaches 1/alpha comes on average no sooner than after 1/alpha
+quiet days, at whatever times one looks (an e-detector: Shin, Ramdas & Rinaldo, E-detectors: a nonparametric framework for sequential
+change detection, 2022; for when to retrain: Vovk et al., Retrain or not retrain, COPA 2021). The same holds of an average over bets and
+views, which is what alarms are raised by: exactly over the bets of one view; over several views up to what a finite reference leaves of
+dependence between one view's place and the earlier places of the others. No look and no view costs a further correction.
 
 The promise is of exchangeable requests. One client that sends the same thing all day is none; `look` counts equal requests of a
 window once. After an alarm the reference is used again, so the promise of the second alarm is approximate; docs/log.md has rates.
@@ -112,7 +113,7 @@ class Detector:
             on_V = (bin_V >= 0) & ~shut
             self.capital_VS[~shut] += step
             if on_V.any():
-                self._bet(np.flatnonzero(on_V), bin_V[on_V], draw_V[on_V])
+                self.bet(np.flatnonzero(on_V), bin_V[on_V], draw_V[on_V])
             capital_V = np.where(shut, 0.0, self.capital_V)
             if capital_V.mean() >= 1 / alpha:
                 alarm = Alarm(n, float(capital_V.mean()), _blamed(self.views, capital_V))
@@ -121,7 +122,8 @@ class Detector:
                 self.capital_VS[:] = 0.0
         return alarms
 
-    def _bet(self, view_W: NDArray[np.int64], bin_W: NDArray[np.int64], draw_W: NDArray[np.float64]) -> None:
+    def bet(self, view_W: NDArray[np.int64], bin_W: NDArray[np.int64], draw_W: NDArray[np.float64]) -> None:
+        """One request's bets: what each of these views holds changes, and what it has learnt. Views do not know each other."""
         seen_WB = self.seen_VB[view_W]
         above_W = np.where(np.arange(BINS) > bin_W[:, None], seen_WB, 0.0).sum(1)
         same_W = seen_WB[np.arange(len(view_W)), bin_W] + 1

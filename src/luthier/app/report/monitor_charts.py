@@ -14,7 +14,7 @@ def shares(label: str, parts: Sequence[tuple[str, float, float]], width: int = 4
     """For each stretch or word a pair of bars: the reference's share above, the window's below."""
     most = max((max(before, now) for _, before, now in parts), default=0.0) or 1.0
     gutter = 12 + CHARACTER * max((min(len(name), 24) for name, *_ in parts), default=0)
-    at = scale(0, most, gutter, width - 52.0)
+    at = scale(0, most, gutter, width - 96.0)
     drawn = []
     for n, (name, before, now) in enumerate(parts):
         y = n * 28.0 + 4

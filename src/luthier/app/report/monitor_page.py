@@ -59,7 +59,7 @@ def render(found: Reported) -> str:
             headline=headline(found),
             figures=_figures(found),
             open=[
-                {"since": _time(one.since_s), "group": GROUP_TITLES[one.group], "views": ", ".join(one.views), "at": one.requests}
+                {"since": _time(one.since_s), "group": GROUP_TITLES[one.group], "views": ", ".join(one.views), "at": one.requests if one.group != "quality" else None}
                 for one in found.open
             ],
             groups=_groups(found.views),
@@ -144,7 +144,7 @@ def _view(one: Tested) -> dict[str, Any]:
         "psi": "–" if psi is None else f"{psi.effect:.3f}",
         "luck": "–" if psi is None or psi.by_luck is None else f"{psi.by_luck:.3f}",
         "differs": one.differs,
-        "svg": Markup(monitor_charts.shares(_described(one), one.shares)) if one.shares else None,  # noqa: S704 (charts escape)
+        "svg": Markup(monitor_charts.shares(_described(one), one.shares)) if len(one.shares) > 1 else None,  # noqa: S704 (charts escape)
     }
 
 
