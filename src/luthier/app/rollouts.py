@@ -104,7 +104,9 @@ class Rollouts:
             if plan is None
             else plan
             if isinstance(plan, RolloutSpec)
-            else parse(RolloutSpec, Tree(dict(plan), source="the plan"), "docs/rollout.md explains every key.")
+            else parse(
+                RolloutSpec, Tree(dict(plan), source="the plan"), "docs/rollout.md explains every key."
+            )
         )
         return self._keep(
             begin(name, before, stable, candidate, made, by=_who(by), reason=_why(reason), now_s=time.time())
@@ -155,9 +157,7 @@ class Rollouts:
         for event in self._store.ledger.read(kind=SEEN, subject=at.id):
             whole.take_in(event.data)
             requests += event.data["requests"] if event.data["stage"] == at.stage else 0
-        bad = {
-            ref: self._store.traffic.bad(at.name, ref, at.began_s) for ref in (at.stable, at.candidate)
-        }
+        bad = {ref: self._store.traffic.bad(at.name, ref, at.began_s) for ref in (at.stable, at.candidate)}
         counts = {**whole.counts, "feedback": feedback_counts(bad[at.stable], bad[at.candidate])}
         return Status(at, whole, requests, judge(counts, at.plan), time.time())
 

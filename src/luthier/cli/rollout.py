@@ -20,7 +20,9 @@ _by = click.option("--by", metavar="NAME", help="Who takes this step; default: y
 
 def _because(default: str | None) -> Callable[..., Any]:
     """Without a default the reason must be given (click takes `default=None` for a default)."""
-    how: dict[str, Any] = {"required": True} if default is None else {"default": default, "show_default": True}
+    how: dict[str, Any] = (
+        {"required": True} if default is None else {"default": default, "show_default": True}
+    )
     return click.option("--because", metavar="REASON", help="Why; it stands in the record.", **how)
 
 
@@ -42,8 +44,12 @@ def rollout() -> None:
 @click.argument("ref")
 @_because(None)
 @_by
-@click.option("--plan", type=click.Path(path_type=Path), help="A YAML file with the plan; default: the recipe's.")
-@click.option("--set", "sets", multiple=True, metavar="A.B=C", help="Change one value of the plan; may be given again.")
+@click.option(
+    "--plan", type=click.Path(path_type=Path), help="A YAML file with the plan; default: the recipe's."
+)
+@click.option(
+    "--set", "sets", multiple=True, metavar="A.B=C", help="Change one value of the plan; may be given again."
+)
 @as_json_option
 @told
 def start(
@@ -56,7 +62,11 @@ def start(
 
     verbs, wished = app().rollouts, None
     if plan is not None or sets:
-        tree = read_yaml(read_written(plan), plan.name) if plan else Tree(verbs.plan_of(ref).model_dump(exclude_unset=True))
+        tree = (
+            read_yaml(read_written(plan), plan.name)
+            if plan
+            else Tree(verbs.plan_of(ref).model_dump(exclude_unset=True))
+        )
         wished = parse(RolloutSpec, override(tree, sets), "docs/rollout.md explains every key.")
     _show(verbs.start(ref, by=_who(by), reason=because, plan=wished), as_json)
 
@@ -97,9 +107,18 @@ def _step(name: str, action: str, about: str, because: str | None) -> click.Comm
 
 
 _step("promote", "promote", "The candidate of NAME answers from now on, whatever steps are left.", None)
-_step("rollback", "roll_back", "What answered NAME before answers again; also after a promotion.", "taken back by hand")
-_step("pause", "pause", "Stay at this share; only the rule may still take the candidate back.", "paused by hand")
-_step("resume", "resume", "Go on with what was paused; the time of the pause does not count.", "resumed by hand")
+_step(
+    "rollback",
+    "roll_back",
+    "What answered NAME before answers again; also after a promotion.",
+    "taken back by hand",
+)
+_step(
+    "pause", "pause", "Stay at this share; only the rule may still take the candidate back.", "paused by hand"
+)
+_step(
+    "resume", "resume", "Go on with what was paused; the time of the pause does not count.", "resumed by hand"
+)
 _step("approve", "approve", "Agree to a candidate that waits for it (`approve: human`).", None)
 
 
@@ -126,7 +145,10 @@ def _show(at: Rollout, as_json: bool) -> None:
     if as_json:
         put_json(plain(at))
         return
-    put(f"{at.name}: {at.told()}; {at.answers} answers" + (f", {at.candidate} is tried" if at.under_way else ""))
+    put(
+        f"{at.name}: {at.told()}; {at.answers} answers"
+        + (f", {at.candidate} is tried" if at.under_way else "")
+    )
     if at.under_way:
         put(f"what serves {at.name} follows within a second; look: luthier rollout status {at.name}")
 
@@ -139,7 +161,9 @@ def _print_status(now: Status) -> None:
         return
     put(f"tried: {at.candidate}, {now.requests:,} requests in this step, {now.tally.requests:,} in all")
     if now.tally.compared:
-        put(f"copies: {now.tally.agreed:,} of {now.tally.compared:,} got the same answer, {now.tally.dropped:,} were left out")
+        put(
+            f"copies: {now.tally.agreed:,} of {now.tally.compared:,} got the same answer, {now.tally.dropped:,} were left out"
+        )
     for one in now.findings:
         put(f"  {one.told()}")
     put(f"waits for {now.waits_for()}")

@@ -122,9 +122,7 @@ def judge(counts: Mapping[str, Count], plan: RolloutSpec) -> list[Finding]:
     for metric in looked_at:
         count, margin = counts.get(metric, Count()), float(allowed[metric])
         found.append(
-            Finding(
-                metric, count, margin, capital(count, margin), capital_against(count, margin), needed
-            )
+            Finding(metric, count, margin, capital(count, margin), capital_against(count, margin), needed)
         )
     return found
 

@@ -58,7 +58,9 @@ class RolloutSpec(Spec):
     @model_validator(mode="after")
     def _has_steps(self) -> RolloutSpec:
         if self.ab is not None and self.canary is not None:
-            raise ValueError("ab and canary are both given, and ab is in place of canary; leave one of them out")
+            raise ValueError(
+                "ab and canary are both given, and ab is in place of canary; leave one of them out"
+            )
         if not self.shadow and not self.shares and self.ab is None:
             raise ValueError("no step is left; give shadow, canary or ab")
         if self.ab in (0, 1):

@@ -87,7 +87,9 @@ class Answering(Response):
         if self._slot_s is None:
             return None
         seconds = time.monotonic() - self._slot_s
-        whole = [choice for choice in self._choices if choice.last is not None and choice.last.finish is not None]
+        whole = [
+            choice for choice in self._choices if choice.last is not None and choice.last.finish is not None
+        ]
         if len(whole) < self._body.count:
             return Ending(True, seconds) if self._failed else None
         return Ending(

@@ -366,7 +366,9 @@ def _variant(header: str | None) -> Variant | None:
         return "stable"
     if header == "candidate":
         return "candidate"
-    raise ApiError(400, "invalid_value", "x-luthier-variant is 'stable' or 'candidate'.", param="x-luthier-variant")
+    raise ApiError(
+        400, "invalid_value", "x-luthier-variant is 'stable' or 'candidate'.", param="x-luthier-variant"
+    )
 
 
 def _outcome(ending: Ending) -> Outcome:

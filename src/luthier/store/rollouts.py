@@ -75,7 +75,9 @@ class Rollouts:
     def names(self) -> list[str]:
         """Of which there is or was a rollout."""
         with self._database.reading() as connection:
-            return list(connection.execute(sa.select(rollouts.c.name).distinct().order_by(rollouts.c.name)).scalars())
+            return list(
+                connection.execute(sa.select(rollouts.c.name).distinct().order_by(rollouts.c.name)).scalars()
+            )
 
 
 def _line(row: sa.Row) -> Line:
