@@ -96,7 +96,7 @@ class Server:
 
     def __enter__(self) -> Server:
         command = [sys.executable, __file__, "--serve", str(self.home), "--delay", str(self.delay_s)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603  ourselves
         assert self.process.stdout is not None
         told = json.loads(self.process.stdout.readline())
         self.url, self.key = told["url"], told["key"]
