@@ -82,13 +82,16 @@ def test_drift_pauses_once(app):
     app.store.ledger.append(Event("drift", "router", {"reason": "lengths changed"}, at.time_s - 1))
     assert app.rollouts.review("router").state == "canary"
     app.store.ledger.append(Event("drift", "other", {}))
-    app.store.ledger.append(Event("drift", "router", {"alert": False}))
+    app.store.ledger.append(Event("drift.look", "router", {"alarms": []}))
     assert app.rollouts.review("router").state == "canary"
     app.store.ledger.append(Event("drift", "router", {"reason": "lengths changed"}))
     at = app.rollouts.review("router")
     assert at.state == "paused" and "lengths changed" in at.reason
     app.rollouts.resume("router", by="ann", reason="looked at it")
     assert app.rollouts.review("router").state == "canary"
+    app.store.ledger.append(Event("drift.look", "router", {"alarms": [{"view": "lengths"}]}))
+    at = app.rollouts.review("router")
+    assert at.state == "paused" and "found a shift" in at.reason
 
 
 def test_bad_feedback_takes_it_back(app):

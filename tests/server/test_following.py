@@ -362,3 +362,21 @@ def test_a_model_that_says_nothing_in_time_does_not_pass(open_name):
     fine = ScriptedEngine(labels=("a", "b"), default=Reply("a"))
     fine.load()
     smoke(ServedModel("x", fine, package_digest="d"))
+
+
+def test_every_lease_is_given_back(open_name):
+    """Refused, unknown, hung up, answered: afterwards nobody holds the engine."""
+    door = open_name()
+    good = {"model": "router", "messages": [{"role": "user", "content": "hi"}]}
+    for body in (
+        good,
+        good | {"stream": True},
+        good | {"max_tokens": 10_000},
+        good | {"n": 2},
+        good | {"model": "nobody"},
+    ):
+        door.http.post("/v1/chat/completions", json=body)
+    with pytest.raises(httpx.ReadTimeout):
+        body = {"model": "router", "messages": [{"role": "user", "content": "slow"}]}
+        door.http.post("/v1/chat/completions", json=body, timeout=0.1)
+    until(lambda: door.followed.table.stable.leases == 0)

@@ -29,7 +29,7 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?", re.A
 
 
 class Envelope:
-    """Puts `request_id` into the scope's state and these headers on every answer."""
+    """Puts `request_id` into the scope's state and these headers on every answer; gives back the model that it was answered by."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -65,6 +65,9 @@ class Envelope:
             logger.exception("%s failed", request_id)
             if not answered:
                 await respond(internal(request_id), send_marked)
+        finally:
+            if (lease := scope["state"].get("lease")) is not None:
+                lease.end(None)
 
 
 class Guard:

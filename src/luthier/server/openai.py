@@ -26,7 +26,7 @@ from luthier.server.errors import ApiError
 from luthier.server.exchange import OnExchange, Traffic
 from luthier.server.guard import Envelope, Guard
 from luthier.server.keys import KeyRing
-from luthier.server.router import Asker, Fixed, Router, unknown
+from luthier.server.router import Asker, Fixed, Lease, Router, unknown
 from luthier.server.routes import TABLE
 from luthier.server.served import ServedModel
 from luthier.server.wire import parse, parse_feedback
@@ -41,7 +41,7 @@ class Limits:
 
 
 def create_app(
-    models: Mapping[str, ServedModel] | Router,
+    models: Mapping[str, ServedModel],
     keys: KeyRing,
     *,
     allowed_hosts: Collection[str] = (),
@@ -101,11 +101,11 @@ class _Endpoints:
         self._limits = limits
 
     async def health(self) -> JSONResponse:
-        ready = all(model.engine.health().ready for model in self._router.all())
+        ready = all(model.engine.health().ready for model in self._router.values())
         return JSONResponse({"status": "ok" if ready else "not ready"}, 200 if ready else 503)
 
     async def list_models(self) -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [model.plain() for model in self._router.all()]})
+        return JSONResponse({"object": "list", "data": [model.plain() for model in self._router.values()]})
 
     async def get_model(self, model_id: str) -> JSONResponse:
         return JSONResponse(self._model(model_id).plain())
@@ -115,10 +115,9 @@ class _Endpoints:
         if body.store and self._traffic is None:
             message = "This server keeps nothing of what is said (it was started without --capture); leave store out."
             raise ApiError(400, "unsupported_parameter", message, param="store")
-        asker = Asker(request.state.key.id, body.user, request.headers.get("x-luthier-variant"))
         return Answering(
             body,
-            self._router.take(body.model, asker),
+            self._take(request, body.model, body.user),
             request_id=request.state.request_id,
             key=request.state.key,
             on_exchange=self._on_exchange,
@@ -141,8 +140,14 @@ class _Endpoints:
             raise ApiError(404, "exchange_not_found", message, param="id")
         return JSONResponse({"object": "feedback", "id": told.id, "choice": told.choice})
 
+    def _take(self, request: Request, name: str, user: str | None) -> Lease:
+        """The model that answers this request; the envelope sees to it that it is given back."""
+        asker = Asker(request.state.key.id, user, request.headers.get("x-luthier-variant"))
+        lease = request.state.lease = self._router.take(name, asker)
+        return lease
+
     def _model(self, name: str) -> ServedModel:
-        model = self._router.find(name)
+        model = self._router.get(name)
         if model is None:
             raise unknown(name)
         return model
