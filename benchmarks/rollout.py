@@ -96,7 +96,7 @@ class Server:
 
     def __enter__(self) -> Server:
         command = [sys.executable, __file__, "--serve", str(self.home), "--delay", str(self.delay_s)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603  ourselves
         assert self.process.stdout is not None
         told = json.loads(self.process.stdout.readline())
         self.url, self.key = told["url"], told["key"]
@@ -133,7 +133,10 @@ class Load:
 
     def plain(self) -> dict[str, Any]:
         ordered = sorted(self.seconds)
-        at = lambda q: round(1000 * ordered[min(len(ordered) - 1, int(q * len(ordered)))], 1) if ordered else None  # noqa: E731
+
+        def at(q: float) -> float | None:
+            return round(1000 * ordered[min(len(ordered) - 1, int(q * len(ordered)))], 1) if ordered else None
+
         return {
             "requests": self.requests, "codes": dict(sorted(self.codes.items())), "versions": dict(sorted(self.versions.items())),
             "mixed": self.mixed, "lost": self.lost, "p50_ms": at(0.5), "p99_ms": at(0.99), "worst_ms": at(1.0),
@@ -144,7 +147,9 @@ async def client(server: Server, number: int, load: Load) -> None:
     headers = {"authorization": f"Bearer {server.key}"}
     body = {"model": NAME, "messages": [{"role": "user", "content": "Which?"}], "user": str(number)}
     limits = httpx.Limits(max_connections=1)
-    async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=30, trust_env=False, limits=limits) as http:
+    async with httpx.AsyncClient(
+        base_url=server.url, headers=headers, timeout=30, trust_env=False, limits=limits
+    ) as http:
         while not load.halt:
             began_s = time.monotonic()
             try:
@@ -241,7 +246,7 @@ async def broken(home: Path, app: App, clients: int, each: int) -> dict[str, Any
     refs = [version(app, 10 + n, BROKEN[n % len(BROKEN)]) for n in range(each * len(BROKEN))]
     rejected = 0
 
-    async def work(load: Load) -> None:
+    async def work(_: Load) -> None:
         nonlocal rejected
         for ref in refs:
             begin(app, ref)
@@ -280,37 +285,42 @@ async def overload(home: Path, seconds: float) -> dict[str, Any]:
 
 
 async def sigterm(home: Path, clients: int) -> dict[str, Any]:
-    """Requests that were answered whole or refused a connection; none may be cut off in the middle."""
-    with Server(home, delay_s=0.2) as server:
-        cut, whole, after = 0, 0, 0
-        sent = asyncio.Event()
+    """Every client has one request under way, half of them streams, when the signal comes: each must be answered whole. Then a new
+    connection must be refused, and the process end with 0."""
+    with Server(home, delay_s=8.0) as server:
+        headers = {"authorization": f"Bearer {server.key}"}
+        body = {"model": NAME, "messages": [{"role": "user", "content": "Which?"}]}
+        answered = cut = 0
+        async with httpx.AsyncClient(
+            base_url=server.url, headers=headers, timeout=60, trust_env=False
+        ) as http:
 
-        async def one(number: int) -> None:
-            nonlocal cut, whole, after
-            headers = {"authorization": f"Bearer {server.key}"}
-            body = {"model": NAME, "messages": [{"role": "user", "content": "Which?"}], "user": str(number)}
-            async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=30, trust_env=False) as http:
-                while True:
-                    try:
-                        got = await http.post("/v1/chat/completions", json=body)
-                    except httpx.ConnectError:
-                        after += 1
-                        return
-                    except httpx.HTTPError:
-                        cut += 1
-                        return
-                    whole += got.status_code == 200
-                    if got.headers.get("connection") == "close":
-                        return
+            async def one(number: int) -> None:
+                nonlocal answered, cut
+                try:
+                    got = await http.post("/v1/chat/completions", json=body | {"stream": number % 2 == 0})
+                except httpx.HTTPError:
+                    cut += 1
+                    return
+                whole = "[DONE]" in got.text if number % 2 == 0 else "choices" in got.json()
+                answered += got.status_code == 200 and whole
 
-        tasks = [asyncio.create_task(one(n)) for n in range(clients)]
-        await asyncio.sleep(2)
-        server.process.send_signal(signal.SIGTERM)
-        sent.set()
-        began_s = time.monotonic()
-        await asyncio.gather(*tasks)
+            tasks = [asyncio.create_task(one(n)) for n in range(clients)]
+            await asyncio.sleep(4)
+            server.process.send_signal(signal.SIGTERM)
+            began_s = time.monotonic()
+            await asyncio.gather(*tasks)
+            drained_s = time.monotonic() - began_s
         code = await asyncio.to_thread(server.process.wait, 60)
-    return {"answered": whole, "cut_off": cut, "not_connected": after, "exit": code, "seconds": round(time.monotonic() - began_s, 2)}  # fmt: skip
+        try:
+            httpx.get(f"{server.url}/healthz", trust_env=False, timeout=5)
+            refused = False
+        except httpx.ConnectError:
+            refused = True
+    return {
+        "under_way": clients, "answered": answered, "cut_off": cut, "drained_s": round(drained_s, 2), "exit": code,
+        "refused_after": refused,
+    }  # fmt: skip
 
 
 async def main_async(options: argparse.Namespace) -> dict[str, Any]:

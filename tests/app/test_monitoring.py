@@ -25,11 +25,11 @@ from luthier.store.traffic import Exchange, Judgement
 DAY = 86_400.0
 START = 30_000 * DAY  # later than any clock says, so that what is made now was there before
 SUBJECTS = {
-    "billing": "invoice payment refund charge receipt account balance tax amount credit".split(),
-    "delivery": "parcel courier package address depot tracking driver door late lorry".split(),
+    "billing": ["invoice", "payment", "refund", "charge", "receipt", "account", "balance", "tax", "amount", "credit"],
+    "delivery": ["parcel", "courier", "package", "address", "depot", "tracking", "driver", "door", "late", "lorry"],
 }
 OTHER = ["router", "modem", "firmware", "wifi", "antenna", "signal", "password", "browser"]
-GLUE = "the my is was not and with for please about this when will you have been".split()
+GLUE = ["the", "my", "is", "was", "not", "and", "with", "for", "please", "about", "this", "when", "will", "you", "have", "been"]
 RECIPE = """\
 name: desk
 base: tiny

@@ -82,13 +82,16 @@ def test_drift_pauses_once(app):
     app.store.ledger.append(Event("drift", "router", {"reason": "lengths changed"}, at.time_s - 1))
     assert app.rollouts.review("router").state == "canary"
     app.store.ledger.append(Event("drift", "other", {}))
-    app.store.ledger.append(Event("drift", "router", {"alert": False}))
+    app.store.ledger.append(Event("drift.look", "router", {"alarms": []}))
     assert app.rollouts.review("router").state == "canary"
     app.store.ledger.append(Event("drift", "router", {"reason": "lengths changed"}))
     at = app.rollouts.review("router")
     assert at.state == "paused" and "lengths changed" in at.reason
     app.rollouts.resume("router", by="ann", reason="looked at it")
     assert app.rollouts.review("router").state == "canary"
+    app.store.ledger.append(Event("drift.look", "router", {"alarms": [{"view": "lengths"}]}))
+    at = app.rollouts.review("router")
+    assert at.state == "paused" and "found a shift" in at.reason
 
 
 def test_bad_feedback_takes_it_back(app):
@@ -163,15 +166,26 @@ def test_a_broken_candidate_is_out(app):
 
 def test_the_plan_is_the_recipes(app):
     recipe = "name: router\ndeploy: {rollout: {shadow: 1 h, canary: [50%], approve: human}}\n"
-    for run, release, overrides in (("run-1", "router@2", ["deploy.rollout.least=7"]), ("run-2", "router@3", [])):
+    for run, release, overrides in (
+        ("run-1", "router@2", ["deploy.rollout.least=7"]),
+        ("run-2", "router@3", []),
+    ):
         told = {"recipe": recipe, "overrides": overrides}
         app.store.ledger.append(Event("run.started", run, told))
         app.store.ledger.append(Event("run.finished", run, {"release": release}))
         recipe = "name: router\n"
     at = app.rollouts.start("router@2", by="ann", reason="so")
-    assert (at.state, at.plan.shadow, at.plan.canary, at.plan.least, at.plan.approve) == ("shadow", 3600, [0.5], 7, "human")
+    assert (at.state, at.plan.shadow, at.plan.canary, at.plan.least, at.plan.approve) == (
+        "shadow",
+        3600,
+        [0.5],
+        7,
+        "human",
+    )
     app.rollouts.roll_back("router", by="ann", reason="so")
-    assert app.rollouts.start("router@3", by="ann", reason="so").plan == RolloutSpec()  # its recipe says nothing of it
+    assert (
+        app.rollouts.start("router@3", by="ann", reason="so").plan == RolloutSpec()
+    )  # its recipe says nothing of it
 
 
 def test_what_is_kept_is_what_was_begun(app):
@@ -182,7 +196,7 @@ def test_what_is_kept_is_what_was_begun(app):
 
 
 def test_what_cannot_be_begun(app):
-    with pytest.raises(NotFound, match="did you mean|ruoter"):
+    with pytest.raises(NotFound, match="ruoter"):
         start(app, "ruoter")
     with pytest.raises(NotFound, match="versions 1, 2, 3"):
         start(app, "router@9")

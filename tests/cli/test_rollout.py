@@ -35,7 +35,9 @@ def test_a_rollout_by_hand(luthier, tmp_path):
     assert "no name has a rollout" in luthier("status")
     plan = tmp_path / "plan.yaml"
     plan.write_text("canary: [5%, 100%]\nleast: 3\n")
-    said = luthier("start", "router", "--because", "june", "--by", "ann", "--plan", str(plan), "--set", "each=10 min")
+    said = luthier(
+        "start", "router", "--because", "june", "--by", "ann", "--plan", str(plan), "--set", "each=10 min"
+    )
     assert "router: canary 0.05; router@1 answers, router@2 is tried" in said
     said = luthier("status", "router")
     assert "start by ann" in said and "june" in said and "waits for 600 s and 3 more requests" in said
@@ -46,7 +48,10 @@ def test_a_rollout_by_hand(luthier, tmp_path):
     assert "promoted" in luthier("promote", "router", "--because", "fine", "--by", "bob")
     assert "rolled back; router@1 answers" in luthier("rollback", "router")
     history = json.loads(luthier("history", "router", "--json"))
-    assert [(h["action"], h["by"] in ("ann", "bob")) for h in history][::3] == [("start", True), ("promote", True)]
+    assert [(h["action"], h["by"] in ("ann", "bob")) for h in history][::3] == [
+        ("start", True),
+        ("promote", True),
+    ]
     assert "by bob" in luthier("history", "router") and "router@1" in luthier("status")
     assert json.loads(luthier("status", "--json"))[0]["answers"] == "router@1"
 
@@ -58,4 +63,7 @@ def test_mistakes(luthier):
     luthier("start", "router@2", "--because", "x")
     assert "cannot approve" in luthier("approve", "router", "--because", "x", code=2)
     assert "From here one can: advance" in luthier("start", "router@2", "--because", "x", code=2)
-    assert json.loads(luthier("history", "nobody", "--json", code=5).split("error:")[0])["error"]["kind"] == "NotFound"
+    assert (
+        json.loads(luthier("history", "nobody", "--json", code=5).split("error:")[0])["error"]["kind"]
+        == "NotFound"
+    )

@@ -157,7 +157,11 @@ def test_the_header_chooses_in_ab_alone():
 
 
 def test_plans():
-    assert [s.share for s in stages(RolloutSpec.model_validate({"canary": ["5%", "25%", "100%"]}))] == [0.05, 0.25, 1]
+    assert [s.share for s in stages(RolloutSpec.model_validate({"canary": ["5%", "25%", "100%"]}))] == [
+        0.05,
+        0.25,
+        1,
+    ]
     spec = RolloutSpec.model_validate({"shadow": "1 h", "each": "30 min", "least": "1k"})
     assert (spec.shadow, spec.each, spec.least) == (3600, 1800, 1000)
     assert stages(RolloutSpec(ab=0.5))[0].least_s is None

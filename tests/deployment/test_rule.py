@@ -63,7 +63,9 @@ def test_the_formula_of_counts_is_the_product_over_pairs():
     count = Count(int((z == 1).sum()), int((z == -1).sum()), int((z == 0).sum()))
     assert capital(count, 0.05) == pytest.approx(capitals(stable, candidate, 0.05)[0, -1])
     # the other bet is the first one with the sides changed
-    assert capital_against(count, 0.0) == pytest.approx(capital(Count(count.better, count.worse, count.same), 0))
+    assert capital_against(count, 0.0) == pytest.approx(
+        capital(Count(count.better, count.worse, count.same), 0)
+    )
     assert capital(Count(worse=10**6), 0.1) < math.inf
 
 

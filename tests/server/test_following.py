@@ -54,7 +54,12 @@ class Versions:
         self.app, self.made, self.special, self.held = app, {}, {}, threading.Event()
         self.held.set()
         verbs = app.rollouts
-        self.current, self.reject, self.observe, self.review = verbs.current, verbs.reject, verbs.observe, verbs.review
+        self.current, self.reject, self.observe, self.review = (
+            verbs.current,
+            verbs.reject,
+            verbs.observe,
+            verbs.review,
+        )
 
     def load(self, name, ref):
         self.held.wait(10)
@@ -67,10 +72,14 @@ class Versions:
 class Door:
     def __init__(self, app, source, followed, url, key):
         self.app, self.source, self.followed, self.verbs = app, source, followed, app.rollouts
-        self.http = httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=20, trust_env=False)
+        self.http = httpx.Client(
+            base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=20, trust_env=False
+        )
 
     def ask(self, text="hi", user=None, **headers):
-        body = {"model": "router", "messages": [{"role": "user", "content": text}]} | ({"user": user} if user else {})
+        body = {"model": "router", "messages": [{"role": "user", "content": text}]} | (
+            {"user": user} if user else {}
+        )
         got = self.http.post("/v1/chat/completions", json=body, headers=headers)
         assert got.status_code == 200, got.text
         said = got.json()["choices"][0]["message"]["content"]
@@ -107,7 +116,9 @@ def open_name(tmp_path):
                 app.store.catalog.name("router", made.digest)
             source = Versions(app)
             source.special = special or {}
-            followed = Followed("router", Arm("router@1", source.load("router", "router@1")), source, grace_s=grace_s)
+            followed = Followed(
+                "router", Arm("router@1", source.load("router", "router@1")), source, grace_s=grace_s
+            )
             router = stack.enter_context(Following({"router": followed}, {}, poll_s=0.02))
             text, key = generate()
             url = stack.enter_context(running(create_app(router, KeyRing([key]))))
@@ -351,3 +362,21 @@ def test_a_model_that_says_nothing_in_time_does_not_pass(open_name):
     fine = ScriptedEngine(labels=("a", "b"), default=Reply("a"))
     fine.load()
     smoke(ServedModel("x", fine, package_digest="d"))
+
+
+def test_every_lease_is_given_back(open_name):
+    """Refused, unknown, hung up, answered: afterwards nobody holds the engine."""
+    door = open_name()
+    good = {"model": "router", "messages": [{"role": "user", "content": "hi"}]}
+    for body in (
+        good,
+        good | {"stream": True},
+        good | {"max_tokens": 10_000},
+        good | {"n": 2},
+        good | {"model": "nobody"},
+    ):
+        door.http.post("/v1/chat/completions", json=body)
+    with pytest.raises(httpx.ReadTimeout):
+        body = {"model": "router", "messages": [{"role": "user", "content": "slow"}]}
+        door.http.post("/v1/chat/completions", json=body, timeout=0.1)
+    until(lambda: door.followed.table.stable.leases == 0)

@@ -64,7 +64,10 @@ def test_an_event_that_cannot_be_kept_keeps_no_line(store):
 @pytest.mark.parametrize("verb", ["UPDATE rollouts SET state = 'promoted'", "DELETE FROM rollouts"])
 def test_nothing_is_changed_later(store, verb):
     store.rollouts.append(line(1), event(1))
-    with pytest.raises(sa.exc.DBAPIError, match="append-only"), store.rollouts._database.engine.begin() as raw:
+    with (
+        pytest.raises(sa.exc.DBAPIError, match="append-only"),
+        store.rollouts._database.engine.begin() as raw,
+    ):
         raw.execute(sa.text(verb))
 
 

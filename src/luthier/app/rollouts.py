@@ -28,7 +28,9 @@ from .acting import SERVER
 if TYPE_CHECKING:
     from .app import App
 
-EVENT, SEEN, DRIFT = "rollout", "rollout.seen", "drift"
+EVENT, SEEN = "rollout", "rollout.seen"
+DRIFT, LOOK = "drift", "drift.look"
+"""Events of others about a name: an alert, and a look at traffic with the alarms that it raised (none: a quiet day)."""
 RULE = "the rule"
 """Who takes the steps that nobody took by hand."""
 
@@ -193,10 +195,13 @@ class Rollouts:
 
     def _drifted(self, at: Rollout) -> str | None:
         """What the newest alert since the last step says; older ones were looked at then."""
-        event = self._store.ledger.last(kind=DRIFT, subject=at.name)
-        if event is None or event.time_s <= at.time_s or event.data.get("alert") is False:
+        alert = self._store.ledger.last(kind=DRIFT, subject=at.name)
+        if alert is not None and alert.time_s > at.time_s:
+            return str(alert.data.get("reason") or "an alert came in")[:300]
+        look = self._store.ledger.last(kind=LOOK, subject=at.name)
+        if look is None or look.time_s <= at.time_s or not look.data.get("alarms"):
             return None
-        return str(event.data.get("reason") or event.data.get("message") or "an alert came in")[:300]
+        return "a look at the traffic found a shift (`luthier monitor` tells of it)"
 
     def _unless_taken(self, after: Rollout) -> Rollout | None:
         try:

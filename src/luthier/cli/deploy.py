@@ -19,8 +19,16 @@ def deploy() -> None:
 
 @deploy.command()
 @click.argument("ref")
-@click.option("--to", "target", type=click.Choice(list(plugin.BUILT_IN["target"])), required=True, help="Where it is to run.")
-@click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="A folder that is not there yet.")
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(list(plugin.BUILT_IN["target"])),
+    required=True,
+    help="Where it is to run.",
+)
+@click.option(
+    "--out", "folder", type=click.Path(path_type=Path), required=True, help="A folder that is not there yet."
+)
 @click.option(
     "--image",
     required=True,

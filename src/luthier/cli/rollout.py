@@ -20,7 +20,9 @@ _by = click.option("--by", metavar="NAME", help="Who takes this step; default: y
 
 def _because(default: str | None) -> Callable[..., Any]:
     """Without a default the reason must be given (click takes `default=None` for a default)."""
-    how: dict[str, Any] = {"required": True} if default is None else {"default": default, "show_default": True}
+    how: dict[str, Any] = (
+        {"required": True} if default is None else {"default": default, "show_default": True}
+    )
     return click.option("--because", metavar="REASON", help="Why; it stands in the record.", **how)
 
 

@@ -16,8 +16,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from luthier.core.errors import LuthierError
@@ -26,7 +26,7 @@ from luthier.deployment.rollout import Rollout, Variant, variant
 from luthier.server.arm import Arm, smoke
 from luthier.server.errors import ApiError
 from luthier.server.exchange import hash_text
-from luthier.server.router import Asker, Ending, Fixed, Lease, unknown
+from luthier.server.router import Asker, Ending, Fixed, Lease, Router
 from luthier.server.served import ServedModel
 
 logger = logging.getLogger("luthier.server")
@@ -68,12 +68,16 @@ class _Lease:
     _table: Table
     _arm: Arm
     headers: Mapping[str, str]
+    _ended: bool = False
 
     @property
     def model(self) -> ServedModel:
         return self._arm.model
 
     def end(self, ending: Ending | None) -> None:
+        if self._ended:
+            return
+        self._ended = True
         try:
             if ending is not None:
                 self._name.ended(self._table, self._arm, ending)
@@ -310,31 +314,35 @@ class Followed:
             arm.closed.wait(30)
 
 
-@dataclass
-class Following:
-    """server.router.Router over names that follow their rollouts and models that nobody swaps. Use as a context: inside it polls."""
+class Following(Router):
+    """Names that follow their rollouts, and models that nobody swaps. Use as a context: inside it polls."""
 
-    followed: Mapping[str, Followed]
-    pinned: Mapping[str, ServedModel] = field(default_factory=dict)
-    poll_s: float = POLL_S
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        followed: Mapping[str, Followed],
+        pinned: Mapping[str, ServedModel] | None = None,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self.followed = followed
+        self.pinned = pinned or {}
+        self._poll_s = poll_s
         self._fixed = Fixed(self.pinned)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="rollouts", daemon=True)
 
-    def all(self) -> Sequence[ServedModel]:
-        return [*(one.table.stable.model for one in self.followed.values()), *self.pinned.values()]
-
-    def find(self, name: str) -> ServedModel | None:
+    def __getitem__(self, name: str) -> ServedModel:
         one = self.followed.get(name)
-        return self.pinned.get(name) if one is None else one.table.stable.model
+        return self.pinned[name] if one is None else one.table.stable.model
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self.followed, *self.pinned])
+
+    def __len__(self) -> int:
+        return len(self.followed) + len(self.pinned)
 
     def take(self, name: str, asker: Asker) -> Lease:
         if (one := self.followed.get(name)) is not None:
             return one.take(asker)
-        if name not in self.pinned:
-            raise unknown(name)
         return self._fixed.take(name, asker)
 
     def close(self) -> None:
@@ -351,7 +359,7 @@ class Following:
             one.stop()
 
     def _poll(self) -> None:
-        while not self._stop.wait(self.poll_s):
+        while not self._stop.wait(self._poll_s):
             for one in self.followed.values():
                 try:
                     one.poll()
@@ -366,7 +374,9 @@ def _variant(header: str | None) -> Variant | None:
         return "stable"
     if header == "candidate":
         return "candidate"
-    raise ApiError(400, "invalid_value", "x-luthier-variant is 'stable' or 'candidate'.", param="x-luthier-variant")
+    raise ApiError(
+        400, "invalid_value", "x-luthier-variant is 'stable' or 'candidate'.", param="x-luthier-variant"
+    )
 
 
 def _outcome(ending: Ending) -> Outcome:

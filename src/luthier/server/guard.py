@@ -37,7 +37,7 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?", re.A
 
 
 class Envelope:
-    """Puts `request_id` into the scope's state and these headers on every answer."""
+    """Puts `request_id` into the scope's state and these headers on every answer; gives back the model that it was answered by."""
 
     def __init__(self, app: ASGIApp, watch: Watch) -> None:
         self._app = app
@@ -78,6 +78,8 @@ class Envelope:
             if not status:
                 await respond(internal(request_id), send_marked)
         finally:
+            if (lease := state.get("lease")) is not None:
+                lease.end(None)
             key, screen = state.get("key"), state.get("screen")
             self._watch(
                 Seen(

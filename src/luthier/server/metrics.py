@@ -6,11 +6,11 @@ pairs the rest is counted as "other". The registry is the app's own, so two apps
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from luthier.core.errors import missing_part
-from luthier.server.router import Router
+from luthier.server.served import ServedModel
 from luthier.server.watch import Seen
 
 try:
@@ -30,7 +30,7 @@ _WHOLE_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 class Metrics:
     """An observer (`watch`), and the text that Prometheus reads."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, models: Mapping[str, ServedModel]) -> None:
         self._pairs: set[tuple[str, str]] = set()
         self.registry = registry = CollectorRegistry()
         whose = ("model", "release")
@@ -54,7 +54,7 @@ class Metrics:
             "token_interval", "Between tokens of an answer, its mean; requests for one answer.", _BETWEEN_S
         )
         self._whole = seconds("answer", "From the whole request read to the whole answer made.", _WHOLE_S)
-        registry.register(_Live(router))
+        registry.register(_Live(models))
 
     def __call__(self, seen: Seen) -> None:
         self._requests.labels(seen.route, str(seen.status)).inc()
@@ -95,17 +95,17 @@ class Metrics:
 class _Live:
     """What is so at the moment of asking."""
 
-    def __init__(self, router: Router) -> None:
-        self._router = router
+    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+        self._models = models
 
     def collect(self) -> Iterator[Any]:
         waiting = GaugeMetricFamily("luthier_waiting", "Requests that wait for a slot.", labels=["model"])
         active = GaugeMetricFamily("luthier_in_flight", "Requests that hold a slot.", labels=["model"])
         slots = GaugeMetricFamily("luthier_slots", "Answers that can be under way at once.", labels=["model"])
         ready = GaugeMetricFamily("luthier_ready", "Whether the engine answers.", labels=["model"])
-        for model in self._router.all():
-            waiting.add_metric([model.name], model.admission.waiting)
-            active.add_metric([model.name], model.admission.active)
-            slots.add_metric([model.name], model.engine.slots)
-            ready.add_metric([model.name], float(model.engine.health().ready))
+        for name, model in list(self._models.items()):
+            waiting.add_metric([name], model.admission.waiting)
+            active.add_metric([name], model.admission.active)
+            slots.add_metric([name], model.engine.slots)
+            ready.add_metric([name], float(model.engine.health().ready))
         yield from (waiting, active, slots, ready)

@@ -41,7 +41,7 @@ from luthier.server.pulse import Pulse
 from luthier.server.rates import Rate, Rates
 from luthier.server.response_events import ResponseShape
 from luthier.server.responses import parse_response
-from luthier.server.router import Asker, Fixed, Router, unknown
+from luthier.server.router import Asker, Fixed, Lease, Router, unknown
 from luthier.server.routes import TABLE
 from luthier.server.screen import NO_GUARD, GuardSpec, Screen
 from luthier.server.served import ServedModel
@@ -64,7 +64,7 @@ class Limits:
 
 
 def create_app(
-    models: Mapping[str, ServedModel] | Router,
+    models: Mapping[str, ServedModel],
     keys: KeyRing,
     *,
     allowed_hosts: Collection[str] = (),
@@ -135,14 +135,14 @@ class _Endpoints:
         self._pulse = pulse
 
     async def health(self) -> JSONResponse:
-        ready = all(model.engine.health().ready for model in self._router.all())
+        ready = all(model.engine.health().ready for model in self._router.values())
         return JSONResponse({"status": "ok" if ready else "not ready"}, 200 if ready else 503)
 
     async def metrics(self) -> Response:
         return Response(self._metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     async def description(self) -> JSONResponse:
-        return JSONResponse(describe([model.name for model in self._router.all()]))
+        return JSONResponse(describe(self._router))
 
     async def status_page(self) -> Response:
         return page("status.html")
@@ -154,7 +154,7 @@ class _Endpoints:
         return JSONResponse(self._pulse.plain())
 
     async def list_models(self) -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [model.plain() for model in self._router.all()]})
+        return JSONResponse({"object": "list", "data": [model.plain() for model in self._router.values()]})
 
     async def get_model(self, model_id: str) -> JSONResponse:
         return JSONResponse(self._model(model_id).plain())
@@ -210,13 +210,8 @@ class _Endpoints:
         self, request: Request, body: Asked, name: str, shape: Callable[[ServedModel], Shape]
     ) -> Answering:
         """Of the version that this asker gets. Raises ApiError for what it cannot do."""
-        asker = Asker(request.state.key.id, body.user, request.headers.get("x-luthier-variant"))
-        lease = self._router.take(name, asker)
-        try:
-            return Answering(body, lease, shape(lease.model), self._asking(request))
-        except BaseException:
-            lease.end(None)
-            raise
+        lease = self._take(request, name, body.user)
+        return Answering(body, lease, shape(lease.model), self._asking(request))
 
     async def feedback(self, request: Request) -> JSONResponse:
         told = parse_feedback(await self._read(request))
@@ -246,8 +241,14 @@ class _Endpoints:
             deadline_s=deadline_of(request.headers.get(DEADLINE), self._limits.answer_s),
         )
 
+    def _take(self, request: Request, name: str, user: str | None) -> Lease:
+        """The model that answers this request; the envelope sees to it that it is given back."""
+        asker = Asker(request.state.key.id, user, request.headers.get("x-luthier-variant"))
+        lease = request.state.lease = self._router.take(name, asker)
+        return lease
+
     def _model(self, name: str) -> ServedModel:
-        model = self._router.find(name)
+        model = self._router.get(name)
         if model is None:
             raise unknown(name)
         return model

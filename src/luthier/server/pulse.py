@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from luthier.server.router import Router
+from luthier.server.served import ServedModel
 from luthier.server.watch import Seen
 
 SECONDS = 300
@@ -32,8 +32,8 @@ class Second:
 class Pulse:
     """An observer (`watch`). `clock` gives Unix time."""
 
-    def __init__(self, router: Router, clock: Callable[[], float] = time.time) -> None:
-        self._router = router
+    def __init__(self, models: Mapping[str, ServedModel], clock: Callable[[], float] = time.time) -> None:
+        self._models = models
         self._clock = clock
         self._began_s = clock()
         self._seconds: deque[tuple[int, dict[str, Second]]] = deque()
@@ -74,14 +74,14 @@ class Pulse:
             "span_s": SECONDS,
             "models": [
                 {
-                    "name": model.name,
+                    "name": name,
                     "release": model.release or model.package_digest[:12],
                     "ready": model.engine.health().ready,
                     "waiting": model.admission.waiting,
                     "in_flight": model.admission.active,
                     "slots": model.engine.slots,
                 }
-                for model in self._router.all()
+                for name, model in list(self._models.items())
             ],
             "seconds": [
                 {"at": at, "of": {name: asdict(one) for name, one in of.items()}} for at, of in self._seconds

@@ -2,15 +2,16 @@
 
     request ──▶ Router.take(name, asker) ──▶ Lease: the model it keeps to its end ──▶ Lease.end(ending)
 
-A request keeps the model that it began with, whatever is swapped meanwhile; `end` is called once, when nothing more is asked of it.
+A request keeps the model that it began with, whatever is swapped meanwhile.
 `Fixed` serves a mapping as it stands. Not here: rollouts (following).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from luthier.server.errors import ApiError
 from luthier.server.served import ServedModel
@@ -48,21 +49,18 @@ class Lease(Protocol):
     def headers(self) -> Mapping[str, str]: ...
 
     def end(self, ending: Ending | None) -> None:
-        """None: the model never answered it (refused, turned away, hung up), which says nothing of it."""
+        """Nothing more is asked of the model for this request. None: it never answered (refused, turned away, hung up), which says
+        nothing of it. Only the first call counts; the envelope around every request makes one, so that no lease is left open."""
 
 
-@runtime_checkable
-class Router(Protocol):
-    """Called on the event loop; nothing here waits."""
+class Router(Mapping[str, ServedModel], ABC):
+    """As a mapping: what answers each name to whoever is not told otherwise. Called on the event loop; nothing here waits."""
 
-    def all(self) -> Sequence[ServedModel]:
-        """What answers each name to whoever is not told otherwise."""
-
-    def find(self, name: str) -> ServedModel | None: ...
-
+    @abstractmethod
     def take(self, name: str, asker: Asker) -> Lease:
         """Raises ApiError 404 for a name that is not served, 400 for a variant that there cannot be."""
 
+    @abstractmethod
     def close(self) -> None:
         """No more requests come."""
 
@@ -78,17 +76,20 @@ class Held:
         pass
 
 
-class Fixed:
+class Fixed(Router):
     """A mapping, looked up at each request, so replacing an entry moves a name to another engine."""
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:
         self._models = models
 
-    def all(self) -> Sequence[ServedModel]:
-        return list(self._models.values())
+    def __getitem__(self, name: str) -> ServedModel:
+        return self._models[name]
 
-    def find(self, name: str) -> ServedModel | None:
-        return self._models.get(name)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
 
     def take(self, name: str, asker: Asker) -> Lease:
         model = self._models.get(name)

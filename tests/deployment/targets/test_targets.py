@@ -47,7 +47,9 @@ def test_manifests_are_what_kubernetes_takes(gpus, replicas):
 
 
 def test_the_schemas_do_refuse():
-    (deployment,) = [d for d in read(render(SHIPPED, "kubernetes", WHERE)["manifests.yaml"]) if d["kind"] == "Deployment"]
+    (deployment,) = [
+        d for d in read(render(SHIPPED, "kubernetes", WHERE)["manifests.yaml"]) if d["kind"] == "Deployment"
+    ]
     pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
     deployment["spec"]["template"]["spec"]["containers"][0]["imagePullPolcy"] = "Always"
     with pytest.raises(Exception, match="imagePullPolcy"):
@@ -76,13 +78,20 @@ def test_a_pod_has_no_rights_and_no_secret_in_it(target):
     assert pod["automountServiceAccountToken"] is False
     assert container["image"] == IMAGE
     assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
-    assert container["resources"]["limits"]["memory"] and container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert (
+        container["resources"]["limits"]["memory"]
+        and container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    )
     by_name = {one["name"]: one for one in container["env"]}
     for name in ("LUTHIER_DATABASE", "LUTHIER_BLOBS"):
         assert set(by_name[name]["valueFrom"]) == {"secretKeyRef"}
     # everything that must be writable has a volume: the file system is read-only
     mounts = {one["mountPath"]: one for one in container["volumeMounts"]}
-    assert by_name["LUTHIER_HOME"]["value"] in mounts and "/tmp" in mounts and mounts["/run/secrets/luthier"]["readOnly"]
+    assert (
+        by_name["LUTHIER_HOME"]["value"] in mounts
+        and "/tmp" in mounts
+        and mounts["/run/secrets/luthier"]["readOnly"]
+    )
     assert pod["terminationGracePeriodSeconds"] > 20  # the server drains for 20 s
 
 
@@ -119,13 +128,19 @@ def test_the_vllm_chart_takes_it(image, repository, tag):
 def test_what_vllm_cannot_read_as_an_adapter_goes_whole():
     whole = replace(SHIPPED, vllm={"ready": False, "why": "its rank 999 is above 512", "max_lora_rank": None})
     files = render(whole, "vllm", WHERE)
-    assert "--enable-lora" not in files["serve.sh"] and "rank 999" in files["README.md"] and "--form merged" in files["README.md"]
+    assert (
+        "--enable-lora" not in files["serve.sh"]
+        and "rank 999" in files["README.md"]
+        and "--form merged" in files["README.md"]
+    )
     with pytest.raises(SpecError, match="none is asked for"):
         render(SHIPPED, "vllm", replace(WHERE, gpus=0))
 
 
 def test_another_version_is_another_name_in_vllm():
-    commands = {render(replace(SHIPPED, version=n), "vllm", WHERE)["serve.sh"].split("exec")[1] for n in (3, 4)}
+    commands = {
+        render(replace(SHIPPED, version=n), "vllm", WHERE)["serve.sh"].split("exec")[1] for n in (3, 4)
+    }
     assert len(commands) == 2
 
 
@@ -153,7 +168,10 @@ def test_azureml_says_routes_and_names_secrets():
     config = deployment["environment"]["inference_config"]
     assert config["scoring_route"] == {"path": "/v1/chat/completions", "port": 8000}
     variables = deployment["environment_variables"]
-    assert all(variables[k].startswith("${{azureml://connections/") for k in ("LUTHIER_DATABASE", "LUTHIER_BLOBS", "LUTHIER_KEYS"))
+    assert all(
+        variables[k].startswith("${{azureml://connections/")
+        for k in ("LUTHIER_DATABASE", "LUTHIER_BLOBS", "LUTHIER_KEYS")
+    )
 
 
 def test_an_image_is_built_and_run_without_rights(tmp_path):
@@ -180,10 +198,16 @@ def test_the_entry_gives_keys_by_file_and_starts_nothing_without(tmp_path):
     fake.write_text('#!/bin/sh\necho "$@ keys=${LUTHIER_KEYS:-gone}"\n')
     fake.chmod(0o755)
     run = lambda *words, **env: subprocess.run(  # noqa: E731
-        ["sh", entry, *words], env={"PATH": f"{tmp_path}:/usr/bin:/bin", **env}, capture_output=True, text=True
+        ["sh", entry, *words],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", **env},
+        capture_output=True,
+        text=True,
     )
     got = run("router", LUTHIER_KEYS="k1")
-    assert got.stdout.strip() == f"serve router --host 0.0.0.0 --port 8000 --key-file {tmp_path / 'keys'} keys=gone"
+    assert (
+        got.stdout.strip()
+        == f"serve router --host 0.0.0.0 --port 8000 --key-file {tmp_path / 'keys'} keys=gone"
+    )
     assert (tmp_path / "keys").read_text() == "k1\n" and (tmp_path / "keys").stat().st_mode & 0o77 == 0
     assert "serve named" in run(LUTHIER_KEY_FILE="/k", LUTHIER_SERVE="named").stdout
     assert run("router").returncode == 2 and "give API keys" in run("router").stderr
@@ -208,9 +232,18 @@ def test_what_cannot_be_rendered():
 def test_two_names_never_become_one():
     names_ = ["a.b", "a_b", "a-b", "x" * 60, "x" * 61, "9", "9.", "no"]
     assert len({label(n) for n in names_}) == len(names_)
-    assert all(len(label(n)) <= 42 for n in names_)
+    assert all(len(label(n)) <= 42 and len(label(n, 32)) <= 32 for n in names_)
+    assert len({label(n, 32) for n in names_}) == len(names_)
 
 
 def test_yaml_is_read_back_as_it_was_meant():
-    value = {"no": "yes", "n": "1e3", "o": "0o7", "e": {}, "l": [[1, 2], {"a": [None, True]}], "s": 'a"b\n: #', "k k": 1}
+    value = {
+        "no": "yes",
+        "n": "1e3",
+        "o": "0o7",
+        "e": {},
+        "l": [[1, 2], {"a": [None, True]}],
+        "s": 'a"b\n: #',
+        "k k": 1,
+    }
     assert read(yaml(value)) == [value]

@@ -70,7 +70,8 @@ def render(shipped: Shipped, target: str, where: Where) -> dict[str, str]:
         )
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", where.namespace):
         raise SpecError(
-            f"{where.namespace[:100]!r} is no Kubernetes namespace.", remedy="Use a-z, 0-9 and '-', at most 63."
+            f"{where.namespace[:100]!r} is no Kubernetes namespace.",
+            remedy="Use a-z, 0-9 and '-', at most 63.",
         )
     make: Render = load("target", target)
     return dict(make(shipped, where))

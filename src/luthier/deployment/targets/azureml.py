@@ -10,6 +10,8 @@ from .vllm import served_as
 from .written import label, yaml
 
 ENDPOINT = "https://azuremlschemas.azureedge.net/latest/managedOnlineEndpoint.schema.json"
+LONGEST = 32
+"""Of an endpoint's name there."""
 DEPLOYMENT = "https://azuremlschemas.azureedge.net/latest/managedOnlineDeployment.schema.json"
 
 
@@ -19,7 +21,7 @@ def render(shipped: Shipped, where: Where) -> Mapping[str, str]:
 
 
 def documents(shipped: Shipped, where: Where) -> dict[str, dict[str, Any]]:
-    name = label(shipped.name)[:32].rstrip("-")
+    name = label(shipped.name, LONGEST)
     deployment = f"v{shipped.version}"
     tags = {"luthier-ref": shipped.ref, "luthier-release": shipped.release_digest}
     health = {"path": "/healthz", "port": PORT}
@@ -64,7 +66,7 @@ def documents(shipped: Shipped, where: Where) -> dict[str, dict[str, Any]]:
 
 
 def _readme(shipped: Shipped) -> str:
-    name = label(shipped.name)[:32].rstrip("-")
+    name = label(shipped.name, LONGEST)
     return f"""\
 # {shipped.ref} on Azure Machine Learning
 

@@ -19,7 +19,11 @@ def render(shipped: Shipped, where: Where) -> Mapping[str, str]:
 
 def service(shipped: Shipped, where: Where) -> dict[str, Any]:
     name, space = label(shipped.name), where.namespace
-    hosts = (f"{name}.{space}.example.com", f"{name}-predictor.{space}.svc.cluster.local", f"{name}-predictor.{space}")
+    hosts = (
+        f"{name}.{space}.example.com",
+        f"{name}-predictor.{space}.svc.cluster.local",
+        f"{name}-predictor.{space}",
+    )
     told = {
         "luthier/name": shipped.name, "luthier/rendered-from": shipped.ref, "luthier/release": shipped.release_digest,
         "serving.kserve.io/deploymentMode": "RawDeployment",

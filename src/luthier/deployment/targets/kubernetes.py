@@ -18,7 +18,11 @@ def manifests(shipped: Shipped, where: Where) -> list[dict[str, Any]]:
     name, space = label(shipped.name), where.namespace
     picked = {"app.kubernetes.io/name": name}
     labels = {**picked, "app.kubernetes.io/managed-by": "luthier"}
-    told = {"luthier/name": shipped.name, "luthier/rendered-from": shipped.ref, "luthier/release": shipped.release_digest}
+    told = {
+        "luthier/name": shipped.name,
+        "luthier/rendered-from": shipped.ref,
+        "luthier/release": shipped.release_digest,
+    }
     meta = {"name": name, "namespace": space, "labels": labels, "annotations": told}
     hosts = (name, f"{name}.{space}", f"{name}.{space}.svc", f"{name}.{space}.svc.cluster.local")
     served = container(shipped, where, "luthier", hosts)
@@ -63,7 +67,9 @@ def manifests(shipped: Shipped, where: Where) -> list[dict[str, Any]]:
     ]  # fmt: skip
     if where.replicas > 1:
         budget = {"maxUnavailable": 1, "selector": {"matchLabels": picked}}
-        found.append({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": meta, "spec": budget})
+        found.append(
+            {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": meta, "spec": budget}
+        )
     return found
 
 

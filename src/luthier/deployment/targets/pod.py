@@ -28,7 +28,10 @@ def memory_bytes(shipped: Shipped, where: Where) -> float:
 
 def container(shipped: Shipped, where: Where, name: str, hosts: tuple[str, ...]) -> dict[str, Any]:
     """`hosts`: what clients may call it by."""
-    needed, gpu = gibibytes(memory_bytes(shipped, where)), {"nvidia.com/gpu": str(where.gpus)} if where.gpus else {}
+    needed, gpu = (
+        gibibytes(memory_bytes(shipped, where)),
+        {"nvidia.com/gpu": str(where.gpus)} if where.gpus else {},
+    )
     health = {"path": "/healthz", "port": PORT}
     return {
         "name": name,

@@ -21,7 +21,10 @@ def render(shipped: Shipped, where: Where) -> Mapping[str, str]:
 def requests(shipped: Shipped, where: Where) -> dict[str, dict[str, Any]]:
     """Operation -> parameters. ${...} is filled in by whoever applies it."""
     name = served_as(shipped)
-    tags = [{"Key": "luthier-release", "Value": shipped.release_digest}, {"Key": "luthier-ref", "Value": shipped.ref}]
+    tags = [
+        {"Key": "luthier-release", "Value": shipped.release_digest},
+        {"Key": "luthier-ref", "Value": shipped.ref},
+    ]
     return {
         "create_model": {
             "ModelName": name,

@@ -66,7 +66,9 @@ exec vllm serve {words} --host 0.0.0.0 --port 8000 "$@"
 def values(shipped: Shipped, where: Where) -> dict[str, Any]:
     """Of the Helm chart vllm/vllm-stack."""
     if not where.gpus:
-        raise SpecError("vLLM's production stack runs on GPUs, and none is asked for.", remedy="Add --gpus 1.")
+        raise SpecError(
+            "vLLM's production stack runs on GPUs, and none is asked for.", remedy="Add --gpus 1."
+        )
     repository, _, tag = where.image.rpartition(":")
     if ":" in (head := where.image.partition("@")[0]).rpartition("/")[2]:
         repository, _, tag = head.rpartition(":")

@@ -52,13 +52,13 @@ def pretty(value: Any) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
-def label(name: str) -> str:
-    """A name as Kubernetes and the clouds take it (DNS-1123, at most 42); two names never become one.
+def label(name: str, most: int = 42) -> str:
+    """A name as Kubernetes and the clouds take it (DNS-1123, at most so long); two names never become one.
 
     >>> label("ticket-router"), label("ticket_router.v2")
     ('ticket-router', 'ticket-router-v2-453673')
     """
-    made = re.sub(r"[^a-z0-9-]", "-", name)[:33].strip("-") or "model"
+    made = re.sub(r"[^a-z0-9-]", "-", name)[: most - 9].strip("-") or "model"
     if not made[0].isalpha():
         made = f"m-{made}"
     return made if made == name else f"{made}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
