@@ -34,10 +34,13 @@ from results import MB, median
 from run import corpus, machine, write
 from watched import watch
 
+from luthier.data import compiled
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WORKS = ("clean", "exact", "near", "personal")
 PATIENCE_S = 1800
+COMPILED = ROOT / ".bench" / "compiled"  # what luthier compiles once on a machine, as the peers' wheels are compiled
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def main() -> int:
     texts = folder / "texts.parquet"
     if not texts.exists():
         subprocess.run([sys.executable, str(HERE / "judge.py"), "texts", str(folder)], check=True)  # noqa: S603
-    about = {**machine(), "rows": given.rows, "absent": absent}
+    about = {**machine(), "rows": given.rows, "absent": absent, "compiled": compiled.use(COMPILED) or "yes"}
     about["peers"] = {name: version_of(python, PEERS[name].shown) for name, python in pythons.items()}
     runs: list[dict[str, Any]] = []
     for turn in range(1, given.rounds + 1):
@@ -191,7 +194,7 @@ def raced(name: str, python: Path, work: str, texts: Path, folder: Path) -> dict
     (folder / "out").mkdir()
     job = folder / "job.json"
     told = {"work": work, "texts": str(texts), "out": str(folder / "out"), "scratch": str(folder / "scratch")}
-    job.write_text(json.dumps({**told, "processes": os.cpu_count()}))
+    job.write_text(json.dumps({**told, "processes": os.cpu_count(), "compiled": str(COMPILED)}))
     command = [str(python), str(HERE / "contestants" / PEERS[name].script), str(job)]
     seen = watch(command, folder / "log.txt", offline(folder / "home"), PATIENCE_S)
     return {"peer": name, "work": work, **asdict(seen)}

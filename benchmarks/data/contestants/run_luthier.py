@@ -29,9 +29,11 @@ def rules_of(work: str) -> list[Any]:
 
 def main() -> None:
     from luthier.core.testing import FakeContext
+    from luthier.data import compiled
     from luthier.data.prepare import STAGE, PrepareSpec
 
     job = json.loads(Path(sys.argv[1]).read_text())
+    compiled.use(Path(job["compiled"]))
     texts, out, scratch = Path(job["texts"]), Path(job["scratch"]) / "dataset", Path(job["scratch"]) / "work"
     for folder in (out, scratch):
         folder.mkdir(parents=True)

@@ -27,6 +27,7 @@ def main() -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from luthier.data import compiled
     from luthier.data.engines.local import LocalEngine, LocalEngineSpec
     from luthier.data.engines.protocol import At
     from luthier.data.plan import plan_of
@@ -36,6 +37,7 @@ def main() -> None:
     from luthier.data.task import TaskSpec
 
     job = json.loads(Path(sys.argv[1]).read_text())
+    compiled.use(Path(job["compiled"]))
 
     def batches() -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(job["texts"]) as file:

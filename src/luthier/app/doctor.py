@@ -59,7 +59,7 @@ def examine(
     home: Path, database_url: str | None, blobs_url: str | None, environ: Mapping[str, str]
 ) -> list[Finding]:
     """Every finding, the machine first."""
-    return [*_machine(), *_accelerator(), *_parts(), *_home(home, database_url, blobs_url, environ)]
+    return [*_machine(), _compiled(), *_accelerator(), *_parts(), *_home(home, database_url, blobs_url, environ)]
 
 
 def _machine() -> list[Finding]:
@@ -72,6 +72,16 @@ def _machine() -> list[Finding]:
         Finding("processor", "ok", f"{cores} cores usable{_bf16()}"),
         Finding("memory", "ok", f"{show_bytes(memory.total)}, {show_bytes(memory.available)} free"),
     ]
+
+
+def _compiled() -> Finding:
+    """What data/words.c does is worth a compiler: rules that look at words are several times as fast."""
+    from luthier.data import compiled
+
+    if why := compiled.use():
+        told = f"{why}; rules that look at words do the same, more slowly"
+        return Finding("compiled words", "missing", told, "install a C compiler, such as gcc")
+    return Finding("compiled words", "ok", "rules that look at words run compiled")
 
 
 def _bf16() -> str:

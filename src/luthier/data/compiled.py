@@ -10,6 +10,7 @@ Not here: what the functions mean (words.py, sketch.py), how they are compiled (
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,6 +23,8 @@ from luthier.core import native
 
 SOURCE = Path(__file__).with_name("words.c")
 FLAGS = ("-O2", "-march=native", "-std=gnu11", "-fPIC", "-shared")
+SEED = int.from_bytes(os.urandom(8), "little", signed=True)
+"""Of tables that only one process sees."""
 _found: native.Native | None = None
 _PLAIN: ContextVar[bool] = ContextVar("plain words", default=False)
 

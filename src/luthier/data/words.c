@@ -228,3 +228,81 @@ void luthier_shared(const u64 *a, const int64_t *a_sets, const u64 *b, const int
     out[p] = both;
   }
 }
+
+/* A set of stretches of bytes: open addressing, in a table of a power of two. */
+typedef struct {
+  const uint8_t *told;
+  int64_t n;
+  u64 hash;
+} Slot;
+
+typedef struct {
+  Slot *slots;
+  u64 mask;
+  int64_t size;
+} Set;
+
+static Slot *slot_of(const Set *set, const uint8_t *told, int64_t n, u64 hash) {
+  u64 at = hash & set->mask;
+  for (; set->slots[at].told; at = (at + 1) & set->mask) {
+    const Slot *one = set->slots + at;
+    if (one->hash == hash && one->n == n && !memcmp(one->told, told, (size_t)n)) break;
+  }
+  return set->slots + at;
+}
+
+/* Adds a shingle; returns 1 if it is new, and `other` has it. */
+static int64_t add(Set *set, const Set *other, const uint8_t *told, int64_t n, u64 seed) {
+  u64 hash = mix(seed + (u64)n);
+  for (int64_t k = 0; k < n; k += 8) {
+    u64 some = 0;
+    memcpy(&some, told + k, (size_t)(n - k < 8 ? n - k : 8));
+    hash = mix(hash + some);
+  }
+  Slot *mine = slot_of(set, told, n, hash);
+  if (mine->told) return 0;
+  *mine = (Slot){told, n, hash};
+  set->size++;
+  return other && slot_of(other, told, n, hash)->told;
+}
+
+/* The shingles of `k` words of lines as luthier_lines writes them. Returns how many `other` has, -1 where memory is short. */
+static int64_t fill(Set *set, const Set *other, const uint8_t *told, int64_t n, int64_t k, u64 seed) {
+  u64 words = 1, room = 2;
+  for (int64_t i = 0; i < n; i++) words += told[i] <= ' ';
+  while (room < 2 * words) room *= 2;
+  *set = (Set){calloc(room, sizeof(Slot)), room - 1, 0};
+  if (!set->slots) return -1;
+  int64_t both = 0;
+  for (int64_t begin = 0, last; begin < n; begin = last + 1) {
+    for (last = begin; last < n && told[last] != '\n'; last++) {
+    }
+    int64_t end = begin;
+    for (int64_t count = 0; count < k && end < last; count++)
+      for (end += count > 0; end < last && told[end] != ' '; end++) {
+      }
+    both += add(set, other, told + begin, end - begin, seed);
+    while (end < last) {
+      for (end++; end < last && told[end] != ' '; end++) {
+      }
+      while (told[begin++] != ' ') {
+      }
+      both += add(set, other, told + begin, end - begin, seed);
+    }
+  }
+  return both;
+}
+
+/* near_duplicates.compare: how many shingles both have, into `sizes` how many each has. -1 where memory is short. `seed` is for
+   nobody to know who writes words that collide; it changes nothing but the time. */
+int64_t luthier_compare(const uint8_t *a, int64_t a_bytes, const uint8_t *b, int64_t b_bytes, int64_t k, int64_t seed,
+                        int64_t *sizes) {
+  Set one = {0}, other = {0};
+  int64_t both = fill(&one, NULL, a, a_bytes, k, (u64)seed);
+  if (both >= 0) both = fill(&other, &one, b, b_bytes, k, (u64)seed);
+  sizes[0] = one.size;
+  sizes[1] = other.size;
+  free(one.slots);
+  free(other.slots);
+  return both;
+}

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core import plugin
-from luthier.data import words
+from luthier.data import compiled, words
 from luthier.data.engines.local import LocalEngine
 from luthier.data.engines.protocol import At, LocalEngineSpec
 from luthier.data.opened import Opened
 from luthier.data.plan import Group, Step
-from luthier.data.rules.near_duplicates import NearDuplicates
+from luthier.data.rules.near_duplicates import NearDuplicates, compare, spoken_shingles
 from luthier.data.rules.primitives import Candidates
 from luthier.data.rules.rule import PairRule
 
@@ -432,3 +432,18 @@ def test_large_buckets_are_asked_again_without_what_went_and_with_more_first_row
     assert sorted(gone["row"].to_pylist()) == sorted(n for n in range(50, 200) if n % 50 < 24)
     assert len(asked) == 3 and asked[0] == 8 * 200 - 36
     assert notes and "as many as 200 rows" in notes[0]
+
+
+told_words = st.lists(st.lists(st.sampled_from([b"a", b"b", b"ab", b"longer than", "wörtchen".encode()]), min_size=1, max_size=9), min_size=1, max_size=4)  # fmt: skip
+
+
+@given(told_words, told_words, st.integers(1, 5))
+@settings(max_examples=200, deadline=None)
+def test_rows_are_compared_by_c_as_by_sets_of_words(
+    one: list[list[bytes]], other: list[list[bytes]], k: int
+) -> None:
+    a, b = (b"".join(b" ".join(line) + b"\n" for line in lines) for lines in (one, other))
+    with compiled.plainly():
+        plain = compare(a, b, k)
+    assert compare(a, b, k) == plain
+    assert compare(a, a, k) == (len(spoken_shingles(a, k)),) * 2

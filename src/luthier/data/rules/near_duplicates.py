@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -216,7 +216,7 @@ class _Held:
         self.sizes = np.concatenate([np.diff(offsets) for offsets in self._offsets] or none)
         self._order = np.argsort(self.rows)
         self._sorted = self.rows[self._order]
-        self._spoken = lru_cache(maxsize=256)(partial(spoken_shingles, k=shingle))
+        self._shingle = shingle
 
     def places(self, rows: np.ndarray) -> np.ndarray:
         import numpy as np
@@ -250,15 +250,37 @@ class _Held:
         words = self._cell("told", a), self._cell("told", b)
         if words[0] == words[1]:
             return int(self.sizes[a]), int(self.sizes[a])
-        one, other = (self._spoken(told) for told in words)
-        both = len(one & other)
-        return both, len(one) + len(other) - both
+        return compare(*words, self._shingle)
 
     def _cell(self, name: str, place: int) -> Any:
         n = bisect(self._begins, place) - 1
         return self._columns[name][n][place - self._begins[n]].as_py()
 
 
+def compare(a: bytes, b: bytes, k: int) -> tuple[int, int]:
+    """How many shingles two rows both have, and how many either has, of words as spoken_shingles takes them.
+
+    >>> compare(b"to be or not\\n", b"to be or\\nnot\\n", 2)
+    (2, 4)
+    """
+    import numpy as np
+
+    from luthier.data import compiled
+
+    if (library := compiled.library()) is None:
+        one, other = spoken_shingles(a, k), spoken_shingles(b, k)
+        return len(one & other), len(one | other)
+    sizes = np.empty(2, np.int64)
+    told = np.frombuffer(a, np.uint8), np.frombuffer(b, np.uint8)
+    both = compiled.call(
+        library.luthier_compare, told[0], len(a), told[1], len(b), k, compiled.SEED, sizes
+    )
+    if both < 0:
+        raise MemoryError(f"no memory for the shingles of {len(a) + len(b):,} bytes of words")
+    return both, int(sizes.sum()) - both
+
+
+@lru_cache(maxsize=256)
 def spoken_shingles(told: bytes, k: int) -> frozenset[tuple[bytes, ...]]:
     """Of words with blanks between, a line for each text.
 
