@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -136,9 +136,9 @@ class Audit:
         subject = shown if len(shown) <= LONGEST_SUBJECT else f"{shown[: LONGEST_SUBJECT - 1]}…"
         self._trail.append(self._actor.act(f"serving.{action}", subject, {"at": where}))
 
-    def denied(self, times: Mapping[tuple[str, str, str, str | None], int]) -> None:
+    def denied(self, times: Iterable[tuple[tuple[str, str, str, str | None], int]]) -> None:
         """Requests that were refused for want of a right: (code, method, route, key or None) and how often."""
-        for (code, method, route, key_id), count in times.items():
+        for (code, method, route, key_id), count in times:
             who = Actor("nobody" if key_id is None else f"key:{key_id}")
             self._trail.append(
                 who.act("request", f"{method} {route}", {"code": code, "times": count}, outcome="denied")

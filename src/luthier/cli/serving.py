@@ -52,7 +52,8 @@ def serve_releases(
     if len(set(refs)) != len(refs):
         raise SpecError("the same name is given twice.", remedy="Name each release once.")
     limits, guard, watching = door.limits(), door.guard(), ExitStack()
-    observers = [*watching.enter_context(door.observers()), watching.enter_context(Denials(app.audit.denied))]
+    denials = watching.enter_context(Denials(lambda sums: app.audit.denied(sums.items())))
+    observers = [*watching.enter_context(door.observers()), denials]
     source = _Versions(app, engine, settings, door.hourly(app))
     router = _router(app, refs, source)
 
