@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from luthier.app.answering import Answerer
     from luthier.server.following import Following
     from luthier.server.served import ServedModel
+    from luthier.server.watch import Observer
 
 
 def serve_releases(
@@ -53,7 +54,7 @@ def serve_releases(
         raise SpecError("the same name is given twice.", remedy="Name each release once.")
     limits, guard, watching = door.limits(), door.guard(), ExitStack()
     denials = watching.enter_context(Denials(lambda sums: app.audit.denied(sums.items())))
-    observers = [*watching.enter_context(door.observers()), denials]
+    observers: list[Observer] = [*watching.enter_context(door.observers()), denials]
     source = _Versions(app, engine, settings, door.hourly(app))
     router = _router(app, refs, source)
 
