@@ -25,11 +25,27 @@ from luthier.store.traffic import Exchange, Judgement
 DAY = 86_400.0
 START = 30_000 * DAY  # later than any clock says, so that what is made now was there before
 SUBJECTS = {
-    "billing": "invoice payment refund charge receipt account balance tax amount credit".split(),
-    "delivery": "parcel courier package address depot tracking driver door late lorry".split(),
+    "billing": ["invoice", "payment", "refund", "charge", "receipt", "account", "balance", "tax", "amount"],
+    "delivery": ["parcel", "courier", "package", "address", "depot", "tracking", "driver", "door", "lorry"],
 }
 OTHER = ["router", "modem", "firmware", "wifi", "antenna", "signal", "password", "browser"]
-GLUE = "the my is was not and with for please about this when will you have been".split()
+GLUE = [
+    "the",
+    "my",
+    "is",
+    "was",
+    "not",
+    "and",
+    "with",
+    "for",
+    "please",
+    "about",
+    "this",
+    "when",
+    "will",
+    "you",
+    "have",
+]
 RECIPE = """\
 name: desk
 base: tiny
@@ -216,11 +232,12 @@ def test_the_page_fetches_nothing_and_shows_hostile_text_as_text(desk):
     from luthier.app.report.monitor_page import render
 
     desk.traffic(0, 60)
-    desk.app.store.traffic.keep(
-        Exchange("evil", "desk", "desk@1", "p" * 64, "k", None,
-                 [{"role": "user", "content": "<script>alert(1)</script> jo@firm.com \u202e zebra quagga okapi tapir"}],
-                 [{"text": "billing", "refusal": None}], 0.9, 0, desk.now_s - 7200)
-    )  # fmt: skip
+    for i in range(20):
+        asked = f"<script>alert(1)</script> jo@firm.com \u202e zebra quagga okapi tapir gnu{i}"
+        desk.app.store.traffic.keep(
+            Exchange(f"evil{i}", "desk", "desk@1", "p" * 64, "k", None, [{"role": "user", "content": asked}],
+                     [{"text": "billing", "refusal": None}], 0.9, 0, desk.now_s - 7200)
+        )  # fmt: skip
     desk.monitor.step("desk")
     written = render(desk.monitor.report("desk", since="3 days"))
     assert "<script" not in written

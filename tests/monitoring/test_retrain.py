@@ -109,5 +109,5 @@ def test_a_model_that_forgets_what_was_old_does_not_pass():
     assert [one.passed for one in parts(better, production, source, task, spec)] == [True, True]
     old, new = parts(forgot, production, source, task, spec)
     assert not old.passed and "may be worse" in old.reason and new.passed and new.difference > 0.4
-    few = parts(better, production, {k: "a.jsonl" for k in source}, task, spec)
+    few = parts(better, production, dict.fromkeys(source, "a.jsonl"), task, spec)
     assert few[1].rows == 0 and few[1].passed and "too few" in few[1].reason
