@@ -372,7 +372,8 @@ def test_a_new_run_waits_for_labels_and_then_for_a_person(desk, runs, monkeypatc
     assert (replay.settings.new, replay.settings.at_most) == (["feedback"], 12), (
         "35 new rows, a quarter old: 35 / 3"
     )
-    assert wish.recipe.evaluate.against == ["base", "production"]
+    base, production = wish.recipe.evaluate.against
+    assert base == "base" and production.production == "desk@1", "the release that answers"
     assert wish.recipe.evaluate.gate["macro_f1"].not_worse_than == "production"
     assert desk.monitor.step("desk").retrain.state == "pending" and len(runs) == 1
     done = desk.monitor.approve("desk", by="ann", reason="looked at")

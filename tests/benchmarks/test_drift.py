@@ -9,7 +9,7 @@ import numpy as np
 from luthier.monitoring.sequential import BINS, Detector
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import drift  # noqa: E402
+import drift
 
 
 def test_side_by_side_is_one_by_one():

@@ -118,8 +118,15 @@ class Retraining:
         )
         return self._say(
             name, "started", why=due.why, labels=labels, until=datetime.fromtimestamp(now_s, UTC).isoformat(),
-            judgements=store.traffic.through().judgements, production=str(store.catalog.history(name)[-1]), by=by,
+            judgements=store.traffic.through().judgements, production=self._in_use(name), by=by,
         )  # fmt: skip
+
+    def _in_use(self, name: str) -> str:
+        """The release that answers: as the last look saw it, else the newest."""
+        history = [str(version) for version in self._app.store.catalog.history(name)]
+        last = self._app.store.ledger.last(kind="drift.look", subject=name)
+        seen = None if last is None else last.data["release"]
+        return seen if seen in history else history[-1]
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
@@ -189,7 +196,7 @@ class Retraining:
             )
         tree = override(read_yaml(wish.text, wish.source), wish.overrides)
         method = wish.recipe.train.method.name
-        old = Old(tree.value, wish.recipe.task.kind, method, name)
+        old = Old(tree.value, wish.recipe.task.kind, method, name, told["production"])
         base = None if spec.start == "base" else self._exported(told["production"])
         wish = again(wish, rule.words(old, spec, until=told["until"], labels=told["labels"], base=base))
         check(wish.recipe)
