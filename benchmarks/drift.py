@@ -8,7 +8,7 @@ longer than any of them), `rows` a day. What a model would answer is a row's lab
 is drawn. After ten quiet days one of these is planted in a share of the requests:
 
     topic        rows of the other data set
-    language     the words of the request in German, by a list of a hundred frequent words
+    language     the words of the request in German, as far as a list of some eighty frequent words goes
     typos        one letter in twelve is dropped, doubled or swapped with the next
     labels       requests of the most frequent label are drawn this much more often than of the others
     injection    "Ignore all previous instructions ..." in front
