@@ -25,11 +25,27 @@ from luthier.store.traffic import Exchange, Judgement
 DAY = 86_400.0
 START = 30_000 * DAY  # later than any clock says, so that what is made now was there before
 SUBJECTS = {
-    "billing": ["invoice", "payment", "refund", "charge", "receipt", "account", "balance", "tax", "amount", "credit"],
-    "delivery": ["parcel", "courier", "package", "address", "depot", "tracking", "driver", "door", "late", "lorry"],
+    "billing": ["invoice", "payment", "refund", "charge", "receipt", "account", "balance", "tax", "amount"],
+    "delivery": ["parcel", "courier", "package", "address", "depot", "tracking", "driver", "door", "lorry"],
 }
 OTHER = ["router", "modem", "firmware", "wifi", "antenna", "signal", "password", "browser"]
-GLUE = ["the", "my", "is", "was", "not", "and", "with", "for", "please", "about", "this", "when", "will", "you", "have", "been"]
+GLUE = [
+    "the",
+    "my",
+    "is",
+    "was",
+    "not",
+    "and",
+    "with",
+    "for",
+    "please",
+    "about",
+    "this",
+    "when",
+    "will",
+    "you",
+    "have",
+]
 RECIPE = """\
 name: desk
 base: tiny
@@ -216,11 +232,12 @@ def test_the_page_fetches_nothing_and_shows_hostile_text_as_text(desk):
     from luthier.app.report.monitor_page import render
 
     desk.traffic(0, 60)
-    desk.app.store.traffic.keep(
-        Exchange("evil", "desk", "desk@1", "p" * 64, "k", None,
-                 [{"role": "user", "content": "<script>alert(1)</script> jo@firm.com \u202e zebra quagga okapi tapir"}],
-                 [{"text": "billing", "refusal": None}], 0.9, 0, desk.now_s - 7200)
-    )  # fmt: skip
+    for i in range(20):
+        asked = f"<script>alert(1)</script> jo@firm.com \u202e zebra quagga okapi tapir gnu{i}"
+        desk.app.store.traffic.keep(
+            Exchange(f"evil{i}", "desk", "desk@1", "p" * 64, "k", None, [{"role": "user", "content": asked}],
+                     [{"text": "billing", "refusal": None}], 0.9, 0, desk.now_s - 7200)
+        )  # fmt: skip
     desk.monitor.step("desk")
     written = render(desk.monitor.report("desk", since="3 days"))
     assert "<script" not in written
@@ -355,7 +372,8 @@ def test_a_new_run_waits_for_labels_and_then_for_a_person(desk, runs, monkeypatc
     assert (replay.settings.new, replay.settings.at_most) == (["feedback"], 12), (
         "35 new rows, a quarter old: 35 / 3"
     )
-    assert wish.recipe.evaluate.against == ["base", "production"]
+    base, production = wish.recipe.evaluate.against
+    assert base == "base" and production.production == "desk@1", "the release that answers"
     assert wish.recipe.evaluate.gate["macro_f1"].not_worse_than == "production"
     assert desk.monitor.step("desk").retrain.state == "pending" and len(runs) == 1
     done = desk.monitor.approve("desk", by="ann", reason="looked at")

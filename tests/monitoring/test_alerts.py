@@ -30,7 +30,7 @@ def told():
 
 
 class Listener(BaseHTTPRequestHandler):
-    status, heard = 200, []
+    status = 200
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -47,8 +47,9 @@ class Listener(BaseHTTPRequestHandler):
 @pytest.fixture
 def listener():
     class Mine(Listener):
-        heard = []
+        pass
 
+    Mine.heard = []
     server = HTTPServer(("127.0.0.1", 0), Mine)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield Mine, f"http://127.0.0.1:{server.server_address[1]}/hook"

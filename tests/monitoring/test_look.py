@@ -106,6 +106,23 @@ def test_views_that_nothing_is_known_of_are_not_watched(make_rows):
     assert made.views() == ("length", "unknown", "unlike", "topic", "language", "private", "injection")
 
 
+def test_a_view_that_is_wanted_and_not_there_is_told(reference):
+    from luthier.core.errors import DataError
+
+    with pytest.raises(DataError, match="says nothing of answer_length"):
+        reference.views(["length", "answer_length"])
+    assert reference.views(["right", "length"]) == ("length", "right")
+
+
+def test_large_windows_are_sampled_by_ids(make_rows):
+    from luthier.monitoring.rows import sampled
+
+    rows = make_rows(60, 3)
+    some, there = sampled(iter(rows), 20)
+    again, _ = sampled(iter(rows[::-1]), 20)
+    assert there == 60 and len(some) == 20 and some == again and some == sorted(some, key=lambda r: r.time_s)
+
+
 def test_too_few_rows_are_told(make_rows):
     from luthier.core.errors import DataError
 

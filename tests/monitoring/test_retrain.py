@@ -57,7 +57,7 @@ def test_the_recipe_changes_once_however_often():
         "data": {"sources": [{"files": "a.jsonl"}], "split": {"group_by": "customer"}},
         "evaluate": {"against": ["base", "production"], "gate": {"macro_f1": {"at_least": 0.8}}},
     }
-    old = Old(recipe, "classify", "sft", "desk")
+    old = Old(recipe, "classify", "sft", "desk", "desk@3")
     told = dict(
         one.split("=", 1)
         for one in words(old, RetrainSpec(on="drift", replay=0.5), until="2026-01-01", labels=40)
@@ -70,16 +70,18 @@ def test_the_recipe_changes_once_however_often():
         "not_worse_than": "production",
         "by": 0.02,
     }
-    assert json.loads(told["evaluate.against"]) == ["base", "production"]
+    assert json.loads(told["evaluate.against"]) == ["base", {"production": "desk@3"}]
+    recipe["evaluate"]["against"] = json.loads(told["evaluate.against"])
     recipe["data"] |= {"sources": sources, "rules": {"quantity": json.loads(told["data.rules.quantity"])}}
     again = dict(
         one.split("=", 1) for one in words(old, RetrainSpec(on="drift"), until="2026-02-01", labels=40)
     )
+    assert json.loads(again["evaluate.against"]) == ["base", {"production": "desk@3"}]
     assert len(json.loads(again["data.sources"])) == 2 and len(json.loads(again["data.rules.quantity"])) == 1
 
 
 def test_pairs_for_methods_of_pairs():
-    old = Old({"data": {"sources": [{"files": "a.jsonl"}]}}, "chat", "dpo", "desk")
+    old = Old({"data": {"sources": [{"files": "a.jsonl"}]}}, "chat", "dpo", "desk", "desk@3")
     told = dict(
         one.split("=", 1) for one in words(old, RetrainSpec(on="drift"), until="2026-01-01", labels=40)
     )
@@ -88,7 +90,7 @@ def test_pairs_for_methods_of_pairs():
         "until": "2026-01-01",
         "as": "pairs",
     }
-    assert json.loads(told["evaluate.against"]) == ["base", "production"]
+    assert json.loads(told["evaluate.against"]) == ["base", {"production": "desk@3"}]
 
 
 def answers(right):

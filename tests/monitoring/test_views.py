@@ -63,3 +63,25 @@ def test_exchanges_become_rows():
     rows = list(of_traffic(told))
     assert rows[0].asked == "where?" and rows[0].refused is False and rows[0].probability == 0.7
     assert [row.right for row in rows] == [None, 1.0, 0.0, 1.0, 0.0, None]
+
+
+def test_what_leaves_for_vectors_is_masked(monkeypatch):
+    from luthier.monitoring import views
+
+    class Far:
+        sends = "vectors.firm.com"
+
+        def __init__(self):
+            self.asked = []
+
+        def made(self):
+            return self
+
+        def embed(self, texts):
+            self.asked += texts
+            return np.ones((len(texts), 4), np.int8)
+
+    far = Far()
+    fit = views.Fit.on(["I am jo@firm.com"] * 3, None, far)
+    fit.measure([Row("1", "call me, ann@firm.com")])
+    assert not any("@" in text for text in far.asked) and "[EMAIL_1]" in str(far.asked)

@@ -91,3 +91,18 @@ def test_counts(traffic):
         ("a", 2, 1, 2.0),
         ("b", 1, 0, 0.0),
     ]
+
+
+def test_exchanges_are_judged_for_the_first_time_once(traffic):
+    for n in range(4):
+        traffic.keep(exchange(n, name="router" if n < 3 else "other"))
+    traffic.judge([judgement(2, rating=1.0), judgement(0, rating=-1.0), judgement(3, rating=1.0)])
+    first = traffic.through().judgements
+    traffic.judge([judgement(2, correction="b"), judgement(1, rating=1.0)])
+    last = traffic.through().judgements
+    told = lambda after, upto: [  # noqa: E731
+        (one.exchange.id, one.rating, one.correction) for one in traffic.first_judged("router", after, upto)
+    ]
+    assert told(0, first) == [("chatcmpl-2", 1.0, None), ("chatcmpl-0", -1.0, None)]
+    assert told(first, last) == [("chatcmpl-1", 1.0, None)], "who was judged before is not counted again"
+    assert told(0, last)[0] == ("chatcmpl-2", 1.0, "b") and told(last, last) == []

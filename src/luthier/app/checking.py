@@ -56,6 +56,7 @@ def check(recipe: Recipe) -> None:
                 f"evaluate.slices: no source keeps the column {one.column!r}.",
                 remedy=f"Add it to a source's map, as in map: {{keep: [{one.column}]}}.",
             )
+    refuse_unwatched(recipe)
     own_head = not train.method.load().through_vocabulary
     evaluate.judged(task)
     check_private(recipe)
@@ -67,6 +68,18 @@ def check(recipe: Recipe) -> None:
     refuse_unmeasured(recipe)
     recipe.postprocess.answering(task, own_head)
     refuse_heads(recipe.postprocess.forms(train.adapter.kind), own_head)
+
+
+def refuse_unwatched(recipe: Recipe) -> None:
+    """Views that this kind of task does not have. Raises SpecError."""
+    wanted = (recipe.monitor and recipe.monitor.drift.views) or ()
+    absent = "answer_length" if recipe.task.kind == "classify" else "answer"
+    if absent in wanted:
+        raise SpecError(
+            f"monitor.drift.views: {absent}, and a {recipe.task.kind} task has "
+            + ("labels for answers." if absent == "answer_length" else "no labels."),
+            remedy=f"Leave it out, or write {'answer' if absent == 'answer_length' else 'answer_length'}.",
+        )
 
 
 def refuse_unmeasured(recipe: Recipe) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from luthier.monitoring import look as looking
 from luthier.monitoring import mail, webhook
 from luthier.monitoring.alerts import Alert, NotSent
 from luthier.monitoring.look import Episode, State
-from luthier.monitoring.rows import Row, of_dataset, of_traffic, with_answers
+from luthier.monitoring.rows import Row, of_dataset, of_traffic, sampled, with_answers
 from luthier.monitoring.spec import DriftSpec, MonitorSpec
 
 from .context import RunContext, Silent, Watch
@@ -46,8 +47,6 @@ STAYS = 0.2
 RESEND_S = 7 * 86_400.0
 """How long a message that did not get through is tried again."""
 SHOWN = 5
-MOST_ROWS = 20_000
-"""Of a report's window, the newest."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +141,14 @@ class Monitor:
         since_s = _moment(since or "7 days", now_s)
         until_s = now_s if until is None else _moment(until, now_s)
         spec = self.settings(name, recipe).drift
-        kept = list(self._app.store.traffic.read(name, since_s=since_s, until_s=until_s))
-        if not kept:
+        found = of_traffic(self._app.store.traffic.read(name, since_s=since_s, until_s=until_s))
+        rows, there = sampled(found, spec.at_most)
+        if not rows:
             raise NotFound(
                 f"no traffic of {name!r} is kept from that time.",
                 remedy="`luthier traffic list` shows what there is; --since takes a time or how long ago.",
             )
-        left_out = max(0, len(kept) - MOST_ROWS)
-        rows = list(of_traffic(kept[left_out:]))
+        left_out = there - len(rows)
         release = self._answering(name, rows, None)
         with closing(self._context(name, watch)) as at:
             artifact, reference = self._reference(name, release, spec, at, rows)
@@ -176,7 +175,7 @@ class Monitor:
         )  # fmt: skip
 
     def step(self, name: str, *, recipe: Path | None = None, folder: Path | None = None, watch: Watch | None = None,
-             by: str = "cron") -> Stepped:  # fmt: skip
+             stop: threading.Event | None = None, by: str = "cron") -> Stepped:  # fmt: skip
         """Purge, look, tell, and see to a new run. Raises Busy where another process is at it."""
         from .retraining import Retraining
 
@@ -185,7 +184,7 @@ class Monitor:
             removed = 0
             if settings.keep_for is not None:
                 removed = self._app.traffic.remove(older_s=settings.keep_for, why="kept long enough", by=by)
-            with closing(self._context(name, watch)) as at:
+            with closing(self._context(name, watch, stop)) as at:
                 looks: list[dict[str, Any]] = []
                 ended: list[str] = []
                 failed: list[tuple[str, str]] = []
@@ -199,7 +198,7 @@ class Monitor:
             retrained = None
             if settings.retrain is not None:
                 retrained = Retraining(self._app, self._clock).step(
-                    name, settings.retrain, recipe=recipe, folder=folder, watch=watch, by=by
+                    name, settings.retrain, recipe=recipe, folder=folder, watch=watch, stop=stop, by=by
                 )
         return Stepped(
             name, removed, looks, told, ended,
@@ -292,7 +291,9 @@ class Monitor:
             after_s = max(after_s, baseline.data["until_s"])
         for since_s, until_s in self._windows(name, after_s, now_s, spec.every):
             at.check()
-            rows = list(of_traffic(store.traffic.read(name, since_s=since_s, until_s=until_s)))
+            rows, there = sampled(
+                of_traffic(store.traffic.read(name, since_s=since_s, until_s=until_s)), spec.at_most
+            )
             release = self._answering(name, rows, release)
             artifact, reference = self._reference(name, release, spec, at, rows)
             ended: list[str] = []
@@ -316,7 +317,7 @@ class Monitor:
             state = found.state
             told = {
                 "since_s": since_s, "until_s": until_s, "release": release, "rows": found.rows, "repeated": found.repeated,
-                "judged": found.judged, "capital": min(found.capital, 1e12), "by_view": dict(found.by_view),
+                "left_out": there - len(rows),                "judged": found.judged, "capital": min(found.capital, 1e12), "by_view": dict(found.by_view),
                 "alarms": [_told(one, reference, found) for one in found.alarms], "ended": [one.id for one in found.ended],
             }  # fmt: skip
             at.store.ledger.append(Event(LOOK, name, {**told, "state": state.plain()}, now_s))
@@ -474,7 +475,7 @@ class Monitor:
 
     # -- one at a time ----------------------------------------------------------------------------------------------
 
-    def _context(self, name: str, watch: Watch | None) -> RunContext:
+    def _context(self, name: str, watch: Watch | None, stop: threading.Event | None = None) -> RunContext:
         return RunContext(
             self._app.store, f"monitor-{name}", Path.cwd(), self._app._environ, watch or Silent()
         )

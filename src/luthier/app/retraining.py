@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -56,7 +57,7 @@ class Retraining:
         self._app, self._clock = app, clock
 
     def step(
-        self, name: str, spec: RetrainSpec, *, recipe: Path | None, folder: Path | None, watch: Watch | None, by: str
+        self, name: str, spec: RetrainSpec, *, recipe: Path | None, folder: Path | None, watch: Watch | None, stop: threading.Event | None, by: str
     ) -> Retrained:  # fmt: skip
         """Whatever is next. Raises Interrupted; what goes wrong in a run is told, and is an event."""
         last = self._app.store.ledger.last(kind=EVENT, subject=name)
@@ -69,12 +70,12 @@ class Retraining:
         if last is not None and state == "approved":
             return self._handed(name, last.data, by=last.data["by"], reason=last.data["reason"])
         if last is not None and state == "started":
-            return self._run(name, spec, last.data, recipe, folder, watch, by)
+            return self._run(name, spec, last.data, recipe, folder, watch, stop, by)
         facts = self._facts(name)
         due = rule.due(spec, facts)
         if due.why is None:
             return Retrained("waiting", due.waits or "")
-        return self._run(name, spec, self._started(name, facts, due, by), recipe, folder, watch, by)
+        return self._run(name, spec, self._started(name, facts, due, by), recipe, folder, watch, stop, by)
 
     def approve(self, name: str, *, by: str, reason: str) -> dict[str, Any]:
         waits = self._pending(name)
@@ -117,13 +118,21 @@ class Retraining:
         )
         return self._say(
             name, "started", why=due.why, labels=labels, until=datetime.fromtimestamp(now_s, UTC).isoformat(),
-            judgements=store.traffic.through().judgements, production=str(store.catalog.history(name)[-1]), by=by,
+            judgements=store.traffic.through().judgements, production=self._in_use(name), by=by,
         )  # fmt: skip
+
+    def _in_use(self, name: str) -> str:
+        """The release that answers: as the last look saw it, else the newest."""
+        history = [str(version) for version in self._app.store.catalog.history(name)]
+        last = self._app.store.ledger.last(kind="drift.look", subject=name)
+        seen = None if last is None else last.data["release"]
+        return seen if seen in history else history[-1]
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
     def _run(
         self, name: str, spec: RetrainSpec, told: Mapping[str, Any], recipe: Path | None, folder: Path | None, watch: Watch | None,
+        stop: threading.Event | None,
         by: str,
     ) -> Retrained:  # fmt: skip
         from .running import run_line
@@ -131,7 +140,7 @@ class Retraining:
         parts: list[Part] = []
         try:
             wish = self._wish(name, spec, told, recipe, folder)
-            with closing(self._app._context(wish, watch)) as at:
+            with closing(self._app._context(wish, watch, stop)) as at:
 
                 def also(so_far: Results) -> None:
                     parts[:] = self._parts(so_far, spec)
@@ -187,7 +196,7 @@ class Retraining:
             )
         tree = override(read_yaml(wish.text, wish.source), wish.overrides)
         method = wish.recipe.train.method.name
-        old = Old(tree.value, wish.recipe.task.kind, method, name)
+        old = Old(tree.value, wish.recipe.task.kind, method, name, told["production"])
         base = None if spec.start == "base" else self._exported(told["production"])
         wish = again(wish, rule.words(old, spec, until=told["until"], labels=told["labels"], base=base))
         check(wish.recipe)

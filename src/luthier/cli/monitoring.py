@@ -87,9 +87,22 @@ def report(
 def step(name: str, recipe: Path | None, folder: Path | None, as_json: bool) -> None:
     """What cron calls: purge, look at windows that are over, tell, and train anew when due. Safe to run twice. Exits with 3 where there
     is nothing to compare with."""
-    found = app().monitor.step(
-        name, recipe=recipe, folder=folder.absolute() if folder else None, by=getpass.getuser()
-    )
+    from .interrupt import stop_on_signals
+    from .show import watch
+
+    eyes = watch()
+    try:
+        with stop_on_signals(eyes.say) as stop:
+            found = app().monitor.step(
+                name,
+                recipe=recipe,
+                folder=folder and folder.absolute(),
+                watch=eyes,
+                stop=stop,
+                by=getpass.getuser(),
+            )
+    finally:
+        eyes.close()
     put_json(found.plain()) if as_json else _stepped(found)
     if any(what == "look" for what, _ in found.failed):
         sys.exit(DataError.exit_code)
@@ -173,6 +186,8 @@ def _stepped(found: Stepped) -> None:
         )
     if not found.looks and not found.failed:
         put("no window is over that was not looked at")
+    if left_out := sum(one["left_out"] for one in found.looks):
+        put(f"{left_out:,} further requests are left out (monitor.drift.at_most)")
     for alert in found.told:
         put("\nALERT " + "\n".join(alert.lines()) + "\n")
     for episode in found.ended:

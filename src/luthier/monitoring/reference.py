@@ -74,12 +74,14 @@ class Reference:
     about: Mapping[str, Any]
 
     def views(self, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
-        """Those that the reference says enough of, in the order of views.VIEWS."""
-        return tuple(
-            view
-            for view in VIEWS
-            if (wanted is None or view in wanted) and self.usual.has(view).sum() >= FEWEST
-        )
+        """Those that the reference says enough of, in the order of views.VIEWS. Raises DataError where a wanted one is not of them."""
+        there = tuple(view for view in VIEWS if self.usual.has(view).sum() >= FEWEST)
+        if lacking := [view for view in wanted or () if view not in there]:
+            raise DataError(
+                f"monitor.drift.views: the reference says nothing of {', '.join(lacking)}, or of fewer than {FEWEST} rows.",
+                remedy=f"Leave that out; there are {', '.join(there)}.",
+            )
+        return there if wanted is None else tuple(view for view in there if view in wanted)
 
     def counts(self, view: str) -> NDArray[np.int64]:
         """How many of its rows are in each bin, [B]."""

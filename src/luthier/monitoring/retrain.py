@@ -70,12 +70,14 @@ def due(spec: RetrainSpec, facts: Facts) -> Due:
 
 @dataclass(frozen=True)
 class Old:
-    """The recipe as plain values, and what is known of its task."""
+    """The recipe as plain values, and what is known of its task. `production`: the release that answers now, which need not be the
+    newest of its name: a newer one may have been declined."""
 
     recipe: Mapping[str, Any]
     kind: str
     method: str
     name: str
+    production: str
 
 
 PAIRED = ("dpo", "ipo", "orpo", "simpo")
@@ -106,7 +108,7 @@ def words(
     changes: dict[str, Any] = {
         "data.sources": [*sources, new],
         "data.rules.quantity": [*quantity, {"replay": {"new": [FEEDBACK], "at_most": keep}}],
-        "evaluate.against": _against(evaluate.get("against"), old.kind),
+        "evaluate.against": _against(evaluate.get("against"), old),
     }
     lead = LEADS[old.kind]
     gate = dict((evaluate.get("gate") or {}).get(lead) or {})
@@ -121,10 +123,11 @@ def _is(rule: Any, name: str) -> bool:
     return rule == name or (isinstance(rule, Mapping) and name in rule)
 
 
-def _against(written: Any, kind: str) -> list[Any]:
+def _against(written: Any, old: Old) -> list[Any]:
     if written is None:
-        written = ["base", *(["tfidf"] if kind == "classify" else [])]
-    return [*written, *([] if "production" in written else ["production"])]
+        written = ["base", *(["tfidf"] if old.kind == "classify" else [])]
+    others = [one for one in written if not _is(one, "production")]
+    return [*others, {"production": old.production}]
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,23 @@ def distinct(rows: Iterable[Row]) -> list[Row]:
     return list(found.values())
 
 
+def sampled(rows: Iterable[Row], most: int) -> tuple[list[Row], int]:
+    """(at most so many rows in the order of time, chosen by a hash of their ids; how many there were), in bounded memory."""
+    import heapq
+    from hashlib import blake2b
+
+    there = 0
+
+    def counted() -> Iterator[Row]:
+        nonlocal there
+        for row in rows:
+            there += 1
+            yield row
+
+    kept = heapq.nsmallest(most, counted(), key=lambda row: blake2b(row.id.encode(), digest_size=8).digest())
+    return sorted(kept, key=lambda row: (row.time_s or 0.0, row.id)), there
+
+
 def of_dataset(folder: Path, side: str, most: int) -> list[Row]:
     """Rows of one side of a dataset, the first by id (ids are hashes, so that is a fixed random sample)."""
     from luthier.data.shards import Side

@@ -43,6 +43,8 @@ class DriftSpec(Spec):
     views: list[View] | None = Field(default=None, min_length=1)
     """What is watched; without it everything that can be: length, unknown, unlike, topic, language, private, injection, answer,
     answer_length, confidence, refused, right."""
+    at_most: Count = Field(default=20_000, ge=100, le=1_000_000)
+    """At most so many requests of a window are looked at, chosen by their ids."""
     reference: ReferenceSpec = ReferenceSpec()
     """What windows are compared with."""
 

@@ -104,7 +104,7 @@ class Fit:
 
         words = words_in(list(texts))
         known = np.unique(words.hashes)
-        vectors_ND = embedder.made().embed(texts[:near])
+        vectors_ND = _embedded(texts[:near], embedder)
         k = int(min(MOST_TOPICS, max(1, len(vectors_ND) // ROWS_OF_A_TOPIC)))
         centre_KD = _centres(_unit(vectors_ND), k, seed)
         of_N = (_unit(vectors_ND) @ centre_KD.T).argmax(1) if len(vectors_ND) else np.zeros(0, np.int64)
@@ -132,7 +132,7 @@ class Fit:
         is_new = ~_is_in(words.hashes, self.known)
         new_N = np.bincount(np.repeat(np.arange(len(rows)), count_N), weights=is_new, minlength=len(rows))
         vectors_ND = (
-            self.embedder.made().embed(texts) if rows else np.zeros((0, self.near_MD.shape[1]), np.int8)
+            _embedded(texts, self.embedder) if rows else np.zeros((0, self.near_MD.shape[1]), np.int8)
         )
         unit_ND = _unit(vectors_ND)
         empty_N: NDArray[np.bool_] = (vectors_ND == 0).all(axis=1)
@@ -216,6 +216,14 @@ def languages(texts: Sequence[str]) -> list[str]:
         return []
     best, _, clear = vote(pl.Series(list(texts)), np.arange(len(texts)), len(texts)).winner()
     return [name(LANGUAGES[int(k)]) if sure else "unclear" for k, sure in zip(best, clear, strict=True)]
+
+
+def _embedded(texts: Sequence[str], embedder: EmbedderSpec) -> NDArray[np.int8]:
+    """Vectors; what leaves this machine for them has had its private values masked."""
+    from luthier.data.private.masking import masked
+
+    told = [masked([text])[0][0] for text in texts] if embedder.sends is not None else list(texts)
+    return embedder.made().embed(told)
 
 
 def _private(texts: Sequence[str]) -> NDArray[np.float64]:
