@@ -43,13 +43,8 @@ def test_the_facts_are_the_releases(ran):
 
 def test_requirements_are_what_is_installed():
     import fastapi
-    import torch
 
     found = dict(one.split("==") for one in requirements())
     assert next(iter(found)) == "luthier"
-    assert (
-        found["fastapi"] == fastapi.__version__
-        and found["torch"] == torch.__version__.partition("+")[0]
-        or "torch" in found
-    )
+    assert found["fastapi"] == fastapi.__version__ and "torch" in found
     assert "pytest" not in found and "sqlalchemy" in found
