@@ -5,10 +5,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from luthier.app import study as studies
+from luthier.app import study_opening as opening
 from luthier.app.recipe import read_recipe
 from luthier.app.searching import _spent
 from luthier.core.errors import MissingPart, SpecError, StoreError
@@ -26,7 +28,7 @@ search: {over: {train.seed: {low: 0, high: 1000000}}, trials: TRIALS, storage: "
 WORKER = """\
 import json, os, sys, time
 from pathlib import Path
-from luthier.app.study import open_study
+from luthier.app.study_opening import open_study
 from luthier.app.recipe import read_recipe
 from luthier.app.searching import _proposed
 from luthier.training.search import Trial, choose
@@ -64,7 +66,7 @@ def _recipe(folder: Path, storage: str, trials: int = 6, **more: str) -> Path:
 
 
 def _open(path: Path, home: Path, join: bool = False, environ=None):
-    return studies.open_study(read_recipe(path).recipe, True, home, environ or {}, join=join)
+    return opening.open_study(read_recipe(path).recipe, True, home, environ or {}, join=join)
 
 
 def _start(path: Path, home: Path, how: str) -> subprocess.Popen:
@@ -141,7 +143,8 @@ def test_a_trial_of_another_home_without_a_heartbeat_is_proposed_anew_three_time
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(studies, "BEAT_S", 1)
-    monkeypatch.setattr(studies, "GRACE_S", 1)
+    monkeypatch.setattr(opening, "BEAT_S", 1)
+    monkeypatch.setattr(opening, "GRACE_S", 1)
     path = _recipe(tmp_path, f"sqlite:///{tmp_path}/shared.db")
     one, other = _open(path, tmp_path / "one"), _open(path, tmp_path / "two", join=True)
     from luthier.app.searching import _proposed
@@ -179,10 +182,10 @@ def test_one_name_is_one_recipe(tmp_path):
     with pytest.raises(SpecError, match="no search 'router' to join"):
         _open(_recipe(tmp_path, f"sqlite:///{tmp_path}/other.db"), tmp_path / "home", join=True)
     study = _open(_recipe(tmp_path, storage), tmp_path / "home")
-    studies.same_rows(study, "a" * 64)
-    studies.same_rows(study, "a" * 64)
+    opening.same_rows(study, "a" * 64)
+    opening.same_rows(study, "a" * 64)
     with pytest.raises(SpecError, match="not those of the search 'router'"):
-        studies.same_rows(study, "b" * 64)
+        opening.same_rows(study, "b" * 64)
 
 
 def test_a_storage_that_cannot_be_had_is_told_without_its_secrets(tmp_path):
@@ -235,3 +238,25 @@ def test_time_and_money_of_earlier_runs_count():
     assert _spent(spec, done, 44.0, Money(60, "USD")) is None
     assert "1.02 USD of 1.00 USD" in _spent(spec, done, 46.0, Money(60, "USD"))
     assert _spent(spec, [], 1e9, Money(60, "USD")) is None  # the recipe as written is always tried
+
+
+@pytest.mark.parametrize("planted", [{"value_R": "no base85 \u00e9"}, {"value_R": 7}, {}, {"unknown": 1}])
+def test_a_trial_that_no_search_wrote_is_told_and_no_traceback(planted):
+    from types import SimpleNamespace
+
+    from luthier.app.study import trial_of
+    from luthier.core.errors import StoreError
+
+    told = {"setting": "{}", "result": {"value": 0.5, **planted}}
+    alien: Any = SimpleNamespace(number=3, user_attrs=told, state=SimpleNamespace(name="COMPLETE"))
+    with pytest.raises(StoreError, match="trial 3 of the search was not written by Luthier"):
+        trial_of(alien)
+
+
+def test_numbers_beyond_any_search_are_not_unpacked(monkeypatch):
+    from luthier.app import study
+
+    monkeypatch.setattr(study, "MOST_ROWS", 100)
+    assert len(study.unpacked(study.packed([0.5] * 100))) == 100
+    with pytest.raises(ValueError, match="more than 100"):
+        study.unpacked(study.packed([0.5] * 101))

@@ -12,7 +12,7 @@ import pytest
 from luthier.app.line import Results, self_contained
 from luthier.app.recipe import read_recipe
 from luthier.app.searching import _believed
-from luthier.app.study import fingerprint
+from luthier.app.study_opening import fingerprint
 from luthier.app.trying import Judged, _refuse_learnt, _together, answering_of
 from luthier.core.errors import DataError, StoreError
 from luthier.training.search import SearchSpec

@@ -32,18 +32,16 @@ from .line import self_contained
 from .recipe import Recipe, Wish
 from .study import (
     AGAIN,
-    AS_WRITTEN,
     ATTEMPT,
     ATTEMPTS,
     REFERENCES,
     SPENT,
     Study,
-    open_study,
     packed,
-    same_rows,
     trial_of,
     unpacked,
 )
+from .study_opening import AS_WRITTEN, open_study, same_rows
 from .trying import attempt, page_of, sets_of, with_setting, yardstick
 
 if TYPE_CHECKING:

@@ -102,7 +102,7 @@ def select_trials(wish: Wish, at: RunContext, *, rule: str = "one_standard_error
     """Among the trials of the recipe's search, as far as it came. Raises SpecError where there is no search."""
     from .line import self_contained
     from .searching import leading
-    from .study import open_study
+    from .study_opening import open_study
 
     _known(rule)
     recipe = wish.recipe

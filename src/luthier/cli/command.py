@@ -32,6 +32,20 @@ def put_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
+def safe(text: str) -> str:
+    """What strangers wrote, with what steers a terminal written out."""
+    from luthier.app.report.wording import visible
+
+    return visible(text)
+
+
+def one_line(text: str, longest: int = 80) -> str:
+    """The same as one line, cut where it is longer."""
+    from luthier.app.report.wording import shorten, visible
+
+    return shorten(visible(" ".join(text.split())), longest)
+
+
 def told(command: Callable[..., None]) -> Callable[..., None]:
     """Errors of ours become a message and an exit code; with --json, a JSON object on standard output too."""
 

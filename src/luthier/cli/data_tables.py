@@ -11,6 +11,7 @@ import click
 
 from luthier.core.artifact import short
 
+from .command import one_line
 from .tables import columns
 
 SIDES = ("train", "validation", "test")
@@ -21,7 +22,7 @@ def print_exported(found: Mapping[str, Any]) -> None:
     if "table" in found:
         click.echo(f"wrote {rows} rows to the table {found['table']}")
         return
-    click.echo(f"wrote {len(found['files'])} files to {_seen(found['to'])}: {rows} rows")
+    click.echo(f"wrote {len(found['files'])} files to {one_line(found['to'])}: {rows} rows")
     if "tasks" in found:
         from .harness import print_exported_tasks
 
@@ -35,7 +36,7 @@ def print_exported(found: Mapping[str, Any]) -> None:
 def print_advice(found: Mapping[str, Any]) -> None:
     _title("advice for dataset", found)
     for one in found["advice"]:
-        click.echo(f"{'→' if one['helps'] else ' '} {one['about']}: {_seen(one['says'], 600)}")
+        click.echo(f"{'→' if one['helps'] else ' '} {one['about']}: {one_line(one['says'], 600)}")
         for section, rules in one["recipe"].items():
             for line in _recipe_lines(section, rules):
                 click.echo(f"      {line}")
@@ -83,7 +84,7 @@ def print_profile(found: Mapping[str, Any]) -> None:
     click.echo(
         columns(
             [
-                (_seen(s["name"]), *(f"{s['counts'].get(side, 0):,}" for side in SIDES))
+                (one_line(s["name"]), *(f"{s['counts'].get(side, 0):,}" for side in SIDES))
                 for s in found["sources"]
             ],
             "  ",
@@ -95,7 +96,7 @@ def print_profile(found: Mapping[str, Any]) -> None:
             columns(
                 [
                     (
-                        _seen(t["instruction"] or "(none)", 60),
+                        one_line(t["instruction"] or "(none)", 60),
                         *(f"{t['counts'].get(side, 0):,}" for side in SIDES),
                     )
                     for t in found["tasks"]
@@ -122,7 +123,7 @@ def print_profile(found: Mapping[str, Any]) -> None:
     tokens = found["lengths"]["tokens"]
     if tokens.get("by"):
         sample = f" on {tokens['sampled']:,} rows" if tokens["sampled"] else ""
-        click.echo(f"  tokens as {_seen(str(tokens['by']), 60)} counts them{sample}")
+        click.echo(f"  tokens as {one_line(str(tokens['by']), 60)} counts them{sample}")
     elif tokens.get("why"):
         click.echo(f"  {tokens['why']}")
     if found["labels"]:
@@ -130,7 +131,10 @@ def print_profile(found: Mapping[str, Any]) -> None:
         ordered = sorted(found["labels"].items(), key=lambda one: -sum(one[1].values()))
         click.echo(
             columns(
-                [(_seen(label, 40), *(f"{n.get(side, 0):,}" for side in SIDES)) for label, n in ordered[:20]],
+                [
+                    (one_line(label, 40), *(f"{n.get(side, 0):,}" for side in SIDES))
+                    for label, n in ordered[:20]
+                ],
                 "  ",
             )
         )
@@ -150,8 +154,8 @@ def print_profile(found: Mapping[str, Any]) -> None:
         ]
     )
     for one in several["examples"][:3]:
-        answers = " | ".join(_seen(a["answer"], 30) for a in one["answers"][:3])
-        click.echo(f"    {_seen(one['input'], 60)} → {answers}")
+        answers = " | ".join(one_line(a["answer"], 30) for a in one["answers"][:3])
+        click.echo(f"    {one_line(one['input'], 60)} → {answers}")
     click.echo("rules")
     click.echo(
         columns(
@@ -178,7 +182,7 @@ def print_profile(found: Mapping[str, Any]) -> None:
 def print_about(about: Mapping[str, Any]) -> None:
     click.echo("about")
     told = [
-        (name, _seen(", ".join(value) if isinstance(value, list) else value, 100))
+        (name, one_line(", ".join(value) if isinstance(value, list) else value, 100))
         for name, value in about.items()
         if value
     ]
@@ -200,11 +204,12 @@ def print_diff(found: Mapping[str, Any]) -> None:
         click.echo(f"only in {letter}: {_n(one['rows'], 'row')}" + _by(one["by_side"]))
         click.echo(
             columns(
-                [(f"{n:,}", _seen(why, 90)) for why, n in one["reasons"].items()], f"  why not in {other}: "
+                [(f"{n:,}", one_line(why, 90)) for why, n in one["reasons"].items()],
+                f"  why not in {other}: ",
             )
         ) if one["reasons"] else None
         for row in one["examples"]:
-            click.echo(f"    {row['id']}  {row['origin']}  {_seen(row['says'], 60)}")
+            click.echo(f"    {row['id']}  {row['origin']}  {one_line(row['says'], 60)}")
     changed = found["changed"]
     click.echo(f"in both, but not the same: {_n(changed['rows'], 'row')}" + _by(changed["by"]))
     for move, n in changed["moves"].items():
@@ -213,7 +218,9 @@ def print_diff(found: Mapping[str, Any]) -> None:
         click.echo(f"    {row['id']}  {', '.join(row['what'])}")
         for name in ("side", "label", "weight", "rating", "group"):
             if name in row:
-                click.echo(f"      {name}: {_seen(str(row[name][0]), 40)} → {_seen(str(row[name][1]), 40)}")
+                click.echo(
+                    f"      {name}: {one_line(str(row[name][0]), 40)} → {one_line(str(row[name][1]), 40)}"
+                )
         if "before" in row:
             old, new = _apart(row["before"], row["after"])
             click.echo(f"      a: {_marked(old)}\n      b: {_marked(new)}")
@@ -222,7 +229,7 @@ def print_diff(found: Mapping[str, Any]) -> None:
         click.echo(
             columns(
                 [
-                    (one["key"], _seen(str(one["a"]), 40), "→", _seen(str(one["b"]), 40))
+                    (one["key"], one_line(str(one["a"]), 40), "→", one_line(str(one["b"]), 40))
                     for one in found["asked"]
                 ],
                 "  ",
@@ -236,9 +243,9 @@ def _by(counts: Mapping[str, int]) -> str:
 
 def print_explained(found: Mapping[str, Any]) -> None:
     for stone in found["forgotten"]:
-        why = f": {_seen(stone['reason'], 80)}" if stone["reason"] else ""
+        why = f": {one_line(stone['reason'], 80)}" if stone["reason"] else ""
         click.echo(
-            f"forgotten on {_when(stone['when_s'])} by {_seen(stone['by'], 40)} (source {_seen(stone['source'], 40)}){why}"
+            f"forgotten on {_when(stone['when_s'])} by {one_line(stone['by'], 40)} (source {one_line(stone['source'], 40)}){why}"
         )
     for one in found["found"]:
         _title("row", {"dataset": one["dataset"], "names": one["names"]}, one["id"])
@@ -246,15 +253,15 @@ def print_explained(found: Mapping[str, Any]) -> None:
             [
                 (
                     "from",
-                    _seen(one["origin"], 80)
-                    + (f", source {_seen(one['source'], 40)}" if one["source"] else ""),
+                    one_line(one["origin"], 80)
+                    + (f", source {one_line(one['source'], 40)}" if one["source"] else ""),
                 )
             ]
         )
         if one["mapped"]:
             m = one["mapped"]
             told = ", ".join(f"{part}: {_column(column)}" for part, column in m["map"].items())
-            _facts([("read as", f"{m['layout']}, {_seen(told, 120)} ({_seen(m['reason'], 80)})")])
+            _facts([("read as", f"{m['layout']}, {one_line(told, 120)} ({one_line(m['reason'], 80)})")])
         if not one["recorded"]:
             _facts(
                 [
@@ -265,21 +272,21 @@ def print_explained(found: Mapping[str, Any]) -> None:
                 ]
             )
         for step in one["steps"]:
-            _facts([(f"{step['step']}. {step['rule']}", f"{step['what']}: {_seen(step['why'], 100)}")])
+            _facts([(f"{step['step']}. {step['rule']}", f"{step['what']}: {one_line(step['why'], 100)}")])
             if "before" in step:
                 click.echo(
                     f"       before: {_marked(step['before'])}\n       after:  {_marked(step['after'])}"
                 )
         if one["removed"]:
-            _facts([("removed by", f"{one['removed']['rule']}: {_seen(one['removed']['reason'], 100)}")])
-            _facts([("it began", _seen(one["preview"], 90))])
+            _facts([("removed by", f"{one['removed']['rule']}: {one_line(one['removed']['reason'], 100)}")])
+            _facts([("it began", one_line(one["preview"], 90))])
             continue
         _facts([("side", one["side"])])
         for turn in one["content"].get("messages") or ():
-            click.echo(f"    {turn['role']}: {_seen(turn['content'], 200)}")
+            click.echo(f"    {turn['role']}: {one_line(turn['content'], 200)}")
         for name in ("text", "rejected", "label", "group", "rating"):
             if name in one["content"]:
-                click.echo(f"    {name}: {_seen(str(one['content'][name]), 200)}")
+                click.echo(f"    {name}: {one_line(str(one['content'][name]), 200)}")
         if one["content"].get("weight", 1.0) != 1.0:
             click.echo(f"    weight: {one['content']['weight']:.4g}")
         for model in one["models"]:
@@ -301,10 +308,10 @@ def _column(column: Any) -> str:
 def print_matches(found: Mapping[str, Any]) -> None:
     click.echo(_n(found["matches"], "row") + _by({side: n for side, n in found["by_side"].items() if n}))
     for row in found["rows"]:
-        label = f"  [{_seen(row['label'], 30)}]" if row.get("label") else ""
-        why = f"  {row['rule']}: {_seen(row['reason'], 60)}" if row.get("rule") else ""
-        click.echo(f"  {row['id']}  {row['side']}  {_seen(row.get('origin', ''), 60)}{label}{why}")
-        click.echo(f"      {_seen(row['snippet'], 200)}")
+        label = f"  [{one_line(row['label'], 30)}]" if row.get("label") else ""
+        why = f"  {row['rule']}: {one_line(row['reason'], 60)}" if row.get("rule") else ""
+        click.echo(f"  {row['id']}  {row['side']}  {one_line(row.get('origin', ''), 60)}{label}{why}")
+        click.echo(f"      {one_line(row['snippet'], 200)}")
     if found["matches"] > len(found["rows"]):
         click.echo(f"  … and {found['matches'] - len(found['rows']):,} more (--limit shows more)")
 
@@ -321,7 +328,7 @@ def print_forget(found: Mapping[str, Any], brief: bool = False) -> None:
     for one in found["datasets"]:
         click.echo(f"dataset {short(one['digest'])}  {', '.join(one['names'])}" + _by(one["rows"]))
         more = f" … and {one['more_origins']:,} more" if one["more_origins"] else ""
-        click.echo(f"    {_seen(', '.join(one['origins']), 160)}{more}")
+        click.echo(f"    {one_line(', '.join(one['origins']), 160)}{more}")
     for one in found["models"]:
         told = (
             f"its kept weights saw {one['saw']:,} of them"
@@ -350,9 +357,9 @@ def print_forgotten(rows: Sequence[Mapping[str, Any]]) -> None:
                 (
                     one["record"] + (" (in a group)" if one["within_a_group"] else ""),
                     _when(one["when_s"]),
-                    _seen(one["by"], 40),
-                    _seen(", ".join(one["sources"]), 60),
-                    _seen(one["reason"] or "", 80),
+                    one_line(one["by"], 40),
+                    one_line(", ".join(one["sources"]), 60),
+                    one_line(one["reason"] or "", 80),
                 )
                 for one in rows
             ]
@@ -398,10 +405,3 @@ def _marked(text: str) -> str:
     from luthier.app.report.wording import shorten, visible
 
     return shorten(visible(text.replace("\n", "⏎").replace("\t", "⇥")), 110)
-
-
-def _seen(text: str, longest: int = 80) -> str:
-    """One line of it, with what steers a terminal written out."""
-    from luthier.app.report.wording import shorten, visible
-
-    return shorten(visible(" ".join(text.split())), longest)

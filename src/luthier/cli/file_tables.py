@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .command import put
+from .command import one_line, put
 
 if TYPE_CHECKING:
     from luthier.postprocessing.sums import Verdict
@@ -54,7 +54,7 @@ def print_verdict(found: Verdict) -> None:
     """What `luthier verify` found; the names are whoever's who filled the folder."""
     for what in ("missing", "changed", "surplus"):
         for name in getattr(found, what):
-            put(f"{what:8} {_seen(name, 400)}")
+            put(f"{what:8} {one_line(name, 400)}")
     put(
         f"{found.files} files are as they were written"
         + ("" if found.sound else "; this folder is not the package that was exported")
@@ -67,31 +67,31 @@ def print_source(found: Mapping[str, Any]) -> None:
 
     from .tables import columns
 
-    put(f"{_seen(found['file'])}\n  {headline(found)}")
+    put(f"{one_line(found['file'])}\n  {headline(found)}")
     for n, one in enumerate(found["layouts"]):
         put(
-            f"{'it is' if n == 0 else 'or'} {one['layout']}, {one['confidence']:.0%} sure: {_seen(one['reason'], 200)}"
+            f"{'it is' if n == 0 else 'or'} {one['layout']}, {one['confidence']:.0%} sure: {one_line(one['reason'], 200)}"
         )
-        put(f"  map: {_seen(json.dumps(one['map'], ensure_ascii=False), 200)}")
+        put(f"  map: {one_line(json.dumps(one['map'], ensure_ascii=False), 200)}")
     if found["why"]:
-        put(_seen(found["why"], 300))
+        put(one_line(found["why"], 300))
     put(f"columns of the first {found['head_rows']:,} rows")
     lines = [("", "values", "empty", "distinct", "longest")]
     for one in found["columns"]:
         kinds = ", ".join(one["types"]) or "nothing"
         longest = "" if one["longest"] is None else f"{one['longest']:,}"
-        lines.append((_seen(one["name"], 40), kinds, f"{one['empty']:,}", f"{one['distinct']:,}", longest))
+        lines.append((one_line(one["name"], 40), kinds, f"{one['empty']:,}", f"{one['distinct']:,}", longest))
     put(columns(lines, "  "))
     private = found["private"]
     put(f"private data in {private['with']:,} of {private['rows']:,} rows")
     for name, kinds in private["columns"].items():
-        put(f"  {_seen(name, 40)}: " + ", ".join(f"{n:,} {kind}" for kind, n in kinds.items()))
+        put(f"  {one_line(name, 40)}: " + ", ".join(f"{n:,} {kind}" for kind, n in kinds.items()))
     if found["records"]:
         _print_records(found["records"])
     put("first rows, private data masked")
     for row in found["rows"]:
         for n, (name, text) in enumerate(row.items()):
-            put(f"  {'-' if n == 0 else ' '} {_seen(name, 40)}: {_seen(text, 100)}")
+            put(f"  {'-' if n == 0 else ' '} {one_line(name, 40)}: {one_line(text, 100)}")
     if found.get("report"):
         put(f"page: {found['report']}")
 
@@ -103,9 +103,9 @@ def _print_records(told: Mapping[str, Any]) -> None:
         f"as records: {'all' if told['all'] else 'the first'} {told['rows']:,} rows, {told['set_aside']:,} set aside"
     )
     for one in told["faults"]:
-        put(f"  {_seen(one['origin'], 60)}: {_seen(one['reason'], 120)}")
-    put(f"  task {told['task']['value']}: {_seen(told['task']['reason'], 160)}")
-    put(f"  {_seen(told['group_by']['reason'], 160)}")
+        put(f"  {one_line(one['origin'], 60)}: {one_line(one['reason'], 120)}")
+    put(f"  task {told['task']['value']}: {one_line(told['task']['reason'], 160)}")
+    put(f"  {one_line(told['group_by']['reason'], 160)}")
     lines = [("lengths", "mean", "median", "95 %", "longest")]
     for name in ("tokens", "characters", "turns"):
         one = told["lengths"][name]
@@ -118,9 +118,9 @@ def _print_records(told: Mapping[str, Any]) -> None:
     if tokens["why"] or tokens["sampled"]:
         put(f"  {tokens['why'] or 'tokens counted on ' + format(tokens['sampled'], ',') + ' rows'}")
     if labels := told["labels"]:
-        put(f"labels in {_seen(labels['column'], 40)}")
+        put(f"labels in {one_line(labels['column'], 40)}")
         shown = list(labels["counts"].items())[:LABELS]
-        put(columns([(_seen(label, 40), f"{n:,}") for label, n in shown], "  "))
+        put(columns([(one_line(label, 40), f"{n:,}") for label, n in shown], "  "))
         if len(labels["counts"]) > LABELS:
             put(f"  … and {len(labels['counts']) - LABELS} more labels")
     twice = told["duplicates"]
@@ -131,10 +131,3 @@ def _print_records(told: Mapping[str, Any]) -> None:
     put(
         f"  {twice['repeated_inputs']:,} repeated inputs; {several['inputs']:,} inputs have several answers, in {several['rows']:,} rows"
     )
-
-
-def _seen(text: str, longest: int = 80) -> str:
-    """One line of it, with what steers a terminal written out."""
-    from luthier.app.report.wording import shorten, visible
-
-    return shorten(visible(" ".join(text.split())), longest)

@@ -12,7 +12,7 @@ import click
 
 from luthier.core import units
 
-from .command import Nearest, app, as_json_option, put, put_json, told
+from .command import Nearest, app, as_json_option, one_line, put, put_json, safe, told
 
 if TYPE_CHECKING:
     from luthier.store.traffic import Judged
@@ -86,7 +86,7 @@ def list_(name: str | None, newest: int, as_json: bool) -> None:
         return
     for one in found:
         put(f"{_time(one.exchange.time_s)}  {one.exchange.id}  {_judged(one)}")
-        put(f"    {_short(one.exchange.messages[-1]['content'])}\n    → {_short(_answer(one))}")
+        put(f"    {one_line(one.exchange.messages[-1]['content'], 100)}\n    → {one_line(_answer(one), 100)}")
 
 
 @traffic.command()
@@ -106,12 +106,12 @@ def show(exchange_id: str, as_json: bool) -> None:
     if exchange.masked:
         put(f"{exchange.masked} private values were masked")
     for message in exchange.messages:
-        put(f"{message['role']:>10}: {_seen(message['content'])}")
-    put(f"{'answer':>10}: {_seen(_answer(found))}")
+        put(f"{message['role']:>10}: {safe(message['content'])}")
+    put(f"{'answer':>10}: {safe(_answer(found))}")
     put(f"{'judged':>10}: {_judged(found)}")
     for what in ("correction", "comment"):
         if (text := getattr(found, what)) is not None:
-            put(f"{what:>10}: {_seen(text)}")
+            put(f"{what:>10}: {safe(text)}")
 
 
 @traffic.command()
@@ -157,15 +157,3 @@ def _answer(one: Judged) -> str:
 def _judged(one: Judged) -> str:
     told = [] if one.rating is None else [f"rated {one.rating:+g}"]
     return ", ".join([*told, *(["corrected"] if one.correction is not None else [])]) or "not judged"
-
-
-def _seen(text: str) -> str:
-    """What strangers wrote, with what steers a terminal written out."""
-    from luthier.app.report.wording import visible
-
-    return visible(text)
-
-
-def _short(text: str) -> str:
-    line = _seen(" ".join(text.split()))
-    return line if len(line) <= 100 else f"{line[:97]}..."

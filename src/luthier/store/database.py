@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from luthier.core.errors import Busy, StoreError, missing_part
+from luthier.core.errors import Busy, LuthierError, StoreError, missing_part
 from luthier.core.spec import redact, resolve
 
 if TYPE_CHECKING:
@@ -142,21 +142,7 @@ class Database:
 
     def __init__(self, url: str, environ: Mapping[str, str]) -> None:
         self._written, self._environ = url, environ
-        try:
-            address = sa.make_url(resolve(url, environ))
-        except sa.exc.ArgumentError:
-            raise StoreError(
-                "LUTHIER_DATABASE is not a database URL.",
-                remedy="Write for example postgresql://user:${PGPASSWORD}@host/luthier",
-            ) from None
-        if address.drivername in ("postgresql", "postgres"):
-            address = address.set(drivername="postgresql+psycopg")
-        if address.get_backend_name() not in ("sqlite", "postgresql"):
-            raise StoreError(
-                f"{address.get_backend_name()} is not a database Luthier keeps its records in.",
-                remedy="Use SQLite (the default) or PostgreSQL.",
-            )
-        self.shown = redact(address.render_as_string(hide_password=True), url, environ)
+        address, self.shown = address_of(url, environ, "LUTHIER_DATABASE")
         self.is_sqlite = address.get_backend_name() == "sqlite"
         try:
             self.engine = sa.create_engine(address, pool_pre_ping=not self.is_sqlite)
@@ -221,6 +207,28 @@ class Database:
             _upgrade(self.engine)
         except DBAPIError as error:
             raise self._explain(error) from error
+
+
+def address_of(
+    written: str, environ: Mapping[str, str], what: str, wrong: type[LuthierError] = StoreError
+) -> tuple[sa.URL, str]:
+    """(the address with what its ${VAR} stand for, the address as it may be shown). Raises `wrong`, which calls it `what`, where it
+    leads to no database that records are kept in."""
+    try:
+        address = sa.make_url(resolve(written, environ))
+    except sa.exc.ArgumentError:
+        raise wrong(
+            f"{what} is not a database URL.",
+            remedy="Write for example postgresql://user:${PGPASSWORD}@host/luthier",
+        ) from None
+    if address.drivername in ("postgresql", "postgres"):
+        address = address.set(drivername="postgresql+psycopg")
+    if address.get_backend_name() not in ("sqlite", "postgresql"):
+        raise wrong(
+            f"{what}: {address.get_backend_name()} is not a database Luthier keeps records in.",
+            remedy="Use PostgreSQL, or SQLite where one host is enough.",
+        )
+    return address, redact(address.render_as_string(hide_password=True), written, environ)
 
 
 def _upgrade(engine: sa.Engine) -> None:
