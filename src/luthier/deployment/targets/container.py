@@ -92,7 +92,7 @@ def _readme(shipped: Shipped) -> str:
 
 It runs as user {UID}, its file system is read-only but for the home and /tmp, it holds no right of the kernel's, and it listens beyond
 loopback only because keys are given. STORE must belong to {UID}. It starts `luthier serve {shipped.name}`: new versions are rolled out with
-`luthier rollout`, without another image. `requirements.txt` has the exact versions of the installation that rendered it.
+`luthier rollout`, without another image. `requirements.txt` has the exact versions of the installation that rendered it; one with a `+` (torch==2.6.0+cpu) is in an index of its own.
 
 Checked: the scripts by the shell's own parser, the versions against that installation. Not checked: that the image builds (its
 base is yours), and the hashes of what pip fetches (`pip download` and `--require-hashes` do that where an index is at hand).
