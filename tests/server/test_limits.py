@@ -142,7 +142,7 @@ def test_a_flood_of_one_key_does_not_starve_another(open_door):
     from luthier.server.serve import running
     from luthier.server.served import ServedModel
 
-    engine = ScriptedEngine(default=Reply("a", first_delay_s=0.02))
+    engine = ScriptedEngine(default=Reply("a", first_delay_s=0.2))
     engine.load()
     (loud, loud_key), (quiet, quiet_key) = generate(), generate()
     model = ServedModel("router", engine, package_digest="0" * 64, waiting=4)
@@ -164,7 +164,9 @@ def test_a_flood_of_one_key_does_not_starve_another(open_door):
         ThreadPoolExecutor() as pool,
     ):
         floods = [pool.submit(flood, url) for _ in range(8)]
-        time.sleep(0.3)
+        until_s = time.monotonic() + 20
+        while model.admission.waiting < 4 and time.monotonic() < until_s:
+            time.sleep(0.01)
         answered = [post(url, quiet) for _ in range(5)]
         stop.append(True)
         told = Counter(code for one in floods for code in one.result())
