@@ -233,7 +233,9 @@ class LlamaCppBackend:
         if len(ids) + longest - 1 > self._template.context:
             raise TooLong(len(ids) + longest - 1, self._template.context)
         known: dict[tuple[int, ...], float] = {}  # a path -> ln p of its last token
-        with self._loaded().seat(self.files.adapter, ids, len(ids) + longest, unwanted) as seat:
+        base = self._loaded()
+        room = min(len(ids) + longest, base.tokens)  # the last token is told, and never read
+        with base.seat(self.files.adapter, ids, room, unwanted) as seat:
             for answer in sorted(answers):  # neighbours begin alike, and what they share lies in the cache
                 if unwanted():
                     raise Cancelled
