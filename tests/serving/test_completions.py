@@ -221,6 +221,17 @@ def test_what_goes_wrong_upstream_is_told_and_health_knows(upstream, server):
         next(engine.generate(Request(ASK, constrain=Grammar("regex", "a"))))
 
 
+def test_a_schema_goes_to_vllm_with_the_blanks_that_it_may_have(upstream, server):
+    engine = upstream(dialect="vllm")
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    list(engine.generate(Request(ASK, max_tokens=2, constrain=Grammar.of_schema(schema))))
+    held = server.seen[-1][1]["structured_outputs"]["json"]
+    assert held["properties"] == schema["properties"]
+    assert held["x-guidance"]["whitespace_pattern"].startswith("( |")
+    list(engine.generate(Request(ASK, max_tokens=2, constrain=Grammar("regex", "[ab]"))))
+    assert server.seen[-1][1]["structured_outputs"] == {"regex": "[ab]"}
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
