@@ -169,7 +169,7 @@ class CompletionsBackend:
                 likeliest = []
             last = n == len(tokens) - 1
             step = Step(
-                _id(token),
+                _name(token),
                 delta if last else "",
                 float(logprobs[n]),
                 tuple((_name(one), float(p)) for one, p in likeliest[: wish.logprobs or 0]),
