@@ -202,8 +202,10 @@ def race(args: argparse.Namespace, folder: Path) -> dict[str, dict[int, list[Mea
         "threads": args.threads,
     }
     with Server(engine="llamacpp", streams=max(levels), **wish) as places:
-        for place in places.values():
-            measure(place, 1, 1, 8)  # the first answer warms everything
+        measure(
+            places["bare"], max(levels), max(levels), 2
+        )  # memory is touched for the first time here, and not in a round
+        measure(places["ours"], 1, 1, 8)
         for n in range(args.rounds):
             for streams in levels:
                 for name in ("ours", "bare") if n % 2 == 0 else ("bare", "ours"):

@@ -103,8 +103,14 @@ class Handler(BaseHTTPRequestHandler):
             top_p=body["top_p"], seed=body["seed"], logprobs=body["logprobs"],
         )  # fmt: skip
         for step in steps:
-            told = {"tokens": [f"token_id:{step.token_id}"], "token_logprobs": [step.logprob],
-                    "top_logprobs": [{f"token_id:{one}": p for one, p in step.top}]}  # fmt: skip
+
+            def name(token):
+                if self.server.quirk == "texts":
+                    return plain.template.tokenizer.decode([token])
+                return f"token_id:{token}"
+
+            told = {"tokens": [name(step.token_id)], "token_logprobs": [step.logprob],
+                    "top_logprobs": [{name(one): p for one, p in step.top}]}  # fmt: skip
             choice = {"index": 0, "text": step.text_delta, "logprobs": told, "finish_reason": step.finish}
             self.wfile.write(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
             if self.server.quirk == "breaks off":
@@ -183,6 +189,16 @@ def test_an_upstream_that_has_the_model_says_what_the_plain_engine_says(upstream
     )  # token ids, of our own rendering
 
 
+def test_tokens_may_be_told_by_their_texts(upstream, plain, server):
+    server.quirk = "texts"
+    request = Request(ASK, max_tokens=6, temperature=0.0, top_logprobs=1)
+    mine, theirs = (
+        [token.chosen.text for chunk in engine.generate(request) for token in chunk.tokens]
+        for engine in (upstream(), plain)
+    )
+    assert mine == theirs
+
+
 def test_labels_are_compared_by_echo_or_not_at_all(upstream, plain, server):
     facts = PackageFacts(labels=LABELS, constrain=True)
     engine = upstream(facts)
@@ -219,6 +235,17 @@ def test_what_goes_wrong_upstream_is_told_and_health_knows(upstream, server):
     assert engine.health().ready
     with pytest.raises(Refused, match="cannot hold an answer"):
         next(engine.generate(Request(ASK, constrain=Grammar("regex", "a"))))
+
+
+def test_a_schema_goes_to_vllm_with_the_blanks_that_it_may_have(upstream, server):
+    engine = upstream(dialect="vllm")
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    list(engine.generate(Request(ASK, max_tokens=2, constrain=Grammar.of_schema(schema))))
+    held = server.seen[-1][1]["structured_outputs"]["json"]
+    assert held["properties"] == schema["properties"]
+    assert held["x-guidance"]["whitespace_pattern"].startswith("( |")
+    list(engine.generate(Request(ASK, max_tokens=2, constrain=Grammar("regex", "[ab]"))))
+    assert server.seen[-1][1]["structured_outputs"] == {"regex": "[ab]"}
 
 
 @pytest.mark.parametrize(

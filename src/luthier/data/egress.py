@@ -156,7 +156,7 @@ class Door:
             body = json.dumps(told, ensure_ascii=False).encode()
             connection.request("POST", f"{place.path.rstrip('/')}/{path}", body, headers)
             until_s = self.clock() + self.spec.timeout
-            while not select.select([connection.sock], [], [], _POLL_S)[0]:
+            while not _readable(connection.sock, _POLL_S):
                 if unwanted():
                     return
                 if self.clock() > until_s:
@@ -239,6 +239,13 @@ class Door:
         if self.spec.key and (value := self.secret(self.spec.key)):
             text = text.replace(value, self.spec.key)
         return _short(text)
+
+
+def _readable(what: socket.socket, seconds: float) -> bool:
+    """By poll: `select` knows the first 1,024 files only."""
+    waiting = select.poll()
+    waiting.register(what, select.POLLIN)
+    return bool(waiting.poll(1000 * seconds))
 
 
 def _cut(connection: http.client.HTTPConnection) -> None:

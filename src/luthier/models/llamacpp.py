@@ -124,7 +124,7 @@ class Process:
         try:
             self._child.stdin.write(json.dumps(wish).encode() + b"\n")
             self._child.stdin.flush()
-            ready = select.select([self._child.stdout], [], [], START_S)[0]
+            ready = readable(self._child.stdout, START_S)
             told = self._child.stdout.readline() if ready else b""
         except OSError:
             told = b""
@@ -176,7 +176,7 @@ class Process:
         connection = self._asked("POST", path, body)
         try:
             assert connection.sock is not None
-            while not select.select([connection.sock], [], [], _POLL_S)[0]:
+            while not readable(connection.sock, _POLL_S):
                 if unwanted():
                     return
             answer = _need_sound(connection.getresponse())
@@ -220,6 +220,13 @@ class Process:
         lines = (self._folder / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         wrong = [one for one in lines if "error" in one.lower()] or lines[-1:] or ["it ended without a word"]
         return wrong[-1].strip()[:300].rstrip(".")
+
+
+def readable(what: Any, seconds: float) -> bool:
+    """Whether there is something to read, or nothing will come any more. By poll: `select` knows the first 1,024 files only."""
+    waiting = select.poll()
+    waiting.register(what, select.POLLIN)
+    return bool(waiting.poll(1000 * seconds))
 
 
 class _Connection(http.client.HTTPConnection):

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 class Step:
     """One token. `text_delta` is text that is now certain: whole characters, and no part of a stop sequence.
 
-    token_id  None where an engine made a token and did not say which
+    token_id  its text where an engine tells no ids, None where it does not say which token it made
     logprob   ln p of the token under the model itself, before temperature and top_p; NaN where nobody asked an engine for it
     top       the likeliest (token, ln p), best first, as many as asked for; a token's text where an engine tells no ids
     finish    on the last step: "stop" (a stop token or sequence) or "length"
     """
 
-    token_id: int | None
+    token_id: int | str | None
     text_delta: str
     logprob: float
     top: tuple[tuple[int | str, float], ...] = ()

@@ -11,6 +11,7 @@ Not here: which server, and whether it may be asked (vllm_engine, upstream_engin
 
 from __future__ import annotations
 
+import json
 import math
 import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -142,11 +143,13 @@ class CompletionsBackend:
                 code="unsupported_parameter",
                 remedy="Leave it out, or serve the model with --engine llamacpp.",
             )
-        import json
-
         if grammar.kind == "regex":
             return {"structured_outputs": {"regex": grammar.written}}
-        return {"structured_outputs": {"json": json.loads(grammar.written)}}
+        import llguidance
+
+        # With what blanks may stand between the parts of JSON, for the library that reads it so; others would allow them without end.
+        [one] = json.loads(grammar.compiled(llguidance))["grammars"]
+        return {"structured_outputs": {"json": one["json_schema"]}}
 
     def _steps(self, choice: Mapping[str, Any], wish: Wish, text: Certain) -> Iterator[tuple[Step, bool]]:
         """Of one message, which holds one or several tokens, or none; its text belongs to the last of them."""
@@ -167,7 +170,7 @@ class CompletionsBackend:
                 likeliest = []
             last = n == len(tokens) - 1
             step = Step(
-                _id(token),
+                _name(token),
                 delta if last else "",
                 float(logprobs[n]),
                 tuple((_name(one), float(p)) for one, p in likeliest[: wish.logprobs or 0]),

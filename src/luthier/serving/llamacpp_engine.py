@@ -168,7 +168,7 @@ class LlamaCppBackend:
                     yield held
                 steps, stopped = self._steps(seat, wish, ids, chunk, made, text)
                 made = chunk["tokens_predicted"]
-                ids += [step.token_id for step in steps if step.token_id is not None]
+                ids += [step.token_id for step in steps if isinstance(step.token_id, int)]
                 yield from steps[:-1]
                 last = steps[-1]
                 if stopped or last.token_id in ends:
@@ -192,11 +192,11 @@ class LlamaCppBackend:
             steps = [Step(None, "", math.nan)] * before
         elif before > 0:
             parts = self._parts(seat, ids, chunk["content"], token, before)
+            before_it = [*ids]
             for one in parts or self._again(seat, wish, ids, token, before):
-                logprob, top = self._told_of(
-                    seat, [*ids, *(s.token_id for s in steps)], one, wish.logprobs or 0
-                )
+                logprob, top = self._told_of(seat, before_it, one, wish.logprobs or 0)
                 steps.append(Step(one, "", logprob, top))
+                before_it.append(one)
         delta, stopped = text.add_text(chunk["content"])
         logprob, top = math.nan, ()
         if wish.logprobs is not None:
@@ -233,7 +233,9 @@ class LlamaCppBackend:
         if len(ids) + longest - 1 > self._template.context:
             raise TooLong(len(ids) + longest - 1, self._template.context)
         known: dict[tuple[int, ...], float] = {}  # a path -> ln p of its last token
-        with self._loaded().seat(self.files.adapter, ids, len(ids) + longest, unwanted) as seat:
+        base = self._loaded()
+        room = min(len(ids) + longest, base.tokens)  # the last token is told, and never read
+        with base.seat(self.files.adapter, ids, room, unwanted) as seat:
             for answer in sorted(answers):  # neighbours begin alike, and what they share lies in the cache
                 if unwanted():
                     raise Cancelled
@@ -281,7 +283,7 @@ class LlamaCppBackend:
     # -- parts of characters, of which llama.cpp tells nothing ------------------------------------------------------------
 
     def _told_of(
-        self, seat: Seat, ids: Sequence[int | None], token: int, most: int
+        self, seat: Seat, ids: Sequence[int], token: int, most: int
     ) -> tuple[float, tuple[tuple[int, float], ...]]:
         """ln p of a token after `ids`, and the likeliest there: whatever is sampled is pushed to a whole letter, and the list told
         beside it is the model's own, from before sampling."""
@@ -347,17 +349,24 @@ def _body(wish: Wish, ids: Sequence[int]) -> dict[str, Any]:
     return body
 
 
+STYLES = (
+    {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"},
+    {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
+)
+"""How JSON may be written: the llguidance inside llama.cpp is older, and repeats a pattern of blanks without end."""
+
+
 def written(grammar: Grammar) -> str:
     """As llama.cpp hands it to llguidance, which reads it here too."""
     import llguidance
 
     [one] = json.loads(grammar.compiled(llguidance))["grammars"]
-    schema = one["json_schema"]
-    return (
-        "%llguidance {}\n"
-        + (one["lark_grammar"] if schema is None else f"start: %json {json.dumps(schema)}")
-        + "\n"
-    )
+    schema, lark = one["json_schema"], one["lark_grammar"]
+    if schema is not None:
+        lark = "start: " + " | ".join(
+            f"%json {json.dumps({**schema, 'x-guidance': style})}" for style in STYLES
+        )
+    return f"%llguidance {{}}\n{lark}\n"
 
 
 def _pieces(tokenizer: Any) -> tuple[dict[int, bytes], dict[bytes, int]]:

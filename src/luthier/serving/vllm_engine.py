@@ -200,6 +200,7 @@ class VllmServer:
             self._python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self._base), "--served-model-name", BASE_NAME,
             "--host", "127.0.0.1", "--port", str(self._port), "--dtype", self.dtype, "--max-num-seqs", str(self.streams),
             "--enable-lora", "--max-lora-rank", str(_rank(self._max_rank)), "--max-logprobs", "20", "--enforce-eager",
+            "--structured-outputs-config", '{"backend": "guidance"}',  # the library that grammars are checked by here
         ]  # fmt: skip
 
     def _start(self) -> None:
