@@ -40,7 +40,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WORKS = ("clean", "exact", "near", "personal")
 PATIENCE_S = 1800
-COMPILED = ROOT / ".bench" / "compiled"  # what luthier compiles once on a machine, as the peers' wheels are compiled
+COMPILED = (
+    ROOT / ".bench" / "compiled"
+)  # what luthier compiles once on a machine, as the peers' wheels are compiled
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,9 @@ def test_words_of_a_batch_are_made_once_and_again_after_an_edit() -> None:
 @given(st.lists(hostile, max_size=8), st.data())
 @settings(max_examples=100, deadline=None)
 def test_compiled_and_plain_words_are_the_same(texts: list[str], data: st.DataObject) -> None:
-    texts = [text * data.draw(st.sampled_from([1, 1, 1, 9])) for text in texts]  # some words of more than 64 bytes
+    texts = [
+        text * data.draw(st.sampled_from([1, 1, 1, 9])) for text in texts
+    ]  # some words of more than 64 bytes
     found = words_in(texts)
     order = np.array(data.draw(st.permutations(range(len(texts)))), np.int64)
     begins = np.sort(np.array([0, data.draw(st.integers(0, len(texts))), len(texts)]))

@@ -59,7 +59,13 @@ def examine(
     home: Path, database_url: str | None, blobs_url: str | None, environ: Mapping[str, str]
 ) -> list[Finding]:
     """Every finding, the machine first."""
-    return [*_machine(), _compiled(), *_accelerator(), *_parts(), *_home(home, database_url, blobs_url, environ)]
+    return [
+        *_machine(),
+        _compiled(),
+        *_accelerator(),
+        *_parts(),
+        *_home(home, database_url, blobs_url, environ),
+    ]
 
 
 def _machine() -> list[Finding]:

@@ -42,6 +42,8 @@ def load(
 ) -> Native:
     """The compiled `source`, from `folder` (else the user's cache) or compiled into it now (a second or two). `linked` are
     libraries that it needs. Safe to call from several processes at once: each compiles under a name of its own and renames."""
+    if not hasattr(os, "getuid"):
+        return Native(None, "this system does not say who owns a file, so compiled code could not be trusted")
     compiler = next((found for one in COMPILERS if (found := shutil.which(one))), None)
     try:
         folder = folder or default_folder()

@@ -24,6 +24,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from . import compiled
 from .records import build_messages, hashed, message_counts, replace, turns
 from .tools import ARGUMENT, Arguments
 
@@ -136,6 +137,10 @@ class Opened:
         """Which kinds of bytes each text has, as bits, uint16 [T]."""
         told, edges = self.bytes
         found = np.zeros(len(edges) - 1, np.uint16)
+        if (library := compiled.library()) is not None:
+            told, edges = np.ascontiguousarray(told), np.ascontiguousarray(edges)
+            compiled.call(library.luthier_marks, told, edges, len(found), KINDS, found)
+            return found
         full = np.flatnonzero(np.diff(edges))  # reduceat takes an empty stretch for its neighbour
         if len(full):
             found[full] = np.bitwise_or.reduceat(KINDS[told], edges[:-1][full])

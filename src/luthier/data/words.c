@@ -1,4 +1,4 @@
-/* What words.py and sketch.py do, one text and one row after the other, so that nothing is written to memory and read again in
+/* What words.py, sketch.py and Opened.marks do, one text and one row after the other, so that nothing is written to memory and read again in
    between. Whole numbers alone: the plain twins in NumPy give the same bits (tests/data/test_compiled.py).
 
    T texts with W words, of B rows. Sizes are checked by who calls (compiled.py); nothing here keeps anything.
@@ -38,6 +38,21 @@ static inline u64 hash_word(const uint8_t *told, int64_t n) {
   u64 h = mix((u64)n * STEP + eight(told, n));
   for (int64_t done = 8; done < n; done += 8) h = mix(h + eight(told + done, n - done));
   return h;
+}
+
+/* opened.marks: which kinds of bytes each text has, of `kinds` [256]. */
+void luthier_marks(const uint8_t *told, const int64_t *edges, int64_t texts, const uint16_t *kinds, uint16_t *out) {
+  for (int64_t t = 0; t < texts; t++) {
+    const int64_t last = edges[t + 1];
+    unsigned one = 0, other = 0;
+    int64_t at = edges[t];
+    for (; at + 1 < last; at += 2) {
+      one |= kinds[told[at]];
+      other |= kinds[told[at + 1]];
+    }
+    if (at < last) one |= kinds[told[at]];
+    out[t] = (uint16_t)(one | other);
+  }
 }
 
 /* words.cut. `folded` has eight bytes more than `told`, the others room for W. A text that is left to Python is marked in `left`, has no

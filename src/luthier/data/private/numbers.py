@@ -18,6 +18,7 @@ from functools import lru_cache
 from . import checks, national, phones
 from .found import Found
 
+_GROUP = re.compile("[0-9]+")
 _CHAIN = re.compile(r"(?<![A-Za-z0-9_])[0-9]++(?:[ ().\-/]{1,3}+[0-9]++)*+")
 SIEVE = r"[0-9](?:[ ().\-/]{0,3}[0-9]){6,}"
 """What a text must have, as Rust reads it: seven digits with at most three signs between."""
@@ -109,7 +110,7 @@ def _before_last_group(text: str, start: int, end: int) -> int:
 
 
 def _chain(text: str, start: int, end: int, kinds: Set[str]) -> Iterator[Found]:
-    spans = [(start + m.start(), start + m.end()) for m in re.finditer("[0-9]+", text[start:end])]
+    spans = [match.span() for match in _GROUP.finditer(text, start, end)]
     groups = [text[a:b] for a, b in spans]
     between = [text[spans[n][1] : spans[n + 1][0]] for n in range(len(spans) - 1)]
     if "phone" in kinds:

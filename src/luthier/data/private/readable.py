@@ -36,6 +36,8 @@ SIGNS = {
 _STYLED = ((0xFE50, 0xFE6F), (0xFF01, 0xFF5E), (0x1D400, 0x1D7FF))
 """Small, wide and mathematical forms of plain characters."""
 
+FEW = 32
+
 
 @lru_cache(maxsize=1)
 def table() -> dict[int, str | None]:
@@ -66,12 +68,23 @@ def odd() -> str:
     return "[" + "".join(f"\\x{{{a:x}}}-\\x{{{b:x}}}" for a, b in zip(starts, ends, strict=True)) + "]"
 
 
+def _plain(text: str) -> str:
+    """`text.translate(table())`. What is put in is ASCII, so it does not matter which character goes first."""
+    known = table()
+    found = [c for c in set(text) if not c.isascii() and ord(c) in known]
+    if len(found) > FEW:
+        return text.translate(known)
+    for character in found:  # a pass each: translate takes every character of the text for a possible error
+        text = text.replace(character, known[ord(character)] or "")
+    return text
+
+
 class Readable:
     """`plain` is what is searched; `place` leads from a span in it to the span in the text."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.plain = text if text.isascii() else text.translate(table())
+        self.plain = text if text.isascii() else _plain(text)
         self._places: list[int] | None = None
 
     def place(self, start: int, end: int) -> tuple[int, int]:

@@ -272,9 +272,7 @@ def compare(a: bytes, b: bytes, k: int) -> tuple[int, int]:
         return len(one & other), len(one | other)
     sizes = np.empty(2, np.int64)
     told = np.frombuffer(a, np.uint8), np.frombuffer(b, np.uint8)
-    both = compiled.call(
-        library.luthier_compare, told[0], len(a), told[1], len(b), k, compiled.SEED, sizes
-    )
+    both = compiled.call(library.luthier_compare, told[0], len(a), told[1], len(b), k, compiled.SEED, sizes)
     if both < 0:
         raise MemoryError(f"no memory for the shingles of {len(a) + len(b):,} bytes of words")
     return both, int(sizes.sum()) - both
