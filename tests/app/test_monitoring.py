@@ -329,12 +329,16 @@ def test_a_message_that_does_not_get_through_is_tried_again(desk, monkeypatch):
 RETRAIN = "  retrain: {on: [drift, labels], min_labels: 30, replay: 0.25, at_most_every: 0 s}"
 
 
-class Rollouts:
-    def __init__(self):
-        self.started = []
+@pytest.fixture
+def started(monkeypatch):
+    """What rollouts were begun, instead of beginning them."""
+    from luthier.app.rollouts import Rollouts
 
-    def start(self, ref, *, by, reason, plan=None):
-        self.started.append((ref, by, reason))
+    found = []
+    monkeypatch.setattr(
+        Rollouts, "start", lambda _, ref, *, by, reason, plan=None: found.append((ref, by, reason))
+    )
+    return found
 
 
 @pytest.fixture
@@ -355,15 +359,14 @@ def runs(monkeypatch):
 
 
 @pytest.mark.parametrize("desk", [RETRAIN], indirect=True)
-def test_a_new_run_waits_for_labels_and_then_for_a_person(desk, runs, monkeypatch):
-    desk.app.rollouts = rollouts = Rollouts()
+def test_a_new_run_waits_for_labels_and_then_for_a_person(desk, runs, started):
     desk.traffic(0, 60)
     assert desk.monitor.step("desk").retrain.why == "nothing makes it due"
     desk.judge(0, 20, correction="billing")
     assert not runs
     desk.judge(0, 35, rating=1.0)
     found = desk.monitor.step("desk").retrain
-    assert (found.state, found.release) == ("pending", "desk@2") and not rollouts.started
+    assert (found.state, found.release) == ("pending", "desk@2") and not started
     [wish] = runs
     feedback = wish.recipe.data.sources[-1]
     assert (feedback.connector, feedback.name, feedback.settings.name) == ("traffic", "feedback", "desk")
@@ -377,21 +380,21 @@ def test_a_new_run_waits_for_labels_and_then_for_a_person(desk, runs, monkeypatc
     assert wish.recipe.evaluate.gate["macro_f1"].not_worse_than == "production"
     assert desk.monitor.step("desk").retrain.state == "pending" and len(runs) == 1
     done = desk.monitor.approve("desk", by="ann", reason="looked at")
-    assert done["state"] == "handed over" and rollouts.started == [("desk@2", "ann", "looked at")]
+    assert done["state"] == "handed over" and started == [("desk@2", "ann", "looked at")]
     assert desk.monitor.step("desk").retrain.state == "waiting"
     with pytest.raises(NotFound):
         desk.monitor.approve("desk", by="ann", reason="again")
 
 
 @pytest.mark.parametrize("desk", [RETRAIN.replace("on:", "approve: gate, on:")], indirect=True)
-def test_the_gate_alone_hands_over_and_a_failed_rollout_is_tried_again(desk, runs):
+def test_the_gate_alone_hands_over_and_a_failed_rollout_is_tried_again(desk, runs, request):
     desk.traffic(0, 60)
     desk.judge(0, 40, correction="billing")
     found = desk.monitor.step("desk").retrain
-    assert found.state == "approved" and "no rollouts" in found.why
-    desk.app.rollouts = rollouts = Rollouts()
+    assert found.state == "approved" and "desk@2" in found.why  # there is no such version: nothing ran
+    started = request.getfixturevalue("started")
     assert desk.monitor.step("desk").retrain.state == "handed over" and len(runs) == 1
-    assert rollouts.started[0][0] == "desk@2"
+    assert started[0][0] == "desk@2"
 
 
 @pytest.mark.parametrize("desk", [RETRAIN], indirect=True)

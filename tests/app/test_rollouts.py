@@ -218,3 +218,15 @@ def test_the_only_version_of_a_name_has_nothing_to_take_over_from(app):
     app.store.catalog.name("single", app.store.catalog.get("router@1").digest)
     with pytest.raises(SpecError, match="only version"):
         start(app, "single")
+
+
+def test_what_waits_for_a_person_does_not_answer(app):
+    """A new run gives its release a version before anybody has approved it."""
+    assert app.rollouts.answering("router") == "router@3" and app.rollouts.answering("nobody") is None
+    app.store.ledger.append(Event("retrain", "router", {"state": "pending", "release": "router@3"}))
+    assert app.rollouts.answering("router") == "router@2"
+    app.store.ledger.append(Event("retrain", "router", {"state": "declined", "release": "router@3"}))
+    assert app.rollouts.answering("router") == "router@2"
+    assert start(app, "router@3").stable == "router@2"
+    app.rollouts.promote("router", by="ann", reason="sure")
+    assert app.rollouts.answering("router") == "router@3"

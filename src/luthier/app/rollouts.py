@@ -28,7 +28,7 @@ from .acting import SERVER
 if TYPE_CHECKING:
     from .app import App
 
-EVENT, SEEN = "rollout", "rollout.seen"
+EVENT, SEEN, RETRAIN = "rollout", "rollout.seen", "retrain"
 DRIFT, LOOK = "drift", "drift.look"
 """Events of others about a name: an alert, and a look at traffic with the alarms that it raised (none: a quiet day)."""
 RULE = "the rule"
@@ -143,6 +143,24 @@ class Rollouts:
         """What holds; None where the name never had a rollout."""
         line = self._store.rollouts.newest(name)
         return None if line is None else _rollout(line)
+
+    def answering(self, name: str) -> str | None:
+        """The version that answers whoever asks for the name: as its rollouts left it; where it never had one, the newest that waits for
+        nobody's word. None for a name without versions."""
+        at = self.current(name)
+        if at is not None:
+            return at.answers
+        versions = [str(version) for version in self._store.catalog.history(name)]
+        free = [version for version in versions if version not in self._held_back(name)]
+        return (free or versions or [None])[-1]
+
+    def _held_back(self, name: str) -> set[str]:
+        """Versions that a new run made (`retrain`) and that nobody has handed over: they wait for a person, or were declined."""
+        found: set[str] = set()
+        for event in self._store.ledger.read(kind=RETRAIN, subject=name):
+            if (release := event.data.get("release")) is not None:
+                (found.discard if event.data["state"] == "handed over" else found.add)(release)
+        return found
 
     def history(self, name: str) -> list[Rollout]:
         """Every step that was ever taken, oldest first."""
@@ -268,7 +286,9 @@ class Rollouts:
                 f"{candidate} is the only version of {name}, so there is none that it could take over from.",
                 remedy=f"`luthier serve {name}` serves it; a rollout is for the next version.",
             )
-        return versions[there - 1] if there else versions[-1]
+        held = self._held_back(name)
+        before = [one for one in versions[:there] if one not in held]
+        return before[-1] if before else versions[there - 1] if there else versions[-1]
 
     def plan_of(self, ref: str) -> RolloutSpec:
         """What the recipe says of which this version was made; the defaults where it says nothing or there is none."""

@@ -135,12 +135,10 @@ def _router(app: App, refs: tuple[str, ...], source: _Versions) -> Following:
 
     followed, pinned = {}, {}
     for ref in refs:
-        history = app.store.catalog.history(ref)
-        if not history:
+        first = app.rollouts.answering(ref)
+        if first is None:
             pinned[ref] = source.load(ref, ref)
             continue
-        at = app.rollouts.current(ref)
-        first = at.answers if at is not None else str(history[-1])
         followed[ref] = Followed(ref, Arm(first, source.load(ref, first)), source)
     return Following(followed, pinned)
 
