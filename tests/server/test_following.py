@@ -325,6 +325,27 @@ def test_a_database_that_is_away_for_a_while_ends_nothing(open_name, monkeypatch
     door.tried()
 
 
+def test_what_could_not_be_told_is_told_later(open_name):
+    door = open_name()
+    observe, failed = door.source.observe, []
+
+    def flaky(at, tally):
+        if len(failed) < 3:
+            failed.append(tally)
+            raise ModelError("the database is away.")
+        observe(at, tally)
+
+    door.source.observe = flaky
+    door.start()
+    door.tried()
+    said = Counter(door.ask(user=str(i)) for i in range(40))
+    # what is less than a tenth of it waits for more, at most 30 s
+    tally = until(lambda: (t := door.verbs.status("router").tally).requests >= 0.8 * said["router@2"] and t)
+    assert tally.requests <= said["router@2"] and tally.stable <= said["router@1"]
+    assert tally.requests > sum(one.requests for one in failed[:1])
+    assert len(failed) == 3
+
+
 def test_hot_swaps_and_rollbacks_under_load_lose_nothing(open_name):
     """30 promotions and rollbacks while four clients ask without a pause: every answer is 200 and of one version. The large one of
     this is benchmarks/rollout.py."""

@@ -249,8 +249,13 @@ class Followed:
             due = seen and (seen * 10 >= self._told_requests or now_s - self._told_s >= TELL_S)
             tally = self._pairs.handed_over() if due else None
         if tally is not None:
+            try:
+                self._source.observe(at, tally)
+            except Exception:
+                with self._counting:  # told the next time
+                    self._pairs.tally.take_in(tally.plain())
+                raise
             self._told_s, self._told_requests = now_s, self._told_requests + seen
-            self._source.observe(at, tally)
         if tally is not None or now_s - self._reviewed_s >= REVIEW_S:
             self._reviewed_s = now_s
             after = self._source.review(self.name)
