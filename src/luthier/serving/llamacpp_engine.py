@@ -161,6 +161,10 @@ class LlamaCppBackend:
                 if chunk["stop"]:
                     finish = "stop" if chunk["stop_type"] == "eos" else "length"
                     rest = text.finish()
+                    for step in self._cut(seat, wish, ids, chunk["tokens_predicted"] - made):
+                        if held is not None:
+                            yield held
+                        held = step
                     last = held or Step(None, "", math.nan)
                     yield Step(last.token_id, last.text_delta + rest, last.logprob, last.top, finish)  # type: ignore[arg-type]
                     return
@@ -181,6 +185,20 @@ class LlamaCppBackend:
                     yield last
         raise Unavailable("The engine ended this answer before its end.", remedy="Ask again.")
 
+    def _cut(self, seat: Seat, wish: Wish, ids: Sequence[int], count: int) -> list[Step]:
+        """The last tokens of an answer that was cut in the middle of a character."""
+        if count <= 0 or wish.logprobs is None:
+            return [Step(None, "", math.nan)] * count
+        return self._told(seat, wish, ids, self._again(seat, wish, ids, None, count))
+
+    def _told(self, seat: Seat, wish: Wish, ids: Sequence[int], tokens: Sequence[int]) -> list[Step]:
+        """Parts of characters, one after the other, each with its log-probability."""
+        found: list[Step] = []
+        for n, token in enumerate(tokens):
+            logprob, top = self._told_of(seat, [*ids, *tokens[:n]], token, wish.logprobs or 0)
+            found.append(Step(token, "", logprob, top))
+        return found
+
     def _steps(
         self, seat: Seat, wish: Wish, ids: Sequence[int], chunk: Any, made: int, text: Certain
     ) -> tuple[list[Step], bool]:
@@ -192,13 +210,9 @@ class LlamaCppBackend:
             steps = [Step(None, "", math.nan)] * before
         elif before > 0:
             parts = self._parts(seat, ids, chunk["content"], token, before)
-            before_it = [*ids]
-            for one in parts or self._again(seat, wish, ids, token, before):
-                logprob, top = self._told_of(seat, before_it, one, wish.logprobs or 0)
-                steps.append(Step(one, "", logprob, top))
-                before_it.append(one)
+            steps = self._told(seat, wish, ids, parts or self._again(seat, wish, ids, token, before))
         delta, stopped = text.add_text(chunk["content"])
-        logprob, top = math.nan, ()
+        logprob, top = math.nan, NONE_TOLD
         if wish.logprobs is not None:
             [place] = chunk["completion_probabilities"]
             logprob = place["logprob"]
@@ -318,16 +332,19 @@ class LlamaCppBackend:
 
         return max(ways, key=likely)
 
-    def _again(self, seat: Seat, wish: Wish, ids: Sequence[int], last: int, count: int) -> list[int]:
+    def _again(self, seat: Seat, wish: Wish, ids: Sequence[int], last: int | None, count: int) -> list[int]:
         """The same answer up to there, by its seed; in one piece llama.cpp tells every token."""
         made = [*ids[len(wish.prompt_ids) :]]
-        body = _body(replace(wish, logprobs=None, max_tokens=len(made) + count + 1), list(wish.prompt_ids))
+        wanted = [*made, *([] if last is None else [last])]
+        body = _body(replace(wish, logprobs=None, max_tokens=len(wanted) + count), list(wish.prompt_ids))
         told = seat.ask({**body, "stream": False})["tokens"]
-        if told[: len(made)] != made or told[len(made) + count :][:1] != [last]:
+        found = told[len(made) : len(made) + count]
+        if len(found) != count or [*told[: len(made)], *told[len(made) + count :]] != wanted:
             raise ModelError(f"llama.cpp made {count} tokens that it does not tell.", remedy="Ask again.")
-        return list(told[len(made) : -1])
+        return list(found)
 
 
+NONE_TOLD: tuple[tuple[int | str, float], ...] = ()
 _PLAIN = {"temperature": 0.0, "samplers": ["temperature", "top_p"], "return_tokens": True}
 
 
