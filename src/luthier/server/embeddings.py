@@ -23,8 +23,8 @@ from luthier.server.completions import Prompt, prompts_of
 from luthier.server.errors import ApiError, from_engine
 from luthier.server.exchange import Exchange, hash_text
 from luthier.server.parts import Off, Wire, checked, supported
+from luthier.server.router import Lease
 from luthier.server.run import ClientGone, while_connected
-from luthier.server.served import ServedModel
 from luthier.serving.abilities import Embeds, Vectors
 from luthier.serving.engine import Request
 
@@ -50,9 +50,10 @@ def parse_embedding(value: dict[str, Any]) -> EmbeddingBody:
 class Embedding(Response):
     """A response that makes its vectors when it is sent."""
 
-    def __init__(self, body: EmbeddingBody, model: ServedModel, id: str, asking: Asking) -> None:
+    def __init__(self, body: EmbeddingBody, lease: Lease, id: str, asking: Asking) -> None:
         super().__init__()
-        self._body, self._model, self._id, self._asking = body, model, id, asking
+        self._body, self._lease, self._id, self._asking = body, lease, id, asking
+        self._model = model = lease.model
         if not isinstance(model.engine, Embeds):
             raise ApiError(
                 400, "unsupported_model", f"The engine of {model.name!r} gives no vectors.", param="model"
@@ -60,12 +61,17 @@ class Embedding(Response):
         self._engine: Embeds = model.engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {"x-luthier-release": self._model.release or self._model.package_digest}
+        headers = {
+            "x-luthier-release": self._model.release or self._model.package_digest,
+            **self._lease.headers,
+        }
         try:
             told = await while_connected(receive, self._told())
             await JSONResponse(told, headers=headers)(scope, receive, send)
         except ClientGone:
             return
+        finally:
+            self._lease.end(None)
 
     async def _told(self) -> dict[str, Any]:
         async with self._asking.in_time(), self._model.admission.slot(self._asking.key.id):

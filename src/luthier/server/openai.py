@@ -204,7 +204,8 @@ class _Endpoints:
 
     async def embeddings(self, request: Request) -> Response:
         body = parse_embedding(await self._read(request))
-        return Embedding(body, self._model(body.model), _id("embd-"), self._asking(request))
+        lease = self._take(request, body.model, body.user)
+        return Embedding(body, lease, _id("embd-"), self._asking(request))
 
     def _answering(
         self, request: Request, body: Asked, name: str, shape: Callable[[ServedModel], Shape]
