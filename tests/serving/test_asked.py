@@ -57,9 +57,9 @@ def test_what_it_is_able_to(engine):
     assert engine.continues_text
 
 
-def test_plain_text_has_no_template_before_it(engine):
+def test_plain_text_has_no_template_before_it(engine, folder):
     text, usage = said(engine, messages=(), prompt="one two three", constrain=(), max_tokens=5)
-    ids = load_tokenizer(engine._base_folder)("one two three")["input_ids"]
+    ids = load_tokenizer(folder)("one two three")["input_ids"]
     assert usage.prompt_tokens == len(ids)
     assert said(engine, messages=(), prompt=tuple(ids), constrain=(), max_tokens=5)[0] == text
     # a control token that is written out is more than one token
