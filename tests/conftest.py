@@ -111,6 +111,17 @@ def bucket(s3_server, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def node_modules():
+    """Where Node finds the official client: beside this checkout, or where NODE_PATH says."""
+    beside = Path(__file__).parents[1] / ".services" / "node_modules"
+    places = [beside, *map(Path, filter(None, os.environ.get("NODE_PATH", "").split(os.pathsep)))]
+    found = next((place for place in places if (place / "openai").is_dir()), None)
+    if shutil.which("node") is None or found is None:
+        pytest.skip("Node's openai is not installed (npm install --prefix .services openai)")
+    return found
+
+
+@pytest.fixture(scope="session")
 def azure_server(tmp_path_factory):
     """Azurite, Microsoft's own server of the Blob protocol: its connection string."""
     pytest.importorskip("adlfs", reason="adlfs is not installed (pip install 'luthier[azure]')")

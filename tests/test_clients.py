@@ -1,5 +1,4 @@
-"""Each example of a client, run as it stands against a real server with a scripted engine; skipped where its library is not installed.
-LUTHIER_TEST_NODE names a folder with node_modules/openai."""
+"""Each example of a client, run as it stands against a real server with a scripted engine; skipped where its library is not installed."""
 
 from __future__ import annotations
 
@@ -60,19 +59,16 @@ def test_curl(door):
     assert '"the delivery queue"' in done.stdout and "x-luthier-release: router@3" in done.stderr
 
 
-def test_node(door, tmp_path):
-    modules = Path(os.environ.get("LUTHIER_TEST_NODE", "/nowhere")) / "node_modules"
-    if shutil.which("node") is None or not (modules / "openai").is_dir():
-        pytest.skip("Node's openai is not installed (npm install openai, and LUTHIER_TEST_NODE=FOLDER)")
+def test_node(door, tmp_path, node_modules):
     shutil.copy(CLIENTS / "ask.mjs", tmp_path)
-    (tmp_path / "node_modules").symlink_to(modules)
+    (tmp_path / "node_modules").symlink_to(node_modules)
     said = run(door, ["node", tmp_path / "ask.mjs"]).stdout
     assert said.count("the delivery queue") == 2 and "router@3" in said
 
 
 def test_langchain(door):
-    other = os.environ.get("LUTHIER_TEST_LANGCHAIN")  # the Python of an environment of its own
-    if other is None and importlib.util.find_spec("langchain_openai") is None:
-        pytest.skip("langchain-openai is not installed (LUTHIER_TEST_LANGCHAIN=PYTHON names where it is)")
-    said = run(door, [other or sys.executable, CLIENTS / "ask_langchain.py"]).stdout
+    beside = CLIENTS.parents[1] / ".services" / "langchain" / "bin" / "python"  # it pins an older openai
+    if not beside.exists() and importlib.util.find_spec("langchain_openai") is None:
+        pytest.skip("langchain-openai is not installed (pip install it into the environment .services/langchain)")
+    said = run(door, [beside if beside.exists() else sys.executable, CLIENTS / "ask_langchain.py"]).stdout
     assert said.count("the delivery queue") == 3
