@@ -20,7 +20,9 @@ def app(tmp_path):
 
 def removed(app, n=1):
     for k in range(n):
-        app.store.traffic.keep(Exchange(f"chat-{k}", "router", None, "d" * 64, "k", None, [], [], None, 0, 5.0))
+        app.store.traffic.keep(
+            Exchange(f"chat-{k}", "router", None, "d" * 64, "k", None, [], [], None, 0, 5.0)
+        )
         app.traffic.remove(ids=[f"chat-{k}"], why="asked for")
 
 
@@ -43,7 +45,9 @@ def test_verify_says_what_vouches_and_what_is_wrong(app, tmp_path):
     assert run(app, "key", key).exit_code == 0
     assert run(app, "checkpoint", "--key", key, "--to", kept).exit_code == 0
     alone = run(app, "verify")
-    assert alone.exit_code == 0 and "sound: 3 entries" in alone.output and "give --checkpoints" in alone.output
+    assert (
+        alone.exit_code == 0 and "sound: 3 entries" in alone.output and "give --checkpoints" in alone.output
+    )
     vouched = run(app, "verify", "--checkpoints", kept, "--key", f"{key}.pub")
     assert vouched.exit_code == 0 and "up to entry 3 by 1 checkpoints" in vouched.output
     with sqlite3.connect(app.home / "luthier.db") as connection:
@@ -63,10 +67,14 @@ def test_it_is_exported_line_by_line_and_never_over_a_file(app, tmp_path):
     assert app.audit.export(tmp_path / "a.jsonl") == 2
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [one["seq"] for one in lines] == [1, 2] and lines[0]["person"] == {"user": "ann"}
+    assert (tmp_path / "a.jsonl").stat().st_mode & 0o077 == 0
+    assert [one.entry.data for one in app.audit.read(action="audit.exported")] == [{"entries": 2, "after": 0}]
     with pytest.raises(SpecError, match="is there already"):
         app.audit.export(tmp_path / "a.jsonl")
-    assert app.audit.export(tmp_path / "b.jsonl", "otlp", after=1) == 1
-    (record,) = json.loads((tmp_path / "b.jsonl").read_text())["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
+    assert app.audit.export(tmp_path / "b.jsonl", "otlp", after=1) == 2
+    (record,) = json.loads((tmp_path / "b.jsonl").read_text().splitlines()[0])["resourceLogs"][0][
+        "scopeLogs"
+    ][0]["logRecords"]
     told = {one["key"]: one["value"] for one in record["attributes"]}
     assert record["severityText"] == "INFO" and told["audit.seq"] == {"intValue": "2"}
     assert told["audit.sha256"] == {"stringValue": lines[1]["sha256"]}
@@ -83,6 +91,31 @@ def test_a_person_is_taken_out_and_the_trail_still_verifies(app):
     assert app.audit.verify().sound and app.audit.verify().erased == 2
     with sqlite3.connect(app.home / "luthier.db") as connection:
         assert connection.execute("select count(*) from audit_people where seq < 3").fetchone() == (0,)
+
+
+def test_of_somebody_who_was_taken_out_no_byte_is_left(tmp_path):
+    """Not in the file and not in the log beside it."""
+    app = App(tmp_path / "home", {}, Actor("local", {"user": "somebodyquiterare"}))
+    removed(app)
+    App(tmp_path / "home", {}, Actor("local", {"user": "ann"})).audit.erase(
+        person="somebodyquiterare", because="asked for"
+    )
+    for path in (tmp_path / "home").rglob("luthier.db*"):
+        assert b"somebodyquiterare" not in path.read_bytes()
+
+
+def test_a_failed_export_leaves_nothing_in_the_way(app, tmp_path, monkeypatch):
+    removed(app)
+    monkeypatch.setattr(type(app.audit), "read", lambda *_, **__: (_ for _ in ()).throw(OSError("away")))
+    with pytest.raises(OSError, match="away"):
+        app.audit.export(tmp_path / "a.jsonl")
+    assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_nonsense_on_the_command_line_is_told(app):
+    for words in (["list", "--newest", "9" * 20], ["export", "x", "--after", "9" * 20]):
+        assert run(app, *words).exit_code == 2
+    assert "not in plain words" in run(app, "erase", "--person", "ann", "--because", "\x1b[31m").output
 
 
 def test_a_list_of_nothing_and_of_something(app):

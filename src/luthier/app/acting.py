@@ -8,6 +8,8 @@ from typing import Any
 
 from luthier.store.audit import Act, Outcome
 
+LONGEST_SUBJECT = 256
+
 
 @dataclass(frozen=True)
 class Actor:
@@ -29,7 +31,8 @@ class Actor:
         person = dict(self.person or {})
         if named is not None:
             person["named"] = named
-        return Act(self.id, action, subject, data or {}, outcome, person or None)
+        shown = subject if len(subject) <= LONGEST_SUBJECT else f"{subject[: LONGEST_SUBJECT - 1]}…"
+        return Act(self.id, action, shown, data or {}, outcome, person or None)
 
 
 def local() -> Actor:

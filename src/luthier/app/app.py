@@ -415,7 +415,10 @@ class App:
             watch or Silent(),
             stop or threading.Event(),
         )
-        return export(at, self.store.catalog.get(reference), target, form)
+        artifact = self.store.catalog.get(reference)
+        done = export(at, artifact, target, form)
+        self.store.audit.append(self.actor.act("exported", reference, {"digest": artifact.digest, "form": form}))
+        return done
 
     def render(
         self, reference: str, target: str, folder: Path, *, image: str, namespace: str = "default", replicas: int = 2, gpus: int = 0

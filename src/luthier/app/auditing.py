@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 Form = Literal["jsonl", "otlp"]
 AT_ONCE = 500
-LONGEST_SUBJECT = 256
 
 
 @dataclass(frozen=True)
@@ -115,11 +114,7 @@ class Audit:
         format, which its collectors read."""
         count = 0
         try:
-            with to.open("x", encoding="utf-8") as file:
-                for one in self.read(after=after):
-                    told = one.plain() if form == "jsonl" else otlp(one)
-                    file.write(json.dumps(told, ensure_ascii=False, separators=(",", ":")) + "\n")
-                    count += 1
+            made = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # it names persons
         except FileExistsError:
             raise SpecError(
                 f"{to} is there already.", remedy="Name a new file; none is overwritten."
@@ -128,27 +123,36 @@ class Audit:
             raise SpecError(
                 f"{to} cannot be written ({error.strerror}).", remedy="Name a file of yours."
             ) from None
+        try:
+            with os.fdopen(made, "w", encoding="utf-8") as file:
+                for one in self.read(after=after):
+                    told = one.plain() if form == "jsonl" else otlp(one)
+                    file.write(json.dumps(told, ensure_ascii=False, separators=(",", ":")) + "\n")
+                    count += 1
+            self._trail.append(self._actor.act("audit.exported", "audit", {"entries": count, "after": after}))
+        except BaseException:
+            to.unlink(missing_ok=True)  # half of it would stand in the way of the next try
+            raise
         return count
 
     def served(self, action: Literal["started", "stopped"], names: Sequence[str], where: str) -> None:
         """That releases are served from here, or no longer."""
-        shown = ", ".join(names)
-        subject = shown if len(shown) <= LONGEST_SUBJECT else f"{shown[: LONGEST_SUBJECT - 1]}…"
-        self._trail.append(self._actor.act(f"serving.{action}", subject, {"at": where}))
+        self._trail.append(self._actor.act(f"serving.{action}", ", ".join(names), {"at": where}))
 
     def denied(self, times: Iterable[tuple[tuple[str, str, str, str | None], int]]) -> None:
         """Requests that were refused for want of a right: (code, method, route, key or None) and how often."""
+        acts = []
         for (code, method, route, key_id), count in times:
             who = Actor("nobody" if key_id is None else f"key:{key_id}")
-            self._trail.append(
-                who.act("request", f"{method} {route}", {"code": code, "times": count}, outcome="denied")
-            )
+            facts = {"code": code, "times": count}
+            acts.append(who.act("request", f"{method} {route}", facts, outcome="denied"))
+        self._trail.append_all(acts)
 
     def erase(self, *, person: str, because: str) -> int:
         """Take out who somebody is wherever the trail names that person; the entries stay. How many named that person."""
-        if not because.strip():
+        if not because.strip() or not because.isprintable():
             raise SpecError(
-                "it is not said why.",
+                "it is not said why, or not in plain words.",
                 remedy="Give --because; the reason stays in the trail, so name nobody in it.",
             )
         seqs = [one.entry.seq for one in self.read() if one.person and person in one.person.values()]

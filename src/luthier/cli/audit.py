@@ -32,7 +32,7 @@ def audit() -> None:
 @click.option("--action", help="Only this, or what begins with it: `rollout.`")
 @click.option("--actor", help="Only of this id.")
 @click.option("--subject", help="Only about this.")
-@click.option("--newest", type=click.IntRange(1), default=50, show_default=True, help="How many.")
+@click.option("--newest", type=click.IntRange(1, 100_000), default=50, show_default=True, help="How many.")
 @as_json_option
 @told
 def list_(action: str | None, actor: str | None, subject: str | None, newest: int, as_json: bool) -> None:
@@ -111,7 +111,7 @@ def checkpoint(key_file: Path, to: Path, as_json: bool) -> None:
 @audit.command()
 @click.argument("file", type=PATH)
 @click.option("--format", "form", type=click.Choice(["jsonl", "otlp"]), default="jsonl", show_default=True)
-@click.option("--after", type=click.IntRange(0), default=0, help="Only entries behind this one.")
+@click.option("--after", type=click.IntRange(0, 2**62), default=0, help="Only entries behind this one.")
 @as_json_option
 @told
 def export(file: Path, form: str, after: int, as_json: bool) -> None:

@@ -11,9 +11,10 @@ An actor is an id that tells nothing of a person (`local`, `key:abcdefgh`). Not 
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from luthier.core.artifact import canonical
 from .database import Database, audit, audit_people
 
 PAGE_ROWS = 1_000
+UNREADABLE = "unreadable"
+"""The only key of what stands in the table and is no JSON object: nothing of ours wrote it, and no hash is of it."""
 FIRST = "0" * 64
 """What the first entry names as the one before."""
 Outcome = Literal["done", "denied", "failed"]
@@ -61,7 +64,7 @@ class Entry:
 
         >>> one = Entry(1, 0, "local", "released", "router@1", "done", {}, None, FIRST, "")
         >>> one.reckoned()[:12]
-        '97c98e5b5a3d'
+        '31bc961e9b75'
         """
         told = {
             "seq": self.seq, "time_us": self.time_us, "actor": self.actor, "action": self.action, "subject": self.subject,
@@ -79,8 +82,13 @@ class Person:
     person: Mapping[str, Any]
 
     def reckoned(self) -> str:
-        """What the entry's `person_sha256` must be; the salt keeps a name from being guessed after it was erased."""
-        return hashlib.sha256(bytes.fromhex(self.salt) + canonical(dict(self.person))).hexdigest()
+        """What the entry's `person_sha256` must be; the salt keeps a name from being guessed after it was erased. Empty for a salt that
+        is none."""
+        try:
+            salt = bytes.fromhex(self.salt)
+        except ValueError:
+            return ""
+        return hashlib.sha256(salt + canonical(dict(self.person))).hexdigest()
 
 
 class Audit:
@@ -93,6 +101,12 @@ class Audit:
         """An entry by itself, for what changes nothing here: something denied, something sent out. Durable on return."""
         with self._database.transaction() as connection:
             return self.enter(connection, act)
+
+    def append_all(self, acts: Iterable[Act]) -> None:
+        """All of them or none."""
+        with self._database.transaction() as connection:
+            for act in acts:
+                self.enter(connection, act)
 
     def enter(self, connection: sa.Connection, act: Act) -> Entry:
         """An entry in the transaction that makes the change. Raises TypeError for data without a plain form, ValueError for what is
@@ -127,7 +141,7 @@ class Audit:
         since_us: int | None = None,
     ) -> Iterator[Entry]:
         """Entries with `seq` > `after`, oldest first, in bounded memory. `action` may be a beginning that ends with a dot."""
-        query = sa.select(audit).order_by(audit.c.seq).limit(PAGE_ROWS)
+        query = _ENTRIES.order_by(audit.c.seq).limit(PAGE_ROWS)
         if action is not None:
             whole = audit.c.action == action
             query = query.where(
@@ -151,16 +165,19 @@ class Audit:
     def head(self) -> Entry | None:
         """The newest."""
         with self._database.reading() as connection:
-            row = connection.execute(sa.select(audit).order_by(audit.c.seq.desc()).limit(1)).first()
+            row = connection.execute(_ENTRIES.order_by(audit.c.seq.desc()).limit(1)).first()
         return _entry(row) if row else None
 
     def people(self, seqs: Sequence[int]) -> dict[int, Person]:
         """Who stands behind these entries, for those of whom it is still known."""
         found: dict[int, Person] = {}
         for start in range(0, len(seqs), 500):
-            query = sa.select(audit_people).where(audit_people.c.seq.in_(seqs[start : start + 500]))
+            query = _PEOPLE.where(audit_people.c.seq.in_(seqs[start : start + 500]))
             with self._database.reading() as connection:
-                found |= {row.seq: Person(row.seq, row.salt, row.person) for row in connection.execute(query)}
+                found |= {
+                    row.seq: Person(row.seq, row.salt, _object(row.person))
+                    for row in connection.execute(query)
+                }
         return found
 
     def erase(self, seqs: Sequence[int], act: Act) -> int:
@@ -177,10 +194,33 @@ class Audit:
                 connection.execute(audit_people.delete().where(part))
             if there:
                 self.enter(connection, replace(act, data={**act.data, "seqs": sorted(there)}))
+        self._database.forget_removed()
         return len(there)
+
+
+# As text: whoever tampers with the table may leave there what is no JSON, and verifying must be able to say so.
+_ENTRIES = sa.select(
+    *(column for column in audit.c if column.name != "data"), sa.cast(audit.c.data, sa.Text).label("data")
+)
+_PEOPLE = sa.select(
+    audit_people.c.seq, audit_people.c.salt, sa.cast(audit_people.c.person, sa.Text).label("person")
+)
+
+
+def _object(text: Any) -> dict[str, Any]:
+    """
+    >>> _object('{"a": 1}'), _object("{"), _object("[NaN]")
+    ({'a': 1}, {'unreadable': '{'}, {'unreadable': '[NaN]'})
+    """
+    try:
+        told = json.loads(text)
+        canonical(told)
+    except (ValueError, TypeError, RecursionError):
+        told = None
+    return told if isinstance(told, dict) else {UNREADABLE: str(text)[:200]}
 
 
 def _entry(row: sa.Row) -> Entry:
     return Entry(
-        row.seq, row.time_us, row.actor, row.action, row.subject, row.outcome, row.data, row.person_sha256, row.previous, row.sha256
+        row.seq, row.time_us, row.actor, row.action, row.subject, row.outcome, _object(row.data), row.person_sha256, row.previous, row.sha256
     )  # fmt: skip

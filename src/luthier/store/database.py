@@ -199,6 +199,12 @@ class Database:
         except DBAPIError as error:
             raise self._explain(error) from error
 
+    def forget_removed(self) -> None:
+        """What was removed is gone from SQLite's log beside the file too, as far as no other process is reading just now."""
+        if self.is_sqlite:
+            with self.reading() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def _explain(self, error: DBAPIError) -> StoreError:
         text = redact(str(getattr(error, "orig", error)), self._written, self._environ)
         if "locked" in text:

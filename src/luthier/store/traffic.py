@@ -253,6 +253,8 @@ class Traffic:
                 gone += connection.execute(traffic.delete().where(which)).rowcount
             if gone and act is not None:
                 self._audit.enter(connection, replace(act, data={**act.data, "exchanges": gone}))
+        if gone:
+            self._database.forget_removed()
         return gone
 
 

@@ -171,10 +171,13 @@ class Data:
         from .find import dataset_of
 
         store, look = self._app.store, self._looking(watch, stop)
-        return export(
-            store, dataset_of(store, reference), str(to), look, self._app._environ,
-            form=format, table=table, croissant=croissant,
-        )  # fmt: skip
+        dataset = dataset_of(store, reference)
+        done = export(
+            store, dataset, str(to), look, self._app._environ, form=format, table=table, croissant=croissant
+        )
+        facts = {"digest": dataset.digest, "form": format, "rows": sum(done["rows"].values())}
+        store.audit.append(self._app.actor.act("data.exported", reference, facts))
+        return done
 
     def forget(
         self, where: Sequence[str], *, reason: str | None = None, recipe: Path | None = None, really: bool = False,
