@@ -152,7 +152,8 @@ class Rollouts:
             return at.answers
         versions = [str(version) for version in self._store.catalog.history(name)]
         free = [version for version in versions if version not in self._held_back(name)]
-        return (free or versions or [None])[-1]
+        kept = free or versions
+        return kept[-1] if kept else None
 
     def _held_back(self, name: str) -> set[str]:
         """Versions that a new run made (`retrain`) and that nobody has handed over: they wait for a person, or were declined."""
