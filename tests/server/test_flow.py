@@ -94,15 +94,18 @@ def test_a_client_that_leaves_before_the_first_token(open_door):
     free_and_well(door)
 
 
-def test_a_client_that_leaves_the_queue(door):
+def test_a_client_that_leaves_the_queue(open_door):
+    gate = threading.Event()
+    door = open_door(ScriptedEngine([Rule(lambda _: gate.wait(60), Reply("through"))]))
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(door.http().post, "/v1/chat/completions", json=body("short"))
-        until(lambda: door.model.engine.active == 1)
-        with pytest.raises(openai.APITimeoutError):
-            door.client(timeout=0.1).chat.completions.create(**body("never asked"))
+        first = pool.submit(door.http().post, "/v1/chat/completions", json=body("first"))
         until(lambda: door.model.admission.inside == 1)
+        with pytest.raises(openai.APITimeoutError):
+            door.client(timeout=0.5).chat.completions.create(**body("never asked"))
+        until(lambda: door.model.admission.inside == 1)
+        gate.set()
         assert first.result().status_code == 200
-    assert [r.messages[0].content for r in door.model.engine.requests] == ["short"]
+    assert [r.messages[0].content for r in door.model.engine.requests] == ["first"]
     free_and_well(door)
 
 

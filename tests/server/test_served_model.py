@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 
 import jsonschema
 import openai
@@ -101,17 +100,15 @@ def test_context_length(chat):
     assert "4096 tokens" in caught.value.message
 
 
-def test_a_dropped_stream_stops_the_model_within_a_second(chat):
+def test_a_dropped_stream_stops_the_model(chat):
     stream = ask(chat, stream=True, max_tokens=3500, temperature=1.5, seed=0)
     pieces = iter(stream)
     for _ in range(5):
         next(pieces)
     stream.close()
-    started_s = time.monotonic()
     assert ask(chat, max_tokens=1).choices[0].finish_reason  # one slot: this had to wait for it
-    assert time.monotonic() - started_s < 1
     cut, _ = chat.exchanges[-2:]
-    assert cut.finish == ("cancelled",)
+    assert cut.finish == ("cancelled",) and cut.completion_tokens < 1000
 
 
 @pytest.mark.model
