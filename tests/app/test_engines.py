@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import pytest
 
+from luthier.app import doctor, engine_parity
 from luthier.app.app import App
 from luthier.app.context import Silent
-from luthier.app.engine_parity import _judge
+from luthier.app.engine_parity import _judge, agreed
 from luthier.core.errors import ModelError, SpecError
 from luthier.models import llamacpp
-from luthier.serving.engine import Message, Request
+from luthier.serving.backend import Backend
+from luthier.serving.engine import ContextLengthExceeded, Message, Refused, Request
+from luthier.serving.gguf_cache import PLACE
+from luthier.serving.opening import Opening
+from luthier.serving.package import PackageFacts
+from luthier.serving.package_engine import PackageEngine
 
 ASK = (Message("user", "Message 3: the courier again, please help."),)
+NO_FACTS = PackageFacts()
 
 
 class Notes(Silent):
@@ -61,6 +71,83 @@ def test_an_engine_that_says_something_else_is_refused():
     _judge({**told, "top_1": 0.96}, "llamacpp", "gguf-q8")
 
 
+def test_labels_that_are_far_apart_are_refused():
+    told = {"top_1": 1.0, "tokens": 60, "divergence": 0.0}
+    # sqrt(0.02 / 2) = 0.1
+    _judge({**told, "labels": 0.099}, "vllm", "merged", labels=True)
+    with pytest.raises(ModelError, match=r"a label's probability differs by 0.97 \(at most 0.1\)"):
+        _judge({**told, "labels": 0.97}, "vllm", "merged", labels=True)
+    with pytest.raises(ModelError, match="differs by nan"):
+        _judge({**told, "labels": float("nan")}, "vllm", "merged", labels=True)
+    with pytest.raises(ModelError, match="no row was short enough"):
+        _judge(told, "vllm", "merged", labels=True)
+    _judge(told, "vllm", "merged")
+
+
+def opened(tmp_path, facts=NO_FACTS, **settings):
+    return Opening(
+        tmp_path, None, facts, "fp32", "cpu", base_digest="b", digest="d", cache=tmp_path / "cache", settings=settings
+    )  # fmt: skip
+
+
+def test_an_upstream_is_asked_at_every_start_and_ours_once_a_version(tmp_path, monkeypatch):
+    asked = []
+    told = {"rows": 1, "tokens": 60, "top_1": 1.0, "divergence": 0.0}
+    monkeypatch.setattr(engine_parity, "compared", lambda *_: asked.append(1) or told)
+    at = SimpleNamespace(run="x" * 8, emit=lambda *_, **__: None)
+
+    def starts(name, how, **settings):
+        del asked[:]
+        for _ in range(2):
+            engine = SimpleNamespace(backend=SimpleNamespace(told=how))
+            assert agreed(at, engine, opened(tmp_path, **settings), name, []) == told
+        return len(asked)
+
+    assert starts("upstream", "m at http://127.0.0.1/v1", url="http://127.0.0.1/v1", model="m") == 2
+    assert not (tmp_path / "cache").exists()
+    assert starts("vllm", "base in vLLM 1.0") == 1
+    assert starts("vllm", "base in vLLM 1.0") == 0
+    assert starts("vllm", "base in vLLM 1.1") == 1
+    monkeypatch.setattr("luthier.__version__", "99")
+    assert starts("vllm", "base in vLLM 1.1") == 1
+
+
+class Says(Backend):
+    """A model that writes nothing; `error` is what it says when labels are asked of it."""
+
+    writes, slots, name, error = False, 1, "played", None
+    template = SimpleNamespace(prompt=lambda *_, **__: [1], context=100)
+
+    def load(self):
+        pass
+
+    def close(self):
+        pass
+
+    def score(self, prompt_ids, labels, unwanted):
+        if self.error is not None:
+            raise self.error
+        return [math.log(0.5)] * len(labels)
+
+
+def test_an_engine_that_refuses_labels_does_not_start(tmp_path, monkeypatch):
+    facts = PackageFacts(labels=("a", "b"), constrain=True)
+    monkeypatch.setattr(
+        engine_parity, "TransformersEngine", lambda *_, facts, **__: PackageEngine(Says(), facts)
+    )
+    what, rows, backend = opened(tmp_path, facts), [[{"role": "user", "content": "hello"}]], Says()
+    engine = PackageEngine(backend, facts)
+    assert engine_parity.compared(engine, what, rows)["labels"] == 0
+    backend.error = Refused(
+        "it tells no echo.", param="labels", code="unsupported_parameter", remedy="Use ours."
+    )
+    with pytest.raises(ModelError, match="cannot serve this model: it tells no echo") as caught:
+        engine_parity.compared(engine, what, rows)
+    assert caught.value.remedy == "Use ours."
+    backend.error = ContextLengthExceeded(200, 1, 100)
+    assert "labels" not in engine_parity.compared(engine, what, rows)
+
+
 def test_engines_and_their_settings_are_named(ran):
     app = App.open()
     with pytest.raises(SpecError, match="there is no engine called 'lamacpp'") as caught:
@@ -70,6 +157,14 @@ def test_engines_and_their_settings_are_named(ran):
         app.engine("router", by="scripted")
     with pytest.raises(SpecError, match="the engine transformers has no setting 'streams'"):
         app.engine("router", settings={"streams": "2"})
+
+
+def test_the_doctor_tells_what_engines_keep(tmp_path):
+    assert doctor._engines(tmp_path) == []
+    (tmp_path / PLACE).mkdir(parents=True)
+    (tmp_path / PLACE / "a.gguf").write_bytes(b"x" * 2_000_000)
+    [found] = doctor._engines(tmp_path)
+    assert found.state == "ok" and "2.0 MB" in found.detail and PLACE in found.detail
 
 
 def test_settings_are_written_once_and_with_a_value(ran):

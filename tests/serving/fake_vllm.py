@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,7 +24,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        self._tell(200, {})
+        assert "Authorization" not in self.headers  # what is asked so needs no key
+        self._tell(200, {"version": "0.99"} if self.path == "/version" else {})
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -74,9 +77,20 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+class Server(ThreadingHTTPServer):
+    address_family = socket.AF_UNIX
+
+    def server_bind(self):
+        self.socket.bind(self.server_address)
+        self.server_name, self.server_port = "localhost", 0
+
+
 if __name__ == "__main__":
     words = sys.argv[1:]
     if "fails" in str(words[words.index("--model") + 1]):
         raise SystemExit("ValueError: this model has no such layer")
-    port = int(words[words.index("--port") + 1])
-    ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+    if Path(words[words.index("--model") + 1], "slow").exists():
+        time.sleep(60)
+    for n in range(500):
+        print("line", n, "of the log", flush=True)
+    Server(words[words.index("--uds") + 1], Handler).serve_forever()

@@ -19,6 +19,7 @@ from luthier.postprocessing.forms import SERVED
 from luthier.postprocessing.package import rows_to_compare
 from luthier.postprocessing.reading import GGUF
 from luthier.serving.engine import Engine
+from luthier.serving.gguf_cache import PLACE
 from luthier.serving.opening import Opening
 from luthier.serving.package import PackageFacts, read_facts
 from luthier.store import Store
@@ -70,7 +71,7 @@ def open_engine(
         where.device,
         base_digest=held.base_digest,
         digest=held.digest,
-        cache=store.home / "cache" / "engines",
+        cache=store.home / PLACE,
         gguf=held.gguf,
         other=_other(at, artifact, held.facts, where),
         settings=settings or {},

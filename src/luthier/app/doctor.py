@@ -160,7 +160,7 @@ def _home(
                 "A run of a small model needs about 2 GB; free some space.",
             )
         )
-    findings += _tokens(home)
+    findings += [*_tokens(home), *_engines(home)]
     if damaged:
         findings.append(Finding("blobs", "bad", f"damaged or lost: {'; '.join(damaged[:5])}" + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""),
                                 "Restore them from a backup, or make them anew with luthier run RECIPE --fresh."))  # fmt: skip
@@ -174,3 +174,11 @@ def _tokens(home: Path) -> list[Finding]:
     held = size_bytes(home / TOKENS)
     told = f"{show_bytes(held)} of tokenised rows under {home / TOKENS}, kept below {show_bytes(KEEP_BYTES)}; may be deleted"
     return [Finding("tokens", "ok", told)] if held else []
+
+
+def _engines(home: Path) -> list[Finding]:
+    from luthier.serving.gguf_cache import PLACE
+
+    held = sum(path.stat().st_size for path in (home / PLACE).glob("*") if path.is_file())
+    told = f"{show_bytes(held)} made for engines under {home / PLACE}, kept without a bound; may be deleted while none serves"
+    return [Finding("engines", "ok", told)] if held else []

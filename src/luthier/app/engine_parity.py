@@ -1,4 +1,5 @@
-"""Does another engine say what the plain one says, of this very model? Asked before it answers anybody, and kept beside its files.
+"""Does another engine say what the plain one says, of this very model? Asked before it answers anybody, and kept beside its files where
+it is ours to say when it changes: an upstream is asked at every start.
 
 the same prompts ─▶ plain engine ─▶ likeliest answers, ln p ─┐
                  ─▶ other engine ─▶ the same                 ├─▶ top-1, divergence, labels ─▶ within its form's tolerance, or refused
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import luthier
 from luthier.core.artifact import digest_of
 from luthier.core.errors import ModelError
 from luthier.outputs.spec import AnsweringSpec
@@ -29,6 +31,10 @@ LLAMACPP: tuple[Form, ...] = ("gguf-q8", "gguf")
 TOKENS, TOP = 8, 5
 PROBES = ("Where is my parcel?", "What is the capital of France?", "Write a haiku about rain.", "2, 3, 5, 7,")
 """For a model without rows of its own."""
+VERSION = 2
+"""Of what is kept."""
+ELSEWHERE = "upstream"
+"""Who may have changed in the meantime, and nobody here would know."""
 
 
 def agreed(
@@ -36,20 +42,29 @@ def agreed(
 ) -> dict[str, Any]:
     """top_1, divergence (mean KL, nats, of the likeliest tokens and the others as one), tokens, and for a model of labels the largest
     difference of a label's probability: `labels`. Raises ModelError where it is another model."""
-    backend = getattr(engine, "backend", None)
-    how = getattr(backend, "told", "")
-    key = digest_of([name, what.digest, what.base_digest, what.dtype, how, dict(what.settings)])[:32]
-    kept = what.cache / f"{key}.parity.json"
-    if kept.is_file():
+    how = getattr(getattr(engine, "backend", None), "told", "")  # with the version of what makes the tokens
+    key = [
+        VERSION,
+        luthier.__version__,
+        name,
+        what.digest,
+        what.base_digest,
+        what.dtype,
+        how,
+        dict(what.settings),
+    ]
+    kept = what.cache / f"{digest_of(key)[:32]}.parity.json"
+    if name != ELSEWHERE and kept.is_file():
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
     else:
         found = compared(engine, what, rows or [[{"role": "user", "content": text}] for text in PROBES])
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        fresh = kept.with_suffix(f".{at.run[-8:]}")
-        fresh.write_text(json.dumps(found), encoding="utf-8")
-        fresh.replace(kept)
+        if name != ELSEWHERE:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            fresh = kept.with_suffix(f".{at.run[-8:]}")
+            fresh.write_text(json.dumps(found), encoding="utf-8")
+            fresh.replace(kept)
     at.emit("parity", form=name, how=how, **found)
-    _judge(found, name, _form(what, name))
+    _judge(found, name, _form(what, name), labels=bool(_labels(what)))
     return found
 
 
@@ -60,14 +75,30 @@ def _form(what: Opening, name: str) -> Form:
     return "merged"
 
 
-def _judge(found: Mapping[str, Any], name: str, form: Form) -> None:
+def _labels(what: Opening) -> tuple[str, ...]:
+    """Of a model that may say nothing else."""
+    return tuple(what.facts.labels or ()) if what.facts.constrain else ()
+
+
+def _judge(found: Mapping[str, Any], name: str, form: Form, *, labels: bool = False) -> None:
+    """`labels`: it is asked for labels. How far their probabilities may be apart is what Pinsker's inequality allows at the form's
+    divergence: half their differences' sum is at most sqrt(KL / 2)."""
     limits, n = KINDS[form], found["tokens"]
     differ = round((1 - found["top_1"]) * n)
     most = (1 - limits.top_1) * n + 2 * ((1 - limits.top_1) * limits.top_1 * n) ** 0.5
+    why = ""
     if n == 0 or differ > most or found["divergence"] > limits.divergence:
+        why = (
+            f"over {n} tokens the likeliest is the same in {found['top_1']:.1%} (at least {limits.top_1:.0%}), and the mean divergence is "
+            f"{found['divergence']:.3g} nats (at most {limits.divergence:g})"
+        )
+    elif labels and "labels" not in found:
+        why = "no row was short enough to compare its labels"
+    elif labels and not found["labels"] <= (most_apart := math.sqrt(limits.divergence / 2)):
+        why = f"a label's probability differs by {found['labels']:.3g} (at most {most_apart:.2g})"
+    if why:
         raise ModelError(
-            f"the engine {name} does not say what this model says: over {n} tokens the likeliest is the same in {found['top_1']:.1%} (at "
-            f"least {limits.top_1:.0%}), and the mean divergence is {found['divergence']:.3g} nats (at most {limits.divergence:g}).",
+            f"the engine {name} does not say what this model says: {why}.",
             remedy="Serve it with --engine transformers"
             + (
                 ", or with --engine-set format=f16."
@@ -78,7 +109,8 @@ def _judge(found: Mapping[str, Any], name: str, form: Form) -> None:
 
 
 def compared(engine: Engine, what: Opening, rows: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """The plain engine is loaded for as long as this takes."""
+    """The plain engine is loaded for as long as this takes. A row that is too long for either is left out; what the other refuses
+    for another reason it would refuse to clients too. Raises ModelError for that."""
     plain = TransformersEngine(
         what.base_folder, what.adapter_folder, facts=_bare(what), dtype=what.dtype, device=what.device
     )
@@ -94,15 +126,19 @@ def compared(engine: Engine, what: Opening, rows: Sequence[Sequence[Mapping[str,
             try:
                 if plain.backend.writes:
                     _steps(_said(plain, messages), _said(other, messages), same, apart)
-                if what.facts.labels and what.facts.constrain:
+                if names := _labels(what):
                     pairs = zip(
-                        plain.score(messages, what.facts.labels),
-                        other.score(messages, what.facts.labels),
+                        plain.score(messages, names),
+                        other.score(messages, names),
                         strict=True,
                     )
                     labels.append(max(abs(math.exp(a) - math.exp(b)) for a, b in pairs))
-            except (ContextLengthExceeded, Refused):
+            except ContextLengthExceeded:
                 continue
+            except Refused as error:
+                raise ModelError(
+                    f"the engine cannot serve this model: {error.message}", remedy=error.remedy
+                ) from None
     finally:
         plain.close()
     found: dict[str, Any] = {

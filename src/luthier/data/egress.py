@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -116,6 +117,8 @@ class Door:
     spec: EgressSpec
     secret: Callable[[str], str]
     clock: Callable[[], float] = field(default=time.monotonic)
+    local: Path | None = None
+    """The socket of a process of ours, in place of the URL's host and port."""
 
     def post(self, path: str, told: Mapping[str, Any]) -> dict[str, Any]:
         """Raises Transient, Declined, and DataError where no other request could fare better."""
@@ -190,6 +193,8 @@ class Door:
         return told
 
     def _connection(self, scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
+        if self.local is not None:
+            return LocalConnection(self.local, timeout=self.spec.timeout)
         if scheme == "https":
             context = ssl.create_default_context()
             return http.client.HTTPSConnection(host, port, timeout=self.spec.timeout, context=context)
@@ -239,6 +244,19 @@ class Door:
         if self.spec.key and (value := self.secret(self.spec.key)):
             text = text.replace(value, self.spec.key)
         return _short(text)
+
+
+class LocalConnection(http.client.HTTPConnection):
+    """HTTP over a UNIX socket."""
+
+    def __init__(self, place: Path, *, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._place = place
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._place))
 
 
 def _readable(what: socket.socket, seconds: float) -> bool:

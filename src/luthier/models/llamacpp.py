@@ -92,8 +92,9 @@ class Process:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self) -> None:
-        """Raises MissingPart, and ModelError with llama.cpp's own words where it does not load the model."""
+    def start(self, unwanted: Callable[[], bool] = lambda: False) -> None:
+        """Raises MissingPart, and ModelError with llama.cpp's own words where it does not load the model; Gone soon after `unwanted`
+        says True."""
         from importlib.util import find_spec
 
         found = find_spec(PACKAGE)
@@ -124,7 +125,11 @@ class Process:
         try:
             self._child.stdin.write(json.dumps(wish).encode() + b"\n")
             self._child.stdin.flush()
-            ready = readable(self._child.stdout, START_S)
+            deadline = time.monotonic() + START_S
+            while not (ready := readable(self._child.stdout, _POLL_S)) and time.monotonic() < deadline:
+                if unwanted():
+                    self.stop()
+                    raise Gone("it was not wanted any more")
             told = self._child.stdout.readline() if ready else b""
         except OSError:
             told = b""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import secrets
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -33,6 +34,7 @@ from luthier.serving.engine import Cancelled, Health, Refused, Unavailable
 Dialect = Literal["openai", "vllm"]
 _SEEDS = 2**31 - 1
 LABELS_AT_ONCE = 16
+FAULT_S = 10.0
 PLACES_AT_ONCE, TOKENS_AT_ONCE = 64, 100  # vLLM takes 128 tokens
 
 
@@ -55,7 +57,8 @@ class CompletionsBackend:
         self.name, self.slots, self._speaks, self._dialect = name, slots, speaks, dialect
         self._spec, self._secret = spec, secret
         self._template: Any = None
-        self._fault = ""
+        self.clock: Callable[[], float] = time.monotonic
+        self._fault, self._until_s = "", 0.0
 
     @property
     def template(self) -> Any:
@@ -81,10 +84,12 @@ class CompletionsBackend:
         self._template = None
 
     def health(self) -> Health:
-        """As the last question found it: nobody is asked for this."""
+        """As the last question found it: nobody is asked for this. A fault is believed for FAULT_S, then the next question may try:
+        who is not ready is sent none, and would never learn that the server is back."""
         if self._template is None:
             return Health(False, "not loaded")
-        return Health(not self._fault, self._fault or "ready")
+        ready = not self._fault or self.clock() >= self._until_s
+        return Health(ready, "ready" if ready else self._fault)
 
     def number(self, prompt_ids: Sequence[int], unwanted: Unwanted) -> float | None:
         return None
@@ -296,9 +301,10 @@ class CompletionsBackend:
                 f"The engine {self.name} declines: {error}.", param=None, code="invalid_value"
             ) from None
         except (Transient, DataError) as error:
-            self._fault = error.message if isinstance(error, DataError) else f"the server {error}"
+            fault = (error.message if isinstance(error, DataError) else f"the server {error}").rstrip(".")
+            self._fault, self._until_s = fault, self.clock() + FAULT_S
             raise Unavailable(
-                f"The engine {self.name} does not answer: {self._fault}.", remedy="Ask again."
+                f"The engine {self.name} does not answer: {fault}.", remedy="Ask again."
             ) from None
         self._fault = ""
 

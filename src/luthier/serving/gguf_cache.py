@@ -15,6 +15,8 @@ from luthier.serving.opening import Opening
 FORMATS = {"q8_0": "gguf-q8", "f16": "gguf"}
 """What a person writes -> the form that to_gguf.py writes. f16 is bf16 where the weights are stored so."""
 VERSION = 1
+PLACE = "cache/engines"
+"""Under a store's home."""
 _HEAD = "head.safetensors"  # models/head.FILE, named here so that torch stays out
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -92,26 +93,36 @@ class Base:
         self._running: _Running | None = None
         self._fault = "not loaded"
         self._changed = threading.Condition()
+        self._line: deque[object] = deque()  # who waits for a stream
+        self._counting = threading.Lock()  # never held for long, so that nobody who leaves waits for a start
         self._starting = threading.Lock()
 
     def join(self, adapter: Path | None) -> None:
         """Raises ModelError where the process does not start; who joined before is answered as before."""
-        with self._starting:
-            known = self._running is not None and (adapter is None or adapter in self._adapters)
-            if not known:
+        with self._counting:
+            self._users[adapter] = self._users.get(adapter, 0) + 1
+        try:
+            with self._starting:
+                if self._running is not None and (adapter is None or adapter in self._adapters):
+                    return
                 more = [] if adapter is None or adapter in self._adapters else [adapter]
                 adapters = [*self._adapters, *more]
                 fresh = self._started(adapters)
                 self._adapters = adapters
                 self._swap(fresh)
-            self._users[adapter] = self._users.get(adapter, 0) + 1
+        except BaseException:
+            self.leave(adapter)
+            raise
 
     def leave(self, adapter: Path | None) -> None:
-        """The process ends with the last one; an adapter that nobody uses stays until then."""
-        with self._starting:
+        """The process ends with the last one, even while it is still being started; an adapter that nobody uses stays until then."""
+        with self._counting:
             self._users[adapter] -= 1
             if not self._users[adapter]:
                 del self._users[adapter]
+            if self._users:
+                return
+        with self._starting:
             if not self._users:
                 self._adapters, self._fault = [], "not loaded"
                 self._swap(None)
@@ -130,7 +141,8 @@ class Base:
     def seat(
         self, adapter: Path | None, prompt_ids: Sequence[int], tokens: int, unwanted: Unwanted
     ) -> Iterator[Seat]:
-        """A stream with room for `tokens`, prompt and answer. Waits for it; raises Cancelled, Unavailable."""
+        """A stream with room for `tokens`, prompt and answer. Waits for it, behind whoever came before, so that short answers never
+        keep a long one out; raises Cancelled, Unavailable."""
         running, stream = self._taken(adapter, prompt_ids, tokens, unwanted)
         try:
             places = running.process.launch.adapters
@@ -150,30 +162,40 @@ class Base:
     def _taken(
         self, adapter: Path | None, prompt_ids: Sequence[int], tokens: int, unwanted: Unwanted
     ) -> tuple[_Running, int]:
+        ticket = object()
         with self._changed:
-            while True:
-                running = self._running
-                if running is None:
-                    raise Unavailable(
-                        f"The engine does not answer: {self._fault}.", remedy="Ask again in a moment."
-                    )
-                if running.free and running.left >= tokens:
-                    break
-                if unwanted():
-                    raise Cancelled
-                self._changed.wait(_POLL_S)
+            self._line.append(ticket)
+            try:
+                running = self._fitting(ticket, tokens, unwanted)
+            finally:
+                self._line.remove(ticket)
+                self._changed.notify_all()
             stream = max(running.free, key=lambda one: _alike(running.read.get(one), adapter, prompt_ids))
             running.free.remove(stream)
             running.left -= tokens
             running.under_way += 1
             return running, stream
 
+    def _fitting(self, ticket: object, tokens: int, unwanted: Unwanted) -> _Running:
+        """Once it is the ticket's turn and there is room."""
+        while True:
+            running = self._running
+            if running is None:
+                raise Unavailable(
+                    f"The engine does not answer: {self._fault}.", remedy="Ask again in a moment."
+                )
+            if self._line[0] is ticket and running.free and running.left >= tokens:
+                return running
+            if unwanted():
+                raise Cancelled
+            self._changed.wait(_POLL_S)
+
     # -- processes ------------------------------------------------------------------------------------------------------
 
     def _started(self, adapters: Sequence[Path]) -> _Running:
         launch = Launch(self.model, self.tokens, self.streams, tuple(adapters), self._threads)
         process = Process(launch)
-        process.start()
+        process.start(unwanted=lambda: not self._users)
         return _Running(process, left=self.tokens, free=list(range(self.streams)))
 
     def _swap(self, fresh: _Running | None) -> None:
@@ -206,6 +228,8 @@ class Base:
                 try:
                     self._swap(self._started(self._adapters))
                     logger.warning("llama.cpp: it answers again")
+                    return
+                except Gone:  # with its last user; who has joined meanwhile starts it
                     return
                 except ModelError as error:
                     self._fault = f"its process does not start: {error.message}"

@@ -1,7 +1,8 @@
 """vLLM as a managed process: one base, adapters loaded and unloaded as it runs, named by their digests.
 
 It wants an environment of its own (it pins many packages), so the interpreter that has it is named: --engine-set python=PATH. Its
-server listens on loopback behind a key that is drawn for the occasion; its telemetry is off; it reaches no hub.
+server listens on a private socket behind a key that is drawn for the occasion; its telemetry is off; it reaches no hub. What it says is
+kept in memory, the last lines only.
 
 An adapter's name carries its digest: other weights under an old name would be answered from a stale cache (vllm-project/vllm#42125).
 """
@@ -14,21 +15,22 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import ModelError, SpecError
-from luthier.data.egress import EgressSpec
+from luthier.data.egress import Door, EgressSpec, LocalConnection
 from luthier.models.llamacpp import PASSED_ON
 from luthier.serving.completions import CompletionsBackend
-from luthier.serving.engine import Health, Unavailable
+from luthier.serving.engine import Cancelled, Health, Unavailable
 from luthier.serving.opening import Opening
 from luthier.serving.package_engine import PackageEngine
 
@@ -43,7 +45,8 @@ QUIET = {
     "TRANSFORMERS_OFFLINE": "1",
 }
 PASSED = (*PASSED_ON, "HOME", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "VLLM_TARGET_DEVICE")
-START_S, STOP_S, PAUSE_S = 900.0, 20.0, 1.0
+START_S, STOP_S, PAUSE_S, UNLOAD_S = 900.0, 20.0, 1.0, 5.0
+LAST_LINES, LINE_BYTES = 200, 4_096
 BASE_NAME = "base"
 _BOUND = Path(__file__).with_name("bound.py")
 
@@ -121,7 +124,7 @@ class VllmBackend(CompletionsBackend):
 
     @property
     def told(self) -> str:
-        return f"{self._called} in vLLM, {self._server.dtype}; {self.slots} streams"
+        return f"{self._called} in vLLM {self._server.version}, {self._server.dtype}; {self.slots} streams"
 
     def load(self) -> None:
         super().load()
@@ -136,57 +139,93 @@ class VllmBackend(CompletionsBackend):
             self._server.leave(self._called)
 
     def health(self) -> Health:
-        return super().health() if self._template is None else self._server.health()
+        return super().health() if self._template is None else self._server.health(self._called)
+
+    def _door(self) -> Door:
+        return replace(super()._door(), local=self._server.socket)
 
 
 class VllmServer:
-    """One `vllm serve`. Killed, it is started anew with the adapters that it had."""
+    """One `vllm serve`. Killed, it is started anew with the adapters that it had.
+
+    It listens on a socket in a folder that only this user may enter: a port could be taken by anybody between our choice of it and
+    vLLM's binding it, and whoever took it would be asked our questions with our key.
+    """
 
     def __init__(self, python: str, base: Path, *, dtype: str, streams: int, max_rank: int) -> None:
         self.streams, self.dtype = streams, {"bf16": "bfloat16", "fp32": "float32"}[dtype]
         self._python, self._base, self._max_rank = python, base, max_rank
         self.key = secrets.token_hex(24)
-        self._adapters: dict[str, Path | None] = {}
+        self.version = ""
+        self._users: dict[str, int] = {}  # how many engines ask for each name
+        self._adapters: dict[str, Path] = {}
+        self._loaded: set[str] = set()
         self._child: subprocess.Popen[bytes] | None = None
         self._folder: Path | None = None
-        self._port = 0
+        self._said: deque[bytes] = deque(maxlen=LAST_LINES)
         self._fault = "not loaded"
-        self._changing = threading.RLock()
+        self._mending = False
+        self._counting = threading.Lock()  # never held for long, so that nobody who leaves waits for a start
+        self._changing = threading.RLock()  # held while the process starts or loads an adapter
 
     @property
     def pid(self) -> int | None:
         return None if self._child is None else self._child.pid
+
+    @property
+    def socket(self) -> Path:
+        return (self._folder or Path()) / "s.sock"
 
     def spec(self, model: str) -> EgressSpec:
         if self._child is None:
             raise Unavailable(
                 f"The engine vllm does not answer: {self._fault}.", remedy="Ask again in a moment."
             )
-        return EgressSpec(
-            url=f"http://127.0.0.1:{self._port}/v1", model=model, key="${VLLM_API_KEY}", timeout=3600.0
-        )
+        return EgressSpec(url="http://localhost/v1", model=model, key="${VLLM_API_KEY}", timeout=3600.0)
 
-    def health(self) -> Health:
-        ready = self._child is not None and self._child.poll() is None
+    def health(self, name: str) -> Health:
+        child = self._child
+        ready = child is not None and child.poll() is None and (name == BASE_NAME or name in self._loaded)
         return Health(ready, "ready" if ready else self._fault)
 
     def join(self, name: str, adapter: Path | None) -> None:
         """Raises ModelError in vLLM's own words."""
-        with self._changing:
-            if self._child is None:
-                self._start()
-            if adapter is not None and name not in self._adapters:
-                self._load(name, adapter)
-            self._adapters[name] = adapter
+        with self._counting:
+            self._users[name] = self._users.get(name, 0) + 1
+            if adapter is not None:
+                self._adapters[name] = adapter
+        try:
+            with self._changing:
+                if self._child is None:
+                    self._start()
+                if adapter is not None and name not in self._loaded:
+                    self._load(name, adapter)
+        except BaseException:
+            self.leave(name)
+            raise
 
     def leave(self, name: str) -> None:
-        """The process ends with the last one."""
-        with self._changing:
-            adapter = self._adapters.pop(name, None)
-            if not self._adapters:
-                self._stop()
-            elif adapter is not None:
-                self._post("/v1/unload_lora_adapter", {"lora_name": name})
+        """An adapter is unloaded with the last engine that asks for it, and the process ends with the last of all, even while it is
+        still being started."""
+        with self._counting:
+            self._users[name] -= 1
+            if self._users[name]:
+                return
+            del self._users[name]
+            self._adapters.pop(name, None)
+            last = not self._users
+        if last:
+            with self._changing:
+                if not self._users:
+                    self._stop()
+        elif self._child is not None and self._changing.acquire(timeout=UNLOAD_S):
+            # Whoever holds it for longer starts another process, which is not told of this adapter.
+            try:
+                if name in self._loaded and name not in self._users:
+                    self._loaded.discard(name)
+                    self._post("/v1/unload_lora_adapter", {"lora_name": name})
+            finally:
+                self._changing.release()
 
     def _load(self, name: str, adapter: Path) -> None:
         status, told = self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(adapter)})
@@ -194,42 +233,65 @@ class VllmServer:
             raise ModelError(
                 f"vLLM does not load the adapter: {told[:300]}.", remedy="Package the model as merged."
             )
+        self._loaded.add(name)
 
     def command(self) -> list[str]:
         return [
             self._python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self._base), "--served-model-name", BASE_NAME,
-            "--host", "127.0.0.1", "--port", str(self._port), "--dtype", self.dtype, "--max-num-seqs", str(self.streams),
+            "--dtype", self.dtype, "--max-num-seqs", str(self.streams),
             "--enable-lora", "--max-lora-rank", str(_rank(self._max_rank)), "--max-logprobs", "20", "--enforce-eager",
             "--structured-outputs-config", '{"backend": "guidance"}',  # the library that grammars are checked by here
+            "--disable-uvicorn-access-log",
         ]  # fmt: skip
 
     def _start(self) -> None:
-        self._port = _free_port()
-        self._folder = Path(tempfile.mkdtemp(prefix="luthier-"))
+        """Raises ModelError, and Cancelled once nobody waits for it any more."""
+        self._folder = Path(tempfile.mkdtemp(prefix="luthier-"))  # mode 0700
+        self._loaded.clear()
+        self._said.clear()
         environ = {name: os.environ[name] for name in PASSED if name in os.environ}
-        with (self._folder / "log").open("wb") as log:
-            child = subprocess.Popen(  # noqa: S603 (the interpreter that the user named, and our own words)
-                [sys.executable, "-P", "-E", str(_BOUND), *self.command()],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env={**environ, **QUIET, "VLLM_API_KEY": self.key},
-                cwd=self._folder,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + START_S
-        while not self._answers():
-            if child.poll() is not None or time.monotonic() > deadline:
-                why = self._last_words()
-                _end(child)
-                shutil.rmtree(self._folder, ignore_errors=True)
-                raise ModelError(
-                    f"vLLM does not start: {why}.",
-                    remedy="Try its command by hand: " + " ".join(self.command()),
-                )
-            time.sleep(0.2)
+        child = subprocess.Popen(  # noqa: S603 (the interpreter that the user named, and our own words)
+            [sys.executable, "-P", "-E", str(_BOUND), *self.command(), "--uds", str(self.socket)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**environ, **QUIET, "VLLM_API_KEY": self.key},
+            cwd=self._folder,
+            start_new_session=True,
+        )
+        listening = threading.Thread(target=_keep, args=(child, self._said), daemon=True, name="vllm-says")
+        listening.start()
+        try:
+            self._await(child, listening)
+        except BaseException:
+            _end(child)
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
         self._child = child
         threading.Thread(target=self._watch, args=(child,), daemon=True, name="vllm-watch").start()
+
+    def _await(self, child: subprocess.Popen[bytes], listening: threading.Thread) -> None:
+        deadline = time.monotonic() + START_S
+        while True:
+            if not self._users:
+                raise Cancelled
+            ended = child.poll() is not None
+            if ended or time.monotonic() > deadline:
+                listening.join(1.0 if ended else 0.0)  # its last line may still be on its way
+                raise ModelError(
+                    f"vLLM does not start: {self._last_words()}.",
+                    remedy="Try its command by hand: " + " ".join(self.command()),
+                )
+            if self._get("/health")[0] == 200:
+                break
+            time.sleep(0.2)
+        status, told = self._get("/version")
+        try:
+            self.version = str(json.loads(told)["version"])
+        except (ValueError, KeyError, TypeError):
+            raise ModelError(
+                f"vLLM tells no version ({status}: {told[:100]}).", remedy="Install a current vLLM there."
+            ) from None
 
     def _watch(self, child: subprocess.Popen[bytes]) -> None:
         status = child.wait()
@@ -238,72 +300,82 @@ class VllmServer:
                 return
             self._child = None
             self._fault = f"its process ended (status {status}) and is started anew"
-        logger.warning("vllm: %s", self._fault)
-        _end(child)
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        while True:
-            with self._changing:
-                if not self._adapters or self._child is not None:
-                    return
-                try:
-                    self._start()
-                    for name, adapter in self._adapters.items():
-                        if adapter is not None:
-                            self._load(name, adapter)
-                    return
-                except ModelError as error:
-                    self._fault = f"its process does not start: {error.message}"
-                    logger.error("vllm: %s", error.message)
+            logger.warning("vllm: %s", self._fault)
+            _end(child)
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+            if self._mending:
+                return
+            self._mending = True
+        while not self._mended():
             time.sleep(PAUSE_S)
+
+    def _mended(self) -> bool:
+        """Whether it answers again with every adapter that it had, or nobody uses it any more."""
+        with self._changing:
+            with self._counting:
+                used, wanted = bool(self._users), dict(self._adapters)
+            try:
+                if used and self._child is None:
+                    self._start()
+                for name, adapter in wanted.items():
+                    if name not in self._loaded:
+                        self._load(name, adapter)
+            except Cancelled:
+                return False
+            except (ModelError, OSError) as error:
+                self._fault = error.message.rstrip(".") if isinstance(error, ModelError) else str(error)
+                logger.error("vllm: %s", self._fault)
+                return False
+            self._mending = False
+            return True
 
     def _stop(self) -> None:
         child, self._child, self._fault = self._child, None, "not loaded"
+        self._loaded.clear()
         if child is not None:
             _end(child)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _answers(self) -> bool:
-        try:
-            return self._ask("GET", "/health", None)[0] == 200
-        except (OSError, http.client.HTTPException):
-            return False
+    def _get(self, path: str) -> tuple[int, str]:
+        return self._ask("GET", path, None, {})
 
     def _post(self, path: str, body: dict[str, Any]) -> tuple[int, str]:
-        try:
-            return self._ask("POST", path, body)
-        except (OSError, http.client.HTTPException) as error:
-            return 0, str(error)
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        return self._ask("POST", path, json.dumps(body), headers)
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=300)
+    def _ask(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> tuple[int, str]:
+        """Status 0: nobody answers."""
+        connection = LocalConnection(self.socket, timeout=300)
         try:
-            headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
             return answer.status, answer.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            return 0, str(error)
         finally:
             connection.close()
 
     def _last_words(self) -> str:
-        assert self._folder is not None
-        lines = (self._folder / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = b"".join(self._said).decode(errors="replace").strip().splitlines()
         wrong: Sequence[str] = (
             [one for one in lines if "Error" in one] or lines[-1:] or ["it ended without a word"]
         )
         return wrong[-1].strip()[:300].rstrip(".")
 
 
+def _keep(child: subprocess.Popen[bytes], lines: deque[bytes]) -> None:
+    """What it says, read as it comes and kept as far as `lines` goes."""
+    assert child.stdout is not None
+    with child.stdout as said:
+        while line := said.readline(LINE_BYTES):
+            lines.append(line)
+
+
 def _rank(rank: int) -> int:
     """vLLM takes only some."""
     return next(one for one in (8, 16, 32, 64, 128, 256, 320, 512) if one >= rank)
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
