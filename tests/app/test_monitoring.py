@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import json
 import re
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from luthier.app.acting import system_user
 from luthier.app.app import App
 from luthier.app.monitoring import Monitor
 from luthier.core.artifact import key_of
-from luthier.core.errors import Busy, NotFound, SpecError
+from luthier.core.errors import Busy, Interrupted, NotFound, SpecError
 from luthier.core.event import Event
+from luthier.core.spec import resolve
+from luthier.data.connectors.traffic import TrafficConnector
 from luthier.data.records import RECORD
 from luthier.evaluation import predictions
 from luthier.store.traffic import Exchange, Judgement
@@ -192,6 +196,23 @@ def test_an_hour_of_a_day_that_is_not_over_is_left_alone(desk):
     assert len(desk.monitor.step("desk").looks) == 1
 
 
+def test_a_step_that_is_asked_to_stop_looks_no_further(desk):
+    desk.traffic(0)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted):
+        desk.monitor.step("desk", stop=stop)
+    assert not desk.events("drift.look")
+
+
+def test_a_row_of_the_future_and_one_that_came_late_hide_nothing(desk):
+    desk.traffic(3, 1, prefix="future")
+    for day in (1, 0):  # what was asked first is written last
+        desk.traffic(day, 50)
+    desk.now_s = START + 2 * DAY + 3600
+    assert [one["rows"] for one in desk.monitor.step("desk").looks] == [50, 50]
+
+
 def test_no_words_of_people_are_in_the_ledger(desk):
     desk.traffic(0, 60, words=["confidential", "widgets", "sprocket"])
     desk.monitor.step("desk")
@@ -270,6 +291,15 @@ def test_a_baseline_of_good_traffic(desk):
     found = desk.monitor.step("desk")
     assert len(found.looks) == 3 and not found.told and not found.open
     assert desk.monitor.show("desk")["baseline"]["because"] == "the desk has moved"
+
+
+def test_a_baseline_that_was_judged_otherwise_is_another_reference(desk):
+    desk.traffic(0, 150)
+    take = lambda: desk.monitor.baseline("desk", since="5 days", by="ann", because="good")["reference"]  # noqa: E731
+    first = take()
+    assert take() == first
+    desk.judge(0, 80, rating=1.0)
+    assert take() != first
 
 
 def test_what_cannot_be(desk):
@@ -412,8 +442,76 @@ def test_a_run_that_was_cut_off_goes_on_with_the_same_rows(desk, runs, monkeypat
     until = desk.events("retrain")[-1].data["until"]
     desk.now_s += 7200
     desk.traffic(1, 10)
+    desk.app.store.traffic.judge(
+        [Judgement(f"q0-0-{i}", 0, None, "delivery", None, "people", desk.now_s) for i in (0, 50, 51)]
+    )
     desk.monitor.step("desk")
-    assert runs[0].recipe.data.sources[-1].settings.until == until and len(desk.events("retrain")) == 2
+    source = runs[0].recipe.data.sources[-1]
+    assert source.settings.until == until and len(desk.events("retrain")) == 2
+    home = {"LUTHIER_HOME": str(desk.app.home)}
+    connector = TrafficConnector(source, desk.folder, lambda text: resolve(text, home))
+    assert connector.pinned()["rows"] == 40, "three that were judged meanwhile are for the next run"
+    assert all("billing" in str(row["messages"][-1]) for row in connector.head(100).rows)
+
+
+@pytest.mark.parametrize("desk", [RETRAIN], indirect=True)
+def test_a_declined_model_is_not_what_the_next_is_compared_with(desk, runs):
+    store = desk.app.store
+    with store.working("2" * 64) as (out, _):
+        parents = dict(store.catalog.get("desk@1").parents)
+        made = store.commit("release", "2" * 64, {"n": 2}, 1, parents, out, {})
+    store.catalog.name("desk", made.digest)
+    assert [str(one) for one in store.catalog.history("desk")] == ["desk@1", "desk@2"]
+    store.ledger.append(Event("retrain", "desk", {"state": "declined", "release": "desk@2"}, START))
+    desk.traffic(0, 60, release=None)
+    desk.judge(0, 40, correction="billing")
+    desk.monitor.step("desk")
+    assert desk.events("drift.look")[0].data["release"] == "desk@1"
+    assert runs[0].recipe.evaluate.against[-1].production == "desk@1"
+
+
+@pytest.mark.parametrize("desk", [RETRAIN.replace("on:", "start: release, on:")], indirect=True)
+def test_weights_that_a_run_starts_from_go_with_it_and_are_nobodys_base(desk, runs, monkeypatch):
+    def export(self, release, folder, *, form):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(App, "export", export)
+    monkeypatch.setattr("luthier.app.checking.check", lambda recipe: None)
+    desk.traffic(0, 60)
+    desk.judge(0, 40, correction="billing")
+    (desk.app.home / "monitor" / "starts" / "desk-two-1").mkdir(parents=True)
+    assert desk.monitor.step("desk").retrain.state == "pending"
+    [wish] = runs
+    assert wish.recipe.base.endswith("starts/desk-1")
+    there = [one.name for one in (desk.app.home / "monitor" / "starts").iterdir()]
+    assert there == ["desk-two-1"], "another name's is left alone"
+    desk.monitor.decline("desk", by="ann", reason="not yet")
+    told = {"name": "desk", "recipe": wish.text.replace("start: release, ", ""), "overrides": list(wish.overrides), "source": "recipe.yaml"}  # fmt: skip
+    desk.app.store.ledger.append(
+        Event("run.started", "run-2", told),
+        Event("run.finished", "run-2", {"name": "desk", "release": "desk@2"}),
+    )
+    desk.traffic(1, 60)
+    desk.judge(1, 40, correction="billing")
+    desk.monitor.step("desk")
+    assert runs[1].recipe.base == "tiny", "the recipe's own"
+
+
+@pytest.mark.parametrize("desk", [RETRAIN], indirect=True)
+def test_an_alert_is_told_before_a_new_run_and_only_then_counts_as_told(desk, runs):
+    desk.traffic(0, 60, words=OTHER)
+    desk.judge(0, 40, correction="billing")
+
+    def full(alert):
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        desk.monitor.step("desk", log=full)
+    assert not desk.events("alert.sent") and not runs
+    heard = []
+    found = desk.monitor.step("desk", log=lambda alert: heard.append((alert.id, len(runs))))
+    assert heard == [(alert.id, 0) for alert in found.told] and heard and len(runs) == 1
 
 
 @pytest.mark.parametrize("desk", [RETRAIN], indirect=True)
@@ -438,7 +536,9 @@ def test_old_traffic_is_purged(desk):
     )
     desk.app.store.traffic.keep(old)
     desk.traffic(0, 5)
+    desk.app.store.traffic.keep(replace(old, id="other", name="shop", release=None))
     assert desk.monitor.step("desk").removed == 1 and desk.events("drift.look")[0].data["rows"] == 5
+    assert [one.exchange.id for one in desk.app.store.traffic.read("shop")] == ["other"], "its own rule says"
 
 
 def test_the_commands(desk, monkeypatch):
@@ -464,3 +564,25 @@ def test_the_commands(desk, monkeypatch):
     assert json.loads(run("show", "desk", "--json").stdout)["last"]["rows"] == 60
     assert run("approve", "desk", "--reason", "yes").exit_code == 5
     assert run("report", "nobody").exit_code == 5
+    monkeypatch.setenv("LOGNAME", "somebody-else")  # who acts is what the operating system says
+    desk.app.store.ledger.append(Event("retrain", "desk", {"state": "pending", "release": "desk@2"}))
+    done = run("decline", "desk", "--reason", "no", "--json")
+    assert json.loads(done.stdout)["by"] == system_user()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_command_prints_an_alert_once(desk, monkeypatch, as_json):
+    from click.testing import CliRunner
+
+    from luthier.cli.main import main
+
+    monkeypatch.setenv("LUTHIER_HOME", str(desk.app.home))
+    monkeypatch.setattr(
+        Monitor, "__init__", lambda self, app: vars(self).update(_app=app, _clock=lambda: desk.now_s)
+    )
+    desk.traffic(0, 60, words=OTHER)
+    done = CliRunner().invoke(main, ["monitor", "step", "desk", *(["--json"] if as_json else [])])
+    told = len(desk.events("alert.sent"))
+    assert told and (done.stderr if as_json else done.stdout).count("ALERT ") == told
+    if as_json:
+        assert len(json.loads(done.stdout)["alerts"]) == told

@@ -46,7 +46,7 @@ def test_judged_traffic_becomes_the_next_release(ran, monkeypatch):
     old_test = pq.read_table(dataset / "test.parquet")["source"].to_pylist().count("rows.jsonl")
     before = app.store.folder(app.store.catalog.get(app.store.catalog.get("router@1").parents["dataset"]))
     assert old_test == pq.ParquetFile(before / "test.parquet").metadata.num_rows, "old test rows stay"
-    assert [part["part"] for part in done["retrain"]["parts"]] == ["old", "new"]
+    assert [part["part"] for part in done["retrain"]["parts"]] == ["all", "old", "new"]
     report = app.store.folder(app.store.catalog.get(release.parents["report"]))
     assert "production" in json.loads((report / "report.json").read_text())["systems"]
     approved = ran.luthier("monitor", "decline", "router", "--by", "ann", "--reason", "not yet", "--json")

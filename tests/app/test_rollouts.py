@@ -92,6 +92,10 @@ def test_drift_pauses_once(app):
     app.store.ledger.append(Event("drift.look", "router", {"alarms": [{"view": "lengths"}]}))
     at = app.rollouts.review("router")
     assert at.state == "paused" and "found a shift" in at.reason
+    app.rollouts.resume("router", by="ann", reason="looked at it")
+    for alarms in ([{"view": "lengths"}], []):  # one step looked at two windows, and the newer is quiet
+        app.store.ledger.append(Event("drift.look", "router", {"alarms": alarms}))
+    assert app.rollouts.review("router").state == "paused"
 
 
 def test_bad_feedback_takes_it_back(app):

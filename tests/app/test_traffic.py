@@ -113,3 +113,12 @@ def test_what_strangers_wrote_does_not_steer_the_terminal(workshop):
         told = workshop.luthier(*words).stdout
         assert "\x1b" not in told and "\x07" not in told and "\u202e" not in told
         assert "⟨U+001B⟩[2J" in told
+
+
+def test_what_a_server_takes_out_by_itself_is_no_persons_act(workshop, monkeypatch):
+    app = capture(workshop, 2)
+    monkeypatch.setattr("luthier.app.traffic.PURGE_EVERY_S", 0.0)
+    keeper = app.traffic.capture(1.0, keep_s=1e-6)
+    keeper._purge()
+    [entry] = [one for one in app.store.audit.read() if one.action == "traffic.removed"]
+    assert entry.actor == "server" and entry.person_sha256 is None and entry.data["exchanges"] == 2

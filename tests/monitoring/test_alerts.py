@@ -144,6 +144,9 @@ def test_the_address_is_looked_up_once_and_held_to(told, monkeypatch):
         ({"url": "http://127.0.0.1/x", "secret": "plainly written"}, "refer to an environment variable"),
         ({"url": "http://u:p@127.0.0.1/x", "secret": "${HOOK}"}, "holds no password"),
         ({"url": "file:///etc/passwd", "secret": "${HOOK}"}, "no URL of a server"),
+        ({"url": "https://hooks..firm.com/x", "secret": "${HOOK}"}, "no name of a host"),
+        ({"url": "http://127.0.0.1/hook/ü", "secret": "${HOOK}"}, "as in /hook/%C3%BC"),
+        ({"url": "http://127.0.0.1/a b", "secret": "${HOOK}"}, "as in /a%20b"),
     ],
 )
 def test_webhooks_that_cannot_be_wished_for(wish, words):
@@ -156,6 +159,7 @@ def test_webhooks_that_cannot_be_wished_for(wish, words):
     [
         ({"host": "smtp.firm.com"}, "write allow_host: smtp.firm.com"),
         ({"host": "smtp.firm.com", "allow_host": "smtp.firm.com", "tls": "none"}, "in the clear"),
+        ({"host": "smtp..firm.com", "allow_host": "smtp..firm.com"}, "no name of a host"),
         ({"host": "localhost", "user": "me"}, "belong together"),
         ({"host": "localhost", "user": "me", "password": "hunter2"}, "refer to an environment variable"),
         ({"host": "localhost", "to": ["a@b.com\nBcc: x@y.com"]}, "no address"),
@@ -214,3 +218,40 @@ def test_a_mail_server_that_is_not_there(told):
     spec = EmailSpec(host="127.0.0.1", port=9, tls="none", sender="luthier@firm.com", to=["ops@firm.com"])
     with pytest.raises(NotSent, match="does not answer"):
         mail.send(told, spec, lambda text: text)
+
+
+def test_a_secret_that_cannot_be_written_is_no_traceback_and_is_not_told(told, listener):
+    with pytest.raises(NotSent, match="cannot be written") as caught:
+        webhook.send(told, WebhookSpec(url=listener[1], secret="${HOOK}"), lambda _: "k" * 20 + "\udcff")
+    assert "kkk" not in str(caught.value)
+
+
+def test_a_name_that_cannot_be_looked_up_is_not_sent_to(told, monkeypatch):
+    def look_up(*words, **more):
+        raise UnicodeError("label empty or too long")
+
+    monkeypatch.setattr(webhook.socket, "getaddrinfo", look_up)
+    spec = WebhookSpec(url="http://hooks.firm.com/x", allow_host="hooks.firm.com", secret="${HOOK}")
+    with pytest.raises(NotSent, match="UnicodeError"):
+        webhook.send(told, spec, lambda _: KEY)
+    post = EmailSpec(host="smtp.firm.com", allow_host="smtp.firm.com", sender="a@firm.com", to=["b@firm.com"])
+    with pytest.raises(NotSent, match="UnicodeError"):
+        mail.send(told, post, lambda text: text)
+
+
+def test_a_password_with_an_umlaut_is_not_sent_and_not_told(told):
+    class Asks(MailServer):
+        def handle(self):
+            self.wfile.write(b"220 here\r\n")
+            for line in self.rfile:
+                said = {b"EHLO": b"250-here\r\n250 AUTH PLAIN\r\n", b"QUIT": b"221 bye\r\n"}
+                self.wfile.write(said.get(line[:4].upper(), b"250 ok\r\n"))
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Asks) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        spec = EmailSpec(host="127.0.0.1", port=server.server_address[1], tls="none", sender="a@firm.com",
+                         to=["b@firm.com"], user="me", password="${WORD}")  # fmt: skip
+        with pytest.raises(NotSent, match="ASCII") as caught:
+            mail.send(told, spec, lambda text: "pässwört" if text.startswith("$") else text)
+        server.shutdown()
+    assert "ssw" not in str(caught.value).replace("password", "")

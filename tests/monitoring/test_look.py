@@ -63,6 +63,11 @@ def test_judged_answers_that_are_worse_and_better(reference, drift, make_rows):
     assert [alarm.group for alarm in worse.alarms] == ["quality"] and worse.state.judgements == 80
     better = looking.look(state, reference, drift, 0.0, DAY_S, [], make_rows(80, 701, right=1.0), 80)
     assert not better.alarms
+    asked = looking.look(state, reference, drift, 0.0, DAY_S, make_rows(40, 702)).by_view
+    both = looking.look(
+        state, reference, drift, 0.0, DAY_S, make_rows(40, 702), make_rows(900, 701, right=1.0), 900
+    )
+    assert {**both.by_view, "right": 0} == {**asked, "right": 0}, "praise takes nothing from the other views"
 
 
 def test_the_same_look_twice_is_the_same(reference, drift, make_rows):

@@ -108,8 +108,29 @@ def test_a_model_that_forgets_what_was_old_does_not_pass():
     forgot = answers([*(generator.random(200) < 0.6), *([True] * 100)])
     task = {"kind": "classify", "labels": ["a", "b"]}
     spec = RetrainSpec(on="drift")
-    assert [one.passed for one in parts(better, production, source, task, spec)] == [True, True]
-    old, new = parts(forgot, production, source, task, spec)
+    assert [one.passed for one in parts(better, production, source, task, spec)] == [True, True, True]
+    _, old, new = parts(forgot, production, source, task, spec)
     assert not old.passed and "may be worse" in old.reason and new.passed and new.difference > 0.4
     few = parts(better, production, dict.fromkeys(source, "a.jsonl"), task, spec)
-    assert few[1].rows == 0 and few[1].passed and "too few" in few[1].reason
+    assert few[2].rows == 0 and few[2].passed and "no new test rows" in few[2].reason
+
+
+def test_few_rows_of_a_part_do_not_let_a_worse_model_through():
+    """19 old rows and 19 new ones are too few to tell, each; of all 38 the new model has half wrong that were right. The recipe's gate
+    may compare with the base alone (better_than: base), so nobody else would have said so."""
+    source = {f"r{n:03d}": "feedback" if n >= 19 else "a.jsonl" for n in range(38)}
+    production, worse = answers([True] * 38), answers([n % 2 == 0 for n in range(38)])
+    task, spec = {"kind": "classify", "labels": ["a", "b"]}, RetrainSpec(on="drift")
+    told = {one.part: one for one in parts(worse, production, source, task, spec)}
+    assert told["old"].passed and told["new"].passed and "too few" in told["old"].reason
+    assert not told["all"].passed and told["all"].difference == -0.5
+    nothing = parts(worse, answers([]), source, task, spec)
+    assert not nothing[0].passed and "no all" not in nothing[0].reason
+
+
+def test_a_resumed_run_reads_up_to_the_same_lines():
+    old = Old({"data": {"sources": [{"files": "a.jsonl"}]}}, "chat", "sft", "desk", "desk@3")
+    through = {"exchanges": 7, "judgements": 3}
+    told = words(old, RetrainSpec(on="drift"), until="2026-01-01", labels=40, through=through)
+    sources = json.loads(next(one for one in told if one.startswith("data.sources=")).partition("=")[2])
+    assert sources[1]["traffic"]["through"] == through

@@ -92,3 +92,45 @@ def test_draws_follow_from_ids_alone(ids):
     whole = draws(ids, views)
     assert ((whole >= 0) & (whole < 1)).all()
     assert (draws(ids[::-1], views)[::-1] == whole).all()
+
+
+def days_until_told(praised, seed):
+    """When a shift by a sixth of the spread is told, which begins on day 10, and how many alarms `right` made until then."""
+    generator, praise = np.random.default_rng(seed), 0
+    usual = np.bincount(generator.normal(30, 6, 400).astype(int).clip(0, BINS - 1), minlength=BINS)
+    detector = Detector.fresh({"length": usual, "right": [100, 400, *[0] * (BINS - 2)]})
+    for day in range(120):
+        told = generator.normal(30 if day < 10 else 32, 6, 40).astype(int).clip(0, BINS - 1)
+        asked = np.column_stack([told, np.full(40, -1)])
+        luck = generator.random((60, 2))
+        if detector.watch(asked, luck[:40], 1.0, 0.01, closed=["right"]):
+            return day, praise
+        right = generator.random(20) < 0.99
+        if praised:
+            judged = np.column_stack([np.full(20, -1), right])
+            praise += len(detector.watch(judged, luck[40:], 1.0, 0.01, closed=["length"]))
+    return 120, praise
+
+
+def test_praise_does_not_hide_a_shift():
+    """What is watched apart (answers judged better than measured, which nobody is told of) leaves the other views' capital alone: the
+    shift is told on the same day, with and without."""
+    found = [(days_until_told(False, seed), days_until_told(True, seed)) for seed in range(4)]
+    assert [praised for _, (praised, _) in found] == [plain for (plain, _), _ in found]
+    assert all(praise > 0 for _, (_, praise) in found)
+
+
+def test_two_watches_raise_no_more_alarms_than_promised():
+    """As above, with a view that is watched apart: 20 x 15 quiet days, alpha 0.02, 6 alarms at most on average of both together. Of a
+    Poisson of 6, 13 or more are seen in one of a hundred; seeds are fixed."""
+    generator, alarms = np.random.default_rng(4), 0
+    for _ in range(20):
+        detector = fresh(generator)
+        for _ in range(15):
+            told = generator.integers(0, BINS, (25, 4))
+            asked, judged = told.copy(), np.full((25, 4), -1)
+            asked[:, 3], judged[:, 3] = -1, told[:, 3]
+            luck = generator.random((25, 4))
+            alarms += len(detector.watch(asked, luck, 1.0, 0.02, closed=["v3"]))
+            alarms += len(detector.watch(judged, luck, 1.0, 0.02, closed=["v0", "v1", "v2"]))
+    assert alarms < 13

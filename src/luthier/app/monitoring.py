@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.artifact import Artifact
+from luthier.core.artifact import Artifact, digest_of
 from luthier.core.errors import Busy, DataError, LuthierError, NotFound, SpecError
 from luthier.core.event import Event
 from luthier.monitoring import alerts as telling
@@ -175,15 +175,18 @@ class Monitor:
         )  # fmt: skip
 
     def step(self, name: str, *, recipe: Path | None = None, folder: Path | None = None, watch: Watch | None = None,
-             stop: threading.Event | None = None, by: str = "cron") -> Stepped:  # fmt: skip
-        """Purge, look, tell, and see to a new run. Raises Busy where another process is at it."""
+             stop: threading.Event | None = None, by: str = "cron", log: Callable[[Alert], None] | None = None) -> Stepped:  # fmt: skip
+        """Purge, look, tell, and see to a new run. `log` is told of each new alert at once: what it has not returned from is told again by
+        the next step. Raises Busy where another process is at it, and what `log` raises."""
         from .retraining import Retraining
 
         settings = self.settings(name, recipe)
         with self._alone(name):
             removed = 0
             if settings.keep_for is not None:
-                removed = self._app.traffic.remove(older_s=settings.keep_for, why="kept long enough", by=by)
+                removed = self._app.traffic.remove(
+                    older_s=settings.keep_for, name=name, why="kept long enough", by=by
+                )
             with closing(self._context(name, watch, stop)) as at:
                 looks: list[dict[str, Any]] = []
                 ended: list[str] = []
@@ -194,7 +197,7 @@ class Monitor:
                         ended += over
                 except DataError as stopped:  # there is nothing to compare with: all else can still be done
                     failed.append(("look", str(stopped)))
-                told, unsent = self._tell(name, settings, at)
+                told, unsent = self._tell(name, settings, at, log)
             retrained = None
             if settings.retrain is not None:
                 retrained = Retraining(self._app, self._clock).step(
@@ -331,12 +334,12 @@ class Monitor:
     def _windows(
         self, name: str, after_s: float, now_s: float, every_s: float
     ) -> Iterator[tuple[float, float]]:
-        """Those with traffic: a gap of any length costs one query."""
+        """Those with traffic: a gap of any length costs one query. What is dated later than now is not there yet."""
         while True:
-            first = next(self._app.store.traffic.read(name, since_s=after_s), None)
-            if first is None:
+            first_s = self._app.store.traffic.first_s(name, after_s, now_s)
+            if first_s is None:
                 return
-            begin = max(first.exchange.time_s // every_s * every_s, after_s // every_s * every_s)
+            begin = max(first_s // every_s * every_s, after_s // every_s * every_s)
             due = looking.windows(begin, now_s, every_s)
             if not due:
                 return
@@ -351,8 +354,7 @@ class Monitor:
             return before
         if known:
             return sorted(known, key=lambda one: (-known[one], one))[0]
-        history = self._app.store.catalog.history(name)
-        return before or (str(history[-1]) if history else None)
+        return before or self._app.rollouts.answering(name)
 
     # -- the reference ----------------------------------------------------------------------------------------------
 
@@ -402,6 +404,7 @@ class Monitor:
         wish = TrafficReferenceSpec(
             **{k: getattr(spec.reference, k) for k in type(spec.reference).model_fields},
             name=name, release=release, since_s=since_s, until_s=until_s, exchanges=len(mine),
+            judged=digest_of([[row.id, row.right] for row in mine]),
         )  # fmt: skip
         labels = self._labels(release)
         about = {"of": "traffic", "release": release, "since_s": since_s, "until_s": until_s}
@@ -424,12 +427,12 @@ class Monitor:
     # -- telling ----------------------------------------------------------------------------------------------------
 
     def _tell(
-        self, name: str, settings: MonitorSpec, at: RunContext
+        self, name: str, settings: MonitorSpec, at: RunContext, log: Callable[[Alert], None] | None
     ) -> tuple[list[Alert], list[tuple[str, str]]]:
         """Every alert of the last days that a channel has not heard; (those that the log had not heard, what failed)."""
         ledger, now_s = self._app.store.ledger, self._clock()
         heard = {(e.data["alert"], e.data["channel"]) for e in ledger.read(kind=SENT, subject=name)}
-        channels: dict[str, Callable[[Alert], None]] = {"log": lambda alert: None}
+        channels: dict[str, Callable[[Alert], None]] = {"log": log or (lambda alert: None)}
         hook, post = settings.alerts.webhook, settings.alerts.email
         if hook is not None:
             channels["webhook"] = lambda alert: webhook.send(alert, hook, at.secret, now_s)
@@ -477,8 +480,9 @@ class Monitor:
 
     def _context(self, name: str, watch: Watch | None, stop: threading.Event | None = None) -> RunContext:
         return RunContext(
-            self._app.store, f"monitor-{name}", Path.cwd(), self._app._environ, watch or Silent()
-        )
+            self._app.store, f"monitor-{name}", Path.cwd(), self._app._environ, watch or Silent(),
+            stop=stop or threading.Event(),
+        )  # fmt: skip
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:

@@ -112,21 +112,21 @@ class Retraining:
 
     def _started(self, name: str, facts: Facts, due: Due, by: str) -> dict[str, Any]:
         store, now_s = self._app.store, self._clock()
+        through = store.traffic.through()
         labels = sum(
             one.correction is not None or (one.rating or 0) > 0
-            for one in store.traffic.read(name, until_s=now_s)
+            for one in store.traffic.read(name, until_s=now_s, through=through)
         )
         return self._say(
             name, "started", why=due.why, labels=labels, until=datetime.fromtimestamp(now_s, UTC).isoformat(),
-            judgements=store.traffic.through().judgements, production=self._in_use(name), by=by,
+            exchanges=through.exchanges, judgements=through.judgements, production=self._in_use(name), by=by,
         )  # fmt: skip
 
     def _in_use(self, name: str) -> str:
-        """The release that answers: as the last look saw it, else the newest."""
-        history = [str(version) for version in self._app.store.catalog.history(name)]
-        last = self._app.store.ledger.last(kind="drift.look", subject=name)
-        seen = None if last is None else last.data["release"]
-        return seen if seen in history else history[-1]
+        """The release that answers; never one that waits for a person, or was declined."""
+        found = self._app.rollouts.answering(name)
+        assert found is not None, "facts were found of it, so there is one"
+        return found
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
@@ -152,20 +152,20 @@ class Retraining:
 
                 done = run_line(wish, at, also=also)
         except Interrupted:
-            raise
+            raise  # the next step goes on, from the same weights
         except GateFailed as stopped:
-            self._say(name, "refused", why=stopped.message, parts=[asdict(one) for one in parts])
+            self._ended(name, "refused", why=stopped.message, parts=[asdict(one) for one in parts])
             return Retrained("refused", stopped.message, None, tuple(parts))
         except LuthierError as stopped:
-            self._say(name, "failed", why=str(stopped))
+            self._ended(name, "failed", why=str(stopped))
             return Retrained("failed", str(stopped))
         if done.release == told["production"]:
             why = "the new run gave the release that is in use"
-            self._say(name, "failed", why=why)
+            self._ended(name, "failed", why=why)
             return Retrained("failed", why)
         known = [asdict(one) for one in parts]
         if spec.approve == "human":
-            self._say(name, "pending", release=done.release, why=told["why"], parts=known)
+            self._ended(name, "pending", release=done.release, why=told["why"], parts=known)
             return Retrained(
                 "pending",
                 f"{done.release} waits for a person: luthier monitor approve {name}",
@@ -173,7 +173,7 @@ class Retraining:
                 tuple(parts),
             )
         reason = f"passed the gate; {told['why']}"
-        approved = self._say(name, "approved", release=done.release, by=by, reason=reason, parts=known)
+        approved = self._ended(name, "approved", release=done.release, by=by, reason=reason, parts=known)
         return self._handed(name, approved, by=by, reason=reason)
 
     def _wish(
@@ -191,21 +191,37 @@ class Retraining:
                     f"the recipe of {name!r} is not on record in this home.",
                     remedy=f"Name it: luthier monitor step {name} --recipe FILE",
                 )
+            said = [one for one in found.overrides if not self._is_start(one)]
             wish = parse_recorded(
-                {"recipe": found.text, "overrides": found.overrides, "source": found.source}, folder=folder
+                {"recipe": found.text, "overrides": said, "source": found.source}, folder=folder
             )
         tree = override(read_yaml(wish.text, wish.source), wish.overrides)
         method = wish.recipe.train.method.name
         old = Old(tree.value, wish.recipe.task.kind, method, name, told["production"])
         base = None if spec.start == "base" else self._exported(told["production"])
-        wish = again(wish, rule.words(old, spec, until=told["until"], labels=told["labels"], base=base))
+        through = (
+            {"exchanges": told["exchanges"], "judgements": told["judgements"]}
+            if "exchanges" in told
+            else None
+        )
+        more = rule.words(old, spec, until=told["until"], labels=told["labels"], through=through, base=base)
+        wish = again(wish, more)
         check(wish.recipe)
         check_answers(wish)
         return wish
 
+    @property
+    def _starts(self) -> Path:
+        """Where merged weights lie while a run that starts from them is under way."""
+        return self._app.home / "monitor" / "starts"
+
+    def _is_start(self, override: str) -> bool:
+        """Whether it names such weights as `base`: an earlier run wrote that, and the recipe's own base is meant."""
+        return override.startswith("base=" + json.dumps(f"{self._starts}/", ensure_ascii=False)[:-1])
+
     def _exported(self, release: str) -> str:
         """The merged weights of a release as a folder that training can start from."""
-        folder = self._app.home / "monitor" / "starts" / release.replace("@", "-")
+        folder = self._starts / release.replace("@", "-")
         if not (folder / "config.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -213,7 +229,7 @@ class Retraining:
         return str(folder)
 
     def _parts(self, so_far: Results, spec: RetrainSpec) -> list[Part]:
-        """How the new model does on old and on new test rows, against the release in use."""
+        """How the new model does on all test rows, on old and on new ones, against the release in use."""
         from luthier.data.shards import Side
         from luthier.evaluation.predictions import by_system, read
 
@@ -222,7 +238,7 @@ class Retraining:
         folder = store.folder(so_far.report)
         answers = by_system(read(folder / "predictions.parquet"))
         if "production" not in answers:
-            return []
+            return [Part("all", 0, None, None, None, False, "the release in use was not asked")]
         source: dict[str, str] = {}
         for batch in Side(store.folder(so_far.dataset) / "test.parquet").batches(["id", "source"]):
             source |= dict(zip(batch["id"].to_pylist(), batch["source"].to_pylist(), strict=True))
@@ -250,6 +266,14 @@ class Retraining:
                 remedy=f"`luthier monitor show {name}` says where it stands.",
             )
         return last.data
+
+    def _ended(self, name: str, state: str, **data: Any) -> dict[str, Any]:
+        """The run is over, so the weights that it started from are not needed any more: a base has its own copy."""
+        told = self._say(name, state, **data)
+        for folder in self._starts.glob(f"{name}-*"):
+            if folder.name.removeprefix(f"{name}-").isdecimal():  # not those of a name that begins alike
+                shutil.rmtree(folder, ignore_errors=True)
+        return told
 
     def _say(self, name: str, state: str, **data: Any) -> dict[str, Any]:
         told = {"state": state, **data}

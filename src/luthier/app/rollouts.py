@@ -213,14 +213,14 @@ class Rollouts:
         return self._unless_taken(take(at, found.action, by=RULE, reason=found.reason, now_s=time.time()))
 
     def _drifted(self, at: Rollout) -> str | None:
-        """What the newest alert since the last step says; older ones were looked at then."""
+        """What the newest alert, or any look, since the last step says; older ones were looked at then."""
         alert = self._store.ledger.last(kind=DRIFT, subject=at.name)
         if alert is not None and alert.time_s > at.time_s:
             return str(alert.data.get("reason") or "an alert came in")[:300]
-        look = self._store.ledger.last(kind=LOOK, subject=at.name)
-        if look is None or look.time_s <= at.time_s or not look.data.get("alarms"):
-            return None
-        return "a look at the traffic found a shift (`luthier monitor` tells of it)"
+        looks = self._store.ledger.read(kind=LOOK, subject=at.name, since_s=at.time_s)
+        if any(look.data.get("alarms") for look in looks if look.time_s > at.time_s):
+            return "a look at the traffic found a shift (`luthier monitor` tells of it)"
+        return None
 
     def _unless_taken(self, after: Rollout) -> Rollout | None:
         try:

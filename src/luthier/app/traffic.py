@@ -19,7 +19,10 @@ from luthier.core.event import Event
 from luthier.store.traffic import Exchange, Judged, Judgement
 from luthier.store.traffic import Traffic as Kept
 
+from .acting import SERVER
+
 if TYPE_CHECKING:
+    from .acting import Actor
     from .app import App
 
 PURGE_EVERY_S = 3600.0
@@ -76,7 +79,7 @@ class Capture:
             if time.monotonic() < self._next_purge_s:
                 return
             self._next_purge_s = time.monotonic() + PURGE_EVERY_S
-        self._app.traffic.remove(older_s=self._keep_s, why="kept long enough")
+        self._app.traffic.remove(older_s=self._keep_s, why="kept long enough", actor=SERVER)
 
 
 def _draw(exchange_id: str) -> float:
@@ -174,19 +177,22 @@ class Traffic:
         ids: Sequence[str] = (),
         older_s: float | None = None,
         user: str | None = None,
+        name: str | None = None,
         why: str | None = None,
         by: str | None = None,
+        actor: Actor | None = None,
     ) -> int:
-        """Take exchanges out with all that was said of them; how many. `user` as clients wrote it. Raises SpecError without one of
-        the three."""
+        """Take exchanges out with all that was said of them; how many. `user` as clients wrote it; `name`: only what was asked of
+        that one; `actor`: who does it, where that is not whom the App works for. Raises SpecError without ids, an age or a user."""
         if not ids and older_s is None and user is None:
             raise SpecError("nothing says which exchanges to remove.", remedy="Give --id, --older or --user.")
-        asked = {"ids": len(ids), "older_s": older_s, "of_a_user": user is not None}
+        asked = {"ids": len(ids), "older_s": older_s, "of_a_user": user is not None, "name": name}
         gone = self._kept.remove(
             ids=ids,
             before_s=None if older_s is None else time.time() - older_s,
             user_sha256=None if user is None else hashlib.sha256(user.encode()).hexdigest(),
-            act=self._app.actor.act("traffic.removed", "traffic", asked, named=by),
+            name=name,
+            act=(actor or self._app.actor).act("traffic.removed", "traffic", asked, named=by),
         )
         if gone:
             self._app.store.ledger.append(

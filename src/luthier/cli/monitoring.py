@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from .command import Nearest, app, as_json_option, put, put_json, told
 
 if TYPE_CHECKING:
     from luthier.app.monitoring import Reported, Stepped
+    from luthier.monitoring.alerts import Alert
 
 _recipe = click.option(
     "--recipe",
@@ -91,6 +91,12 @@ def step(name: str, recipe: Path | None, folder: Path | None, as_json: bool) -> 
     from .show import watch
 
     eyes = watch()
+
+    def log(alert: Alert) -> None:  # at once: a new run may take hours, and may be killed
+        text = "\nALERT " + "\n".join(alert.lines()) + "\n"
+        eyes.say(text) if as_json else put(text)
+        sys.stdout.flush()
+
     try:
         with stop_on_signals(eyes.say) as stop:
             found = app().monitor.step(
@@ -99,7 +105,8 @@ def step(name: str, recipe: Path | None, folder: Path | None, as_json: bool) -> 
                 folder=folder and folder.absolute(),
                 watch=eyes,
                 stop=stop,
-                by=getpass.getuser(),
+                by=_user(),
+                log=log,
             )
     finally:
         eyes.close()
@@ -146,7 +153,7 @@ def baseline(
 ) -> None:
     """Take a stretch of good traffic of NAME for what is usual, in place of the rows it was measured on."""
     done = app().monitor.baseline(
-        name, since=since, until=until, by=by or getpass.getuser(), because=because, recipe=recipe
+        name, since=since, until=until, by=by or _user(), because=because, recipe=recipe
     )
     put_json(done) if as_json else put(
         f"{done['rows']:,} requests of {_time(done['since_s'])} to {_time(done['until_s'])} are what is usual now"
@@ -161,7 +168,7 @@ def baseline(
 @told
 def approve(name: str, reason: str, by: str | None, as_json: bool) -> None:
     """Let the new model of NAME that waits go on to a rollout."""
-    done = app().monitor.approve(name, by=by or getpass.getuser(), reason=reason)
+    done = app().monitor.approve(name, by=by or _user(), reason=reason)
     put_json(done) if as_json else put(f"{done['release']}: {done['state']}, {done['why']}")
 
 
@@ -173,7 +180,7 @@ def approve(name: str, reason: str, by: str | None, as_json: bool) -> None:
 @told
 def decline(name: str, reason: str, by: str | None, as_json: bool) -> None:
     """Do not use the new model of NAME that waits."""
-    done = app().monitor.decline(name, by=by or getpass.getuser(), reason=reason)
+    done = app().monitor.decline(name, by=by or _user(), reason=reason)
     put_json(done) if as_json else put(f"{done['release']} is not used")
 
 
@@ -188,8 +195,6 @@ def _stepped(found: Stepped) -> None:
         put("no window is over that was not looked at")
     if left_out := sum(one["left_out"] for one in found.looks):
         put(f"{left_out:,} further requests are left out (monitor.drift.at_most)")
-    for alert in found.told:
-        put("\nALERT " + "\n".join(alert.lines()) + "\n")
     for episode in found.ended:
         put(f"ended: {episode}")
     for what, reason in found.failed:
@@ -247,3 +252,9 @@ def _seen(text: str) -> str:
 
 def _time(time_s: float) -> Any:
     return datetime.fromtimestamp(time_s, UTC).isoformat(" ", "minutes").removesuffix("+00:00")
+
+
+def _user() -> str:
+    from luthier.app.acting import system_user
+
+    return system_user()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -121,7 +120,7 @@ def show(exchange_id: str, as_json: bool) -> None:
 @told
 def feedback(file: str, by: str | None, as_json: bool) -> None:
     """Take in judgements: a FILE with `id` and a rating (-1 to 1), a correction or a comment."""
-    done = app().traffic.feedback(file, by or getpass.getuser())
+    done = app().traffic.feedback(file, by or _user())
     if as_json:
         put_json(done)
         return
@@ -141,7 +140,7 @@ def remove(
     ids: tuple[str, ...], older: float | None, user: str | None, why: str | None, as_json: bool
 ) -> None:
     """Take exchanges out with all that was said of them. What was learnt from them stays learnt: see `luthier data forget`."""
-    gone = app().traffic.remove(ids=ids, older_s=older, user=user, why=why, by=getpass.getuser())
+    gone = app().traffic.remove(ids=ids, older_s=older, user=user, why=why, by=_user())
     put_json({"removed": gone}) if as_json else put(f"{gone:,} exchanges removed")
 
 
@@ -157,3 +156,9 @@ def _answer(one: Judged) -> str:
 def _judged(one: Judged) -> str:
     told = [] if one.rating is None else [f"rated {one.rating:+g}"]
     return ", ".join([*told, *(["corrected"] if one.correction is not None else [])]) or "not judged"
+
+
+def _user() -> str:
+    from luthier.app.acting import system_user
+
+    return system_user()

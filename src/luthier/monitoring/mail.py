@@ -33,6 +33,10 @@ def send(alert: Alert, spec: EmailSpec, secret: Callable[[str], str]) -> None:
         ) from None
     except OSError as error:
         raise NotSent(f"{spec.host} does not answer ({type(error).__name__})") from None
+    except ValueError as error:  # UnicodeError is one; its words may hold the password
+        raise NotSent(
+            f"{spec.host} cannot be sent what is written ({type(error).__name__}); user and password may hold ASCII characters alone"
+        ) from None
 
 
 def message(alert: Alert, spec: EmailSpec) -> EmailMessage:

@@ -53,6 +53,8 @@ class TrafficReferenceSpec(ReferenceSpec):
     """Before then."""
     exchanges: int
     """How many there were: with some removed it would be another reference."""
+    judged: str
+    """A digest of which they were and which of them were judged right: with other judgements it would be another reference."""
 
 
 @dataclass(frozen=True)

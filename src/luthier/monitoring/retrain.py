@@ -2,14 +2,14 @@
 
 due          from what the ledger and the traffic say: a reason, or what is waited for
 words        the recipe as recorded, changed: old rows for replay, what people judged, and a comparison with what is in use
-parts        of the new model's report: is it no worse on the old test rows, and on the new ones?
+parts        of the new model's report: is it no worse than what is in use on all test rows, on the old ones, and on the new?
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,12 +86,20 @@ LEADS = {"classify": "macro_f1", "chat": "token_f1", "regress": "mae", "extract"
 
 
 def words(
-    old: Old, spec: RetrainSpec, *, until: str, labels: int, base: str | None = None
+    old: Old,
+    spec: RetrainSpec,
+    *,
+    until: str,
+    labels: int,
+    through: Mapping[str, int] | None = None,
+    base: str | None = None,
 ) -> tuple[str, ...]:
     """The changes to the recipe, as `--set` takes them. `labels`: rows that people judged; as many old rows are kept as make `replay`
-    of the whole."""
+    of the whole. `through`: the last lines of traffic and of judgements that count, so that a later run of it has the same rows."""
     data = old.recipe["data"]
     wish: dict[str, Any] = {"name": old.name, "until": until}
+    if through is not None:
+        wish["through"] = dict(through)
     if old.method in PAIRED:
         wish["as"] = "pairs"
     new: dict[str, Any] = {"traffic": wish, "name": FEEDBACK}
@@ -152,15 +160,24 @@ def parts(
     *,
     seed: int = 0,
 ) -> list[Part]:
-    """Of the old test rows and of the new. `source`: row id -> what its source is called. A part with too few rows passes and says
-    so: the gate over all rows has judged them."""
+    """Of all test rows, of the old and of the new. `source`: row id -> what its source is called. Old or new rows that are too few
+    to tell pass and say so, since they are among all rows; those never do, whatever the recipe's own gate compares with."""
     from luthier.evaluation import compare, tasks
 
     kind, found = tasks.of(task), []
     shared = set(tuned.ids) & set(production.ids)
-    for name, inside in (("old", lambda s: s != FEEDBACK), ("new", lambda s: s == FEEDBACK)):
-        ids = [one for one in tuned.ids if one in shared and inside(source.get(one, ""))]
-        if len(ids) < FEWEST_OF_A_PART:
+    inside: dict[str, Callable[[str], bool]] = {
+        "all": lambda s: True,
+        "old": lambda s: s != FEEDBACK,
+        "new": lambda s: s == FEEDBACK,
+    }
+    for name, wanted in inside.items():
+        ids = [one for one in tuned.ids if one in shared and wanted(source.get(one, ""))]
+        if not ids:
+            why = f"there are no {'' if name == 'all' else f'{name} '}test rows that both have answered"
+            found.append(Part(name, 0, None, None, None, name != "all", why))
+            continue
+        if name != "all" and len(ids) < FEWEST_OF_A_PART:
             why = f"{len(ids)} {name} test rows are too few to tell (20)"
             found.append(Part(name, len(ids), None, None, None, True, why))
             continue
@@ -169,9 +186,10 @@ def parts(
         apart = one_N - other_N
         drawn = compare.resampled(compare.of_mean("score", apart), len(ids), 2000, seed)["score"]
         within = compare.interval(drawn, 0.95, len(ids)) or (float("-inf"), float("inf"))
-        value = float(apart[apart == apart].mean())
+        there = apart[apart == apart]
+        value = float(there.mean()) if len(there) else None
         passed = within[0] > -spec.forgives
-        why = f"{value:+.3f} on {len(ids)} {name} test rows (95 % interval {within[0]:+.3f} to {within[1]:+.3f})"
+        why = f"{'nothing can be told' if value is None else f'{value:+.3f}'} on {len(ids)} {name} test rows (95 % interval {within[0]:+.3f} to {within[1]:+.3f})"
         why += "" if passed else f", which may be worse by more than {spec.forgives:g}"
         found.append(Part(name, len(ids), value, within[0], within[1], passed, why))
     return found

@@ -106,8 +106,11 @@ class Detector:
         closed: Iterable[str] = (),
     ) -> list[Alarm]:
         """Go through the requests of `days`; -1: the request says nothing of that view. `draw_NV`: uniform in [0, 1). Views that
-        are `closed` (told already) are left out. An alarm starts the capital anew and closes the views that it names."""
+        are `closed` (told already, or watched apart) are left out. An alarm starts the capital of the others anew and closes the views
+        that it names. Views that are watched apart keep theirs: an alarm takes the mean over all views, so each watch may raise as
+        many by luck as it has views, and together no more than one would."""
         shut = np.isin(self.views, list(closed))
+        watched = ~shut
         step, alarms = days / max(1, len(bin_NV)), []
         for n, (bin_V, draw_V) in enumerate(zip(bin_NV, draw_NV, strict=True)):
             on_V = (bin_V >= 0) & ~shut
@@ -119,7 +122,7 @@ class Detector:
                 alarm = Alarm(n, float(capital_V.mean()), _blamed(self.views, capital_V))
                 alarms.append(alarm)
                 shut |= np.isin(self.views, [*alarm.views])
-                self.capital_VS[:] = 0.0
+                self.capital_VS[watched] = 0.0
         return alarms
 
     def bet(self, view_W: NDArray[np.int64], bin_W: NDArray[np.int64], draw_W: NDArray[np.float64]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlsplit
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -64,6 +65,21 @@ class WebhookSpec(ServerSpec):
     timeout: Seconds = Field(default=10.0, gt=0, le=60)
     """How long it may take to answer."""
 
+    @field_validator("url")
+    @classmethod
+    def _can_be_asked(cls, value: str) -> str:
+        """After what ServerSpec wants of it: a name that can be looked up, and a path that HTTP can carry."""
+        try:
+            told = urlsplit(value)
+        except ValueError:
+            return value  # ServerSpec says so
+        _name(told.hostname or "")
+        if not re.fullmatch(r"[!-~]*", told.path):
+            raise ValueError(
+                f"the path {told.path[:60]!r} has characters that a URL does not hold; write them with %, as in {quote(told.path[:60])}"
+            )
+        return value
+
     @field_validator("secret")
     @classmethod
     def _is_a_reference(cls, value: str) -> str:
@@ -91,6 +107,11 @@ class EmailSpec(Spec):
     """The password as a reference to an environment variable, ${NAME}."""
     timeout: Seconds = Field(default=20.0, gt=0, le=120)
     """How long the server may take."""
+
+    @field_validator("host")
+    @classmethod
+    def _can_be_looked_up(cls, value: str) -> str:
+        return _name(value)
 
     @field_validator("password")
     @classmethod
@@ -123,6 +144,16 @@ class EmailSpec(Spec):
     def away(self) -> bool:
         """Whether that is another machine."""
         return self.host not in ("localhost", "127.0.0.1", "::1")
+
+
+def _name(host: str) -> str:
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError(
+            f"{host[:80]!r} is no name of a host: between its dots stand 1 to 63 characters"
+        ) from None
+    return host
 
 
 def _reference(value: str) -> str:
@@ -177,8 +208,8 @@ class RetrainSpec(Spec):
     start: Literal["base", "release"] = "base"
     """Where training starts: from the recipe's base, or from the merged weights of the release that answers now."""
     forgives: float = Field(default=0.02, gt=0, le=0.5)
-    """How much worse than the release in use the new model may be, of the old test rows and of the new ones, at the lower end of the
-    interval."""
+    """How much worse than the release in use the new model may be, of all test rows, of the old ones and of the new ones, at the
+    lower end of the interval."""
 
     @model_validator(mode="after")
     def _says_when(self) -> RetrainSpec:

@@ -37,16 +37,21 @@ def send(alert: Alert, spec: WebhookSpec, secret: Callable[[str], str], now_s: f
         raise NotSent(
             f"{spec.secret} is shorter than {SHORTEST_SECRET} characters, which anybody could try out"
         )
-    body = json.dumps(alert.plain(), ensure_ascii=False).encode()
     stamp = str(int(time.time() if now_s is None else now_s))
-    headers = {
-        "Content-Type": "application/json",
-        "User-Agent": "luthier",
-        "Luthier-Alert": alert.id,
-        "Luthier-Timestamp": stamp,
-        "Luthier-Signature": f"v1={signature(key, stamp, body)}",
-    }
-    _post(spec, body, headers)
+    try:
+        body = json.dumps(alert.plain(), ensure_ascii=False).encode()
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "luthier",
+            "Luthier-Alert": alert.id,
+            "Luthier-Timestamp": stamp,
+            "Luthier-Signature": f"v1={signature(key, stamp, body)}",
+        }
+        _post(spec, body, headers)
+    except ValueError as error:  # UnicodeError is one; its words may hold the secret
+        raise NotSent(
+            f"{spec.url} or what is sent there cannot be written as it must be ({type(error).__name__})"
+        ) from None
 
 
 def signature(key: str, stamp: str, body: bytes) -> str:

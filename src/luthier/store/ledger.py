@@ -45,14 +45,21 @@ class Ledger:
         return [Event(e.kind, e.subject, e.data, e.time_s, seq) for e, seq in zip(new, seqs, strict=True)]
 
     def read(
-        self, *, kind: str | Sequence[str] | None = None, subject: str | None = None, after: int = 0
+        self,
+        *,
+        kind: str | Sequence[str] | None = None,
+        subject: str | None = None,
+        after: int = 0,
+        since_s: float | None = None,
     ) -> Iterator[Event]:
-        """Events with `seq` > `after`, oldest first, in bounded memory."""
+        """Events with `seq` > `after`, oldest first, in bounded memory; `since_s`: not before that time."""
         query = sa.select(events).order_by(events.c.seq).limit(PAGE_ROWS)
         if kind is not None:
             query = query.where(events.c.kind.in_([kind] if isinstance(kind, str) else list(kind)))
         if subject is not None:
             query = query.where(events.c.subject == subject)
+        if since_s is not None:
+            query = query.where(events.c.time_s >= since_s)
         while True:
             with self._database.reading() as connection:
                 page = connection.execute(query.where(events.c.seq > after)).all()

@@ -156,6 +156,15 @@ class Traffic:
                 return
             after = page[-1].seq
 
+    def first_s(self, name: str, since_s: float, until_s: float) -> float | None:
+        """When the earliest exchange of a name with `since_s` <= t < `until_s` was asked; lines need not stand in the order of times."""
+        query = sa.select(sa.func.min(traffic.c.time_s)).where(
+            traffic.c.name == name, traffic.c.time_s >= since_s, traffic.c.time_s < until_s
+        )
+        with self._database.reading() as connection:
+            found: float | None = connection.execute(query).scalar()
+        return found
+
     def first_judged(self, name: str, after: int, through: int) -> Iterator[Judged]:
         """The exchanges of a name whose first judgement is a line `after` < seq <= `through` of feedback, in the order of these lines,
         with what counts of their feedback up to `through`."""
@@ -232,10 +241,11 @@ class Traffic:
         ids: Sequence[str] = (),
         before_s: float | None = None,
         user_sha256: str | None = None,
+        name: str | None = None,
         act: Act | None = None,
     ) -> int:
-        """Take out exchanges with their feedback: these ids, all older than a time, or all of one user; how many. `act` is entered
-        where any was taken out."""
+        """Take out exchanges with their feedback: these ids, all older than a time, or all of one user; how many. `name`: only
+        what was asked of that one. `act` is entered where any was taken out."""
         wanted: list[sa.ColumnElement[bool]] = [
             traffic.c.id.in_(ids[start : start + AT_ONCE]) for start in range(0, len(ids), AT_ONCE)
         ]
@@ -248,6 +258,8 @@ class Traffic:
             if self._database.is_sqlite:
                 connection.exec_driver_sql("PRAGMA secure_delete=ON")
             for which in wanted:
+                if name is not None:
+                    which = sa.and_(which, traffic.c.name == name)
                 of_them = sa.select(traffic.c.id).where(which)
                 connection.execute(feedback.delete().where(feedback.c.exchange.in_(of_them)))
                 gone += connection.execute(traffic.delete().where(which)).rowcount

@@ -41,6 +41,15 @@ UNJUDGED = tuple(name for name in ANSWERS if name != "rating")
 PAIRS = ("id", "time", "release", "prompt", "chosen", "rejected")
 
 
+class ThroughSpec(Spec):
+    """How far the records had come at one moment."""
+
+    exchanges: int = Field(ge=0)
+    """The last line of what was asked and answered."""
+    judgements: int = Field(ge=0)
+    """The last line of what people said of it."""
+
+
 class TrafficSpec(Spec):
     name: str = Field(min_length=1)
     """What the model is called where it is served."""
@@ -54,6 +63,8 @@ class TrafficSpec(Spec):
     """Only what was asked from then on: a time such as 2026-01-31 or 2026-01-31T12:00:00Z, or how long ago, such as 30 days."""
     until: str | None = None
     """Only what was asked before then."""
+    through: ThroughSpec | None = None
+    """Only what stood in the records up to these lines, so that a later run has the same rows; new runs of `monitor.retrain` write it."""
 
     @field_validator("since", "until")
     @classmethod
@@ -111,7 +122,7 @@ class TrafficConnector:
         """{"exchanges", "judgements": the last line of each, "since_s", "until_s", "rows", "bytes", "sha256": of the rows}"""
         if self._pin is None:
             wish, now_s = self._wish, time.time()
-            through = self._traffic.through()
+            through: Any = wish.through or self._traffic.through()
             self._pin = {
                 "exchanges": through.exchanges,
                 "judgements": through.judgements,
