@@ -121,7 +121,7 @@ def test_after_any_walk_one_version_answers_and_the_share_is_one(actions):
         assert at.answers in (at.stable, at.candidate) and 0 <= at.share <= 1
         if at.state in ("rolled_back", "rejected"):
             assert at.answers == "router@1" and at.share == 0
-            assert {variant(at, "k", str(i)) for i in range(50)} == {"stable"}
+            assert {variant(at, "k", str(i), 0.0) for i in range(50)} == {"stable"}
 
 
 @given(st.text(max_size=20), st.text(max_size=20))
@@ -129,31 +129,37 @@ def test_a_user_stays_where_he_is_as_the_share_grows(key, user):
     at = walk(start(), "advance")
     seen = []
     for _ in range(3):
-        assert variant(at, key, user) == variant(at, key, user)
-        seen.append(variant(at, key, user))
+        assert variant(at, key, user, 0.5) == variant(at, key, user, 0.5)
+        seen.append(variant(at, key, user, 0.5))
         at = walk(at, "advance") if at.share < 1 else at
     assert seen == sorted(seen, reverse=True) and seen[-1] == "candidate"  # stable, ..., candidate
 
 
 def test_shares_are_kept_and_rollouts_draw_anew():
     at = walk(start(), "advance", "advance")
-    hits = sum(variant(at, "k", f"user {i}") == "candidate" for i in range(20_000))
+    hits = sum(variant(at, "k", f"user {i}", 0.5) == "candidate" for i in range(20_000))
     # 20,000 draws of 0.25: mean 5,000, standard deviation 61; five of them
     assert abs(hits - 5_000) < 306
     same = sum((place("a#1", "k", str(i)) < 0.5) == (place("a#2", "k", str(i)) < 0.5) for i in range(4_000))
     assert abs(same - 2_000) < 160  # independent: 2,000 with standard deviation 32
 
 
-def test_no_user_and_an_empty_user_are_not_the_same_text():
-    assert place("a#1", "k", None) != place("a#1", "k", "")
+def test_requests_without_a_user_are_drawn_one_by_one():
+    """By the key alone, one application with one key would get the candidate always or never."""
+    at = walk(start(), "advance")  # 5 %
+    drawn = [(n + 0.5) / 1000 for n in range(1000)]
+    assert sum(variant(at, "k", None, one) == "candidate" for one in drawn) == 50
+    assert {variant(at, "k", "", one) for one in drawn} == {variant(at, "k", "", 0.5)}  # an empty user is one
 
 
 def test_the_header_chooses_in_ab_alone():
-    assert variant(in_state("ab"), "k", None, "candidate") == "candidate"
-    assert variant(in_state("ab"), "k", None, "stable") == "stable"
+    assert variant(in_state("ab"), "k", None, 0.5, "candidate") == "candidate"
+    assert variant(in_state("ab"), "k", None, 0.5, "stable") == "stable"
     canary = in_state("canary")
     users = [str(i) for i in range(100)]
-    assert [variant(canary, "k", u, "candidate") for u in users] == [variant(canary, "k", u) for u in users]
+    assert [variant(canary, "k", u, 0.5, "candidate") for u in users] == [
+        variant(canary, "k", u, 0.5) for u in users
+    ]
 
 
 def test_plans():

@@ -18,6 +18,7 @@ from luthier.server import metrics as metrics_file
 from luthier.server.metrics import Metrics
 from luthier.server.pulse import Pulse
 from luthier.server.request_log import JsonLines, line_of, to_lines
+from luthier.server.router import Fixed
 from luthier.server.routes import PERMISSIONS
 from luthier.server.status import FILES
 from luthier.server.watch import Seen, Watch
@@ -103,7 +104,7 @@ def exchange_of(asked):
 def test_labels_are_bounded_and_escaped(asked):
     from dataclasses import replace
 
-    counted = Metrics({})
+    counted = Metrics(Fixed({}))
     made = exchange_of(asked)
     for n in range(metrics_file.MOST_RELEASES + 5):
         exchange = replace(made, model='a"b\nc', release=f"r@{n}", cost=(0.5, "USD"))
@@ -170,7 +171,7 @@ def test_an_observer_that_fails_costs_no_answer(open_door, caplog):
 
 def test_pulse_counts_by_second_and_forgets(asked):
     now = [1000.5]
-    pulse = Pulse({}, lambda: now[0])
+    pulse = Pulse(Fixed({}), lambda: now[0])
     for one in asked:
         pulse(one)
     now[0] = 1002.0

@@ -19,7 +19,7 @@ from luthier.core.event import Event
 from luthier.core.spec import Tree, override, parse, read_yaml
 from luthier.deployment.evidence import Tally, feedback_counts
 from luthier.deployment.rollout import Action, Rollout, begin, stages, take
-from luthier.deployment.rule import Finding, decide, judge
+from luthier.deployment.rule import PROVEN, Finding, decide, judge
 from luthier.deployment.spec import DeploySpec, RolloutSpec
 from luthier.store.rollouts import Line
 
@@ -28,7 +28,7 @@ from .acting import SERVER
 if TYPE_CHECKING:
     from .app import App
 
-EVENT, SEEN, RETRAIN = "rollout", "rollout.seen", "retrain"
+EVENT, SEEN, SERVING, RETRAIN = "rollout", "rollout.seen", "rollout.serving", "retrain"
 DRIFT, LOOK = "drift", "drift.look"
 """Events of others about a name: an alert, and a look at traffic with the alarms that it raised (none: a quiet day)."""
 RULE = "the rule"
@@ -60,7 +60,15 @@ class Status:
         if stage.least_s is not None and (left_s := stage.least_s - (self.now_s - at.since_s)) > 0:
             missing.append(f"{left_s:.0f} s")
         if (more := at.plan.least - self.requests) > 0:
-            missing.append(f"{more:,} more requests")
+            missing.append(
+                f"{more:,} more requests to the candidate, which gets {stage.share * 100:.3g} % of them"
+                if stage.share
+                else f"{more:,} more copies"
+            )
+        if at.plan.advance == "not_worse" and (
+            unshown := [one.metric for one in self.findings if one.metric in PROVEN and not one.shown]
+        ):
+            missing.append(f"it to be shown no worse in {', '.join(unshown)}")
         return " and ".join(missing) or "the rule to look at it, which it does while the name is served"
 
     def plain(self) -> dict[str, Any]:
@@ -187,6 +195,10 @@ class Rollouts:
 
     # -- what servers do --------------------------------------------------------------------------------------------
 
+    def serving(self, name: str, ref: str) -> None:
+        """Tell which version answers the name from now on; where it never had a rollout, the first one takes over from this."""
+        self._store.ledger.append(Event(SERVING, name, {"version": ref}))
+
     def observe(self, at: Rollout, tally: Tally) -> None:
         """Tell what was seen while this line held."""
         self._store.ledger.append(Event(SEEN, at.id, {"stage": at.stage, "name": at.name, **tally.plain()}))
@@ -279,7 +291,11 @@ class Rollouts:
         return str(found[-1])
 
     def _another(self, name: str, candidate: str) -> str:
-        """What answers where there never was a rollout: the newest other version, an older one first."""
+        """What answers where there never was a rollout: the version that was served last; where none ever was, the newest other one,
+        an older one first."""
+        served = self._store.ledger.last(kind=SERVING, subject=name)
+        if served is not None:
+            return str(served.data["version"])
         versions = [str(v) for v in self._store.catalog.history(name)]
         there = versions.index(candidate)
         if len(versions) == 1:

@@ -101,9 +101,9 @@ def serve_releases(
         with router:
             serve(made, host, port, chosen_keys=ring if key_file else None, on_ready=ready)
     finally:
-        watching.close()
-        for model in router.pinned.values():
-            model.engine.close()
+        with watching:  # closed last: a database that is away must leave no engine open
+            for model in router.pinned.values():
+                watching.callback(model.engine.close)
 
 
 class _Versions:
@@ -140,6 +140,7 @@ def _router(app: App, refs: tuple[str, ...], source: _Versions) -> Following:
             pinned[ref] = source.load(ref, ref)
             continue
         followed[ref] = Followed(ref, Arm(first, source.load(ref, first)), source)
+        app.rollouts.serving(ref, first)
     return Following(followed, pinned)
 
 

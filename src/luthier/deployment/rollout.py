@@ -172,22 +172,26 @@ def _refuse(name: str, state: State, action: Action) -> None:
     )
 
 
-def variant(rollout: Rollout, key_id: str, user: str | None, asked: Variant | None = None) -> Variant:
-    """Who answers this asker. The same key and user always get the same within one rollout, and whoever has the candidate keeps it
-    as the share grows. `asked` (the header) chooses in the state `ab` alone."""
+def variant(
+    rollout: Rollout, key_id: str, user: str | None, drawn: float, asked: Variant | None = None
+) -> Variant:
+    """Who answers this request. The same key and user always get the same within one rollout, and whoever has the candidate keeps it
+    as the share grows. A request without a user stands for itself, at `drawn` (uniform in 0..1, below 1): by its key alone, one
+    application with one key would get the candidate always or never. `asked` (the header) chooses in the state `ab` alone."""
     acting = rollout.acting
     if acting not in ("canary", "ab", "awaiting_approval"):
         return "stable"  # of a promoted name the stable version is the candidate
     if acting == "ab" and asked is not None:
         return asked
-    return "candidate" if place(rollout.id, key_id, user) < rollout.share else "stable"
+    where = drawn if user is None else place(rollout.id, key_id, user)
+    return "candidate" if where < rollout.share else "stable"
 
 
-def place(rollout_id: str, key_id: str, user: str | None) -> float:
-    """Where an asker stands in 0..1, in this rollout.
+def place(rollout_id: str, key_id: str, user: str) -> float:
+    """Where a user of a key stands in 0..1, in this rollout.
 
     >>> place("router#4", "k", "ann") == place("router#4", "k", "ann") != place("router#9", "k", "ann")
     True
     """
-    told = "\0".join((rollout_id, key_id, "" if user is None else f"u{user}"))
+    told = "\0".join((rollout_id, key_id, user))
     return int.from_bytes(hashlib.sha256(told.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64

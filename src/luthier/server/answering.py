@@ -23,9 +23,10 @@ from luthier.server.asking import LATE, Asking
 from luthier.server.calls import CallReader, with_calls
 from luthier.server.errors import ApiError, from_engine
 from luthier.server.exchange import Exchange, Said, hash_text
-from luthier.server.router import Ending, Lease
+from luthier.server.router import Again, Ending, Lease
 from luthier.server.run import ClientGone, chunks_of, while_connected
-from luthier.server.screen import screened
+from luthier.server.screen import Screen, screened
+from luthier.server.served import ServedModel
 from luthier.server.tools import Tool
 from luthier.serving.abilities import CallsFunctions
 from luthier.serving.engine import Chunk, Message, Refused, Request
@@ -117,14 +118,30 @@ class Answering(Response):
             choice for choice in self._choices if choice.last is not None and choice.last.finish is not None
         ]
         if len(whole) < self._body.count:
-            return Ending(True, seconds) if self._failed else None
+            return Ending(True, seconds, again=self._again()) if self._failed else None
         return Ending(
             False,
             seconds,
             refused=any(choice.refusal for choice in whole),
-            sha256=hash_text(whole[0].text),
-            request=self._asked[0] if self._body.count == 1 else None,
+            sha256=whole[0].sha256,
+            again=self._again(),
         )
+
+    def _again(self) -> Again | None:
+        """The same for another version, through guards that count nothing of this request."""
+        if self._body.count != 1:
+            return None
+        body, request, screen = self._body, self._asked[0], self._asking.screen.anew()
+
+        async def read(
+            model: ServedModel, chunks: AsyncGenerator[Chunk, None]
+        ) -> AsyncGenerator[Chunk, None]:
+            form = await _call_form(body, model)
+            async with aclosing(_read(chunks, request, form, screen, body)) as all_of_it:
+                async for chunk in all_of_it:
+                    yield chunk
+
+        return Again(request, read)
 
     async def _whole(self) -> dict[str, Any]:
         try:
@@ -180,7 +197,7 @@ class Answering(Response):
         async with self._model.admission.slot(self._asking.key.id):
             self._slot_s = held_from_s = time.monotonic()
             try:
-                form = await self._call_form()
+                form = await _call_form(self._body, self._model)
                 for index, request in enumerate(requests):
                     choice = Choice()
                     self._choices.append(choice)
@@ -206,23 +223,8 @@ class Answering(Response):
         return requests
 
     def _said(self, request: Request, form: CallForm | None) -> AsyncGenerator[Chunk, None]:
-        """The engine's chunks, through the guards and with calls read out of them."""
         chunks = chunks_of(self._model.engine, request, self._model.threads)
-        if self._asking.screen.holds_answers:
-            chunks = screened(chunks, self._asking.screen, request)
-        if self._body.offered:
-            names = [tool.function.name for tool in self._body.offered]
-            reader = CallReader(form, names, one=self._body.parallel_tool_calls is False)
-            chunks = with_calls(chunks, reader)
-        return chunks
-
-    async def _call_form(self) -> CallForm | None:
-        """How this model writes calls, where tools are offered to it."""
-        if not self._body.offered:
-            return None
-        engine = self._model.engine
-        assert isinstance(engine, CallsFunctions)
-        return await asyncio.get_running_loop().run_in_executor(self._model.threads, engine.call_form)
+        return _read(chunks, request, form, self._asking.screen, self._body)
 
     def _told(self, error: Exception) -> ApiError:
         if isinstance(error, ApiError):
@@ -269,6 +271,28 @@ class Answering(Response):
             cost=self._model.cost(self._held_s),
             guarded=tuple(self._asking.screen.hits),
         )
+
+
+def _read(
+    chunks: AsyncGenerator[Chunk, None], request: Request, form: CallForm | None, screen: Screen, body: Asked
+) -> AsyncGenerator[Chunk, None]:
+    """The engine's chunks, through the guards and with calls read out of them."""
+    if screen.holds_answers:
+        chunks = screened(chunks, screen, request)
+    if body.offered:
+        names = [tool.function.name for tool in body.offered]
+        chunks = with_calls(chunks, CallReader(form, names, one=body.parallel_tool_calls is False))
+    return chunks
+
+
+async def _call_form(body: Asked, model: ServedModel) -> CallForm | None:
+    """How this model writes calls, where tools are offered to it."""
+    if not body.offered:
+        return None
+    engine = model.engine
+    if not isinstance(engine, CallsFunctions):
+        raise Refused("This model's engine does not call tools.", param="tools", code="unsupported_parameter")
+    return await asyncio.get_running_loop().run_in_executor(model.threads, engine.call_form)
 
 
 def _ending(choice: Choice, broken: str) -> str:

@@ -18,15 +18,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from luthier.core.artifact import digest_of
-from luthier.server.asking import Asking
+from luthier.server.asking import LATE, Asking
 from luthier.server.completions import Prompt, prompts_of
 from luthier.server.errors import ApiError, from_engine
 from luthier.server.exchange import Exchange, hash_text
 from luthier.server.parts import Off, Wire, checked, supported
-from luthier.server.router import Lease
+from luthier.server.router import Ending, Lease
 from luthier.server.run import ClientGone, while_connected
 from luthier.serving.abilities import Embeds, Vectors
-from luthier.serving.engine import Request
+from luthier.serving.engine import Refused, Request
 
 UNSUPPORTED: Off = {"dimensions": (None,)}
 
@@ -54,6 +54,8 @@ class Embedding(Response):
         super().__init__()
         self._body, self._lease, self._id, self._asking = body, lease, id, asking
         self._model = model = lease.model
+        self._held_from_s: float | None = None
+        self._ending: Ending | None = None
         if not isinstance(model.engine, Embeds):
             raise ApiError(
                 400, "unsupported_model", f"The engine of {model.name!r} gives no vectors.", param="model"
@@ -71,18 +73,16 @@ class Embedding(Response):
         except ClientGone:
             return
         finally:
-            self._lease.end(None)
+            self._lease.end(self._ending)
 
     async def _told(self) -> dict[str, Any]:
-        async with self._asking.in_time(), self._model.admission.slot(self._asking.key.id):
-            held_from_s = time.monotonic()
-            try:
-                vectors = await self._vectors()
-            except ApiError:
-                raise
-            except Exception as error:
-                raise from_engine(error, self._asking.request_id) from error
-            held_s = time.monotonic() - held_from_s
+        try:
+            vectors, held_s = await self._made()
+        except ApiError as error:
+            if error.code == LATE and self._held_from_s is not None:
+                self._ending = Ending(True, time.monotonic() - self._held_from_s)
+            raise
+        self._ending = Ending(False, held_s)
         await self._asking.record(self._exchange(vectors, held_s), may_fail=False)
         encode = _base64 if self._body.encoding_format == "base64" else list
         return {
@@ -94,6 +94,19 @@ class Embedding(Response):
             "model": self._model.name,
             "usage": {"prompt_tokens": vectors.tokens, "total_tokens": vectors.tokens},
         }
+
+    async def _made(self) -> tuple[Vectors, float]:
+        """The vectors, and for how long a slot was held."""
+        async with self._asking.in_time(), self._model.admission.slot(self._asking.key.id):
+            self._held_from_s = from_s = time.monotonic()
+            try:
+                return await self._vectors(), time.monotonic() - from_s
+            except ApiError:
+                raise
+            except Exception as error:
+                if not isinstance(error, Refused):
+                    self._ending = Ending(True, time.monotonic() - from_s)
+                raise from_engine(error, self._asking.request_id) from error
 
     async def _vectors(self) -> Vectors:
         unwanted = threading.Event()

@@ -6,36 +6,44 @@
          └──▶ what was seen, the rule                                           └──▶ shadow: copies, asked after the answer is out
 
 At most two versions of a name are in memory. What answered before stays loaded for `grace_s`, so that going back takes no loading.
-A candidate that cannot be loaded or cannot answer a first question is rejected, and what answers goes on. The rollout itself is
-elsewhere (deployment, app); this moves requests.
+A candidate that cannot be loaded or cannot answer a first question is rejected, and what answers goes on. What is to answer is
+tried again until it does. The rollout itself is elsewhere (deployment, app); this moves requests.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
 from luthier.core.errors import LuthierError
 from luthier.deployment.evidence import Outcome, Pairs, Tally
 from luthier.deployment.rollout import Rollout, Variant, variant
+from luthier.server.answer import Choice
 from luthier.server.arm import Arm, smoke
 from luthier.server.errors import ApiError
-from luthier.server.exchange import hash_text
-from luthier.server.router import Asker, Ending, Fixed, Lease, Router
+from luthier.server.router import Again, Asker, Ending, Fixed, Lease, Router
+from luthier.server.run import chunks_of
 from luthier.server.served import ServedModel
+from luthier.serving.engine import Refused
 
 logger = logging.getLogger("luthier.server")
 
 POLL_S = 1.0
 GRACE_S = 600.0
 TELL_S, REVIEW_S = 30.0, 5.0
+RETRY_S = 30.0
+"""After a version could not be loaded: how long until it is tried again, where it is still to answer or to be tried."""
 SHADOWS = 16
 """How many copies may wait; one more is dropped."""
+COPY_S = 300.0
+"""How long a copy may take; one that takes longer has failed."""
 
 
 class Source(Protocol):
@@ -88,10 +96,19 @@ class _Lease:
 class Followed:
     """One name. `first` is what answers at the start, loaded."""
 
-    def __init__(self, name: str, first: Arm, source: Source, *, grace_s: float = GRACE_S) -> None:
+    def __init__(
+        self,
+        name: str,
+        first: Arm,
+        source: Source,
+        *,
+        grace_s: float = GRACE_S,
+        retry_s: float = RETRY_S,
+        copy_s: float = COPY_S,
+    ) -> None:
         self.name = name
         self._source = source
-        self._grace_s = grace_s
+        self._grace_s, self._retry_s, self._copy_s = grace_s, retry_s, copy_s
         self._lock = threading.Lock()
         self._table = Table(None, first)
         self._pool: dict[str, Arm] = {first.ref: first}
@@ -99,9 +116,12 @@ class Followed:
         self._leaving: list[Arm] = []
         self._loading: threading.Thread | None = None
         self._loaded: Arm | None = None
-        self._failed: set[tuple[str, str]] = set()
+        self._not_before_s: dict[tuple[str, str], float] = {}
+        """(rollout, version) that could not be loaded -> when it is tried again."""
         self._stop = threading.Event()
         self._pairs, self._pairs_of, self._counting = Pairs(), "", threading.Lock()
+        self._untold: dict[tuple[str, int], tuple[Rollout, Tally]] = {}
+        """What was seen and not yet told, by rollout and stage: a request counts in the stage in which it began."""
         self._told_s = self._reviewed_s = 0.0
         self._told_requests = 0
         self._copies: queue.Queue[tuple[Table, Ending]] = queue.Queue(SHADOWS)
@@ -113,35 +133,50 @@ class Followed:
     def table(self) -> Table:
         return self._table
 
+    @property
+    def arms(self) -> list[Arm]:
+        """Every version in memory that may still be asked."""
+        return list(self._pool.values())
+
     def take(self, asker: Asker) -> Lease:
         asked = _variant(asker.variant)
         with self._lock:  # held elsewhere only to move the pointer
             table = self._table
             which: Variant = "stable"
             if table.rollout is not None and table.candidate is not None:
-                which = variant(table.rollout, asker.key_id, asker.user, asked)
+                which = variant(table.rollout, asker.key_id, asker.user, asker.drawn, asked)
             arm = table.candidate if which == "candidate" and table.candidate is not None else table.stable
             arm.begin()
         return _Lease(self, table, arm, {"x-luthier-variant": which} if table.candidate is not None else {})
 
     def ended(self, table: Table, arm: Arm, ending: Ending) -> None:
         """Count it, or have it asked once more; takes microseconds and never waits."""
-        if table.rollout is None or table.candidate is None:
+        at = table.rollout
+        if at is None or table.candidate is None:
             return
-        if table.rollout.acting == "shadow":
-            if ending.request is not None and not ending.failed:
+        if at.acting == "shadow":
+            if ending.again is not None:
                 self._copy(table, ending)
             return
         with self._counting:
-            if self._pairs_of == table.rollout.id:
-                (self._pairs.candidate if arm is table.candidate else self._pairs.stable)(_outcome(ending))
+            if (pairs := self._counted(at)) is not None:
+                (pairs.candidate if arm is table.candidate else pairs.stable)(_outcome(ending))
 
     def _copy(self, table: Table, ending: Ending) -> None:
+        assert table.rollout is not None
         try:
             self._copies.put_nowait((table, ending))
         except queue.Full:
             with self._counting:
-                self._pairs.tally.dropped += 1
+                if (pairs := self._counted(table.rollout)) is not None:
+                    pairs.tally.dropped += 1
+
+    def _counted(self, at: Rollout) -> Pairs | None:
+        """The pairs, set to count in this stage; None where the rollout is over. Under `_counting`."""
+        if self._pairs_of != at.id:
+            return None
+        _, self._pairs.tally = self._untold.setdefault((at.id, at.stage), (at, Tally()))
+        return self._pairs
 
     # -- in the polling thread --------------------------------------------------------------------------------------
 
@@ -158,6 +193,7 @@ class Followed:
         with self._counting:
             if self._pairs_of != at.id:
                 self._pairs, self._pairs_of, self._told_requests = Pairs(), at.id, 0
+                self._not_before_s = {}
         stable = self._pool.get(at.answers)
         candidate = self._pool.get(at.candidate) if at.under_way else None
         if stable is None:
@@ -202,7 +238,7 @@ class Followed:
         arm.retire()
 
     def _load(self, at: Rollout, ref: str) -> None:
-        if self._loading is not None or (at.id, ref) in self._failed:
+        if self._loading is not None or time.monotonic() < self._not_before_s.get((at.id, ref), 0.0):
             return
         used = {arm.ref for arm in (self._table.stable, self._table.candidate) if arm is not None}
         for other in [other for other in self._pool if other not in used]:
@@ -224,11 +260,12 @@ class Followed:
             smoke(model)
         except Exception as error:  # whatever is wrong with a candidate must not touch what answers
             logger.warning("%s cannot answer and is not used: %s", ref, error)
-            self._failed.add((at.id, ref))
             if model is not None:
                 Arm(ref, model).retire()
             if ref == at.candidate:
                 self._rejected(at, error)
+            # a rejected one is not asked for again; the stable version, or one whose rejection could not be recorded, is
+            self._not_before_s[at.id, ref] = time.monotonic() + self._retry_s
             return
         self._loaded = Arm(ref, model)
 
@@ -241,26 +278,39 @@ class Followed:
 
     def _tell(self, at: Rollout) -> None:
         """Hand over what was seen, often at first and then each time that it is a tenth more; and have the rule look."""
-        if not at.under_way:
-            return
-        now_s = time.monotonic()
-        with self._counting:
-            seen = self._pairs.tally.requests
-            due = seen and (seen * 10 >= self._told_requests or now_s - self._told_s >= TELL_S)
-            tally = self._pairs.handed_over() if due else None
-        if tally is not None:
+        now_s, told = time.monotonic(), False
+        for of, tally in self._due(at, now_s):
             try:
-                self._source.observe(at, tally)
+                self._source.observe(of, tally)
             except Exception:
-                with self._counting:  # told the next time
-                    self._pairs.tally.take_in(tally.plain())
+                self._tell_later(of, tally)
                 raise
-            self._told_s, self._told_requests = now_s, self._told_requests + seen
-        if tally is not None or now_s - self._reviewed_s >= REVIEW_S:
+            told = True
+            self._told_s = now_s
+            if of.id == at.id:
+                self._told_requests += tally.requests
+        if at.under_way and (told or now_s - self._reviewed_s >= REVIEW_S):
             self._reviewed_s = now_s
             after = self._source.review(self.name)
             if after is not None and after != at:
                 self._follow(after)
+
+    def _due(self, at: Rollout, now_s: float) -> Iterator[tuple[Rollout, Tally]]:
+        """What is to be told now: of this stage when there is enough of it, of one that is over at once."""
+        for key in list(self._untold):
+            with self._counting:
+                of, tally = self._untold[key]
+                seen = tally.requests
+                enough = seen and seen * 10 >= self._told_requests
+                if key == (at.id, at.stage) and at.under_way and not enough and now_s - self._told_s < TELL_S:
+                    continue
+                del self._untold[key]
+            yield of, tally
+
+    def _tell_later(self, of: Rollout, tally: Tally) -> None:
+        with self._counting:
+            _, since = self._untold.setdefault((of.id, of.stage), (of, Tally()))
+            since.take_in(tally.plain())
 
     # -- shadow -----------------------------------------------------------------------------------------------------
 
@@ -271,50 +321,61 @@ class Followed:
                 table, ending = self._copies.get(timeout=0.2)
             except queue.Empty:
                 continue
-            arm = table.candidate
-            if table.rollout is None or arm is None or table.rollout.id != self._pairs_of or not arm.begin():
+            at, arm = table.rollout, table.candidate
+            if at is None or arm is None or not self._tried(arm) or not arm.begin():
                 continue
             try:
-                outcome = self._asked(arm, ending)
+                assert ending.again is not None
+                outcome = asyncio.run(self._asked(arm, ending.again))
+            except Exception:  # of ours, not of the engine; the next copy is asked all the same
+                logger.exception("%s: a copy could not be asked", arm.ref)
+                continue
             finally:
                 arm.end()
             with self._counting:
-                if outcome is not None and self._pairs_of == table.rollout.id:
-                    self._pairs.shadow(outcome, _outcome(ending))
+                if outcome is not None and (pairs := self._counted(at)) is not None:
+                    pairs.shadow(outcome, _outcome(ending))
 
-    def _asked(self, arm: Arm, ending: Ending) -> Outcome | None:
-        assert ending.request is not None
-        started_s, texts, refused, whole = time.monotonic(), [], False, False
-        chunks = arm.model.engine.generate(ending.request, self._stop.is_set)
-        try:
-            for chunk in chunks:
-                texts.append(chunk.text)
-                refused, whole = chunk.refusal is not None, chunk.finish is not None
-                if self._stop.is_set():
-                    return None
-        except Exception as error:
-            logger.info("%s failed on a copy: %s", arm.ref, type(error).__name__)
-        finally:
-            chunks.close()
+    def _tried(self, arm: Arm) -> bool:
+        return not self._stop.is_set() and self._table.candidate is arm
+
+    async def _asked(self, arm: Arm, again: Again) -> Outcome | None:
+        """How the candidate did with it; None where that says nothing: it refused to be asked that, or is not tried any more."""
+        started_s, choice, late = time.monotonic(), Choice(), False
+        answer = asyncio.ensure_future(_answer(arm.model, again, choice))
+        while not answer.done():
+            late = time.monotonic() - started_s >= self._copy_s
+            if late or not self._tried(arm):
+                answer.cancel()  # which waits until the engine is free
+            await asyncio.wait([answer], timeout=None if answer.cancelling() else 0.1)
         seconds = time.monotonic() - started_s
-        return Outcome(not whole, seconds, refused, hash_text("".join(texts)) if whole else None)
+        if answer.cancelled():
+            return Outcome(True, seconds) if late else None
+        if isinstance(error := answer.exception(), Refused):
+            return None  # as of any other request
+        if error is not None:
+            logger.info("%s failed on a copy: %s", arm.ref, type(error).__name__)
+        whole = choice.last is not None and choice.last.finish is not None
+        return Outcome(not whole, seconds, choice.refusal is not None, choice.sha256 if whole else None)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """After the last request. What was seen is told; engines are closed."""
+        """After the last request. Engines are closed and what was seen is told, if the database is there. Raises nothing."""
         self._stop.set()
         for thread in (self._loading, self._shadowing):
             if thread is not None:
                 thread.join(timeout=30)
         self._collect()
-        at = self._table.rollout
-        with self._counting:
-            tally = self._pairs.handed_over()
-        if at is not None and at.under_way and (tally.requests or tally.dropped):
-            self._source.observe(at, tally)
         for ref in list(self._pool):
             self._drop(ref)
+        with self._counting:
+            untold, self._untold = list(self._untold.values()), {}
+        for of, tally in untold:
+            try:
+                self._source.observe(of, tally)
+            except Exception as error:
+                logger.warning("%s: what was seen last could not be told: %s", self.name, error)
         for arm in self._leaving:
             arm.closed.wait(30)
 
@@ -350,6 +411,11 @@ class Following(Router):
             return one.take(asker)
         return self._fixed.take(name, asker)
 
+    def loaded(self) -> Iterator[tuple[str, ServedModel]]:
+        for name, one in self.followed.items():
+            yield from ((name, arm.model) for arm in one.arms)
+        yield from self.pinned.items()
+
     def close(self) -> None:
         self._fixed.close()
 
@@ -361,7 +427,10 @@ class Following(Router):
         self._stop.set()
         self._thread.join(timeout=30)
         for one in self.followed.values():
-            one.stop()
+            try:
+                one.stop()
+            except Exception:  # the other names' engines are closed all the same
+                logger.exception("%s: it could not be stopped", one.name)
 
     def _poll(self) -> None:
         while not self._stop.wait(self._poll_s):
@@ -386,3 +455,11 @@ def _variant(header: str | None) -> Variant | None:
 
 def _outcome(ending: Ending) -> Outcome:
     return Outcome(ending.failed, ending.seconds, ending.refused, ending.sha256)
+
+
+async def _answer(model: ServedModel, again: Again, choice: Choice) -> None:
+    """Through the same guards and reader of calls as the answer that the client got."""
+    chunks = chunks_of(model.engine, again.request, model.threads)
+    async with aclosing(again.read(model, chunks)) as read:
+        async for chunk in read:
+            choice.add(chunk)

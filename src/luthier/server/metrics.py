@@ -6,11 +6,11 @@ pairs the rest is counted as "other". The registry is the app's own, so two apps
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from luthier.core.errors import missing_part
-from luthier.server.served import ServedModel
+from luthier.server.router import Router
 from luthier.server.watch import Seen
 
 try:
@@ -30,7 +30,7 @@ _WHOLE_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 class Metrics:
     """An observer (`watch`), and the text that Prometheus reads."""
 
-    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+    def __init__(self, models: Router) -> None:
         self._pairs: set[tuple[str, str]] = set()
         self.registry = registry = CollectorRegistry()
         whose = ("model", "release")
@@ -93,19 +93,21 @@ class Metrics:
 
 
 class _Live:
-    """What is so at the moment of asking."""
+    """What is so at the moment of asking, of each version in memory."""
 
-    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+    def __init__(self, models: Router) -> None:
         self._models = models
 
     def collect(self) -> Iterator[Any]:
-        waiting = GaugeMetricFamily("luthier_waiting", "Requests that wait for a slot.", labels=["model"])
-        active = GaugeMetricFamily("luthier_in_flight", "Requests that hold a slot.", labels=["model"])
-        slots = GaugeMetricFamily("luthier_slots", "Answers that can be under way at once.", labels=["model"])
-        ready = GaugeMetricFamily("luthier_ready", "Whether the engine answers.", labels=["model"])
-        for name, model in list(self._models.items()):
-            waiting.add_metric([name], model.admission.waiting)
-            active.add_metric([name], model.admission.active)
-            slots.add_metric([name], model.engine.slots)
-            ready.add_metric([name], float(model.engine.health().ready))
+        whose = ["model", "release"]
+        waiting = GaugeMetricFamily("luthier_waiting", "Requests that wait for a slot.", labels=whose)
+        active = GaugeMetricFamily("luthier_in_flight", "Requests that hold a slot.", labels=whose)
+        slots = GaugeMetricFamily("luthier_slots", "Answers that can be under way at once.", labels=whose)
+        ready = GaugeMetricFamily("luthier_ready", "Whether the engine answers.", labels=whose)
+        for name, model in self._models.loaded():
+            of = [name, model.version]
+            waiting.add_metric(of, model.admission.waiting)
+            active.add_metric(of, model.admission.active)
+            slots.add_metric(of, model.engine.slots)
+            ready.add_metric(of, float(model.engine.health().ready))
         yield from (waiting, active, slots, ready)

@@ -135,6 +135,7 @@ class _Endpoints:
         self._pulse = pulse
 
     async def health(self) -> JSONResponse:
+        """Of what answers. A candidate that is not ready takes nobody's server away: the rule takes it back, and metrics tell of it."""
         ready = all(model.engine.health().ready for model in self._router.values())
         return JSONResponse({"status": "ok" if ready else "not ready"}, 200 if ready else 503)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from luthier.server.served import ServedModel
+from luthier.server.router import Router
 from luthier.server.watch import Seen
 
 SECONDS = 300
@@ -32,7 +32,7 @@ class Second:
 class Pulse:
     """An observer (`watch`). `clock` gives Unix time."""
 
-    def __init__(self, models: Mapping[str, ServedModel], clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, models: Router, clock: Callable[[], float] = time.time) -> None:
         self._models = models
         self._clock = clock
         self._began_s = clock()
@@ -75,13 +75,13 @@ class Pulse:
             "models": [
                 {
                     "name": name,
-                    "release": model.release or model.package_digest[:12],
+                    "release": model.version,
                     "ready": model.engine.health().ready,
                     "waiting": model.admission.waiting,
                     "in_flight": model.admission.active,
                     "slots": model.engine.slots,
                 }
-                for name, model in list(self._models.items())
+                for name, model in self._models.loaded()
             ],
             "seconds": [
                 {"at": at, "of": {name: asdict(one) for name, one in of.items()}} for at, of in self._seconds

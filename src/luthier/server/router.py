@@ -8,35 +8,49 @@ A request keeps the model that it began with, whatever is swapped meanwhile.
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from luthier.server.errors import ApiError
 from luthier.server.served import ServedModel
-from luthier.serving.engine import Request
+from luthier.serving.engine import Chunk, Request
 
 
 @dataclass(frozen=True)
 class Asker:
-    """Who asks: the key, the `user` of the body, and what the header x-luthier-variant says."""
+    """Who asks: the key, the `user` of the body, and what the header x-luthier-variant says. `drawn` in 0..1 says where a request
+    stands that names no user."""
 
     key_id: str
     user: str | None = None
     variant: str | None = None
+    drawn: float = field(default_factory=random.random)
+
+
+@dataclass(frozen=True)
+class Again:
+    """What may be asked once more of another version, as the model saw it, and how its chunks become an answer: guards and calls, as
+    they were for the client. `read` may take time of the given model's threads."""
+
+    request: Request
+    read: Callable[[ServedModel, AsyncGenerator[Chunk, None]], AsyncGenerator[Chunk, None]] = (
+        lambda model, chunks: chunks
+    )
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a request ended. `seconds`: in the engine, from the slot to the last chunk. `request`: what may be asked once more of another
-    version; None where the answer is not whole, or was one of several."""
+    """How a request ended. `seconds`: in the engine, from the slot to the last chunk. `again`: None where it was one of several or no
+    text; of a failed answer it is there too, for the version beside it may fail on the same."""
 
     failed: bool
     seconds: float
     refused: bool = False
     sha256: str | None = None
-    request: Request | None = None
+    again: Again | None = None
 
 
 class Lease(Protocol):
@@ -59,6 +73,10 @@ class Router(Mapping[str, ServedModel], ABC):
     @abstractmethod
     def take(self, name: str, asker: Asker) -> Lease:
         """Raises ApiError 404 for a name that is not served, 400 for a variant that there cannot be."""
+
+    @abstractmethod
+    def loaded(self) -> Iterator[tuple[str, ServedModel]]:
+        """(name, model) of every model in memory, several of one name where a version is tried beside the one that answers."""
 
     @abstractmethod
     def close(self) -> None:
@@ -96,6 +114,9 @@ class Fixed(Router):
         if model is None:
             raise unknown(name)
         return Held(model)
+
+    def loaded(self) -> Iterator[tuple[str, ServedModel]]:
+        return iter(list(self._models.items()))
 
     def close(self) -> None:
         for model in self._models.values():

@@ -96,6 +96,10 @@ class Screen:
         self._answered = Chain(spec.answered)
         self.hits: Counter[str] = Counter()
 
+    def anew(self) -> Screen:
+        """The same guards for another request, with nothing counted."""
+        return Screen(self._spec)
+
     @property
     def holds_answers(self) -> bool:
         return bool(self._answered)

@@ -44,6 +44,11 @@ class ServedModel:
             return None
         return self.hourly.amount * held_s / 3600 / self.engine.slots, self.hourly.currency
 
+    @property
+    def version(self) -> str:
+        """The release, or the short digest of what was never released."""
+        return self.release or self.package_digest[:12]
+
     def plain(self) -> dict[str, object]:
         """As `GET /v1/models` shows it."""
         return {"id": self.name, "object": "model", "created": int(self.created_s), "owned_by": "luthier"}

@@ -124,7 +124,7 @@ function draw(data) {
 function row(model, of) {
   const line = element("tr"), sums = zero();
   for (const [name, all] of of)
-    if (name === model.name || name.startsWith(`${model.name} · `)) all.forEach((one) => add(sums, one, name));
+    if (name === model.name || name === `${model.name} · ${model.release}`) all.forEach((one) => add(sums, one, name));
   const cell = (text, kind = "") => line.append(element("td", kind ? { class: kind } : {}, text));
   cell(model.name);
   cell(model.release);
