@@ -18,6 +18,7 @@ from luthier.server.openai import Limits, create_app
 from luthier.server.router import Fixed
 from luthier.server.serve import running
 from luthier.server.served import ServedModel
+from luthier.serving.engine import ContextLengthExceeded
 from luthier.serving.scripted_engine import Reply, Rule, ScriptedEngine
 
 MUCH = Reply(("w" * 20_000 + " ") * 600)  # 12 MB, more than the sockets' buffers take
@@ -165,3 +166,39 @@ def test_a_deadline_is_the_engines_fault_only_where_it_had_the_time():
     with door(rules) as it:
         assert it.post("hang", headers={"x-luthier-deadline-s": "1"}).status_code == 504
         assert it.ending() is None
+
+
+def test_an_error_says_which_version_it_came_from():
+    rules = [
+        Rule("fails", Reply("x", fails=RuntimeError("secret"))),
+        Rule("refused", Reply("x", fails=ContextLengthExceeded(5, 5, 5))),
+        Rule("late", Reply("x", first_delay_s=30)),
+    ]
+    with door(rules, answer_s=0.3) as it:
+        for text, more, status in (
+            ("ok", {}, 200),
+            ("ok", {"stream": True}, 200),
+            ("fails", {}, 500),
+            ("fails", {"stream": True}, 500),
+            ("refused", {}, 400),
+            ("late", {}, 504),
+        ):
+            told = it.post(text, **more)
+            assert told.status_code == status, told.text
+            for name, value in (("x-luthier-release", "router@2"), ("x-luthier-variant", "candidate")):
+                assert told.headers.get_list(name) == [value], (text, name)
+        vector = httpx.post(
+            f"{it.url}/v1/embeddings", json={"model": "router", "input": "x"}, headers={"authorization": f"Bearer {it.key}"}, trust_env=False
+        )  # fmt: skip
+        assert vector.status_code == 200 and vector.headers.get_list("x-luthier-release") == ["router@2"]
+
+
+def test_an_embedding_that_fails_is_logged_as_an_answer_is(caplog):
+    with door() as it:
+        it.model.engine.embed = lambda *_: 1 / 0
+        told = httpx.post(
+            f"{it.url}/v1/embeddings", json={"model": "router", "input": "mine"}, headers={"authorization": f"Bearer {it.key}"}, trust_env=False
+        )  # fmt: skip
+        assert told.status_code == 500
+        (line,) = [one for one in caplog.records if "the engine of 'router' failed" in one.getMessage()]
+        assert told.headers["x-request-id"] in line.getMessage() and line.exc_info[0] is ZeroDivisionError

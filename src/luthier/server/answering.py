@@ -22,7 +22,7 @@ from luthier.server.answer import Choice, Shape, total
 from luthier.server.asking import LATE, Asking
 from luthier.server.calls import CallReader, with_calls
 from luthier.server.errors import ApiError, from_engine
-from luthier.server.exchange import Exchange, Said, hash_text
+from luthier.server.exchange import Exchange, Said, hash_answer, hash_text
 from luthier.server.router import Ending, Lease
 from luthier.server.run import ClientGone, ahead, chunks_of, while_connected
 from luthier.server.screen import screened
@@ -106,16 +106,12 @@ class Answering(Response):
             raise ApiError(400, "unsupported_parameter", message, param="store")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {
-            "x-luthier-release": self._model.release or self._model.package_digest,
-            **self._lease.headers,
-        }
         try:
             if self._body.stream:
-                await while_connected(receive, self._stream(headers, send))
+                await while_connected(receive, self._stream(send))
             else:
                 whole = await while_connected(receive, self._whole())
-                await JSONResponse(whole, headers=headers)(scope, receive, send)
+                await JSONResponse(whole)(scope, receive, send)
         except ClientGone:
             logger.info("%s: the client hung up", self._asking.request_id)
         finally:
@@ -134,7 +130,7 @@ class Answering(Response):
             False,
             self._held_s,
             refused=any(choice.refusal for choice in whole),
-            sha256=hash_text(whole[0].text),
+            sha256=hash_answer(whole[0].text, whole[0].calls),
             request=self._asked[0] if self._body.count == 1 else None,
         )
 
@@ -157,7 +153,7 @@ class Answering(Response):
         await self._record()
         return self._shape.whole(self._choices)
 
-    async def _stream(self, headers: dict[str, str], send: Send) -> None:
+    async def _stream(self, send: Send) -> None:
         """The first chunk decides the status: what is refused or fails before it is an ordinary error. The slot is given back once the
         engine is done, whether or not the client has read so far."""
         async with aclosing(ahead(self._chunks())) as chunks:
@@ -166,7 +162,7 @@ class Answering(Response):
                     first = await anext(chunks)
             except Exception as error:
                 raise self._told(error) from error
-            started = Response(media_type="text/event-stream", headers=headers)
+            started = Response(media_type="text/event-stream")
             del started.headers["content-length"]
             await send({"type": "http.response.start", "status": 200, "headers": started.raw_headers})
             try:
@@ -262,13 +258,8 @@ class Answering(Response):
         if isinstance(error, ApiError):
             self._late = error.code == LATE
             return error
-        told = from_engine(error, self._asking.request_id)
         self._failed = not isinstance(error, Refused)
-        if told.status >= 500:
-            logger.error(
-                "%s: the engine of %r failed", self._asking.request_id, self._model.name, exc_info=error
-            )
-        return told
+        return from_engine(error, self._asking.request_id, self._model.name)
 
     async def _record(self, broken: str = "") -> None:
         """Raises ApiError 500 if the record cannot be made. `broken` is how an unfinished answer ended."""
@@ -292,7 +283,7 @@ class Answering(Response):
             key_id=self._asking.key.id,
             user_sha256=None if user is None else hash_text(user),
             prompt_sha256=self._body.prompt_sha256,
-            answers_sha256=tuple(hash_text(choice.text) for choice in self._choices),
+            answers_sha256=tuple(hash_answer(choice.text, choice.calls) for choice in self._choices),
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             finish=tuple(_ending(choice, broken) for choice in self._choices),

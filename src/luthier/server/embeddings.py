@@ -81,7 +81,7 @@ class Embedding(Response):
             except ApiError:
                 raise
             except Exception as error:
-                raise from_engine(error, self._asking.request_id) from error
+                raise from_engine(error, self._asking.request_id, self._model.name) from error
             held_s = time.monotonic() - held_from_s
         await self._asking.record(self._exchange(vectors, held_s), may_fail=False)
         encode = _base64 if self._body.encoding_format == "base64" else list
