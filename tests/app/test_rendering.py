@@ -41,6 +41,16 @@ def test_the_facts_are_the_releases(ran):
         shipped_of(store, release.parents["package"])
 
 
+def test_a_release_without_a_package_runs_nowhere(tmp_path):
+    store = App.open({"LUTHIER_HOME": str(tmp_path)}).store
+    with store.working("a" * 64) as (out, _):
+        (out / "release.json").write_text("{}")
+        made = store.commit("release", "a" * 64, {}, 1, {}, out, {})
+    store.catalog.name("router", made.digest)
+    with pytest.raises(SpecError, match="router@1 was released without a package"):
+        shipped_of(store, "router")
+
+
 def test_requirements_are_what_is_installed():
     import fastapi
 

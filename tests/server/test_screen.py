@@ -99,6 +99,7 @@ def test_calls_survive_a_guard_on_answers(open_door):
 def test_a_file(tmp_path):
     path = tmp_path / "guard.yaml"
     (tmp_path / "words.txt").write_text("falcon\n")
+    (tmp_path / "latin.txt").write_bytes("café\n".encode("latin-1"))
     path.write_text(
         "asked:\n  injection: refuse\n  steps: [{redact: secrets}]\nanswered:\n  - banned: {file: words.txt}\n"
     )
@@ -108,13 +109,23 @@ def test_a_file(tmp_path):
         ("asked: {steps: [json]}", "json is a step for answers"),
         ("answerd: []", "answered"),
         ("asked: {injection: maybe}", "injection"),
-        ("answered: [{banned: {file: none.txt}}]", "cannot be read"),
+        (
+            "answered: [{banned: {file: none.txt}}]",
+            "the file 'none.txt' that .*guard.yaml names cannot be read",
+        ),
+        ("answered: [{banned: {file: latin.txt}}]", "'latin.txt' that .* cannot be read .UnicodeDecodeError"),
+        ("asked: {steps: [{banned: {file: latin.txt}}]}", "'latin.txt' that"),
+        ("answered: [schema]", "guard.yaml: schema: auto takes what the task says"),
+        ("answered: [snap]", "guard.yaml: snap: auto takes what the task says"),
+        ("asked: {phrases: [falcon]}", "write injection: refuse"),
     ):
         path.write_text(wrong)
         with pytest.raises(SpecError, match=told):
             read_guard(path)
     with pytest.raises(SpecError, match="cannot be read"):
         read_guard(tmp_path / "nowhere.yaml")
+    path.write_text("answered: [{snap: {labels: [red, blue]}}, {schema: {schema: {type: string}}}]")
+    assert [one.name for one in read_guard(path).answered] == ["snap", "schema"]  # what needs no task stands
 
 
 def test_several_answers_to_one_question_are_one_hit(open_door):

@@ -7,6 +7,7 @@ import json
 import openai
 import pytest
 
+from luthier.core.artifact import digest_of
 from luthier.models.call_form import CallForm
 from luthier.server.calls import CallReader
 from luthier.serving.engine import Call, Chunk, Message, Usage
@@ -56,6 +57,19 @@ def test_a_call_whole_and_streamed(door):
     assert call.id.startswith("call_")
     assert streamed(door, "call") == ("Let me look.", {0: ["now", '{"zone": "Rome"}']}, "tool_calls")
     assert door.exchanges[-1].finish == ("tool_calls",)
+
+
+def test_the_record_of_calls_is_of_the_calls(door):
+    for text in ("call", "python", "call"):
+        ask(door, text)
+        streamed(door, text)
+    said = [one.answers_sha256 for one in door.exchanges[-6:]]
+    assert (
+        said[0] == said[1] == said[4] == said[5] != said[2] == said[3]
+    )  # whole or streamed, whatever the ids
+    arguments = json.dumps({"zone": "Rome"})
+    form = {"text": "Let me look.", "calls": [{"name": "now", "arguments": arguments}]}
+    assert said[0] == (digest_of(form),)
 
 
 def test_several_calls_and_the_first_alone(door):

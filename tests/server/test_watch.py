@@ -277,6 +277,15 @@ def test_traces():
             Traces.to(wrong)
 
 
+@pytest.mark.parametrize("endpoint", ["", "collector", "ftp://a/b", "http://", "http://[::1", "http://a:b/v1", "http://a:99999/"])  # fmt: skip
+def test_what_is_no_collector(endpoint):
+    pytest.importorskip("opentelemetry.sdk")
+    from luthier.server.traces import Traces
+
+    with pytest.raises(SpecError, match="no address of a collector"):
+        Traces.to(endpoint)
+
+
 def test_traces_of_answers_arrive_at_a_collector(asked):
     """Over OTLP, at a listener of our own."""
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")

@@ -65,6 +65,11 @@ def shipped_of(store: Store, reference: str) -> Shipped:
             remedy="Name one, as ticket-router@3 (`luthier list` shows them).",
         )
     version = (asked or versions)[-1]
+    if "package" not in release.parents:
+        raise SpecError(
+            f"{version} was released without a package, so there is nothing that could run anywhere.",
+            remedy="Make a release of its recipe anew (`luthier run`).",
+        )
     package = store.catalog.get(release.parents["package"])
     said: dict[str, Any] = json.loads((store.folder(package) / "luthier.json").read_text(encoding="utf-8"))
     return Shipped(

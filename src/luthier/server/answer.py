@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from luthier.server.errors import ApiError
-from luthier.server.exchange import hash_text
 from luthier.serving.engine import Call, Candidate, Chunk, Token, Usage
 
 
@@ -41,12 +40,6 @@ class Choice:
     @property
     def calls(self) -> tuple[Call, ...]:
         return self.last.calls if self.last else ()
-
-    @property
-    def sha256(self) -> str:
-        """Of what was said and called; not of the ids of calls, which are drawn anew for each answer."""
-        called = [(one.name, one.arguments) for one in self.calls]
-        return hash_text(self.text + (f"\0{json.dumps(called)}" if called else ""))
 
 
 class Shape(Protocol):

@@ -22,9 +22,9 @@ from luthier.server.answer import Choice, Shape, total
 from luthier.server.asking import LATE, Asking
 from luthier.server.calls import CallReader, with_calls
 from luthier.server.errors import ApiError, from_engine
-from luthier.server.exchange import Exchange, Said, hash_text
+from luthier.server.exchange import Exchange, Said, hash_answer, hash_text
 from luthier.server.router import Again, Ending, Lease
-from luthier.server.run import ClientGone, chunks_of, while_connected
+from luthier.server.run import ClientGone, ahead, chunks_of, while_connected
 from luthier.server.screen import Screen, screened
 from luthier.server.served import ServedModel
 from luthier.server.tools import Tool
@@ -32,6 +32,11 @@ from luthier.serving.abilities import CallsFunctions
 from luthier.serving.engine import Chunk, Message, Refused, Request
 
 logger = logging.getLogger("luthier.server")
+
+HUNG_S = 10.0
+"""An engine that says nothing for so long before its answer is given up counts as failed; one that was at it for so long, as slow."""
+ITS_OWN = 0.9
+"""The share of the server's deadline that an engine must have had to itself for its passing to be a failure of the engine."""
 
 
 class Asked(Protocol):
@@ -70,6 +75,10 @@ class Asked(Protocol):
     def request(self, index: int) -> Request: ...
 
 
+Piece = tuple[int, Chunk, bool]
+"""Which answer, its next chunk, whether it is that answer's first."""
+
+
 class Answering(Response):
     """A response that makes its answer when it is sent, and stops when nobody listens any more."""
 
@@ -84,8 +93,12 @@ class Answering(Response):
         self._first_s: float | None = None
         self._held_s = 0.0
         self._choices: list[Choice] = []
+        """What has been told of each answer."""
+        self._made: list[Choice] = []
+        """What the engine has made of each, which may be more."""
         self._slot_s: float | None = None
-        self._failed = False
+        self._silent_s = 0.0
+        self._failed = self._late = False
         if body.offered and not isinstance(model.engine, CallsFunctions):
             message = "This model's engine does not call tools."
             raise ApiError(400, "unsupported_parameter", message, param="tools")
@@ -94,16 +107,12 @@ class Answering(Response):
             raise ApiError(400, "unsupported_parameter", message, param="store")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {
-            "x-luthier-release": self._model.release or self._model.package_digest,
-            **self._lease.headers,
-        }
         try:
             if self._body.stream:
-                await while_connected(receive, self._stream(headers, send))
+                await while_connected(receive, self._stream(send))
             else:
                 whole = await while_connected(receive, self._whole())
-                await JSONResponse(whole, headers=headers)(scope, receive, send)
+                await JSONResponse(whole)(scope, receive, send)
         except ClientGone:
             logger.info("%s: the client hung up", self._asking.request_id)
         finally:
@@ -113,17 +122,16 @@ class Answering(Response):
         """What this request says of the model that had it."""
         if self._slot_s is None:
             return None
-        seconds = self._held_s or time.monotonic() - self._slot_s
         whole = [
-            choice for choice in self._choices if choice.last is not None and choice.last.finish is not None
+            choice for choice in self._made if choice.last is not None and choice.last.finish is not None
         ]
         if len(whole) < self._body.count:
-            return Ending(True, seconds, again=self._again()) if self._failed else None
+            return self._given_up()
         return Ending(
             False,
-            seconds,
+            self._held_s,
             refused=any(choice.refusal for choice in whole),
-            sha256=whole[0].sha256,
+            sha256=hash_answer(whole[0].text, whole[0].calls),
             again=self._again(),
         )
 
@@ -143,36 +151,48 @@ class Answering(Response):
 
         return Again(request, read)
 
+    def _given_up(self) -> Ending | None:
+        """Of an answer that is not whole. A client that left, and a deadline, say something of the engine only where it had long enough:
+        of a version that hangs nobody ever gets more than that."""
+        limit_s = self._asking.server_deadline_s
+        overdue = self._late and limit_s is not None and self._held_s >= ITS_OWN * limit_s
+        if self._failed or overdue or self._silent_s >= HUNG_S:
+            return Ending(True, self._held_s, again=self._again())
+        return Ending(False, self._held_s) if self._held_s >= HUNG_S else None
+
     async def _whole(self) -> dict[str, Any]:
         try:
             async with self._asking.in_time(), aclosing(self._chunks()) as chunks:
-                async for _ in chunks:
-                    pass
+                async for piece in chunks:
+                    self._take(piece)
         except Exception as error:
             raise self._told(error) from error
         await self._record()
         return self._shape.whole(self._choices)
 
-    async def _stream(self, headers: dict[str, str], send: Send) -> None:
-        """The first chunk decides the status: what is refused or fails before it is an ordinary error."""
-        async with aclosing(self._chunks()) as chunks:
+    async def _stream(self, send: Send) -> None:
+        """The first chunk decides the status: what is refused or fails before it is an ordinary error. The slot is given back once the
+        engine is done, whether or not the client has read so far."""
+        async with aclosing(ahead(self._chunks())) as chunks:
             try:
                 async with self._asking.in_time():
                     first = await anext(chunks)
             except Exception as error:
                 raise self._told(error) from error
-            started = Response(media_type="text/event-stream", headers=headers)
+            started = Response(media_type="text/event-stream")
             del started.headers["content-length"]
             await send({"type": "http.response.start", "status": 200, "headers": started.raw_headers})
             try:
                 async with self._asking.in_time():
-                    await self._send(self._shape.piece(*first), send)
+                    await self._send(self._shape.piece(*self._take(first)), send)
                     async for piece in chunks:
-                        await self._send(self._shape.piece(*piece), send)
+                        await self._send(self._shape.piece(*self._take(piece)), send)
             except asyncio.CancelledError:
+                await chunks.aclose()
                 await self._record("cancelled")
                 raise
             except Exception as error:
+                await chunks.aclose()  # the slot is free before anything more is sent, and its cost is known
                 told = self._told(error)
                 self._asking.broke(told.code)
                 await self._record("failed")
@@ -191,26 +211,36 @@ class Answering(Response):
         if body or not more:
             await send({"type": "http.response.body", "body": body, "more_body": more})
 
-    async def _chunks(self) -> AsyncGenerator[tuple[int, Chunk, bool], None]:
-        """(which answer, its next chunk, whether it is that answer's first): one answer after the other, in one slot."""
+    def _take(self, piece: Piece) -> Piece:
+        """The piece, which is told now."""
+        index, chunk, is_first = piece
+        if is_first:
+            self._choices.append(Choice())
+        self._choices[index].add(chunk)
+        return piece
+
+    async def _chunks(self) -> AsyncGenerator[Piece, None]:
+        """One answer after the other, in one slot."""
         self._asked = requests = await self._requests()
         async with self._model.admission.slot(self._asking.key.id):
-            self._slot_s = held_from_s = time.monotonic()
+            self._slot_s = heard_s = time.monotonic()
             try:
                 form = await _call_form(self._body, self._model)
                 for index, request in enumerate(requests):
                     choice = Choice()
-                    self._choices.append(choice)
+                    self._made.append(choice)
                     is_first = True
                     async with aclosing(self._said(request, form)) as chunks:
                         async for chunk in chunks:
+                            heard_s = time.monotonic()
                             if self._first_s is None:
-                                self._first_s = time.monotonic() - self._asking.started_s
+                                self._first_s = heard_s - self._asking.started_s
                             choice.add(chunk)
                             yield index, chunk, is_first
                             is_first = False
             finally:
-                self._held_s = time.monotonic() - held_from_s
+                now_s = time.monotonic()
+                self._held_s, self._silent_s = now_s - self._slot_s, now_s - heard_s
 
     async def _requests(self) -> list[Request]:
         """One for each answer, each prompt as the guards leave it, who see it once."""
@@ -228,15 +258,10 @@ class Answering(Response):
 
     def _told(self, error: Exception) -> ApiError:
         if isinstance(error, ApiError):
-            self._failed = error.code == LATE
+            self._late = error.code == LATE
             return error
-        told = from_engine(error, self._asking.request_id)
         self._failed = not isinstance(error, Refused)
-        if told.status >= 500:
-            logger.error(
-                "%s: the engine of %r failed", self._asking.request_id, self._model.name, exc_info=error
-            )
-        return told
+        return from_engine(error, self._asking.request_id, self._model.name)
 
     async def _record(self, broken: str = "") -> None:
         """Raises ApiError 500 if the record cannot be made. `broken` is how an unfinished answer ended."""
@@ -260,7 +285,7 @@ class Answering(Response):
             key_id=self._asking.key.id,
             user_sha256=None if user is None else hash_text(user),
             prompt_sha256=self._body.prompt_sha256,
-            answers_sha256=tuple(hash_text(choice.text) for choice in self._choices),
+            answers_sha256=tuple(hash_answer(choice.text, choice.calls) for choice in self._choices),
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             finish=tuple(_ending(choice, broken) for choice in self._choices),

@@ -24,10 +24,10 @@ LATE = "deadline_exceeded"
 LEAST_DEADLINE_S, MOST_DEADLINE_S = 1, 86_400
 
 
-def deadline_of(written: str | None, server_s: float | None) -> float | None:
-    """The earlier of what the header says and what the server allows. Raises ApiError 400."""
+def deadline_of(written: str | None) -> float | None:
+    """What the header says, in seconds. Raises ApiError 400."""
     if written is None:
-        return server_s
+        return None
     try:
         asked_s = float(written)
     except ValueError:
@@ -35,11 +35,12 @@ def deadline_of(written: str | None, server_s: float | None) -> float | None:
     if not LEAST_DEADLINE_S <= asked_s <= MOST_DEADLINE_S:
         message = f"The header {DEADLINE} holds seconds, from {LEAST_DEADLINE_S} to {MOST_DEADLINE_S}."
         raise ApiError(400, "invalid_value", message, param=DEADLINE)
-    return asked_s if server_s is None else min(asked_s, server_s)
+    return asked_s
 
 
 class Asking:
-    """`state` is the request's: the outermost layer reads from it what to tell of the request. `deadline_s` None: none."""
+    """`state` is the request's: the outermost layer reads from it what to tell of the request. `deadline_s` is what the client asks for,
+    `server_deadline_s` what the server allows; the earlier holds, None: none."""
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Asking:
         traffic: Traffic | None,
         screen: Screen,
         deadline_s: float | None = None,
+        server_deadline_s: float | None = None,
     ) -> None:
         self.request_id: str = state["request_id"]
         self.key: Key = state["key"]
@@ -58,7 +60,8 @@ class Asking:
         state["screen"] = screen
         self._on_exchange = on_exchange
         self._traffic = traffic
-        self._deadline_s = deadline_s
+        self.server_deadline_s = server_deadline_s
+        self._deadline_s = min((s for s in (deadline_s, server_deadline_s) if s is not None), default=None)
 
     @asynccontextmanager
     async def in_time(self) -> AsyncIterator[None]:

@@ -63,13 +63,9 @@ class Embedding(Response):
         self._engine: Embeds = model.engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {
-            "x-luthier-release": self._model.release or self._model.package_digest,
-            **self._lease.headers,
-        }
         try:
             told = await while_connected(receive, self._told())
-            await JSONResponse(told, headers=headers)(scope, receive, send)
+            await JSONResponse(told)(scope, receive, send)
         except ClientGone:
             return
         finally:
@@ -106,7 +102,7 @@ class Embedding(Response):
             except Exception as error:
                 if not isinstance(error, Refused):
                     self._ending = Ending(True, time.monotonic() - from_s)
-                raise from_engine(error, self._asking.request_id) from error
+                raise from_engine(error, self._asking.request_id, self._model.name) from error
 
     async def _vectors(self) -> Vectors:
         unwanted = threading.Event()

@@ -22,11 +22,14 @@ status  type                    code
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from luthier.core.errors import LuthierError
 from luthier.serving.engine import Refused, Unavailable
+
+logger = logging.getLogger("luthier.server")
 
 _TYPES = {
     401: "authentication_error",
@@ -73,11 +76,12 @@ def internal(request_id: str) -> ApiError:
     )
 
 
-def from_engine(error: Exception, request_id: str) -> ApiError:
-    """How an engine's error looks from outside. Only what the client can act upon is told."""
+def from_engine(error: Exception, request_id: str, model: str) -> ApiError:
+    """How an engine's error looks from outside. Only what the client can act upon is told; what is not its doing is logged."""
     if isinstance(error, Refused):
         message = f"{error.message} {error.remedy}" if error.remedy else error.message
         return ApiError(400, error.code, message, param=error.param)
+    logger.error("%s: the engine of %r failed", request_id, model, exc_info=error)
     if isinstance(error, Unavailable):
         return ApiError(
             503,

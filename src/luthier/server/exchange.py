@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from luthier.core.artifact import digest_of
-from luthier.serving.engine import Message
+from luthier.serving.engine import Call, Message
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,16 @@ class Traffic(Protocol):
 def hash_prompt(messages: Sequence[Message]) -> str:
     """SHA-256 of the canonical form of the messages as they were sent (before an instruction is put in)."""
     return digest_of([message.plain() for message in messages])
+
+
+def hash_answer(text: str, calls: Sequence[Call]) -> str:
+    """Of a text: its bytes. With calls: SHA-256 of the canonical form of {text, calls: [{name, arguments}]}, arguments as the JSON text that
+    was sent; the ids of calls, which are drawn, are left out."""
+    if not calls:
+        return hash_text(text)
+    return digest_of(
+        {"text": text, "calls": [{"name": one.name, "arguments": one.arguments} for one in calls]}
+    )
 
 
 def hash_text(text: str) -> str:

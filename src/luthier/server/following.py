@@ -28,6 +28,7 @@ from luthier.deployment.rollout import Rollout, Variant, variant
 from luthier.server.answer import Choice
 from luthier.server.arm import Arm, smoke
 from luthier.server.errors import ApiError
+from luthier.server.exchange import hash_answer
 from luthier.server.router import Again, Asker, Ending, Fixed, Lease, Router
 from luthier.server.run import chunks_of
 from luthier.server.served import ServedModel
@@ -356,7 +357,8 @@ class Followed:
         if error is not None:
             logger.info("%s failed on a copy: %s", arm.ref, type(error).__name__)
         whole = choice.last is not None and choice.last.finish is not None
-        return Outcome(not whole, seconds, choice.refusal is not None, choice.sha256 if whole else None)
+        said = hash_answer(choice.text, choice.calls) if whole else None
+        return Outcome(not whole, seconds, choice.refusal is not None, said)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

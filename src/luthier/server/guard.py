@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from luthier.server.errors import ApiError, internal
 from luthier.server.keys import Key, KeyRing, is_loopback
 from luthier.server.rates import Rates
+from luthier.server.router import Lease
 from luthier.server.routes import CHAT, PUBLIC, TABLE, Route
 from luthier.server.watch import Seen, Watch
 
@@ -37,7 +38,8 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?", re.A
 
 
 class Envelope:
-    """Puts `request_id` into the scope's state and these headers on every answer; gives back the model that it was answered by."""
+    """Puts `request_id` into the scope's state and these headers on every answer, errors too; gives back the model that it was answered
+    by, whose version is told in x-luthier-release."""
 
     def __init__(self, app: ASGIApp, watch: Watch) -> None:
         self._app = app
@@ -66,6 +68,8 @@ class Envelope:
                     (b"cache-control", b"no-store"),
                     *((name.encode(), value.encode()) for name, value in state.get("rate", {}).items()),
                 ]
+                if (lease := state.get("lease")) is not None:
+                    message["headers"] += _of_version(lease, message["headers"])
             await send(message)
 
         try:
@@ -96,6 +100,13 @@ class Envelope:
                     traceparent=next(iter(_header(scope, b"traceparent")), None),
                 )
             )
+
+
+def _of_version(lease: Lease, there: Collection[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Which version has this request, and which side of a rollout that is; what is there already is not said twice."""
+    told = {"x-luthier-release": lease.model.release or lease.model.package_digest, **lease.headers}
+    said = {name.lower() for name, _ in there}
+    return [(name.encode(), value.encode()) for name, value in told.items() if name.encode() not in said]
 
 
 class Guard:

@@ -240,7 +240,8 @@ class _Endpoints:
             on_exchange=self._on_exchange,
             traffic=self._traffic,
             screen=Screen(self._guard),
-            deadline_s=deadline_of(request.headers.get(DEADLINE), self._limits.answer_s),
+            deadline_s=deadline_of(request.headers.get(DEADLINE)),
+            server_deadline_s=self._limits.answer_s,
         )
 
     def _take(self, request: Request, name: str, user: str | None) -> Lease:

@@ -1,8 +1,8 @@
 """HTTP/1.1 connections with deadlines: what uvicorn leaves open, closed.
 
-uvicorn waits for ever for a first request and for the end of a request's head, and answers broken HTTP with plain
-text. Here a head that is not complete in time closes the connection, connections are counted, and what cannot be
-parsed is answered in the same envelope as everything else.
+uvicorn waits for ever for a first request, for the end of a request's head and for a client that does not read, and answers
+broken HTTP with plain text. Here a head that is not complete in time closes the connection, one whose client takes nothing of
+what waits for it is cut, connections are counted, and what cannot be parsed is answered in the same envelope as everything else.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ _CROWDED = ApiError(
 )
 
 
-def protocol(head_timeout_s: float, most_connections: int) -> type[H11Protocol]:
-    """The protocol class for `uvicorn.Config(http=...)`."""
+def protocol(head_timeout_s: float, read_timeout_s: float, most_connections: int) -> type[H11Protocol]:
+    """The protocol class for `uvicorn.Config(http=...)`. `read_timeout_s`: how long an answer may wait in our buffer for its client."""
 
     class Deadlines(H11Protocol):
         _deadline: asyncio.TimerHandle | None = None
+        _cut: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -43,8 +44,22 @@ def protocol(head_timeout_s: float, most_connections: int) -> type[H11Protocol]:
             self._expect_head()
             super().on_response_complete()
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._cut_soon()
+
+        def resume_writing(self) -> None:
+            if not self.transport.is_closing():
+                self._forget_cut()
+            super().resume_writing()
+
+        def timeout_keep_alive_handler(self) -> None:
+            self._cut_soon()
+            super().timeout_keep_alive_handler()
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget_deadline()
+            self._forget_cut()
             super().connection_lost(exc)
 
         def send_400_response(self, msg: str) -> None:
@@ -52,7 +67,21 @@ def protocol(head_timeout_s: float, most_connections: int) -> type[H11Protocol]:
 
         def _expect_head(self) -> None:
             self._forget_deadline()
-            self._deadline = self.loop.call_later(head_timeout_s, self.transport.close)
+            self._deadline = self.loop.call_later(head_timeout_s, self._hang_up)
+
+        def _hang_up(self) -> None:
+            self._cut_soon()
+            self.transport.close()
+
+        def _cut_soon(self) -> None:
+            """Closing waits until all is read; this does not."""
+            self._forget_cut()
+            self._cut = self.loop.call_later(read_timeout_s, self.transport.abort)
+
+        def _forget_cut(self) -> None:
+            if self._cut is not None:
+                self._cut.cancel()
+                self._cut = None
 
         def _forget_deadline(self) -> None:
             if self._deadline is not None:

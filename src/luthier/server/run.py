@@ -1,7 +1,7 @@
 """Between an engine, which blocks, and the event loop, which must not.
 
-One thread pulls one answer from start to end and hands chunks over; it never waits for a slow client, so a slot is
-held for as long as the engine works and no longer. Whoever stops listening stops the engine at its next chunk, or
+One thread pulls one answer from start to end and hands chunks over; it never waits for a slow client, and with `ahead` neither
+does whoever holds the slot: a slot is held for as long as the engine works and no longer. Whoever stops listening stops the engine at its next chunk, or
 sooner where the engine asks.
 """
 
@@ -11,7 +11,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Coroutine
 from concurrent.futures import Executor
-from contextlib import closing, suppress
+from contextlib import aclosing, closing, suppress
 from typing import Any, TypeVar
 
 from starlette.types import Receive
@@ -48,6 +48,31 @@ async def chunks_of(engine: Engine, request: Request, threads: Executor) -> Asyn
         await work
     finally:
         unwanted.set()
+        await asyncio.wait([work])
+        if not work.cancelled():
+            work.exception()  # looked at, so that it is not reported as forgotten
+
+
+async def ahead(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """The same items, made in a task of their own as fast as they come, however slowly they are taken. What `items` raises is raised
+    after all that came before it. When this generator is closed, so is `items`."""
+    arrived: asyncio.Queue[tuple[T] | None] = asyncio.Queue()
+
+    async def pull() -> None:
+        try:
+            async with aclosing(items):
+                async for item in items:
+                    arrived.put_nowait((item,))
+        finally:
+            arrived.put_nowait(None)
+
+    work = asyncio.ensure_future(pull())
+    try:
+        while (one := await arrived.get()) is not None:
+            yield one[0]
+        await work
+    finally:
+        work.cancel()
         await asyncio.wait([work])
         if not work.cancelled():
             work.exception()  # looked at, so that it is not reported as forgotten

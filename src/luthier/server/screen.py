@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from luthier.core.errors import SpecError
 from luthier.core.spec import Spec, parse, read_yaml
@@ -40,6 +40,12 @@ class AskedSpec(Spec):
     """More phrases that count as injection."""
     steps: list[StepSpec] = Field(default=[])
     """`redact` masks private data before the model reads it; `banned` refuses or masks words."""
+
+    @model_validator(mode="after")
+    def _phrases_of_injection(self) -> AskedSpec:
+        if self.phrases and self.injection is None:
+            raise ValueError("phrases count as injection; write injection: refuse, or mark")
+        return self
 
     @field_validator("steps", mode="after")
     @classmethod
@@ -72,18 +78,30 @@ def read_guard(path: Path) -> GuardSpec:
         ) from None
     spec = parse(GuardSpec, read_yaml(text, str(path)), "docs/serving.md shows the form.")
 
-    def inlined(step: StepSpec) -> StepSpec:
-        settings = step.load().inlined(
-            step.settings, lambda name: (path.parent / name).read_text(encoding="utf-8")
-        )
+    def complete(step: StepSpec) -> StepSpec:
+        part = step.load()
+        settings = part.inlined(step.settings, lambda name: _read(path, name))
+        try:
+            settings = part.bound(settings, {"kind": "unknown"})
+        except SpecError as error:
+            raise SpecError(
+                f"{path}: {step.name}: auto takes what the task says, and a guard stands before models of any task.",
+                remedy=error.remedy,
+            ) from None
         return step.model_copy(update={"settings": settings})
 
+    asked = spec.asked.model_copy(update={"steps": [complete(one) for one in spec.asked.steps]})
+    return spec.model_copy(update={"asked": asked, "answered": [complete(one) for one in spec.answered]})
+
+
+def _read(guard: Path, name: str) -> str:
+    """The text of a file that the guard file names. Raises SpecError."""
     try:
-        asked = spec.asked.model_copy(update={"steps": [inlined(one) for one in spec.asked.steps]})
-        return spec.model_copy(update={"asked": asked, "answered": [inlined(one) for one in spec.answered]})
-    except OSError as error:
+        return (guard.parent / name).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise SpecError(
-            f"a file that {path} names cannot be read: {error.filename}.", remedy="Check its name."
+            f"the file {name!r} that {guard} names cannot be read ({type(error).__name__}).",
+            remedy="Check its name; it holds text in UTF-8.",
         ) from None
 
 

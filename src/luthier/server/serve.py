@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 KEEP_ALIVE_S = 30
 HEAD_TIMEOUT_S = 30.0
+READ_TIMEOUT_S = 60.0
 LARGEST_HEAD_BYTES = 32 * 1024
 MOST_CONNECTIONS = 1000
 
@@ -32,6 +33,7 @@ def serve(
     on_ready: Callable[[str], None] | None = None,
     drain_s: int = 20,
     head_timeout_s: float = HEAD_TIMEOUT_S,
+    read_timeout_s: float = READ_TIMEOUT_S,
 ) -> None:
     """Answer until SIGTERM or SIGINT, then finish what is under way (at most `drain_s` seconds) and return.
 
@@ -42,19 +44,26 @@ def serve(
     check_bind(host, chosen_keys)
     listener = bind(host, port)
     with listener:
-        server = _server(app, on_ready and (lambda: on_ready(url_of(listener))), drain_s, head_timeout_s)
+        server = _server(
+            app, on_ready and (lambda: on_ready(url_of(listener))), drain_s, head_timeout_s, read_timeout_s
+        )
         with _signals(server):
             _run(server, listener)
 
 
 @contextmanager
 def running(
-    app: Any, port: int = 0, *, drain_s: int = 20, head_timeout_s: float = HEAD_TIMEOUT_S
+    app: Any,
+    port: int = 0,
+    *,
+    drain_s: int = 20,
+    head_timeout_s: float = HEAD_TIMEOUT_S,
+    read_timeout_s: float = READ_TIMEOUT_S,
 ) -> Iterator[str]:
     """The same on loopback in a thread of this process: yields the address; drains and stops when the block ends."""
     ready = threading.Event()
     with bind("127.0.0.1", port) as listener:
-        server = _server(app, ready.set, drain_s, head_timeout_s)
+        server = _server(app, ready.set, drain_s, head_timeout_s, read_timeout_s)
         with ThreadPoolExecutor(1, thread_name_prefix="http") as threads:
             served = threads.submit(_run, server, listener)
             served.add_done_callback(lambda _: ready.set())
@@ -117,7 +126,11 @@ def _cannot_listen(host: str, port: int, error: Exception) -> LuthierError:
 
 
 def _server(
-    app: Any, on_started: Callable[[], object] | None, drain_s: int, head_timeout_s: float
+    app: Any,
+    on_started: Callable[[], object] | None,
+    drain_s: int,
+    head_timeout_s: float,
+    read_timeout_s: float,
 ) -> uvicorn.Server:
     try:
         import uvicorn
@@ -138,7 +151,7 @@ def _server(
     return Server(
         uvicorn.Config(
             app,
-            http=protocol(head_timeout_s, MOST_CONNECTIONS),
+            http=protocol(head_timeout_s, read_timeout_s, MOST_CONNECTIONS),
             ws="none",
             lifespan="on",
             log_config=None,

@@ -44,8 +44,7 @@ class Traces:
     @classmethod
     def to(cls, endpoint: str) -> Traces:
         """To the collector at this URL, as http://127.0.0.1:4318/v1/traces. Raises SpecError for what is no such URL."""
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_address(endpoint):
             raise SpecError(
                 f"{endpoint!r} is no address of a collector.",
                 remedy="Give one like http://127.0.0.1:4318/v1/traces.",
@@ -76,6 +75,14 @@ class Traces:
     def close(self) -> None:
         """Send what waits, for as long as the exporter takes."""
         self._provider.shutdown()
+
+
+def _is_address(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is no number
+        return False
 
 
 def _attributes(seen: Seen, operation: str) -> dict[str, Any]:
