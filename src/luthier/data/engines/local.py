@@ -44,7 +44,11 @@ class LocalEngine:
     """protocol.Engine. Its frames are generators: nothing runs before the rows are drawn. Those of several processes are
     parallel.Rows, which it hands on."""
 
-    write_errors: ClassVar[tuple[type[Exception], ...]] = (duckdb.IOException, duckdb.OutOfMemoryException)
+    write_errors: ClassVar[tuple[type[Exception], ...]] = (
+        duckdb.IOException,
+        duckdb.OutOfMemoryException,
+        duckdb.TransactionException,  # its log could not be written
+    )
 
     def __init__(self, settings: LocalEngineSpec, at: At) -> None:
         self._settings, self._at = settings, at
