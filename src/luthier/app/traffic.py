@@ -186,7 +186,9 @@ class Traffic:
         that one; `actor`: who does it, where that is not whom the App works for. Raises SpecError without ids, an age or a user."""
         if not ids and older_s is None and user is None:
             raise SpecError("nothing says which exchanges to remove.", remedy="Give --id, --older or --user.")
-        asked = {"ids": len(ids), "older_s": older_s, "of_a_user": user is not None, "name": name}
+        asked: dict[str, Any] = {"ids": len(ids), "older_s": older_s, "of_a_user": user is not None}
+        if name is not None:
+            asked["name"] = name
         gone = self._kept.remove(
             ids=ids,
             before_s=None if older_s is None else time.time() - older_s,
