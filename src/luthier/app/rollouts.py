@@ -61,14 +61,14 @@ class Status:
             missing.append(f"{left_s:.0f} s")
         if (more := at.plan.least - self.requests) > 0:
             missing.append(
-                f"{more:,} more requests to the candidate, which gets {stage.share * 100:.3g} % of them"
+                f"{more:,} more requests to the candidate, which gets {stage.share * 100:.3g} % of all"
                 if stage.share
                 else f"{more:,} more copies"
             )
         if at.plan.advance == "not_worse" and (
             unshown := [one.metric for one in self.findings if one.metric in PROVEN and not one.shown]
         ):
-            missing.append(f"it to be shown no worse in {', '.join(unshown)}")
+            missing.append(f"proof that it is no worse in {', '.join(unshown)}")
         return " and ".join(missing) or "the rule to look at it, which it does while the name is served"
 
     def plain(self) -> dict[str, Any]:
@@ -160,7 +160,8 @@ class Rollouts:
             return at.answers
         versions = [str(version) for version in self._store.catalog.history(name)]
         free = [version for version in versions if version not in self._held_back(name)]
-        return (free or versions or [None])[-1]
+        found = free or versions
+        return found[-1] if found else None
 
     def _held_back(self, name: str) -> set[str]:
         """Versions that a new run made (`retrain`) and that nobody has handed over: they wait for a person, or were declined."""
