@@ -224,6 +224,30 @@ def test_the_only_version_of_a_name_has_nothing_to_take_over_from(app):
         start(app, "single")
 
 
+def test_the_first_rollout_takes_over_from_what_is_served(app):
+    """A server that began when router@1 was the newest still answers with it, whatever was released since."""
+    app.rollouts.serving("router", "router@1")
+    assert start(app, "router@3").stable == "router@1"
+
+
+def test_what_is_served_takes_over_from_nothing(app):
+    app.rollouts.serving("router", "router@3")
+    with pytest.raises(SpecError, match="router@3 is what answers already"):
+        start(app, "router@3")
+
+
+def test_status_says_what_it_waits_for(app):
+    at = start(app, plan={**FAST, "advance": "not_worse"})
+    assert app.rollouts.status("router").waits_for() == (
+        "10 more requests to the candidate, which gets 10 % of all and proof that it is no worse in error_rate, latency, refusals"
+    )
+    seen(app, at, 10, error_rate=Count(same=1000), refusals=Count(same=1000))
+    assert app.rollouts.status("router").waits_for() == "proof that it is no worse in latency"
+    app.rollouts.promote("router", by="ann", reason="sure")
+    at = start(app, "router@3", plan={"shadow": 60, "least": 5})
+    assert "5 more copies" in app.rollouts.status("router").waits_for()
+
+
 def test_what_waits_for_a_person_does_not_answer(app):
     """A new run gives its release a version before anybody has approved it."""
     assert app.rollouts.answering("router") == "router@3" and app.rollouts.answering("nobody") is None

@@ -61,14 +61,14 @@ class Status:
             missing.append(f"{left_s:.0f} s")
         if (more := at.plan.least - self.requests) > 0:
             missing.append(
-                f"{more:,} more requests to the candidate, which gets {stage.share * 100:.3g} % of them"
+                f"{more:,} more requests to the candidate, which gets {stage.share * 100:.3g} % of all"
                 if stage.share
                 else f"{more:,} more copies"
             )
         if at.plan.advance == "not_worse" and (
             unshown := [one.metric for one in self.findings if one.metric in PROVEN and not one.shown]
         ):
-            missing.append(f"it to be shown no worse in {', '.join(unshown)}")
+            missing.append(f"proof that it is no worse in {', '.join(unshown)}")
         return " and ".join(missing) or "the rule to look at it, which it does while the name is served"
 
     def plain(self) -> dict[str, Any]:

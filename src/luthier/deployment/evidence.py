@@ -1,7 +1,8 @@
 """Pairs of answers, one of each version, counted. A pair says for each metric whether the candidate was worse, better or the same,
 and three counts a metric are all that the rule needs: so several servers add theirs up, and nothing of a request is kept.
 
-Which answers stand in a pair never depends on how they came out; that is what makes the rule's promise hold.
+Which answers stand in a pair never depends on how they came out; that, and sides that are drawn anew for each request, makes the rule's
+promise hold. Where a `user` keeps one side the draw is of users, and the promise is as good as they are many (rule).
 """
 
 from __future__ import annotations

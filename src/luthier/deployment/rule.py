@@ -17,6 +17,10 @@ capital over several stakes is one too (the method of mixtures: Robbins 1970), s
 Nothing is assumed of how errors come about: bad hours hit both sides of a pair. The metrics share alpha (Bonferroni), which holds
 although they depend on each other.
 
+What is assumed is that chance alone decides who stands on which side of a pair, anew for each. That holds in shadow (both were asked the
+same) and where each request is drawn (no `user`). Where users are drawn, a user's requests stay on one side: with many users it nearly
+holds, with few it does not (docs/log.md has numbers), for those who ask what takes long may happen to be on one side.
+
 Not here: a fixed number such as "more than 2 % errors", which takes a good candidate back on a bad day, and repeated p-values, which
 take one back in the end whatever it does.
 """

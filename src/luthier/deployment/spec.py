@@ -49,7 +49,8 @@ class RolloutSpec(Spec):
     rollback_on: RollbackSpec = RollbackSpec()
     """When the candidate is taken back."""
     false_alarm: float = Field(default=0.05, gt=0, le=0.5)
-    """How probable it may be that a candidate which is no worse is taken back, over the whole rollout however often one looks."""
+    """How probable it may be that a candidate which is no worse is taken back, over the whole rollout however often one looks. In
+    shadow and for requests without a `user`; with few users, who each keep one side, it is more (docs/rollout.md)."""
     on_drift: Literal["pause", "roll_back", "ignore"] = "pause"
     """What an alert of drift on this name does meanwhile: data that drifts says nothing of which version is better, so it pauses."""
     approve: Literal["human", "none"] = "none"

@@ -18,21 +18,18 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
-from luthier.core.errors import LuthierError
+from luthier.core.errors import LuthierError, NotFound, StoreError
 from luthier.deployment.evidence import Outcome, Pairs, Tally
 from luthier.deployment.rollout import Rollout, Variant, variant
-from luthier.server.answer import Choice
 from luthier.server.arm import Arm, smoke
 from luthier.server.errors import ApiError
-from luthier.server.exchange import hash_answer
-from luthier.server.router import Again, Asker, Ending, Fixed, Lease, Router
-from luthier.server.run import chunks_of
+from luthier.server.router import Asker, Ending, Fixed, Lease, Router
 from luthier.server.served import ServedModel
-from luthier.serving.engine import Refused
+from luthier.server.shadow import asked_again
 
 logger = logging.getLogger("luthier.server")
 
@@ -41,6 +38,8 @@ GRACE_S = 600.0
 TELL_S, REVIEW_S = 30.0, 5.0
 RETRY_S = 30.0
 """After a version could not be loaded: how long until it is tried again, where it is still to answer or to be tried."""
+TRIES = 3
+"""So often must the store have failed before that is held against the candidate."""
 SHADOWS = 16
 """How many copies may wait; one more is dropped."""
 COPY_S = 300.0
@@ -117,8 +116,8 @@ class Followed:
         self._leaving: list[Arm] = []
         self._loading: threading.Thread | None = None
         self._loaded: Arm | None = None
-        self._not_before_s: dict[tuple[str, str], float] = {}
-        """(rollout, version) that could not be loaded -> when it is tried again."""
+        self._failed: dict[tuple[str, str], tuple[int, float]] = {}
+        """(rollout, version) that could not be loaded -> how often that was, when it is tried again."""
         self._stop = threading.Event()
         self._pairs, self._pairs_of, self._counting = Pairs(), "", threading.Lock()
         self._untold: dict[tuple[str, int], tuple[Rollout, Tally]] = {}
@@ -194,7 +193,7 @@ class Followed:
         with self._counting:
             if self._pairs_of != at.id:
                 self._pairs, self._pairs_of, self._told_requests = Pairs(), at.id, 0
-                self._not_before_s = {}
+                self._failed = {}
         stable = self._pool.get(at.answers)
         candidate = self._pool.get(at.candidate) if at.under_way else None
         if stable is None:
@@ -239,7 +238,8 @@ class Followed:
         arm.retire()
 
     def _load(self, at: Rollout, ref: str) -> None:
-        if self._loading is not None or time.monotonic() < self._not_before_s.get((at.id, ref), 0.0):
+        _, not_before_s = self._failed.get((at.id, ref), (0, 0.0))
+        if self._loading is not None or time.monotonic() < not_before_s:
             return
         used = {arm.ref for arm in (self._table.stable, self._table.candidate) if arm is not None}
         for other in [other for other in self._pool if other not in used]:
@@ -263,10 +263,12 @@ class Followed:
             logger.warning("%s cannot answer and is not used: %s", ref, error)
             if model is not None:
                 Arm(ref, model).retire()
-            if ref == at.candidate:
+            times = self._failed.get((at.id, ref), (0, 0.0))[0] + 1
+            store_is_away = isinstance(error, StoreError) and not isinstance(error, NotFound)
+            if ref == at.candidate and (times >= TRIES or not store_is_away):
                 self._rejected(at, error)
             # a rejected one is not asked for again; the stable version, or one whose rejection could not be recorded, is
-            self._not_before_s[at.id, ref] = time.monotonic() + self._retry_s
+            self._failed[at.id, ref] = times, time.monotonic() + self._retry_s
             return
         self._loaded = Arm(ref, model)
 
@@ -303,7 +305,8 @@ class Followed:
                 of, tally = self._untold[key]
                 seen = tally.requests
                 enough = seen and seen * 10 >= self._told_requests
-                if key == (at.id, at.stage) and at.under_way and not enough and now_s - self._told_s < TELL_S:
+                waited = (seen or tally.stable) and now_s - self._told_s >= TELL_S
+                if key == (at.id, at.stage) and at.under_way and not (enough or waited):
                     continue
                 del self._untold[key]
             yield of, tally
@@ -327,7 +330,8 @@ class Followed:
                 continue
             try:
                 assert ending.again is not None
-                outcome = asyncio.run(self._asked(arm, ending.again))
+                wanted = partial(self._tried, arm)
+                outcome = asyncio.run(asked_again(arm.model, ending.again, wanted, self._copy_s))
             except Exception:  # of ours, not of the engine; the next copy is asked all the same
                 logger.exception("%s: a copy could not be asked", arm.ref)
                 continue
@@ -339,26 +343,6 @@ class Followed:
 
     def _tried(self, arm: Arm) -> bool:
         return not self._stop.is_set() and self._table.candidate is arm
-
-    async def _asked(self, arm: Arm, again: Again) -> Outcome | None:
-        """How the candidate did with it; None where that says nothing: it refused to be asked that, or is not tried any more."""
-        started_s, choice, late = time.monotonic(), Choice(), False
-        answer = asyncio.ensure_future(_answer(arm.model, again, choice))
-        while not answer.done():
-            late = time.monotonic() - started_s >= self._copy_s
-            if late or not self._tried(arm):
-                answer.cancel()  # which waits until the engine is free
-            await asyncio.wait([answer], timeout=None if answer.cancelling() else 0.1)
-        seconds = time.monotonic() - started_s
-        if answer.cancelled():
-            return Outcome(True, seconds) if late else None
-        if isinstance(error := answer.exception(), Refused):
-            return None  # as of any other request
-        if error is not None:
-            logger.info("%s failed on a copy: %s", arm.ref, type(error).__name__)
-        whole = choice.last is not None and choice.last.finish is not None
-        said = hash_answer(choice.text, choice.calls) if whole else None
-        return Outcome(not whole, seconds, choice.refusal is not None, said)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
@@ -457,11 +441,3 @@ def _variant(header: str | None) -> Variant | None:
 
 def _outcome(ending: Ending) -> Outcome:
     return Outcome(ending.failed, ending.seconds, ending.refused, ending.sha256)
-
-
-async def _answer(model: ServedModel, again: Again, choice: Choice) -> None:
-    """Through the same guards and reader of calls as the answer that the client got."""
-    chunks = chunks_of(model.engine, again.request, model.threads)
-    async with aclosing(again.read(model, chunks)) as read:
-        async for chunk in read:
-            choice.add(chunk)
