@@ -17,17 +17,23 @@ IMAGE = f"registry.example.com/serve@sha256:{'ab' * 32}"
 @pytest.mark.parametrize("target", names("target"))
 def test_a_release_is_rendered_for(ran, target):
     out = ran.folder / f"for-{target}"
+    gpus = () if target == "sagemaker" else ("--gpus", "1")
     told = json.loads(
-        ran.luthier("deploy", "render", "router", "--to", target, "--image", IMAGE, "--gpus", "1", "--out", out, "--json").stdout
+        ran.luthier("deploy", "render", "router", "--to", target, "--image", IMAGE, *gpus, "--out", out, "--json").stdout
     )  # fmt: skip
     assert told["ref"] == "router@1" and "README.md" in told["files"]
     assert sorted(path.name for path in out.iterdir()) == told["files"]
     whole = "".join(path.read_text() for path in out.iterdir())
     assert "router" in whole and str(ran.home) not in whole
-    again = ran.luthier(
-        "deploy", "render", "router", "--to", target, "--image", IMAGE, "--gpus", "1", "--out", out
-    )
+    again = ran.luthier("deploy", "render", "router", "--to", target, "--image", IMAGE, *gpus, "--out", out)
     assert again.exit_code == 2 and "already there" in again.stderr
+
+
+def test_an_option_that_would_be_ignored_is_refused(ran):
+    told = ran.luthier(
+        "deploy", "render", "router", "--to", "sagemaker", "--image", IMAGE, "--gpus", "1", "--out", ran.folder / "no"
+    )  # fmt: skip
+    assert told.exit_code == 2 and "--gpus would change nothing" in told.stderr
 
 
 def test_the_facts_are_the_releases(ran):

@@ -421,14 +421,16 @@ class App:
         return done
 
     def render(
-        self, reference: str, target: str, folder: Path, *, image: str, namespace: str = "default", replicas: int = 2, gpus: int = 0
+        self, reference: str, target: str, folder: Path, *, image: str, namespace: str | None = None, replicas: int | None = None,
+        gpus: int | None = None,
     ) -> Rendered:  # fmt: skip
-        """A release written out for a container, Kubernetes, KServe, vLLM, SageMaker or Azure ML: files to review and apply there."""
-        from luthier.deployment.targets import Where
+        """A release written out for a container, Kubernetes, KServe, vLLM, SageMaker or Azure ML: files to review and apply there. What is
+        None is as usual there; what a target would ignore raises SpecError."""
+        from luthier.deployment.targets import where_to
 
         from .rendering import render_release
 
-        where = Where(image, namespace, replicas, gpus)
+        where = where_to(target, image, namespace, replicas, gpus)
         return render_release(self.store, reference, target, where, folder)
 
     @staticmethod

@@ -35,13 +35,20 @@ def deploy() -> None:
     metavar="NAME@sha256:...",
     help="By digest. For container: what to build on, such as a Python image; for the others: what runs.",
 )
-@click.option("--namespace", default="default", show_default=True, help="Of Kubernetes and KServe.")
-@click.option("--replicas", type=click.IntRange(1, 1000), default=2, show_default=True)
-@click.option("--gpus", type=click.IntRange(0, 64), default=0, show_default=True, help="Of each replica.")
+@click.option("--namespace", help="Of Kubernetes and KServe.  [default: default]")
+@click.option("--replicas", type=click.IntRange(1, 1000), help="How many; not of a container.  [default: 2]")
+@click.option("--gpus", type=click.IntRange(0, 64), help="Of each replica; not for SageMaker.  [default: 0]")
 @as_json_option
 @told
 def render(
-    ref: str, target: str, folder: Path, image: str, namespace: str, replicas: int, gpus: int, as_json: bool
+    ref: str,
+    target: str,
+    folder: Path,
+    image: str,
+    namespace: str | None,
+    replicas: int | None,
+    gpus: int | None,
+    as_json: bool,
 ) -> None:
     """Write REF out for a target. No secret is written: files say where they are to be found. README.md says how to go on and
     what has not been checked."""

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from luthier.core.errors import SpecError
 from luthier.core.plugin import names
-from luthier.deployment.targets import Shipped, Where, render
+from luthier.deployment.targets import LEFT_OUT, Shipped, Where, render, where_to
 from luthier.deployment.targets.written import label, yaml
 
 HERE = Path(__file__).parent
@@ -212,6 +212,60 @@ def test_the_entry_gives_keys_by_file_and_starts_nothing_without(tmp_path):
     assert "serve named" in run(LUTHIER_KEY_FILE="/k", LUTHIER_SERVE="named").stdout
     assert run("router").returncode == 2 and "give API keys" in run("router").stderr
     assert run(LUTHIER_KEY_FILE="/k").returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("words", "more", "served"),
+    [([], {}, SHIPPED.name), ([], {"LUTHIER_SERVE": SHIPPED.ref}, SHIPPED.ref), (["a@1", "b@2"], {"LUTHIER_SERVE": "c"}, "a@1 b@2")],
+)  # fmt: skip
+def test_what_the_image_serves(tmp_path, words, more, served):
+    """Run as an engine of containers runs it: ENTRYPOINT, then the words of the command line or else CMD, in the image's ENV."""
+    files = render(SHIPPED, "container", WHERE)
+    last = files["Containerfile"].rpartition("\nFROM ")[2].splitlines()
+    said = lambda what: [line.removeprefix(f"{what} ") for line in last if line.startswith(f"{what} ")]  # noqa: E731
+    (entrypoint,), (cmd,) = said("ENTRYPOINT"), said("CMD")
+    image = dict(one.split("=", 1) for line in said("ENV") for one in line.split())
+    (tmp_path / "entrypoint.sh").write_text(files["entrypoint.sh"])
+    (tmp_path / "luthier").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "luthier").chmod(0o755)
+    assert json.loads(entrypoint) == ["/usr/local/bin/entrypoint.sh"]
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin", "LUTHIER_KEY_FILE": "/k"}
+    told = subprocess.run(
+        ["sh", tmp_path / "entrypoint.sh", *(words or json.loads(cmd))], env={**image, **path, **more}, capture_output=True, text=True
+    )  # fmt: skip
+    assert told.stdout.startswith(f"serve {served} --host"), told
+
+
+def test_what_a_target_would_ignore_is_refused():
+    for target, options in (
+        ("container", {"replicas": 2}), ("container", {"namespace": "default"}), ("vllm", {"namespace": "x"}),
+        ("sagemaker", {"gpus": 0}), ("sagemaker", {"namespace": "x"}), ("azureml", {"namespace": "x"}),
+    ):  # fmt: skip
+        with pytest.raises(SpecError, match=f"--{next(iter(options))} would change nothing .* {target}"):
+            where_to(target, IMAGE, **options)
+    assert where_to("kubernetes", IMAGE) == Where(IMAGE) == where_to("container", IMAGE)
+    told = {"namespace": "models", "replicas": 3, "gpus": 1}
+    assert where_to("kserve", IMAGE, **told) == Where(IMAGE, **told)
+
+
+def test_each_option_that_is_taken_changes_what_is_written():
+    other = {"namespace": "elsewhere", "replicas": 7, "gpus": 2}
+    for target in names("target"):
+        for option, value in other.items():
+            if option not in LEFT_OUT.get(target, ()):
+                assert render(SHIPPED, target, WHERE) != render(
+                    SHIPPED, target, replace(WHERE, **{option: value})
+                )
+
+
+def test_azureml_has_an_instance_for_its_gpus():
+    types = {
+        n: read(render(SHIPPED, "azureml", replace(WHERE, gpus=n))["deployment.yaml"])[0]["instance_type"]
+        for n in (0, 1, 2, 4)
+    }
+    assert len(set(types.values())) == 4
+    with pytest.raises(SpecError, match="has 3 GPUs"):
+        render(SHIPPED, "azureml", replace(WHERE, gpus=3))
 
 
 @pytest.mark.parametrize("target", names("target"))

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from luthier.core.errors import SpecError
 from luthier.core.plugin import load
@@ -56,6 +57,36 @@ class Where:
     namespace: str = "default"
     replicas: int = 2
     gpus: int = 0
+
+
+LEFT_OUT: Mapping[str, tuple[str, ...]] = {
+    "container": ("namespace", "replicas"),
+    "vllm": ("namespace",),
+    "sagemaker": ("namespace", "gpus"),
+    "azureml": ("namespace",),
+}
+"""What nothing of a target's files could say: Kubernetes' namespaces elsewhere, how many of one machine, GPUs where the instance has them."""
+
+
+def where_to(
+    target: str,
+    image: str,
+    namespace: str | None = None,
+    replicas: int | None = None,
+    gpus: int | None = None,
+) -> Where:
+    """What is written; what is None, as usual. Raises SpecError for an option that the target would ignore."""
+    written: dict[str, Any] = {
+        name: value
+        for name, value in (("namespace", namespace), ("replicas", replicas), ("gpus", gpus))
+        if value is not None
+    }
+    if ignored := [name for name in LEFT_OUT.get(target, ()) if name in written]:
+        raise SpecError(
+            f"{' and '.join(f'--{name}' for name in ignored)} would change nothing in what is written for {target}.",
+            remedy="Leave it out; the README that is written says how that place is told.",
+        )
+    return replace(Where(image), **written)
 
 
 Render = Callable[[Shipped, Where], Mapping[str, str]]

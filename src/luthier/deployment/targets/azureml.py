@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from luthier.core.errors import SpecError
+
 from . import PORT, Shipped, Where
 from .vllm import served_as
 from .written import label, yaml
@@ -12,6 +14,13 @@ from .written import label, yaml
 ENDPOINT = "https://azuremlschemas.azureedge.net/latest/managedOnlineEndpoint.schema.json"
 LONGEST = 32
 """Of an endpoint's name there."""
+INSTANCES = {
+    0: "Standard_E4s_v3",
+    1: "Standard_NC24ads_A100_v4",
+    2: "Standard_NC48ads_A100_v4",
+    4: "Standard_NC96ads_A100_v4",
+}
+"""By their GPUs."""
 DEPLOYMENT = "https://azuremlschemas.azureedge.net/latest/managedOnlineDeployment.schema.json"
 
 
@@ -21,6 +30,11 @@ def render(shipped: Shipped, where: Where) -> Mapping[str, str]:
 
 
 def documents(shipped: Shipped, where: Where) -> dict[str, dict[str, Any]]:
+    if where.gpus not in INSTANCES:
+        raise SpecError(
+            f"no instance that is written for azureml has {where.gpus} GPUs.",
+            remedy=f"Take {', '.join(map(str, INSTANCES))}, or change instance_type in deployment.yaml.",
+        )
     name = label(shipped.name, LONGEST)
     deployment = f"v{shipped.version}"
     tags = {"luthier-ref": shipped.ref, "luthier-release": shipped.release_digest}
@@ -54,7 +68,7 @@ def documents(shipped: Shipped, where: Where) -> dict[str, dict[str, Any]]:
                 "LUTHIER_BLOBS": secret("BLOBS"),
                 "LUTHIER_KEYS": secret("KEYS"),
             },
-            "instance_type": "Standard_NC24ads_A100_v4" if where.gpus else "Standard_E4s_v3",
+            "instance_type": INSTANCES[where.gpus],
             "instance_count": where.replicas,
             "egress_public_network_access": "disabled",
             "request_settings": {"request_timeout_ms": 90_000, "max_concurrent_requests_per_instance": 40},

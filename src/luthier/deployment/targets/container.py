@@ -61,8 +61,9 @@ VOLUME {HOME}
 STOPSIGNAL SIGTERM
 HEALTHCHECK --start-period=10m --interval=10s --timeout=3s \\
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:{PORT}/healthz', timeout=2)"]
+ENV LUTHIER_SERVE={shipped.name}
 ENTRYPOINT ["/usr/local/bin/entrypoint.sh"]
-CMD ["{shipped.name}"]
+CMD []
 """
 
 
@@ -91,7 +92,7 @@ def _readme(shipped: Shipped) -> str:
     IMAGE=luthier-serve@sha256:... STORE=~/.luthier KEYS=./keys sh run.sh
 
 It runs as user {UID}, its file system is read-only but for the home and /tmp, it holds no right of the kernel's, and it listens beyond
-loopback only because keys are given. STORE must belong to {UID}. It starts `luthier serve {shipped.name}`: new versions are rolled out with
+loopback only because keys are given. STORE must belong to {UID}. It starts `luthier serve {shipped.name}`, or what LUTHIER_SERVE names, or its arguments if there are any: new versions are rolled out with
 `luthier rollout`, without another image. `requirements.txt` has the exact versions of the installation that rendered it; one with a `+` (torch==2.6.0+cpu) is in an index of its own.
 
 Checked: the scripts by the shell's own parser, the versions against that installation. Not checked: that the image builds (its
