@@ -69,6 +69,8 @@ def test_node(door, tmp_path, node_modules):
 def test_langchain(door):
     beside = CLIENTS.parents[1] / ".services" / "langchain" / "bin" / "python"  # it pins an older openai
     if not beside.exists() and importlib.util.find_spec("langchain_openai") is None:
-        pytest.skip("langchain-openai is not installed (pip install it into the environment .services/langchain)")
+        pytest.skip(
+            "langchain-openai is not installed (pip install it into the environment .services/langchain)"
+        )
     said = run(door, [beside if beside.exists() else sys.executable, CLIENTS / "ask_langchain.py"]).stdout
     assert said.count("the delivery queue") == 3

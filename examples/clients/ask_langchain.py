@@ -10,7 +10,9 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_openai import ChatOpenAI
 
 model, question = sys.argv[1:3]
-llm = ChatOpenAI(model=model, base_url=os.environ["LUTHIER_URL"], api_key=os.environ["LUTHIER_KEY"], temperature=0)
+llm = ChatOpenAI(
+    model=model, base_url=os.environ["LUTHIER_URL"], api_key=os.environ["LUTHIER_KEY"], temperature=0
+)
 
 print("answer:", llm.invoke(question).content)
 print("stream:", "".join(str(piece.content) for piece in llm.stream(question)))

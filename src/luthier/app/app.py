@@ -417,7 +417,9 @@ class App:
         )
         artifact = self.store.catalog.get(reference)
         done = export(at, artifact, target, form)
-        self.store.audit.append(self.actor.act("exported", reference, {"digest": artifact.digest, "form": form}))
+        self.store.audit.append(
+            self.actor.act("exported", reference, {"digest": artifact.digest, "form": form})
+        )
         return done
 
     def render(

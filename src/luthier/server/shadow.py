@@ -43,7 +43,12 @@ async def asked_again(
     if error is not None:
         logger.info("%s failed on a copy: %s", model.version, type(error).__name__)
     whole = choice.last is not None and choice.last.finish is not None
-    return Outcome(not whole, seconds, choice.refusal is not None, hash_answer(choice.text, choice.calls) if whole else None)
+    return Outcome(
+        not whole,
+        seconds,
+        choice.refusal is not None,
+        hash_answer(choice.text, choice.calls) if whole else None,
+    )
 
 
 async def _answer(model: ServedModel, again: Again, choice: Choice) -> None:
