@@ -67,3 +67,23 @@ def test_mistakes(luthier):
         json.loads(luthier("history", "nobody", "--json", code=5).split("error:")[0])["error"]["kind"]
         == "NotFound"
     )
+
+
+def test_what_is_served_is_recorded_and_taken_over_from(luthier, tmp_path):
+    """Two versions come while router@2 is served: by their order alone router@3 would answer everybody at once."""
+    from luthier.cli.serving import _router
+    from luthier.server.served import ServedModel
+    from luthier.serving.scripted_engine import ScriptedEngine
+
+    class Source:
+        def load(self, name, ref):
+            return ServedModel(name, ScriptedEngine(), package_digest="d" * 64, release=ref)
+
+    app = App.open({"LUTHIER_HOME": str(tmp_path / "home")})
+    _router(app, ("router",), Source())  # router@2 is the newest now
+    for n in (3, 4):
+        with app.store.working(str(n) * 64) as (out, _):
+            (out / "r.json").write_text(str(n))
+            made = app.store.commit("release", str(n) * 64, {"n": n}, 1, {}, out, {})
+        app.store.catalog.name("router", made.digest)
+    assert "router@2 answers, router@4 is tried" in luthier("start", "router@4", "--because", "june")

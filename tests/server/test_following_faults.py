@@ -25,7 +25,7 @@ from luthier.server.screen import GuardSpec
 from luthier.server.serve import running
 from luthier.server.served import ServedModel
 from luthier.serving.engine import Cancelled, Message, Refused, Request
-from luthier.serving.scripted_engine import Reply, ScriptedEngine
+from luthier.serving.scripted_engine import Reply, Rule, ScriptedEngine
 
 HI = Again(Request((Message("user", "hi"),)))
 
@@ -320,6 +320,17 @@ def test_a_copy_goes_through_the_guards(door, source):
     until(lambda: name._pairs.tally.compared == 1)
     tally = name._pairs.tally
     assert tally.agreed == 1 and tally.counts["refusals"] == Count(same=1)
+
+
+def test_an_answer_that_failed_is_copied_over_http_too(door, source):
+    name, http = door
+    name.table.stable.model.engine.rules = (Rule("hi", Reply("x", fails=RuntimeError("no"))),)
+    source.engines["router@2"] = failing(RuntimeError("no"))
+    source.start(shadow=60, canary=[1.0])
+    until(lambda: name.table.candidate)
+    held(name)
+    assert http.post("/v1/chat/completions", json=ASK).status_code == 500
+    until(lambda: name._pairs.tally.counts.get("error_rate") == Count(same=1))
 
 
 def test_calls_are_read_out_of_a_copy(source, door):
