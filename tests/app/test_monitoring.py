@@ -586,3 +586,9 @@ def test_the_command_prints_an_alert_once(desk, monkeypatch, as_json):
     assert told and (done.stderr if as_json else done.stdout).count("ALERT ") == told
     if as_json:
         assert len(json.loads(done.stdout)["alerts"]) == told
+
+
+def test_a_name_that_nobody_knows_is_not_watched(desk):
+    with pytest.raises(NotFound, match="nothing here is called 'dsek'") as told:
+        desk.monitor.step("dsek")
+    assert "desk" in str(told.value.remedy)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact, digest_of
-from luthier.core.errors import Busy, DataError, LuthierError, NotFound, SpecError
+from luthier.core.errors import Busy, DataError, LuthierError, NotFound, SpecError, did_you_mean
 from luthier.core.event import Event
 from luthier.monitoring import alerts as telling
 from luthier.monitoring import look as looking
@@ -180,6 +180,7 @@ class Monitor:
         the next step. Raises Busy where another process is at it, and what `log` raises."""
         from .retraining import Retraining
 
+        self._must_be_known(name)
         settings = self.settings(name, recipe)
         with self._alone(name):
             removed = 0
@@ -207,6 +208,17 @@ class Monitor:
             name, removed, looks, told, ended,
             self._open(name), [*failed, *unsent], retrained,
         )  # fmt: skip
+
+    def _must_be_known(self, name: str) -> None:
+        """A name that is misspelt in a crontab would be watched for ever, and nothing seen. Raises NotFound."""
+        store = self._app.store
+        if store.catalog.history(name) or any(one["name"] == name for one in store.traffic.counts()):
+            return
+        known = sorted({version.name for version in store.catalog.history()})
+        raise NotFound(
+            f"nothing here is called {name!r}, and no traffic of it is kept.",
+            remedy=did_you_mean(name, known) if known else "nothing has been released yet",
+        )
 
     def baseline(self, name: str, *, since: str, until: str | None = None, by: str, because: str,
                  recipe: Path | None = None, watch: Watch | None = None) -> dict[str, Any]:  # fmt: skip
