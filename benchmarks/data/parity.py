@@ -48,7 +48,11 @@ GATHERED = {
     "quantity": ["held_out", {"inverse_frequency": {"of": "label"}}, {"select": {"n": 200}}],
 }
 """Rules that learn from all rows."""
-LEFT_OUT = {"difficulty": "asks a model", "generate": "asks a model"}
+LEFT_OUT = {
+    "difficulty": "asks a model",
+    "generate": "asks a model",
+    "replay": "needs two sources; its step over all rows is that of balance",
+}
 REAL = {
     "food-reviews": ("food-reviews", "recipe.yaml"),
     "debian-descriptions": ("debian-descriptions", "recipe.yaml"),
