@@ -8,10 +8,13 @@ the model's own template has rendered, so that what is served was rendered as in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from luthier.core.artifact import digest_of
 from luthier.models.grammar import Grammar
 from luthier.models.said import Step
 from luthier.outputs.answering import Sample
@@ -78,3 +81,23 @@ class Backend(Protocol):
 
     def number(self, prompt_ids: Sequence[int], unwanted: Unwanted) -> float | None:
         """Of a model with a regression head; None: it has none."""
+
+
+def written_samples(
+    backend: Backend, prompt_ids: Sequence[int], max_tokens: int, spec: AnsweringSpec, unwanted: Unwanted
+) -> tuple[Sample, ...]:
+    """`Backend.samples` of a backend that draws them one after the other, each by a seed that follows from the question."""
+    vote = spec.vote
+    assert vote is not None
+    found = []
+    for n in range(vote.samples):
+        seed = int(digest_of([vote.seed, n, list(prompt_ids)])[:8], 16)
+        wish = Wish(
+            tuple(prompt_ids), max_tokens, vote.temperature, seed=seed, logprobs=0, grammar=spec.grammar()
+        )
+        with closing(backend.write(wish, unwanted)) as steps:
+            told = list(steps)
+        sure = math.fsum(step.logprob for step in told) / len(told)
+        finish = told[-1].finish or "length"
+        found.append(Sample("".join(step.text_delta for step in told), sure, len(told), finish))
+    return tuple(found)

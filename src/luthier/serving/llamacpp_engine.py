@@ -21,13 +21,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from luthier.core.artifact import digest_of
 from luthier.core.errors import ModelError, SpecError
 from luthier.models.grammar import Grammar
 from luthier.models.said import Certain, Step
 from luthier.outputs.answering import Sample
 from luthier.outputs.spec import AnsweringSpec
-from luthier.serving.backend import Unwanted, Wish
+from luthier.serving.backend import Unwanted, Wish, written_samples
 from luthier.serving.engine import Cancelled, Health, Unavailable
 from luthier.serving.gguf_cache import FORMATS, Files, files_of
 from luthier.serving.llamacpp_base import Base, Seat
@@ -222,20 +221,7 @@ class LlamaCppBackend:
     def samples(
         self, prompt_ids: Sequence[int], max_tokens: int, spec: AnsweringSpec, unwanted: Unwanted
     ) -> tuple[Sample, ...]:
-        vote = spec.vote
-        assert vote is not None
-        found = []
-        for n in range(vote.samples):
-            seed = int(digest_of([vote.seed, n, list(prompt_ids)])[:8], 16)
-            wish = Wish(
-                tuple(prompt_ids), max_tokens, vote.temperature, seed=seed, logprobs=0, grammar=spec.grammar()
-            )
-            with closing(self.write(wish, unwanted)) as steps:
-                told = list(steps)
-            sure = math.fsum(step.logprob for step in told) / len(told)
-            finish = told[-1].finish or "length"
-            found.append(Sample("".join(step.text_delta for step in told), sure, len(told), finish))
-        return tuple(found)
+        return written_samples(self, prompt_ids, max_tokens, spec, unwanted)
 
     # -- scoring --------------------------------------------------------------------------------------------------------
 

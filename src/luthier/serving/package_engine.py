@@ -152,10 +152,7 @@ class PackageEngine:
         except MissingPart as error:
             raise Refused(error.message, param="response_format", code="unsupported_parameter") from None
         except SpecError as error:
-            message = f"{error.message[0].upper()}{error.message[1:]}"
-            raise Refused(
-                message, param="response_format", code="invalid_value", remedy=error.remedy
-            ) from None
+            raise refused(error, "response_format", "invalid_value") from None
         return request.constrain
 
     def _request_ids(self, request: Request) -> list[int]:
