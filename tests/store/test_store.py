@@ -116,10 +116,11 @@ def test_the_schema_is_what_the_migrations_make(tmp_path):
     from alembic.script import ScriptDirectory
 
     import luthier.store.database as database
+    from luthier.store.tables import metadata
 
     store = Store.open(tmp_path / "home")
     with store.catalog._database.engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), database.metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     assert (
         ScriptDirectory(os.path.join(os.path.dirname(database.__file__), "migrations")).get_current_head()
         == HEAD

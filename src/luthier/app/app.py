@@ -57,11 +57,13 @@ if TYPE_CHECKING:
 class App:
     """Open with `App.open`. Thread-safe for reading; one run at a time per recipe."""
 
-    def __init__(self, home: Path, environ: Mapping[str, str], actor: Actor | None = None) -> None:
+    def __init__(
+        self, home: Path, environ: Mapping[str, str], actor: Actor | None = None, store: Store | None = None
+    ) -> None:  # fmt: skip
         self.home = home
         self.actor = actor or local()
         self._environ = environ
-        self._store: Store | None = None
+        self._store = store
 
     @classmethod
     def open(cls, environ: Mapping[str, str] | None = None) -> App:

@@ -15,14 +15,14 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.server.errors import ApiError, internal
-from luthier.server.keys import Key, KeyRing, is_loopback
+from luthier.server.keys import Key, Opens, is_loopback
 from luthier.server.rates import Rates
 from luthier.server.router import Lease
 from luthier.server.routes import CHAT, PUBLIC, TABLE, Route
@@ -113,13 +113,18 @@ class Guard:
     """Refuses whatever is not expressly allowed. `allowed_hosts` adds to the names of this machine's loopback."""
 
     def __init__(
-        self, app: ASGIApp, keys: KeyRing, allowed_hosts: Collection[str], rates: Rates | None = None
+        self,
+        app: ASGIApp,
+        keys: Opens,
+        allowed_hosts: Collection[str],
+        rates: Rates | None = None,
+        routes: Sequence[Route] = TABLE,
     ) -> None:
         self._app = app
         self._rates = rates
         self._keys = keys
         self._hosts = {host.lower() for host in allowed_hosts}
-        self._routes = [(compile_path(route.path)[0], route) for route in TABLE]
+        self._routes = [(compile_path(route.path)[0], route) for route in routes]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -174,7 +179,8 @@ class Guard:
         for_pages = route is not None and route.for_browsers
         if for_pages and scheme == "basic":
             scheme, text = "bearer", _password(text)
-        key = self._keys.check(text)
+        named = _header(scope, b"openai-project")
+        key = self._keys.check(text, named[0] if named else None) if len(named) < 2 else None
         if key is None or scheme != "bearer":
             raise ApiError(
                 401,

@@ -1,28 +1,16 @@
-"""API keys: how they look, how they are checked, and when a server may listen without a chosen one.
-
-    luthier_<id>_<secret>_<checksum>        id 8, secret 32 characters of a-z2-7 (160 bits), CRC-32 of what precedes
-
-The checksum lets scanners of leaked secrets be sure and lets a mistyped key fail before anything is looked up. Only
-the SHA-256 of the whole key is kept: with 160 random bits a slow hash would add nothing.
-"""
+"""The keys that open a server: which there are, what each may do, and when a server may listen without a chosen one. How a key looks:
+core/keys."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import ipaddress
-import re
-import secrets
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+from luthier.core import keys
 from luthier.core.errors import SpecError
 from luthier.server.routes import PERMISSIONS
-
-_FORM = re.compile(r"(luthier_([a-z2-7]{8})_[a-z2-7]{32})_([0-9a-f]{8})", re.ASCII)
-_NOBODY = "0" * 64  # compared with when no key has that id, so that both ways take the same time
 
 
 @dataclass(frozen=True)
@@ -32,24 +20,32 @@ class Key:
     id: str
     sha256: str
     permissions: frozenset[str] = PERMISSIONS
+    caller: Any = None
+    """Whose it is, where a server knows persons and projects."""
+
+
+class Opens(Protocol):
+    """What says whether a text is a key."""
+
+    def check(self, text: str, project: str | None = None) -> Key | None:
+        """The key that `text` is, or None. `project`: the one that the request names, where it names one."""
 
 
 def generate(permissions: frozenset[str] = PERMISSIONS) -> tuple[str, Key]:
     """A new key: its text, to be shown once, and what to keep of it."""
-    body = f"luthier_{_random(5)}_{_random(20)}"
-    text = f"{body}_{_checksum(body)}"
-    return text, key_from(text, permissions)
+    text, key_id, sha256 = keys.generate()
+    return text, Key(key_id, sha256, permissions)
 
 
 def key_from(text: str, permissions: frozenset[str] = PERMISSIONS) -> Key:
     """What to keep of a key that was generated earlier. Raises SpecError, without repeating the key."""
-    key_id = _id(text)
+    key_id = keys.id_of(text)
     if key_id is None:
         raise SpecError(
             "The key given is not a key that Luthier made (its form or its checksum is wrong).",
             remedy="Copy it again, whole; or give none, and one is made and shown.",
         )
-    return Key(key_id, _hash(text), permissions)
+    return Key(key_id, keys.sha256_of(text), permissions)
 
 
 def key_from_line(line: str) -> Key:
@@ -68,9 +64,9 @@ def key_from_line(line: str) -> Key:
 class KeyRing:
     """The keys that open a server. Raises SpecError for two keys with one id."""
 
-    def __init__(self, keys: Iterable[Key]) -> None:
+    def __init__(self, given: Iterable[Key]) -> None:
         self._keys: dict[str, Key] = {}
-        for key in keys:
+        for key in given:
             if key.id in self._keys:
                 raise SpecError(f"Two keys have the id {key.id!r}.", remedy="Give each key once.")
             self._keys[key.id] = key
@@ -78,17 +74,15 @@ class KeyRing:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def check(self, text: str) -> Key | None:
-        """The key that `text` is, or None. Takes the same time whichever part is wrong."""
-        key_id = _id(text)
-        key = self._keys.get(key_id or "")
-        same = hmac.compare_digest(_hash(text), key.sha256 if key else _NOBODY)
-        return key if same and key_id is not None else None
+    def check(self, text: str, project: str | None = None) -> Key | None:
+        """The key that `text` is, or None. There are no projects here, so a request may name what it likes."""
+        key = self._keys.get(keys.id_of(text) or "")
+        return key if keys.same(text, key.sha256 if key else None) else None
 
 
-def check_bind(host: str, keys: KeyRing | None) -> None:
-    """Refuse to listen beyond this machine unless keys were chosen (`keys` None: one would be generated)."""
-    if keys or is_loopback(host):
+def check_bind(host: str, chosen: KeyRing | None) -> None:
+    """Refuse to listen beyond this machine unless keys were chosen (`chosen` None: one would be generated)."""
+    if chosen or is_loopback(host):
         return
     raise SpecError(
         f"Listening on {host!r} opens this model to other machines, and no key was chosen.",
@@ -107,20 +101,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _id(text: str) -> str | None:
-    match = _FORM.fullmatch(text)
-    return match[2] if match and hmac.compare_digest(_checksum(match[1]), match[3]) else None
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _checksum(body: str) -> str:
-    return f"{zlib.crc32(body.encode()):08x}"
-
-
-def _random(size_bytes: int) -> str:
-    return base64.b32encode(secrets.token_bytes(size_bytes)).decode().lower()

@@ -35,14 +35,14 @@ from luthier.server.embeddings import Embedding, parse_embedding
 from luthier.server.errors import ApiError
 from luthier.server.exchange import OnExchange, Traffic
 from luthier.server.guard import Envelope, Guard
-from luthier.server.keys import KeyRing
+from luthier.server.keys import Opens
 from luthier.server.metrics import CONTENT_TYPE, Metrics
 from luthier.server.pulse import Pulse
 from luthier.server.rates import Rate, Rates
 from luthier.server.response_events import ResponseShape
 from luthier.server.responses import parse_response
 from luthier.server.router import Asker, Fixed, Lease, Router, unknown
-from luthier.server.routes import TABLE
+from luthier.server.routes import TABLE, Part
 from luthier.server.screen import NO_GUARD, GuardSpec, Screen
 from luthier.server.served import ServedModel
 from luthier.server.status import page
@@ -65,7 +65,7 @@ class Limits:
 
 def create_app(
     models: Mapping[str, ServedModel],
-    keys: KeyRing,
+    keys: Opens,
     *,
     allowed_hosts: Collection[str] = (),
     on_exchange: OnExchange | None = None,
@@ -73,6 +73,7 @@ def create_app(
     limits: Limits = Limits(),
     guard: GuardSpec = NO_GUARD,
     observers: Sequence[Observer] = (),
+    parts: Sequence[Part] = (),
 ) -> FastAPI:
     """The ASGI app.
 
@@ -80,7 +81,7 @@ def create_app(
     called in a thread, once for each answered request, before the answer is complete; if it raises, the client gets
     an error instead of the end of the answer. `traffic` keeps what is said and takes what people say of it; without it neither
     is possible. `guard` is what is not passed on, in either direction. `observers` are told of each request when it is over, beside
-    the metrics and the status page.
+    the metrics and the status page. `parts`: further routes, each with what answers them.
     """
 
     router = models if isinstance(models, Router) else Fixed(models)
@@ -100,15 +101,16 @@ def create_app(
     )
     metrics, pulse = Metrics(router), Pulse(router)
     endpoints = _Endpoints(router, on_exchange, traffic, limits, guard, metrics, pulse)
-    for route in TABLE:
-        app.add_api_route(
-            route.path, getattr(endpoints, route.endpoint), methods=[route.method], response_model=None
-        )
+    for part in (Part(TABLE, endpoints), *parts):
+        for route in part.routes:
+            endpoint = getattr(part.endpoints, route.endpoint)
+            app.add_api_route(route.path, endpoint, methods=[route.method], response_model=None)
     app.add_exception_handler(ApiError, _tell)
     app.add_exception_handler(HTTPException, _tell_router)
     app.add_exception_handler(ClientDisconnect, _tell_nobody)
     rates = None if limits.rate is None else Rates(limits.rate)
-    app.add_middleware(Guard, keys=keys, allowed_hosts=allowed_hosts, rates=rates)
+    routes = [*TABLE, *(route for part in parts for route in part.routes)]
+    app.add_middleware(Guard, keys=keys, allowed_hosts=allowed_hosts, rates=rates, routes=routes)
     app.add_middleware(Envelope, watch=Watch([metrics, pulse, *observers]))
     return app
 

@@ -1,9 +1,11 @@
-"""Every route there is, and who may use it. The app is built from this table and the guard reads it: a path that is
-not here does not exist, and a test fails for any route of the app that is missing.
+"""Every route of served models, and who may use it. The app is built from this table, and from those of further parts
+(server/platform); the guard reads the same: a path that is in none does not exist, and a test fails for any route of the app that is
+missing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +27,14 @@ class Route:
     permission: str | None
     for_browsers: bool = False
     """Also takes the key as a password that a person typed: pages that only show, and never a route that does anything."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Routes, and the object whose methods (`Route.endpoint`) answer them."""
+
+    routes: Sequence[Route]
+    endpoints: object
 
 
 TABLE: tuple[Route, ...] = (

@@ -22,7 +22,8 @@ import sqlalchemy as sa
 
 from luthier.core.artifact import canonical
 
-from .database import Database, audit, audit_people
+from .database import Database
+from .tables import audit, audit_people
 
 PAGE_ROWS = 1_000
 UNREADABLE = "unreadable"

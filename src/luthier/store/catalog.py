@@ -18,7 +18,8 @@ from luthier.core.artifact import Artifact, File
 from luthier.core.errors import NotFound, SpecError, did_you_mean
 
 from .audit import Act, Audit
-from .database import Database, artifacts, files, insert_once, names, parents
+from .database import Database, insert_once
+from .tables import artifacts, files, names, parents
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 

@@ -14,7 +14,8 @@ from luthier.core.artifact import canonical
 from luthier.core.event import Event
 
 from .audit import Act, Audit
-from .database import Database, events
+from .database import Database
+from .tables import events
 
 PAGE_ROWS = 1_000
 

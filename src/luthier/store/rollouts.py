@@ -18,8 +18,9 @@ from luthier.core.errors import Conflict
 from luthier.core.event import Event
 
 from .audit import Act, Audit
-from .database import Database, events, rollouts
+from .database import Database
 from .ledger import row_of
+from .tables import events, rollouts
 
 
 @dataclass(frozen=True)

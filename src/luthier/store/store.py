@@ -19,15 +19,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from luthier.core.artifact import Artifact, File
 from luthier.core.errors import Busy, StoreError
 from luthier.core.testing import fault
 
+from .accounts import Accounts
 from .audit import Audit
 from .blobs import LocalBlobs, RemoteBlobs, open_blobs
 from .catalog import Catalog
 from .database import Database
 from .files import explained, fsync_folder, sha256_of
+from .jobs import Jobs
 from .ledger import Ledger
 from .rollouts import Rollouts
 from .tombstones import Tombstones
@@ -51,6 +55,9 @@ class Store:
         self.tombstones = Tombstones(database, self.audit)
         self.traffic = Traffic(database)
         self.rollouts = Rollouts(database, self.audit)
+        self.accounts = Accounts(database, self.audit)
+        self.jobs = Jobs(database, self.audit)
+        self.database = database
 
     @classmethod
     def open(
@@ -74,6 +81,12 @@ class Store:
             (home / "work").mkdir(exist_ok=True)
         database = Database(database_url or default_url(home), environ or {})
         return cls(home, database, open_blobs(blobs_url or str(home / "blobs"), home / "work", environ or {}))
+
+    def make_schema(self, name: str) -> None:
+        """On PostgreSQL, a schema for records of their own; nothing where each home has its own file."""
+        if not self.database.is_sqlite:
+            with self.database.transaction() as connection:
+                connection.execute(sa.schema.CreateSchema(name, if_not_exists=True))
 
     # -- a stage at work --------------------------------------------------------------------------------------------
 

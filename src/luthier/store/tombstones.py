@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from .audit import Act, Audit
-from .database import Database, tombstones
+from .database import Database
+from .tables import tombstones
 
 PAGE_ROWS = 1_000
 

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from luthier.core.artifact import canonical
 
 from .audit import Act, Audit
-from .database import Database, feedback, insert_once, traffic
+from .database import Database, insert_once
+from .tables import feedback, traffic
 
 PAGE_ROWS = 500
 AT_ONCE = 500

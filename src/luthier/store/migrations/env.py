@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from luthier.store.database import metadata
+from luthier.store.tables import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 with context.begin_transaction():

@@ -1,0 +1,236 @@
+"""Jobs: what is to be done, by whom, how far it is. One row a job, one row an attempt, one lease, and a journal of finished steps.
+
+    queued ──▶ running ──▶ succeeded | failed | cancelled
+      ▲  ╲        │ ▲
+      │   ▶ paused ◀╯ (with a checkpoint)             held: waits for an approval, or for other jobs
+
+`wanted` is what people ask for (run, pause, cancel) and `state` what is; only a reconciler that holds the job's lease turns one into the
+other. Every write of an attempt names the fence that its lease gave, and a smaller one than the newest is refused, so a process that was
+taken for dead can change nothing when it wakes. What happened to a job is told in the ledger (subject: the job's id).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from luthier.core.artifact import canonical
+from luthier.core.errors import Conflict, NotFound
+from luthier.core.event import Event
+
+from .audit import Act, Audit
+from .database import Database
+from .ledger import row_of
+from .tables import events, idempotency, job_needs, jobs
+
+State = Literal["held", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
+ENDED: tuple[State, ...] = ("succeeded", "failed", "cancelled")
+FORMAT = 1
+"""Of `wish` and `result`. A newer program reads what an older one wrote, so that what waits in the queue outlives an upgrade."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """`wish` says what to do (by its kind), `shown` is the dialect's that it was asked in; both are plain JSON and hold no secret.
+    `resources`: {"cores": 2, "memory_bytes": ..., "gpus": 0}. `result` and `error` ({"code", "message", "param"}) come at the end."""
+
+    id: str
+    project: str
+    kind: str
+    wish: Mapping[str, Any]
+    by: str
+    created_s: float
+    key_id: str | None = None
+    state: State = "queued"
+    wanted: Literal["run", "pause", "cancel"] = "run"
+    priority: int = 0
+    shown: Mapping[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+    most_attempts: int = 3
+    attempts: int = 0
+    progress: Mapping[str, Any] | None = None
+    result: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+    schedule: str | None = None
+    not_before_s: float | None = None
+    started_s: float | None = None
+    finished_s: float | None = None
+    seq: int | None = None
+
+
+class Jobs:
+    """Safe for several processes; durable on return. `also` runs in the same transaction: what must hold together with the change
+    (a budget's reservation) is written there, and what it raises undoes all."""
+
+    def __init__(self, database: Database, audit: Audit) -> None:
+        self._database = database
+        self._audit = audit
+
+    def submit(
+        self,
+        job: Job,
+        act: Act,
+        *,
+        needs: Sequence[str] = (),
+        once: tuple[str, str] | None = None,
+        also: Callable[[sa.Connection], None] | None = None,
+    ) -> Job:
+        """Enter a job. `once`: (what the caller calls this request, SHA-256 of it as hexadecimal): where the project sent that before,
+        the job of then is returned and nothing is entered. Raises Conflict where it was another request then, NotFound for a need that
+        is not of the project."""
+        for value in (job.wish, job.shown, job.resources):
+            canonical(value)
+        try:
+            with self._database.transaction() as connection:
+                if once is not None:
+                    known = self._once(connection, job, once)
+                    if known is not None:
+                        return known
+                values = {k: _plain(v) for k, v in vars(job).items() if k != "seq"}
+                seq = connection.execute(jobs.insert().values(values).returning(jobs.c.seq)).scalar_one()
+                for needed in needs:
+                    query = sa.select(jobs.c.id).where(jobs.c.id == needed, jobs.c.project == job.project)
+                    if connection.execute(query).first() is None:
+                        raise NotFound(f"there is no job {needed!r} to wait for.")
+                    connection.execute(job_needs.insert().values(job=job.id, needs=needed))
+                if also is not None:
+                    also(connection)
+                self._audit.enter(connection, act)
+                connection.execute(events.insert().values(row_of(told(job.id, "Created job"))))
+        except IntegrityError:
+            if once is None:
+                raise
+            with self._database.transaction() as connection:  # another process entered it a moment ago
+                known = self._once(connection, job, once)
+            if known is None:
+                raise
+            return known
+        return Job(**{**vars(job), "seq": seq})
+
+    def _once(self, connection: sa.Connection, job: Job, once: tuple[str, str]) -> Job | None:
+        import hashlib
+
+        key = hashlib.sha256(once[0].encode("utf-8", "surrogatepass")).hexdigest()
+        row = connection.execute(
+            sa.select(idempotency).where(
+                idempotency.c.project == job.project, idempotency.c.key_sha256 == key
+            )
+        ).first()
+        if row is None:
+            connection.execute(idempotency.insert().values(
+                project=job.project, key_sha256=key, body_sha256=once[1], subject=job.id, created_s=job.created_s,
+            ))  # fmt: skip
+            return None
+        if row.body_sha256 != once[1]:
+            raise Conflict(
+                "this idempotency key was used for another request.",
+                remedy="Use a new key for a new request.",
+            )
+        return _job(connection.execute(sa.select(jobs).where(jobs.c.id == row.subject)).one())
+
+    def get(self, project: str, job_id: str) -> Job:
+        """Raises NotFound, for another project's too."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                sa.select(jobs).where(jobs.c.id == job_id, jobs.c.project == project)
+            ).first()
+        if row is None:
+            raise NotFound(
+                f"there is no job {job_id!r} in this project.", remedy="`luthier job list` shows them."
+            )
+        return _job(row)
+
+    def list(
+        self,
+        project: str,
+        *,
+        kinds: Sequence[str] = (),
+        states: Sequence[str] = (),
+        before: str | None = None,
+        limit: int = 20,
+        matching: Callable[[Job], bool] | None = None,
+    ) -> tuple[list[Job], bool]:
+        """(newest first, whether there are more). `before`: only those older than this job. Raises NotFound where that is none."""
+        found: list[Job] = []
+        seq = None if before is None else self.get(project, before).seq
+        while True:
+            query = (
+                sa.select(jobs).where(jobs.c.project == project).order_by(jobs.c.seq.desc()).limit(limit + 1)
+            )
+            if kinds:
+                query = query.where(jobs.c.kind.in_(list(kinds)))
+            if states:
+                query = query.where(jobs.c.state.in_(list(states)))
+            if seq is not None:
+                query = query.where(jobs.c.seq < seq)
+            with self._database.reading() as connection:
+                page = [_job(row) for row in connection.execute(query)]
+            found += [one for one in page if matching is None or matching(one)]
+            if len(found) > limit or len(page) <= limit:
+                return found[:limit], len(found) > limit
+            seq = page[-1].seq
+
+    def ask(
+        self, project: str, job_id: str, wanted: Literal["run", "pause", "cancel"], act: Act, *, message: str
+    ) -> Job:
+        """Say what is wanted of a job. What waits is paused or cancelled at once; what runs, when its attempt has stopped. Raises Conflict
+        for a job that has ended."""
+        with self._database.transaction() as connection:
+            row = connection.execute(
+                sa.select(jobs).where(jobs.c.id == job_id, jobs.c.project == project).with_for_update()
+            ).first()
+            if row is None:
+                raise NotFound(
+                    f"there is no job {job_id!r} in this project.", remedy="`luthier job list` shows them."
+                )
+            job = _job(row)
+            if job.state in ENDED:
+                raise Conflict(
+                    f"the job {job_id} has {job.state}.", remedy="Submit it again if it is still wanted."
+                )
+            changed: dict[str, Any] = {"wanted": wanted}
+            if job.state != "running":
+                changed["state"] = {"pause": "paused", "cancel": "cancelled", "run": "queued"}[wanted]
+                if job.state == "held" and wanted == "run":
+                    changed["state"] = "held"
+                if wanted == "cancel":
+                    changed["finished_s"] = act_time()
+            connection.execute(jobs.update().where(jobs.c.id == job_id).values(changed))
+            self._audit.enter(connection, act)
+            connection.execute(events.insert().values(row_of(told(job_id, message))))
+            return _job(connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one())
+
+    def events(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
+        """Of a job that was found, oldest first."""
+        query = sa.select(events).where(events.c.subject == job_id).order_by(events.c.seq)
+        with self._database.reading() as connection:
+            page = connection.execute(query.where(events.c.seq > after)).all()
+        for row in page:
+            yield Event(row.kind, row.subject, row.data, row.time_s, row.seq)
+
+
+def told(job_id: str, message: str, *, level: Literal["info", "warn", "error"] = "info",
+         type: Literal["message", "metrics"] = "message", data: Mapping[str, Any] | None = None) -> Event:  # fmt: skip
+    """A line of a job's story, as people read it and as OpenAI's events show it."""
+    return Event(
+        "job.told", job_id, {"level": level, "message": message, "type": type, "data": dict(data or {})}
+    )
+
+
+def act_time() -> float:
+    import time
+
+    return time.time()
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _job(row: sa.Row) -> Job:
+    return Job(**row._mapping)
