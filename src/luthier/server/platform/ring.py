@@ -14,7 +14,7 @@ class Ring:
 
     def check(self, text: str, project: str | None = None) -> Key | None:
         caller = self._site.check(text, project)
-        return caller and Key(caller.key_id or caller.user, "", caller.permissions, caller)
+        return None if caller is None else Key(caller.key_id or caller.user, "", caller.permissions, caller)
 
 
 def caller_of(key: Key) -> Caller:
