@@ -116,6 +116,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sagemaker": "luthier.deployment.targets.sagemaker:render",
         "azureml": "luthier.deployment.targets.azureml:render",
     },
+    "job": {},
     "engine": {
         "transformers": "luthier.serving.transformers_engine:TransformersEngine",
         "llamacpp": "luthier.serving.llamacpp_engine:LlamaCppEngine",
