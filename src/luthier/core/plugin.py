@@ -116,7 +116,13 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sagemaker": "luthier.deployment.targets.sagemaker:render",
         "azureml": "luthier.deployment.targets.azureml:render",
     },
-    "job": {},
+    "job": {
+        "recipe": "luthier.app.jobs.kinds.recipe:run",
+        "scripted": "luthier.app.jobs.kinds.scripted:run",
+    },
+    "launcher": {
+        "local": "luthier.app.jobs.launchers.local:make",
+    },
     "engine": {
         "transformers": "luthier.serving.transformers_engine:TransformersEngine",
         "llamacpp": "luthier.serving.llamacpp_engine:LlamaCppEngine",
