@@ -61,13 +61,6 @@ class Schedules:
             )
         return Schedule(**row._mapping)
 
-    def list(self, project: str) -> list[Schedule]:
-        """Oldest first."""
-        query = sa.select(schedules).where(schedules.c.project == project, schedules.c.ended_s.is_(None))
-        with self._database.reading() as connection:
-            rows = connection.execute(query.order_by(schedules.c.created_s, schedules.c.id))
-            return [Schedule(**row._mapping) for row in rows]
-
     def due(self, now_s: float) -> list[Schedule]:
         """Of all projects."""
         query = sa.select(schedules).where(
@@ -75,6 +68,13 @@ class Schedules:
         )
         with self._database.reading() as connection:
             return [Schedule(**row._mapping) for row in connection.execute(query)]
+
+    def list(self, project: str) -> list[Schedule]:
+        """Oldest first."""
+        query = sa.select(schedules).where(schedules.c.project == project, schedules.c.ended_s.is_(None))
+        with self._database.reading() as connection:
+            rows = connection.execute(query.order_by(schedules.c.created_s, schedules.c.id))
+            return [Schedule(**row._mapping) for row in rows]
 
     def fired(self, schedule: Schedule, next_s: float | None) -> bool:
         """Move on to the next time; False where another has."""

@@ -88,7 +88,7 @@ def after(
     if stopped and job.wanted == "pause":
         return Change("stopped", reason or "paused", "paused", "Job paused")
     if stopped and halt is not None:
-        return halted(job, halt, number)
+        return halted(job, halt)
     if stopped:
         return Change(
             "stopped",
@@ -99,7 +99,8 @@ def after(
     return _again(job, attempt, end, why, failed_before, now_s, first_wait_s, longest_wait_s)
 
 
-def halted(job: Job, halt: Halt, number: int) -> Change:
+def halted(job: Job, halt: Halt) -> Change:
+    number = job.attempts
     if halt.then == "paused":
         return Change("stopped", halt.message, "paused", f"Job paused: {halt.message}", "warn")
     error = {"code": halt.code, "message": halt.message, "param": None}

@@ -7,6 +7,7 @@ recipe may not refer to it (places).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
@@ -27,6 +28,8 @@ def environment_of(environ: Mapping[str, str], launch: Launch) -> dict[str, str]
     names = (*NEEDED, *passed_on(environ))
     found = {name: value for name, value in environ.items() if any(fnmatchcase(name, one) for one in names)}
     found.setdefault("OMP_NUM_THREADS", str(launch.cores))
+    if path := found.get("PYTHONPATH"):  # it starts in a folder of its own
+        found["PYTHONPATH"] = os.pathsep.join(os.path.abspath(one) for one in path.split(os.pathsep) if one)
     found["CUDA_VISIBLE_DEVICES"] = ",".join(launch.gpus)
     found[MARK] = launch.mark
     return found

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,17 +134,14 @@ class Reconciler:
             decide, owner=self.owner, launcher=self._launcher.name, now_s=now_s, lease_s=self._lease_s, also=self._observer.started
         )  # fmt: skip
         for job_id, halt in refused.items():
-            self._attempts.halt(
-                job_id,
-                lambda job, halt=halt: halted(job, halt, job.attempts),
-                now_s=now_s,
-                ended=self._observer.ended,
-            )  # type: ignore[misc]
+            self._attempts.halt(job_id, partial(halted, halt=halt), now_s=now_s, ended=self._observer.ended)
         for job, attempt, _ in started:
-            self._safely(
-                job, lambda job=job, attempt=attempt: self._launcher.submit(self._launch(job, attempt))
-            )  # type: ignore[misc]
+            self._safely(job, partial(self._submit, job, attempt))
         return len(started) + len(refused)
+
+    def _submit(self, job: Job, attempt: AttemptRow) -> int:
+        self._launcher.submit(self._launch(job, attempt))
+        return 1
 
     # -- what runs ----------------------------------------------------------------------------------------------------
 
@@ -151,12 +149,12 @@ class Reconciler:
         moved = 0
         for job, attempt in self._attempts.running():
             if attempt.launcher == self._launcher.name and attempt.handle.get("host") == self._launcher.host:
-                moved += self._safely(job, lambda job=job, attempt=attempt: self._drive(job, attempt))  # type: ignore[misc]
+                moved += self._safely(job, partial(self._drive, job, attempt))
         return moved
 
-    def _safely(self, job: Job, work: Callable[[], int | None]) -> int:
+    def _safely(self, job: Job, work: Callable[[], int]) -> int:
         try:
-            return work() or 0
+            return work()
         except Stale:
             return 0  # another drives it
         except (LuthierError, OSError) as error:

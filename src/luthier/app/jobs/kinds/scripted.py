@@ -15,6 +15,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from luthier.app.jobs.attempt import Attempt
@@ -33,11 +34,7 @@ def run(at: Attempt) -> Mapping[str, Any]:
         except BlockingIOError:
             (at.folder / "doubled").touch()
         for number in range(1, steps + 1):
-            at.step(
-                f"step-{number}",
-                lambda number=number: _work(at, number, step_s),
-                message=f"Finished step {number}",
-            )  # type: ignore[misc]
+            at.step(f"step-{number}", partial(_work, at, number, step_s), message=f"Finished step {number}")
             at.watch.progress("steps", number, steps, {})
     return {"steps": steps, "attempt": at.job.attempts, **wish.get("result", {})}
 
