@@ -34,6 +34,7 @@ from .files import explained, fsync_folder, sha256_of
 from .jobs import Jobs
 from .ledger import Ledger
 from .rollouts import Rollouts
+from .sessions import Sessions
 from .tombstones import Tombstones
 from .traffic import Traffic
 
@@ -56,6 +57,7 @@ class Store:
         self.traffic = Traffic(database)
         self.rollouts = Rollouts(database, self.audit)
         self.accounts = Accounts(database, self.audit)
+        self.sessions = Sessions(database, self.audit)
         self.jobs = Jobs(database, self.audit)
         self.database = database
 
