@@ -170,14 +170,14 @@ class Login:
 
     # -- in -------------------------------------------------------------------------------------------------------------
 
-    def begin(self, provider: str | None, next: str | None) -> Begun:
-        """Raises NotFound for a provider that there is not, SpecError for a `next` that leads elsewhere."""
+    def begin(self, provider: str | None, then: str | None) -> Begun:
+        """Raises NotFound for a provider that there is not, SpecError for a `then` that leads elsewhere."""
         name = provider or self.spec.providers[0].name
         if name not in self._providers:
             raise NotFound(
                 f"there is no provider {name[:40]!r}.", remedy=f"There are {', '.join(self._providers)}."
             )
-        if next is not None and not _NEXT.fullmatch(next):
+        if then is not None and not _NEXT.fullmatch(then):
             raise SpecError("next leads elsewhere.", remedy="Name a path of this server, or leave it out.")
         spec = next(one for one in self.spec.providers if one.name == name)
         secret = secrets.token_urlsafe(32)
@@ -186,7 +186,7 @@ class Login:
             "scope": " ".join(spec.scopes), "state": derived(secret, "state"), "nonce": derived(secret, "nonce"),
             "code_challenge": _challenge(derived(secret, "verifier")), "code_challenge_method": "S256",
         })  # fmt: skip
-        self._rows.begin(_sha256(derived(secret, "state")), {"provider": name, "next": next or HOME})
+        self._rows.begin(_sha256(derived(secret, "state")), {"provider": name, "next": then or HOME})
         return Begun(url, secret)
 
     @property
