@@ -53,12 +53,13 @@ class Audit:
         actor: str | None = None,
         subject: str | None = None,
         since_s: float | None = None,
+        mentions: str | None = None,
     ) -> Iterator[Known]:
-        """Oldest first. `action` may be a beginning that ends with a dot, as in `rollout.`."""
+        """Oldest first. `action` may be a beginning that ends with a dot, as in `rollout.`; `mentions`: a project of a server."""
         since_us = None if since_s is None else int(since_s * 1e6)
         block: list[Entry] = []
         for entry in self._trail.read(
-            after=after, action=action, actor=actor, subject=subject, since_us=since_us
+            after=after, action=action, actor=actor, subject=subject, since_us=since_us, mentions=mentions
         ):
             block.append(entry)
             if len(block) == AT_ONCE:
@@ -139,10 +140,11 @@ class Audit:
         """That releases are served from here, or no longer."""
         self._trail.append(self._actor.act(f"serving.{action}", ", ".join(names), {"at": where}))
 
-    def denied(self, times: Iterable[tuple[tuple[str, str, str, str | None], int]]) -> None:
-        """Requests that were refused for want of a right: (code, method, route, key or None) and how often."""
+    def denied(self, times: Iterable[tuple[tuple[str, str, str, str | None, str | None], int]]) -> None:
+        """Requests that were refused for want of a right: (code, method, route, key or None, project or None) and how often. Where there
+        are projects, their site tells of it (site.denied)."""
         acts = []
-        for (code, method, route, key_id), count in times:
+        for (code, method, route, key_id, _), count in times:
             who = Actor("nobody" if key_id is None else f"key:{key_id}")
             facts = {"code": code, "times": count}
             acts.append(who.act("request", f"{method} {route}", facts, outcome="denied"))

@@ -2,6 +2,7 @@
 
     site = Site.open()
     caller = site.check(text)          # whose key is that, and what may it do, where
+    site.accounts                      # organisations, projects, users, roles, keys
     site.app(caller)                   # the project's App: a home, a database (a schema of PostgreSQL) and nothing of any other project
     site.jobs                          # the queue
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,10 +26,11 @@ from luthier.governance.access import PERMISSIONS, SITE, permissions_of
 from luthier.store import Store
 from luthier.store.accounts import Grant, KeyRow, Organisation, Project, User
 
-from .acting import Actor, system_user
+from .acting import Actor, local, system_user
 from .app import App
 
 if TYPE_CHECKING:
+    from .accounts import Accounts
     from .jobs import Jobs
     from .jobs.observing import Observer
 
@@ -45,12 +47,42 @@ class Caller:
     organisation: str | None
     project: str | None
     permissions: frozenset[str]
+    anywhere: frozenset[str] = frozenset()
+    """What is held in any scope that the key reaches; what is asked there is settled in that scope (site.accounts)."""
+    least: frozenset[str] | None = None
+    """What the key was made for, where it was made for less than all."""
+    expires_s: float | None = None
+    session: str | None = None
+    """SHA-256 of the session, where no key was sent."""
+    csrf: str | None = field(default=None, repr=False)
+    """What a page of ours shows to change something in that session."""
+    operator: bool = False
+    """Whoever works on the server's home itself. He may everything, as he could write the database anyway."""
 
     @property
     def actor(self) -> Actor:
+        if self.operator:
+            return local()
         return Actor(
             f"key:{self.key_id}" if self.key_id else self.user, {"user": self.user, "name": self.name}
         )
+
+
+@dataclass(frozen=True)
+class Held:
+    """What lets somebody in: a key, or a session, which reaches all that its user does."""
+
+    user: User
+    scope: str = SITE
+    key_id: str | None = None
+    permissions: frozenset[str] | None = None
+    expires_s: float | None = None
+    session: str | None = None
+
+    @classmethod
+    def of_key(cls, key: KeyRow, user: User) -> Held:
+        least = None if key.permissions is None else frozenset(key.permissions)
+        return cls(user, key.scope, key.id, least, key.expires_s)
 
 
 @dataclass
@@ -80,6 +112,12 @@ class Site:
         from .jobs import Jobs
 
         return Jobs(self)
+
+    @property
+    def accounts(self) -> Accounts:
+        from .accounts import Accounts
+
+        return Accounts(self)
 
     # -- projects ---------------------------------------------------------------------------------------------------
 
@@ -111,25 +149,33 @@ class Site:
     # -- who --------------------------------------------------------------------------------------------------------
 
     def found(self, title: str = "default") -> str | None:
-        """The first organisation, project, admin and key, where nobody was ever let in; the key's text, to be shown once."""
+        """The first organisation, project, admin and key, where nobody was ever let in; the key's text, to be shown once. Of several
+        processes that start at once, one does."""
         if self.store.accounts.any():
             return None
         now, (text, key_id, sha256) = time.time(), keys.generate()
         organisation = Organisation(new_id("org"), title, now)
         project = Project(new_id("proj"), organisation.id, title, now)
         admin = User(new_id("user"), "person", "admin", now)
-        self.store.accounts.add(
+        self.make(project.id)
+        first = self.store.accounts.add(
             organisation, project, admin, Grant(SITE, admin.id, "admin", now),
-            KeyRow(key_id, sha256, admin.id, project.id, "first", now),
+            KeyRow(key_id, sha256, admin.id, project.id, "first", now), only_first=True,
             act=self.top.actor.act("site.founded", organisation.id, {"project": project.id, "user": admin.id, "key": key_id}),
         )  # fmt: skip
-        self._make(project.id)
-        return text
+        return text if first else None
 
-    def _make(self, project: str) -> None:
-        """A project's home and records, before anybody uses them."""
+    def make(self, project: str) -> None:
+        """A project's home and records, before anybody knows of it."""
         self.store.make_schema(project)
         self.app_of(project, self.top.actor)
+
+    def operator(self, project: str | None = None) -> Caller:
+        """Whoever works on this home itself, in one of its projects or in none. Raises NotFound."""
+        organisation = None if project is None else self.store.accounts.project(project).organisation
+        return Caller(
+            "local", system_user(), None, SITE, organisation, project, PERMISSIONS, PERMISSIONS, operator=True
+        )
 
     def check(self, text: str, project: str | None = None) -> Caller | None:
         """Whose key `text` is, and what it may do in `project` (the key's own where none is named); None for a key that is none, was
@@ -141,36 +187,66 @@ class Site:
         key, user = found
         if key.expires_s is not None and key.expires_s <= time.time():
             return None
-        return self._caller(key, user, project)
+        return self.caller(Held.of_key(key, user), project)
 
-    def _caller(self, key: KeyRow, user: User, wanted: str | None) -> Caller | None:
-        named = wanted or (key.scope if key.scope.startswith("proj_") else None)
-        organisation = key.scope if key.scope.startswith("org_") else None
-        scopes = [key.scope, SITE]
+    def caller(self, held: Held, wanted: str | None = None) -> Caller | None:
+        """Who that is in `wanted`; None for a project that does not exist or that he does not reach, which is the same from outside."""
+        named = wanted or (held.scope if held.scope.startswith("proj_") else None)
+        organisation = held.scope if held.scope.startswith("org_") else None
+        within = [held.scope, SITE]
         if named is not None:
             try:
                 project = self.store.accounts.project(named)
             except NotFound:
                 return None
-            if key.scope not in (project.id, project.organisation, SITE):
+            organisation, within = project.organisation, [project.id, project.organisation, SITE]
+            if held.scope not in within:
                 return None
-            organisation, scopes = project.organisation, [project.id, project.organisation, SITE]
-        roles = self.store.accounts.roles(user.id, scopes)
-        permissions = permissions_of(roles, key.permissions)
-        return Caller(user.id, user.name, key.id, key.scope, organisation, named, permissions)
+        granted = self.store.accounts.grants(user=held.user.id)
+        if held.scope == SITE and named is not None and not any(one.scope in within for one in granted):
+            return None
+        return Caller(
+            held.user.id, held.user.name, held.key_id, held.scope, organisation, named,
+            permissions_of((one.role for one in granted if one.scope in within), held.permissions),
+            permissions_of(self._reached(granted, held.scope), held.permissions),
+            held.permissions, held.expires_s, held.session,
+        )  # fmt: skip
+
+    def _reached(self, granted: Iterable[Grant], scope: str) -> list[str]:
+        """Of these grants, the roles in what a key of `scope` reaches: the scope, what is in it and what is above it."""
+        granted = list(granted)
+        if scope == SITE or not granted:
+            return [one.role for one in granted]
+        try:
+            if scope.startswith("org_"):
+                reached = {scope, SITE, *(one.id for one in self.store.accounts.projects(scope))}
+            else:
+                reached = {scope, SITE, self.store.accounts.project(scope).organisation}
+        except NotFound:
+            return []
+        return [one.role for one in granted if one.scope in reached]
+
+    def denied(self, times: Iterable[tuple[tuple[str, str, str, str | None, str | None], int]]) -> None:
+        """Requests that were refused for want of a right: (code, method, route, key or user or None, project or None) and how often."""
+        acts = []
+        for (code, method, route, who, project), count in times:
+            known = who is not None and who.startswith("user_")
+            actor = Actor("nobody" if who is None else who if known else f"key:{who}")
+            facts = {"code": code, "times": count, **({"project": project} if project else {})}
+            acts.append(actor.act("request", f"{method} {route}", facts, outcome="denied"))
+        self.store.audit.append_all(acts)
 
     def acting(self, user_id: str, project_id: str) -> Caller | None:
         """Who acts in a user's name without a key (a schedule), with what that user may do now; None where he may do nothing there."""
         if user_id == LOCAL:
             return self.local(project_id)
-        user = self.store.accounts.user(user_id)
         try:
-            project = self.store.accounts.project(project_id)
+            user, project = self.store.accounts.user(user_id), self.store.accounts.project(project_id)
         except NotFound:
             return None
         scopes = [project.id, project.organisation, SITE]
-        permissions = permissions_of(self.store.accounts.roles(user_id, scopes)) if user else None
-        if user is None or not permissions:
+        permissions = permissions_of(self.store.accounts.roles(user_id, scopes))
+        if not permissions:
             return None
         return Caller(user.id, user.name, None, project.id, project.organisation, project.id, permissions)
 
@@ -187,8 +263,7 @@ class Site:
                     else "Start the server once, or found the site.",
                 )
             project_id = there[0].id
-        project = self.store.accounts.project(project_id)
-        return Caller(LOCAL, system_user(), None, SITE, project.organisation, project.id, PERMISSIONS)
+        return self.operator(project_id)
 
 
 LOCAL = "local"

@@ -11,6 +11,7 @@
     │       └── Stale      another has taken over what was held; nothing more may be written
     ├── MissingPart        an optional dependency is not installed                        exit 6
     ├── GateFailed         policy stopped the line, with the numbers                      exit 7
+    ├── NotAllowed         who asks may not do that there                                 exit 8
     └── Interrupted        stopped by the user; the state is resumable                    exit 130
 
 A traceback reaches a user only for a defect in Luthier itself.
@@ -74,6 +75,10 @@ class MissingPart(LuthierError):
 
 class GateFailed(LuthierError):
     exit_code = 7
+
+
+class NotAllowed(LuthierError):
+    exit_code = 8
 
 
 class Interrupted(LuthierError):

@@ -14,9 +14,11 @@ from luthier.core.errors import SpecError, did_you_mean
 
 SITE: Final = "site"
 """The scope above all organisations."""
+KNOWN: Final = "known"
+"""What everybody holds who was let in at all, whatever his key was made for: to ask who he is, and to leave."""
 
 _VIEWER = frozenset({
-    "models.read", "files.read", "jobs.read", "evals.read", "records.read", "rollouts.read", "status",
+    "models.read", "files.read", "jobs.read", "evals.read", "records.read", "rollouts.read", "status", "keys.own",
 })  # fmt: skip
 _ANNOTATOR = _VIEWER | {"chat", "feedback", "data.read"}
 _TRAINER = _ANNOTATOR | {
@@ -32,6 +34,7 @@ _AUDITOR = _VIEWER | {
 }  # fmt: skip
 _ADMIN = _TRAINER | _DEPLOYER | _AUDITOR | {
     "members.write", "keys.write", "budgets.write", "policy.write", "webhooks.write", "projects.read", "projects.write", "audit.write",
+    "organisations.write",
 }  # fmt: skip
 
 ROLES: dict[str, frozenset[str]] = {
@@ -64,7 +67,25 @@ def check_role(role: str) -> str:
 
 def check_permissions(asked: Iterable[str]) -> list[str]:
     """Sorted. Raises SpecError."""
+    asked = list(asked)
     for one in asked:
         if one not in PERMISSIONS:
             raise SpecError(f"there is no permission {one!r}.", remedy=did_you_mean(one, sorted(PERMISSIONS)))
+    if not asked:
+        raise SpecError(
+            "a key that may do nothing opens nothing.", remedy="Name a permission, or leave the list out."
+        )
     return sorted(set(asked))
+
+
+def table() -> str:
+    """Roles and what each may do, as Markdown: a page of the documentation holds it, and a test compares.
+
+    >>> table().splitlines()[0]
+    '| permission | viewer | annotator | trainer | deployer | auditor | admin |'
+    """
+    rows = [["permission", *ROLES], ["---", *(":-:" for _ in ROLES)]]
+    rows += [
+        [f"`{one}`", *("●" if one in held else "" for held in ROLES.values())] for one in sorted(PERMISSIONS)
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

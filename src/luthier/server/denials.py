@@ -23,12 +23,13 @@ STATUSES = (401, 403)
 
 
 class Denied(NamedTuple):
-    """`route` as the table has it; `key_id` None: no valid key was sent."""
+    """`route` as the table has it; `key_id` None: no valid key was sent. `project`: in which the key asked, where there are projects."""
 
     code: str
     method: str
     route: str
     key_id: str | None
+    project: str | None = None
 
 
 OTHERS = Denied("others", "-", "-", None)
@@ -49,7 +50,7 @@ class Denials:
     def __call__(self, seen: Seen) -> None:
         if seen.status not in STATUSES:
             return
-        one = Denied(seen.code or "", seen.method, seen.route, seen.key_id)
+        one = Denied(seen.code or "", seen.method, seen.route, seen.key_id, seen.project)
         with self._lock:
             self._counts[one if one in self._counts or len(self._counts) < MOST else OTHERS] += 1
 

@@ -6,8 +6,8 @@ status  type                    code
 400     invalid_request_error   invalid_json, invalid_value, missing_required_parameter, unknown_parameter,
                                 unsupported_parameter, unsupported_model, context_length_exceeded, invalid_messages,
                                 content_filter
-401     authentication_error    invalid_api_key
-403     permission_error        host_not_allowed, origin_not_allowed, insufficient_permissions
+401     authentication_error    invalid_api_key, login_failed
+403     permission_error        host_not_allowed, origin_not_allowed, csrf, insufficient_permissions
 404     not_found_error         model_not_found, exchange_not_found, unknown_route
 405     invalid_request_error   method_not_allowed
 408     timeout_error           request_timeout

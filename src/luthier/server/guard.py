@@ -1,7 +1,7 @@
 """Two layers around the app, written once for every route there will ever be.
 
     Envelope   gives each request its id, times it, tells who watches, and turns what nobody caught into a 500 that tells nothing
-    Guard      is this host ours, is this page ours, whose key is it, may it do this, not too often; in that order
+    Guard      is this host ours, is this page ours, whose key or session is it, may it do this, not too often; in that order
 
 They are plain ASGI, so that streams pass through untouched.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import inspect
 import logging
 import re
 import secrets
@@ -21,8 +22,9 @@ from typing import Any
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from luthier.governance.access import KNOWN
 from luthier.server.errors import ApiError, internal
-from luthier.server.keys import Key, Opens, is_loopback
+from luthier.server.keys import Key, Opens, Sessions, is_loopback
 from luthier.server.rates import Rates
 from luthier.server.router import Lease
 from luthier.server.routes import CHAT, PUBLIC, TABLE, Route
@@ -31,6 +33,7 @@ from luthier.server.watch import Seen, Watch
 logger = logging.getLogger("luthier.server")
 
 LONGEST_CREDENTIAL = 256
+CSRF = b"x-luthier-csrf"
 CLIENT_GONE = 499
 """What is told of a request whose client left before there was a status."""
 _METHODS = frozenset({"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -98,6 +101,7 @@ class Envelope:
                     exchange=state.get("exchange"),
                     guarded=screen.hits if screen else {},
                     traceparent=next(iter(_header(scope, b"traceparent")), None),
+                    project=getattr(key.caller, "project", None) if key else None,
                 )
             )
 
@@ -110,7 +114,8 @@ def _of_version(lease: Lease, there: Collection[tuple[bytes, bytes]]) -> list[tu
 
 
 class Guard:
-    """Refuses whatever is not expressly allowed. `allowed_hosts` adds to the names of this machine's loopback."""
+    """Refuses whatever is not expressly allowed. `allowed_hosts` adds to the names of this machine's loopback; `rates` are of keys that
+    ask models, `calls` of keys that ask anything else of a part, `together` of all that is asked in one project."""
 
     def __init__(
         self,
@@ -119,40 +124,56 @@ class Guard:
         allowed_hosts: Collection[str],
         rates: Rates | None = None,
         routes: Sequence[Route] = TABLE,
+        sessions: Sessions | None = None,
+        calls: Rates | None = None,
+        together: Rates | None = None,
     ) -> None:
         self._app = app
-        self._rates = rates
+        self._rates, self._calls, self._together = rates, calls, together
         self._keys = keys
+        self._sessions = sessions
         self._hosts = {host.lower() for host in allowed_hosts}
         self._routes = [(compile_path(route.path)[0], route) for route in routes]
+        self._of_models = frozenset(TABLE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                self._admit(scope, scope.setdefault("state", {}))
+                await self._admit(scope, scope.setdefault("state", {}))
             except ApiError as refusal:
                 scope["state"]["code"] = refusal.code
                 await respond(refusal, send)
                 return
         await self._app(scope, receive, send)
 
-    def _admit(self, scope: Scope, state: dict[str, Any]) -> None:
+    async def _admit(self, scope: Scope, state: dict[str, Any]) -> None:
         """Puts the route and the key that may pass into the state. Raises ApiError 401, 403, 404 or 429."""
         routes = [route for pattern, route in self._routes if pattern.match(scope["path"])]
         route = next((r for r in routes if r.method == scope["method"]), None)
         if route is not None:
             state["route"] = route.path
             if route.permission is PUBLIC:
+                if route.for_browsers:
+                    self._check_host(scope)
                 return
         self._check_host(scope)
-        key = state["key"] = self._authenticate(scope, route)
+        key = state["key"] = await self._authenticate(scope, route)
         if not routes:
             raise ApiError(
                 404, "unknown_route", f"There is no {scope['method']} {scope['path'][:200]!r} here."
             )
         self._authorise(key, route)
-        if self._rates is not None and route is not None and route.permission == CHAT:
-            state["rate"] = self._rates.take(key.id)
+        if route is not None:
+            self._count(key, route, state)
+
+    def _count(self, key: Key, route: Route, state: dict[str, Any]) -> None:
+        """Raises ApiError 429."""
+        project = getattr(key.caller, "project", None)
+        if self._together is not None and project is not None:
+            state["rate"] = self._together.take(project, "The project")
+        rates = self._rates if route.permission == CHAT else self._calls
+        if rates is not None and (route.permission == CHAT or route not in self._of_models):
+            state["rate"] = rates.take(key.id)
 
     def _check_host(self, scope: Scope) -> None:
         """A page that rebinds its name to this address still sends its own name as Host, and itself as Origin."""
@@ -172,16 +193,25 @@ class Guard:
         name = (match[1] or match[2]) if match else ""
         return is_loopback(name) or name in self._hosts
 
-    def _authenticate(self, scope: Scope, route: Route | None) -> Key:
+    async def _authenticate(self, scope: Scope, route: Route | None) -> Key:
+        named = _header(scope, b"openai-project")
+        project = named[0][:LONGEST_CREDENTIAL] if named else None
         credentials = _header(scope, b"authorization")
+        if not credentials and self._sessions is not None and len(named) < 2:
+            tokens = _cookies(scope, self._sessions.cookie)
+            if len(tokens) == 1 and (found := await self._sessions.check(tokens[0], project)) is not None:
+                scope["state"]["key"] = found  # who was refused, where he is
+                self._check_page(scope, tokens[0], self._sessions)
+                return found
         scheme, _, text = credentials[0].partition(" ") if len(credentials) == 1 else ("", "", "")
         scheme, text = scheme.lower(), text.strip()[:LONGEST_CREDENTIAL]
         for_pages = route is not None and route.for_browsers
         if for_pages and scheme == "basic":
             scheme, text = "bearer", _password(text)
-        named = _header(scope, b"openai-project")
-        key = self._keys.check(text, named[0] if named else None) if len(named) < 2 else None
-        if key is None or scheme != "bearer":
+        key = self._keys.check(text, project) if len(named) < 2 and scheme == "bearer" else None
+        if inspect.isawaitable(key):
+            key = await key
+        if key is None:
             raise ApiError(
                 401,
                 "invalid_api_key",
@@ -193,9 +223,26 @@ class Guard:
         return key
 
     @staticmethod
+    def _check_page(scope: Scope, token: str, sessions: Sessions) -> None:
+        """A browser sends its cookie with whatever any page makes it ask for, so what changes something also says, in ways that a page of
+        another origin cannot, that a page of ours asks for it: an Origin, which `_check_host` has looked at, and the session's token."""
+        if scope["method"] in ("GET", "HEAD"):
+            return
+        proofs = _header(scope, CSRF)
+        if len(_header(scope, b"origin")) != 1 or len(proofs) != 1 or not sessions.proves(token, proofs[0]):
+            raise ApiError(
+                403,
+                "csrf",
+                f"A request made with a session that changes something needs Origin and {CSRF.decode()} (GET /luthier/v1/me tells it).",
+            )
+
+    @staticmethod
     def _authorise(key: Key, route: Route | None) -> None:
         """`route` None: the path exists with another method, and the router will say so."""
-        if route is not None and route.permission not in key.permissions:
+        if route is None or route.permission == KNOWN:
+            return
+        held = getattr(key.caller, "anywhere", key.permissions) if route.anywhere else key.permissions
+        if route.permission not in held:
             raise ApiError(
                 403,
                 "insufficient_permissions",
@@ -230,3 +277,9 @@ def _password(text: str) -> str:
 
 def _header(scope: Scope, name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+def _cookies(scope: Scope, name: str) -> list[str]:
+    """The values that a cookie is sent with: more than one is nobody's doing that we trust."""
+    pairs = (one.strip().partition("=") for line in _header(scope, b"cookie") for one in line.split(";"))
+    return [value[:LONGEST_CREDENTIAL] for found, _, value in pairs if found == name]

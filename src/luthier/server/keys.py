@@ -4,7 +4,7 @@ core/keys."""
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,8 +27,21 @@ class Key:
 class Opens(Protocol):
     """What says whether a text is a key."""
 
-    def check(self, text: str, project: str | None = None) -> Key | None:
+    def check(self, text: str, project: str | None = None) -> Key | Awaitable[Key | None] | None:
         """The key that `text` is, or None. `project`: the one that the request names, where it names one."""
+
+
+class Sessions(Protocol):
+    """What says whether a cookie is a session of somebody who logged in."""
+
+    cookie: str
+    """Its name."""
+
+    async def check(self, token: str, project: str | None = None) -> Key | None:
+        """As of a key."""
+
+    def proves(self, token: str, csrf: str) -> bool:
+        """Whether that is the session's token against forged requests."""
 
 
 def generate(permissions: frozenset[str] = PERMISSIONS) -> tuple[str, Key]:

@@ -35,7 +35,7 @@ from luthier.server.embeddings import Embedding, parse_embedding
 from luthier.server.errors import ApiError
 from luthier.server.exchange import OnExchange, Traffic
 from luthier.server.guard import Envelope, Guard
-from luthier.server.keys import Opens
+from luthier.server.keys import Opens, Sessions
 from luthier.server.metrics import CONTENT_TYPE, Metrics
 from luthier.server.pulse import Pulse
 from luthier.server.rates import Rate, Rates
@@ -60,7 +60,11 @@ class Limits:
     answer_s: float | None = None
     """How long an answer may take, from the whole request read; a request may ask for less (x-luthier-deadline-s)."""
     rate: Rate | None = None
-    """How many requests a key may make."""
+    """How many answers of models a key may ask for."""
+    calls: Rate | None = None
+    """How many requests a key may make of everything else that a part brings."""
+    together: Rate | None = None
+    """How many requests all keys of one project may make, of whatever kind."""
 
 
 def create_app(
@@ -74,6 +78,7 @@ def create_app(
     guard: GuardSpec = NO_GUARD,
     observers: Sequence[Observer] = (),
     parts: Sequence[Part] = (),
+    sessions: Sessions | None = None,
 ) -> FastAPI:
     """The ASGI app.
 
@@ -81,7 +86,7 @@ def create_app(
     called in a thread, once for each answered request, before the answer is complete; if it raises, the client gets
     an error instead of the end of the answer. `traffic` keeps what is said and takes what people say of it; without it neither
     is possible. `guard` is what is not passed on, in either direction. `observers` are told of each request when it is over, beside
-    the metrics and the status page. `parts`: further routes, each with what answers them.
+    the metrics and the status page. `parts`: further routes, each with what answers them. `sessions`: who came by a login, beside `keys`.
     """
 
     router = models if isinstance(models, Router) else Fixed(models)
@@ -108,9 +113,13 @@ def create_app(
     app.add_exception_handler(ApiError, _tell)
     app.add_exception_handler(HTTPException, _tell_router)
     app.add_exception_handler(ClientDisconnect, _tell_nobody)
-    rates = None if limits.rate is None else Rates(limits.rate)
+    rates, calls, together = (
+        None if rate is None else Rates(rate) for rate in (limits.rate, limits.calls, limits.together)
+    )
     routes = [*TABLE, *(route for part in parts for route in part.routes)]
-    app.add_middleware(Guard, keys=keys, allowed_hosts=allowed_hosts, rates=rates, routes=routes)
+    app.add_middleware(
+        Guard, keys=keys, allowed_hosts=allowed_hosts, rates=rates, routes=routes, sessions=sessions, calls=calls, together=together
+    )  # fmt: skip
     app.add_middleware(Envelope, watch=Watch([metrics, pulse, *observers]))
     return app
 

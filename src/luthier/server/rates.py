@@ -15,6 +15,7 @@ from luthier.core.errors import SpecError
 from luthier.server.errors import ApiError
 
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+MOST_BUCKETS = 10_000
 _FORM = re.compile(r"([1-9][0-9]{0,8})/(s|min|h)", re.ASCII)
 
 
@@ -37,17 +38,19 @@ class Rate:
 
 
 class Rates:
-    """A bucket for each key. `clock` gives seconds."""
+    """A bucket for each key, or for each project. `clock` gives seconds."""
 
     def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}
-        """Key -> (requests that are left, when that was); only keys of the ring come here, so it is bounded."""
+        """Key -> (requests that are left, when that was); only keys that opened the server come here."""
 
-    def take(self, key_id: str) -> dict[str, str]:
+    def take(self, key_id: str, who: str = "The key") -> dict[str, str]:
         """The headers that tell what is left. Raises ApiError 429, with the same headers, where nothing is."""
         now_s, most = self._clock(), float(self._rate.requests)
+        if len(self._buckets) >= MOST_BUCKETS:
+            self._forget_full(now_s)
         left, then_s = self._buckets.get(key_id, (most, now_s))
         left = min(most, left + (now_s - then_s) * most / self._rate.per_s)
         passes = left >= 1
@@ -61,6 +64,14 @@ class Rates:
         }
         if not passes:
             wait_s = max(1, math.ceil((1 - left) * each_s))
-            message = f"The key {key_id} has made its {self._rate.requests} requests for now; the next is free in {wait_s} s."
+            message = f"{who} {key_id} has made its {self._rate.requests} requests for now; the next is free in {wait_s} s."
             raise ApiError(429, "rate_limit_exceeded", message, headers={**told, "retry-after": str(wait_s)})
         return told
+
+    def _forget_full(self, now_s: float) -> None:
+        """Those that have filled again since say nothing that a new one would not."""
+        self._buckets = {
+            key: (left, then_s)
+            for key, (left, then_s) in self._buckets.items()
+            if now_s - then_s < self._rate.per_s
+        }

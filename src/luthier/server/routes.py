@@ -19,14 +19,18 @@ STATUS: Final = "status"
 
 @dataclass(frozen=True)
 class Route:
-    """`permission` is what a key must hold; PUBLIC needs no key at all and must tell a stranger nothing."""
+    """`permission` is what a key must hold; PUBLIC needs no key at all and must tell a stranger nothing, access.KNOWN needs any."""
 
     method: str
     path: str
     endpoint: str
     permission: str | None
     for_browsers: bool = False
-    """Also takes the key as a password that a person typed: pages that only show, and never a route that does anything."""
+    """Also takes the key as a password that a person typed: pages that only show, and never a route that does anything. Of PUBLIC ones:
+    answers to this server's names alone."""
+    anywhere: bool = False
+    """The permission is to be held in some scope that the key reaches; the request names the scope, and what answers it asks for the
+    permission there (app/rights)."""
 
 
 @dataclass(frozen=True)

@@ -140,8 +140,10 @@ class Audit:
         actor: str | None = None,
         subject: str | None = None,
         since_us: int | None = None,
+        mentions: str | None = None,
     ) -> Iterator[Entry]:
-        """Entries with `seq` > `after`, oldest first, in bounded memory. `action` may be a beginning that ends with a dot."""
+        """Entries with `seq` > `after`, oldest first, in bounded memory. `action` may be a beginning that ends with a dot; `mentions`: the
+        project that an entry of a server's own trail concerns."""
         query = _ENTRIES.order_by(audit.c.seq).limit(PAGE_ROWS)
         if action is not None:
             whole = audit.c.action == action
@@ -154,11 +156,18 @@ class Audit:
             query = query.where(audit.c.subject == subject)
         if since_us is not None:
             query = query.where(audit.c.time_us >= since_us)
+        if (
+            mentions is not None
+        ):  # a first choice, by the text: what is no JSON any more must not end the reading
+            text = sa.cast(audit.c.data, sa.Text).contains(f'"{mentions}"', autoescape=True)
+            query = query.where(text | (audit.c.subject == mentions))
         while True:
             with self._database.reading() as connection:
                 page = connection.execute(query.where(audit.c.seq > after)).all()
             for row in page:
-                yield _entry(row)
+                entry = _entry(row)
+                if mentions is None or mentions in (entry.data.get("project"), entry.subject):
+                    yield entry
             if len(page) < PAGE_ROWS:
                 return
             after = page[-1].seq

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 HEAD = "0006"  # the newest migration; a test compares it with the migrations folder
+
+_MIGRATING = threading.Lock()  # Alembic keeps what it works on in globals of a module
+_MIGRATION_LOCK = 0x6C757468  # of PostgreSQL: processes that start together migrate one after the other
 
 
 class Database:
@@ -127,7 +131,9 @@ def _upgrade(engine: sa.Engine) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.begin() as connection:
+    with _MIGRATING, engine.begin() as connection:  # SQLite's BEGIN IMMEDIATE lets one process in at a time
+        if connection.dialect.name != "sqlite":
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 

@@ -37,6 +37,7 @@ from .leases import Leases
 from .ledger import Ledger
 from .rollouts import Rollouts
 from .schedules import Schedules
+from .sessions import Sessions
 from .tombstones import Tombstones
 from .traffic import Traffic
 
@@ -59,6 +60,7 @@ class Store:
         self.traffic = Traffic(database)
         self.rollouts = Rollouts(database, self.audit)
         self.accounts = Accounts(database, self.audit)
+        self.sessions = Sessions(database, self.audit)
         self.jobs = Jobs(database, self.audit)
         self.attempts = Attempts(database, self.audit)
         self.leases = Leases(database)

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 from fastapi.responses import JSONResponse, Response
 
 from luthier.app.site import Caller
-from luthier.core.errors import Busy, Conflict, GateFailed, LuthierError, MissingPart, NotFound, StoreError
+from luthier.core.errors import (
+    Busy,
+    Conflict,
+    GateFailed,
+    LuthierError,
+    MissingPart,
+    NotAllowed,
+    NotFound,
+    StoreError,
+)
 from luthier.server.body import read_json
 from luthier.server.errors import ApiError
 
@@ -67,5 +76,7 @@ def as_api_error(error: LuthierError) -> ApiError:
             return ApiError(503, "unavailable", "The server cannot do this now; its log says why.")
         case GateFailed():
             return ApiError(409, "gate_failed", text, headers={"x-should-retry": "false"})
+        case NotAllowed():
+            return ApiError(403, "insufficient_permissions", text)
         case _:
             return ApiError(400, "invalid_value", text)

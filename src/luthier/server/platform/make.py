@@ -6,10 +6,12 @@ from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from luthier.app.login import Login
 from luthier.server.openai import Limits, create_app
+from luthier.server.rates import Rate
 from luthier.server.routes import Part
 
-from .ring import Ring
+from .ring import Ring, SessionRing
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -18,8 +20,12 @@ if TYPE_CHECKING:
     from luthier.server.router import Router
     from luthier.server.watch import Observer
 
-_LIMITS = Limits()
+LIMITS = Limits(calls=Rate.parse("600/min"), together=Rate.parse("6000/min"))
+"""What a key and a project may ask where nothing else is said; of each process."""
 PARTS: dict[str, str] = {
+    "accounts": "luthier.server.platform.accounts:AccountRoutes",
+    "login": "luthier.server.platform.login:LoginRoutes",
+    "audit": "luthier.server.platform.audit:AuditRoutes",
     "jobs": "luthier.server.platform.jobs:JobRoutes",
 }
 """Part: module and class. The class takes the site and has `ROUTES`."""
@@ -39,10 +45,17 @@ def create_platform(
     models: Router | dict[str, Any],
     *,
     allowed_hosts: Collection[str] = (),
-    limits: Limits = _LIMITS,
+    limits: Limits = LIMITS,
     observers: Sequence[Observer] = (),
 ) -> FastAPI:
-    """The app. Starts no job: reconcilers run beside it."""
+    """The app. Starts no job: reconcilers run beside it. Raises SpecError for a `login.yaml` that says what cannot be."""
+    login = Login.of(site)
     return create_app(
-        models, Ring(site), allowed_hosts=allowed_hosts, limits=limits, observers=observers, parts=parts(site)
+        models,
+        Ring(site),
+        allowed_hosts=allowed_hosts,
+        limits=limits,
+        observers=observers,
+        parts=parts(site),
+        sessions=None if login is None else SessionRing(login),
     )
