@@ -10,6 +10,8 @@
     │   └── Conflict       somebody else changed it a moment ago
     ├── MissingPart        an optional dependency is not installed                        exit 6
     ├── GateFailed         policy stopped the line, with the numbers                      exit 7
+    ├── NotAllowed         who asks may not do that there                                 exit 8
+    ├── OverBudget         a budget has not enough left for it                            exit 9
     └── Interrupted        stopped by the user; the state is resumable                    exit 130
 
 A traceback reaches a user only for a defect in Luthier itself.
@@ -69,6 +71,14 @@ class MissingPart(LuthierError):
 
 class GateFailed(LuthierError):
     exit_code = 7
+
+
+class NotAllowed(LuthierError):
+    exit_code = 8
+
+
+class OverBudget(LuthierError):
+    exit_code = 9
 
 
 class Interrupted(LuthierError):

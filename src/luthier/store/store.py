@@ -26,13 +26,16 @@ from luthier.core.errors import Busy, StoreError
 from luthier.core.testing import fault
 
 from .accounts import Accounts
+from .approvals import Approvals
 from .audit import Audit
 from .blobs import LocalBlobs, RemoteBlobs, open_blobs
+from .budgets import Budgets
 from .catalog import Catalog
 from .database import Database
 from .files import explained, fsync_folder, sha256_of
 from .jobs import Jobs
 from .ledger import Ledger
+from .policies import Policies
 from .rollouts import Rollouts
 from .tombstones import Tombstones
 from .traffic import Traffic
@@ -57,6 +60,9 @@ class Store:
         self.rollouts = Rollouts(database, self.audit)
         self.accounts = Accounts(database, self.audit)
         self.jobs = Jobs(database, self.audit)
+        self.budgets = Budgets(database, self.audit)
+        self.policies = Policies(database, self.audit)
+        self.approvals = Approvals(database, self.audit)
         self.database = database
 
     @classmethod

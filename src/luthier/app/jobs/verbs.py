@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
+from luthier.app.desk import Desk
 from luthier.core.errors import NotFound
 from luthier.core.event import Event
 from luthier.store.jobs import Job
@@ -43,13 +44,21 @@ class Jobs:
         once: tuple[str, str] | None = None,
         also: Callable[[sa.Connection], None] | None = None,
     ) -> Job:
-        """Durable on return. `once`: see store.jobs.Jobs.submit."""
+        """Durable on return. `once`: see store.jobs.Jobs.submit. Raises NotAllowed for what policy denies, OverBudget where a budget has
+        not enough left."""
+        admitted = Desk(self._site).admit(caller, kind, wish, resources)
         job = Job(
             f"{prefix}{secrets.token_hex(12)}", _project(caller), kind, wish, caller.user, time.time(), caller.key_id,
-            priority=priority, shown=shown or {}, resources=resources or {}, not_before_s=not_before_s, most_attempts=most_attempts,
+            state="held" if admitted.held else "queued", priority=priority, shown=shown or {}, resources=resources or {}, not_before_s=not_before_s, most_attempts=most_attempts,
         )  # fmt: skip
         act = caller.actor.act("job.submitted", job.id, {"project": job.project, "kind": kind})
-        return self._rows.submit(job, act, needs=needs, once=once, also=also)
+
+        def together(connection: sa.Connection) -> None:
+            admitted.also(connection, job)
+            if also is not None:
+                also(connection)
+
+        return self._rows.submit(job, act, needs=needs, once=once, also=together)
 
     def get(self, caller: Caller, job_id: str) -> Job:
         return self._rows.get(_project(caller), job_id)

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 from fastapi.responses import JSONResponse, Response
 
 from luthier.app.site import Caller
-from luthier.core.errors import Busy, Conflict, GateFailed, LuthierError, MissingPart, NotFound, StoreError
+from luthier.core.errors import (
+    Busy,
+    Conflict,
+    GateFailed,
+    LuthierError,
+    MissingPart,
+    NotAllowed,
+    NotFound,
+    OverBudget,
+    StoreError,
+)
 from luthier.server.body import read_json
 from luthier.server.errors import ApiError
 
@@ -55,6 +65,10 @@ def as_api_error(error: LuthierError) -> ApiError:
     """What was wrong with the request as the client's; what is wrong here as ours, without telling more than that."""
     text = f"{error.message} {error.remedy}" if error.remedy else error.message
     match error:
+        case NotAllowed():
+            return ApiError(403, "not_allowed", text)
+        case OverBudget():
+            return ApiError(429, "insufficient_quota", text, headers={"x-should-retry": "false"})
         case NotFound():
             return ApiError(404, "not_found", text)
         case Conflict():
