@@ -146,19 +146,18 @@ class Approvals:
         return found[1].kind if found else None
 
     def makers(self, project: str, subject: str) -> set[str]:
-        """Users who had a part in what is to be approved: who submitted the job, and in whose name the run of the release acted."""
+        """Users who had a part in what is to be approved: who submitted the job, and in whose name it was released."""
         try:
             return {self._site.store.jobs.get(project, subject).by}
         except NotFound:
             pass
-        ref = subject.rpartition("=")[2]
         store = self._site.app_of(project, SERVER).store
-        finished = store.ledger.read(kind="run.finished")
-        runs = {event.subject for event in finished if event.data.get("release") == ref}
-        entries = [
-            one for one in store.audit.read(action="released", subject=ref.partition("@")[0])
-            if one.data.get("run") in runs
-        ]  # fmt: skip
+        try:
+            digest = store.catalog.get(subject.rpartition("=")[2]).digest
+        except (NotFound, SpecError):  # no reference to anything here, so nobody made it
+            return set()
+        refs = [str(version) for version in store.catalog.names_of(digest)]
+        entries = [one for ref in refs for one in store.audit.read(action="released", subject=ref)]
         people = store.audit.people([one.seq for one in entries])
         return {self._acted(one, people.get(one.seq)) for one in entries}
 
