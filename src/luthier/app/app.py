@@ -13,7 +13,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -58,10 +58,14 @@ class App:
     """Open with `App.open`. Thread-safe for reading; one run at a time per recipe."""
 
     def __init__(
-        self, home: Path, environ: Mapping[str, str], actor: Actor | None = None, store: Store | None = None
+        self, home: Path, environ: Mapping[str, str], actor: Actor | None = None, store: Store | None = None,
+        consent: Callable[[str, str], None] | None = None,
     ) -> None:  # fmt: skip
+        """`consent`: raises NotAllowed where another person must agree first to (what, of what) and has not; a home of one person
+        knows nobody else."""
         self.home = home
         self.actor = actor or local()
+        self.consent = consent or (lambda _kind, _subject: None)
         self._environ = environ
         self._store = store
 
@@ -198,6 +202,8 @@ class App:
             )
         if recipe is None:
             found = select_runs(self.store, references, metric=metric, rule=rule)
+            if name is not None:
+                self.consent("name", f"{name}={found.kept}")
             return (
                 found if name is None else replace(found, named=name_it(self.store, found, name, self.actor))
             )

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.errors import Conflict, NotFound, SpecError, did_you_mean
+from luthier.core.errors import Conflict, NotAllowed, NotFound, SpecError, did_you_mean
 from luthier.core.event import Event
 from luthier.core.spec import Tree, override, parse, read_yaml
 from luthier.deployment.evidence import Tally, feedback_counts
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 EVENT, SEEN, SERVING, RETRAIN = "rollout", "rollout.seen", "rollout.serving", "retrain"
 DRIFT, LOOK = "drift", "drift.look"
 """Events of others about a name: an alert, and a look at traffic with the alarms that it raised (none: a quiet day)."""
+ADVANCES = frozenset({"start", "advance", "promote", "approve", "resume"})
+"""Steps that bring a candidate forward, to which another person may have to agree first."""
 RULE = "the rule"
 """Who takes the steps that nobody took by hand."""
 
@@ -100,6 +102,7 @@ class Rollouts:
     def __init__(self, app: App) -> None:
         self._store = app.store
         self._actor = app.actor
+        self._consent = app.consent
 
     # -- what people do ---------------------------------------------------------------------------------------------
 
@@ -158,10 +161,18 @@ class Rollouts:
         at = self.current(name)
         if at is not None:
             return at.answers
-        versions = [str(version) for version in self._store.catalog.history(name)]
+        versions = [str(v) for v in self._store.catalog.history(name) if self._agreed("release", str(v))]
         free = [version for version in versions if version not in self._held_back(name)]
         kept = free or versions
         return kept[-1] if kept else None
+
+    def _agreed(self, kind: str, ref: str) -> bool:
+        """Whether nobody else's word is missing."""
+        try:
+            self._consent(kind, ref)
+        except NotAllowed:
+            return False
+        return True
 
     def _held_back(self, name: str) -> set[str]:
         """Versions that a new run made (`retrain`) and that nobody has handed over: they wait for a person, or were declined."""
@@ -237,7 +248,7 @@ class Rollouts:
     def _unless_taken(self, after: Rollout) -> Rollout | None:
         try:
             return self._keep(after)
-        except Conflict:
+        except (Conflict, NotAllowed):
             return self.current(after.name)
 
     # -- keeping ----------------------------------------------------------------------------------------------------
@@ -247,6 +258,8 @@ class Rollouts:
         return self._keep(take(before, action, by=_who(by), reason=_why(reason), now_s=time.time()))
 
     def _keep(self, at: Rollout) -> Rollout:
+        if at.action in ADVANCES:
+            self._consent("rollout", at.candidate)
         detail = {
             "id": at.id, "stage": at.stage, "since_s": at.since_s, "began_s": at.began_s, "held": at.held, "plan": at.plan.plain()
         }  # fmt: skip

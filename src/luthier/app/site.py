@@ -31,8 +31,11 @@ from .app import App
 
 if TYPE_CHECKING:
     from .accounts import Accounts
+    from .approvals import Approvals
+    from .budgets import Budgets
     from .jobs import Jobs
     from .jobs.observing import Observer
+    from .policies import Policies
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,24 @@ class Site:
 
         return Accounts(self)
 
+    @property
+    def policies(self) -> Policies:
+        from .policies import Policies
+
+        return Policies(self)
+
+    @property
+    def approvals(self) -> Approvals:
+        from .approvals import Approvals
+
+        return Approvals(self)
+
+    @property
+    def budgets(self) -> Budgets:
+        from .budgets import Budgets
+
+        return Budgets(self)
+
     # -- projects ---------------------------------------------------------------------------------------------------
 
     def app(self, caller: Caller) -> App:
@@ -130,7 +151,10 @@ class Site:
     def app_of(self, project: str, actor: Actor) -> App:
         environ = self.project_environ(project)
         with self._lock:
-            app = App(Path(environ["LUTHIER_HOME"]), environ, actor, self._apps.get(project))
+            app = App(
+                Path(environ["LUTHIER_HOME"]), environ, actor, self._apps.get(project),
+                lambda kind, subject: self.approvals.needed(project, kind, subject),
+            )  # fmt: skip
             self._apps[project] = app.store
         return app
 

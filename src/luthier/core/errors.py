@@ -12,6 +12,7 @@
     ├── MissingPart        an optional dependency is not installed                        exit 6
     ├── GateFailed         policy stopped the line, with the numbers                      exit 7
     ├── NotAllowed         who asks may not do that there                                 exit 8
+    ├── OverBudget         a budget has not enough left for it                            exit 9
     └── Interrupted        stopped by the user; the state is resumable                    exit 130
 
 A traceback reaches a user only for a defect in Luthier itself.
@@ -79,6 +80,10 @@ class GateFailed(LuthierError):
 
 class NotAllowed(LuthierError):
     exit_code = 8
+
+
+class OverBudget(LuthierError):
+    exit_code = 9
 
 
 class Interrupted(LuthierError):

@@ -26,15 +26,18 @@ from luthier.core.errors import Busy, StoreError
 from luthier.core.testing import fault
 
 from .accounts import Accounts
+from .approvals import Approvals
 from .attempts import Attempts
 from .audit import Audit
 from .blobs import LocalBlobs, RemoteBlobs, open_blobs
+from .budgets import Budgets
 from .catalog import Catalog
 from .database import Database
 from .files import explained, fsync_folder, sha256_of
 from .jobs import Jobs
 from .leases import Leases
 from .ledger import Ledger
+from .policies import Policies
 from .rollouts import Rollouts
 from .schedules import Schedules
 from .sessions import Sessions
@@ -65,6 +68,9 @@ class Store:
         self.attempts = Attempts(database, self.audit)
         self.leases = Leases(database)
         self.schedules = Schedules(database, self.audit)
+        self.budgets = Budgets(database, self.audit)
+        self.policies = Policies(database, self.audit)
+        self.approvals = Approvals(database, self.audit)
         self.database = database
 
     @classmethod

@@ -335,6 +335,7 @@ budgets = sa.Table(
     sa.Column("amount_micro", sa.BigInteger, nullable=False),
     sa.Column("period", sa.String(16), nullable=False),  # month | once
     sa.Column("alerts", sa.JSON, nullable=False),
+    sa.Column("before_micro", sa.BigInteger, nullable=False),  # what the scope had used when it was made
     sa.Column("by", sa.String(64), nullable=False),
     sa.Column("created_s", sa.Float, nullable=False),
     sa.Column("ended_s", sa.Float, nullable=True),
@@ -370,6 +371,14 @@ usage = sa.Table(
     sa.Column("unit", sa.String(16), nullable=False),
     sa.Column("amount_micro", sa.BigInteger, nullable=False),
 )
+usage_totals = sa.Table(
+    "usage_totals",
+    metadata,
+    sa.Column("scope", sa.String(32), primary_key=True),
+    sa.Column("unit", sa.String(16), primary_key=True),
+    sa.Column("month", sa.String(7), primary_key=True),
+    sa.Column("amount_micro", sa.BigInteger, nullable=False),
+)
 policies = sa.Table(
     "policies",
     metadata,
@@ -388,7 +397,7 @@ approvals = sa.Table(
     sa.Column("kind", sa.String(32), nullable=False),
     sa.Column("subject", sa.String(160), nullable=False, index=True),
     sa.Column("data", sa.JSON, nullable=False),
-    sa.Column("state", sa.String(16), nullable=False),  # open | granted | declined | withdrawn
+    sa.Column("state", sa.String(16), nullable=False),  # open | granted | declined | withdrawn | expired
     sa.Column("by", sa.String(64), nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("created_s", sa.Float, nullable=False),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from luthier.app.desk import Desk
 from luthier.core.errors import SpecError
 from luthier.core.event import Event
 from luthier.store.attempts import AttemptRow
@@ -60,16 +61,24 @@ class Jobs:
         also: Callable[[sa.Connection], None] | None = None,
         schedule: str | None = None,
     ) -> Job:
-        """Durable on return. `once`: see store.jobs.Jobs.submit. Raises SpecError for numbers out of bounds."""
+        """Durable on return. `once`: see store.jobs.Jobs.submit. Raises SpecError for numbers out of bounds, NotAllowed for what policy
+        denies, OverBudget where a budget has not enough left."""
         check_priority(caller, priority)
         check_numbers(resources or {}, most_attempts)
+        admitted = Desk(self._site).admit(caller, kind, wish, resources)
         job = Job(
             f"{prefix}{secrets.token_hex(12)}", project_of(caller), kind, wish, caller.user, time.time(), caller.key_id,
-            priority=priority, shown=shown or {}, resources=resources or {}, not_before_s=not_before_s, most_attempts=most_attempts,
-            schedule=schedule,
+            state="held" if admitted.held else "queued", priority=priority, shown=shown or {}, resources=resources or {},
+            not_before_s=not_before_s, most_attempts=most_attempts, schedule=schedule,
         )  # fmt: skip
         act = caller.actor.act("job.submitted", job.id, {"project": job.project, "kind": kind})
-        return self._rows.submit(job, act, needs=needs, once=once, also=also)
+
+        def together(connection: sa.Connection) -> None:
+            admitted.also(connection, job)
+            if also is not None:
+                also(connection)
+
+        return self._rows.submit(job, act, needs=needs, once=once, also=together)
 
     def get(self, caller: Caller, job_id: str) -> Job:
         return self._rows.get(project_of(caller), job_id)

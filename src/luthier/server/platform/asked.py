@@ -22,6 +22,7 @@ from luthier.core.errors import (
     MissingPart,
     NotAllowed,
     NotFound,
+    OverBudget,
     StoreError,
 )
 from luthier.server.body import read_json
@@ -64,6 +65,10 @@ def as_api_error(error: LuthierError) -> ApiError:
     """What was wrong with the request as the client's; what is wrong here as ours, without telling more than that."""
     text = f"{error.message} {error.remedy}" if error.remedy else error.message
     match error:
+        case NotAllowed():
+            return ApiError(403, "not_allowed", text)
+        case OverBudget():
+            return ApiError(429, "insufficient_quota", text, headers={"x-should-retry": "false"})
         case NotFound():
             return ApiError(404, "not_found", text)
         case Conflict():

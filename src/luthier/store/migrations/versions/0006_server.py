@@ -163,6 +163,7 @@ def upgrade() -> None:
         sa.Column("amount_micro", sa.BigInteger, nullable=False),
         sa.Column("period", sa.String(16), nullable=False),
         sa.Column("alerts", sa.JSON, nullable=False),
+        sa.Column("before_micro", sa.BigInteger, nullable=False),
         sa.Column("by", sa.String(64), nullable=False),
         sa.Column("created_s", sa.Float, nullable=False),
         sa.Column("ended_s", sa.Float, nullable=True),
@@ -196,6 +197,13 @@ def upgrade() -> None:
         sa.Column("unit", sa.String(16), nullable=False),
         sa.Column("amount_micro", sa.BigInteger, nullable=False),
         sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "usage_totals",
+        sa.Column("scope", sa.String(32), primary_key=True),
+        sa.Column("unit", sa.String(16), primary_key=True),
+        sa.Column("month", sa.String(7), primary_key=True),
+        sa.Column("amount_micro", sa.BigInteger, nullable=False),
     )
     op.create_table(
         "policies",

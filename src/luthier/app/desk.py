@@ -1,0 +1,228 @@
+"""The desk where a job is let in: its recipe vetted, the policy held against it, what it will use foreseen and promised.
+
+    admitted = Desk(site).admit(caller, kind, wish, resources)        # refuses: NotAllowed, SpecError
+    job = Job(..., state="held" if admitted.held else "queued")
+    rows.submit(job, act, also=lambda connection: admitted.also(connection, job))      # refuses: OverBudget; all or nothing
+
+The wish is kept as it was written, with the ids of uploaded files; whoever runs it asks `vetted` for what may be run, by the policy of
+that moment, with the files put in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from luthier.core.errors import NotAllowed, NotFound, OverBudget, SpecError
+from luthier.core.spec import override, parse, read_yaml
+from luthier.cost.quota import MONEY, Standing, Wanted, month_of, show
+from luthier.governance.site_policy import UNCLASSIFIED, Effective
+from luthier.governance.vetting import Files, Vetted, deny, model_refusals, vet
+from luthier.store.approvals import JOB
+from luthier.store.budgets import Budget, Hold, Whose
+from luthier.store.tables import uploaded_files
+
+from .approvals import Approvals
+from .foreseeing import foresee
+from .permitted import is_operator, project_of, roles_in
+from .policies import Policies
+
+if TYPE_CHECKING:
+    from luthier.store.approvals import Approval
+    from luthier.store.jobs import Job
+
+    from .site import Caller, Site
+
+METHODS = {"supervised": "sft", "reinforcement": "grpo"}
+"""What OpenAI's dialect calls a method, where that is not our name of it."""
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """`forecast`: what is promised out of which unit. `needs_approval`: who says that another person must agree; the job is held then."""
+
+    desk: Desk
+    whose: Whose
+    forecast: Wanted
+    approval: Approval | None = None
+    needs_approval: str | None = None
+
+    @property
+    def held(self) -> bool:
+        return self.approval is not None
+
+    def also(self, connection: sa.Connection, job: Job) -> None:
+        """In the transaction that enters the job. Raises OverBudget."""
+        self.desk.reserve(connection, job.id, self.whose, self.forecast)
+        if self.approval is not None:
+            self.desk.open_approval(connection, job, self.approval)
+
+
+class Desk:
+    """Of a site."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def admit(
+        self, caller: Caller, kind: str, wish: Mapping[str, Any], resources: Mapping[str, Any] | None = None
+    ) -> Admitted:
+        """Raises NotAllowed with every refusal, SpecError for a recipe that is none."""
+        project = project_of(caller)
+        policy = Policies(self._site).effective(project)
+        data_class, files = self._checked(caller, project, policy, wish)
+        forecast = foresee(self._site, kind, wish, dict(resources or {}), self._sizes(project, files))
+        organisation = self._site.store.accounts.project(project).organisation
+        whose = Whose(organisation, project, caller.user, caller.key_id)
+        origin = policy.training_needs_approval(data_class) if data_class is not None else None
+        if origin is None:
+            return Admitted(self, whose, forecast)
+        reason = f"training on rows of the class {data_class} needs another person's word"
+        approval = Approvals(self._site).opened(
+            caller, policy, JOB, "", reason, {"class": data_class, "job_kind": kind}
+        )
+        return Admitted(self, whose, forecast, approval, origin)
+
+    def vetted(
+        self, project: str, user_roles: Sequence[str], text: str, sets: Sequence[str], files: Files
+    ) -> Vetted:
+        """A recipe as it may be run in a project now. `files`: see governance/vetting. Raises NotAllowed, SpecError."""
+        from .recipe import Recipe
+
+        tree = override(read_yaml(text, "the recipe"), list(sets))
+        recipe = parse(Recipe, tree)
+        return vet(recipe, tree.value, Policies(self._site).effective(project), user_roles, files)
+
+    # -- policy -----------------------------------------------------------------------------------------------------
+
+    def _checked(
+        self, caller: Caller, project: str, policy: Effective, wish: Mapping[str, Any]
+    ) -> tuple[str | None, tuple[str, ...]]:
+        """(the class of the rows, where rows are trained on; ids of uploaded files)."""
+        if "recipe" in wish:
+            if wish.get("folder") is not None and not is_operator(caller):
+                raise NotAllowed(
+                    "a recipe's folder is for whoever works on the server itself.", remedy="Leave it out."
+                )
+            if is_operator(caller):
+                return None, ()
+            text = wish["recipe"] if isinstance(wish["recipe"], str) else _text(wish["recipe"])
+            found = self.vetted(
+                project,
+                roles_in(self._site, caller, project),
+                text,
+                wish.get("sets", ()),
+                self._known(project),
+            )
+            return found.data_class, found.files
+        if "training_file" not in wish:
+            return None, ()
+        files = tuple(one for name in ("training_file", "validation_file") if (one := wish.get(name)))
+        for one in files:
+            self._known(project)(one)
+        data_class = str((wish.get("metadata") or {}).get("data_class") or UNCLASSIFIED)
+        deny([
+            *model_refusals(policy, str(wish.get("model"))),
+            *([one] if (one := policy.train(data_class, roles_in(self._site, caller, project))) else []),
+            *([one] if (one := policy.method(_method(wish))) else []),
+        ])  # fmt: skip
+        return data_class, files
+
+    def _known(self, project: str) -> Files:
+        """An uploaded file stays its id: it is put in when the job runs."""
+
+        def file(file_id: str) -> str:
+            if file_id not in self._sizes(project, (file_id,)):
+                raise NotFound(
+                    f"there is no file {file_id[:80]!r} in this project.", remedy="Upload it first."
+                )
+            return file_id
+
+        return file
+
+    def _sizes(self, project: str, files: Sequence[str]) -> dict[str, int]:
+        """The bytes of uploaded files that are there."""
+        if not files:
+            return {}
+        store = self._site.app_of(project, self._site.top.actor).store
+        query = sa.select(uploaded_files.c.id, uploaded_files.c.size_bytes).where(
+            uploaded_files.c.id.in_(list(files)), uploaded_files.c.ended_s.is_(None)
+        )
+        with store.database.reading() as connection:
+            return {row.id: row.size_bytes for row in connection.execute(query)}
+
+    def open_approval(self, connection: sa.Connection, job: Job, approval: Approval) -> None:
+        from dataclasses import replace
+
+        approval = replace(approval, subject=job.id)
+        self._site.store.approvals.enter(connection, approval)
+        told = {"kind": JOB, "subject": job.id, "project": job.project}
+        self._site.store.audit.enter(
+            connection, self._site.top.actor.act("approval.opened", approval.id, told)
+        )
+
+    # -- budgets ----------------------------------------------------------------------------------------------------
+
+    def reserve(self, connection: sa.Connection, job_id: str, whose: Whose, forecast: Wanted) -> None:
+        """Promise what is foreseen. Raises OverBudget with the numbers; then nothing is promised."""
+        rows, now = self._site.store.budgets, time.time()
+        left: dict[str, int] = {}
+        for budget in rows.applying(connection, whose):
+            standing = Standing(budget.amount_micro, *rows.standing(connection, budget, month_of(now)))
+            self._fits(budget, standing, forecast)
+            left[budget.unit] = min(left.get(budget.unit, standing.left_micro), standing.left_micro)
+        for unit, wanted in forecast.first_micro.items():
+            held = min(wanted, left.get(unit, wanted)) if unit in forecast.unknown else wanted
+            hold = Hold(
+                job_id,
+                unit,
+                held,
+                0,
+                whose.organisation,
+                whose.project,
+                whose.user,
+                whose.key_id,
+                month_of(now),
+                now,
+            )
+            rows.hold(connection, hold)
+
+    @staticmethod
+    def _fits(budget: Budget, standing: Standing, forecast: Wanted) -> None:
+        unit, each = budget.unit, "this month" if budget.period == "month" else "in all"
+        if unit not in forecast.first_micro:
+            if unit.startswith(MONEY):
+                raise OverBudget(
+                    f"the budget of {budget.scope} is in {unit.removeprefix(MONEY)}, and what this costs in it is not known.",
+                    remedy="Have the machine's price entered in that currency (prices.yaml), or the budget written in another.",
+                )
+            return
+        wanted = forecast.amounts_micro.get(unit, 0)
+        if not standing.lets_in(wanted):
+            about = f"This would use about {show(wanted, unit)}. " if wanted else ""
+            raise OverBudget(
+                f"the budget of {budget.scope}, {show(budget.amount_micro, unit)} {each}, has {show(max(standing.left_micro, 0), unit)} "
+                f"left: {show(standing.used_micro, unit)} are used and {show(standing.held_micro, unit)} promised. {about}".rstrip(),
+                remedy="Wait for what runs, make the job smaller, or have the budget raised.",
+            )
+
+
+def _text(recipe: Any) -> str:
+    """A recipe that came as plain values, as YAML (JSON is)."""
+    import json
+
+    if not isinstance(recipe, Mapping):
+        raise SpecError(
+            "a recipe is a text of YAML, or an object.", remedy="docs/recipe.md explains every key."
+        )
+    return json.dumps(recipe)
+
+
+def _method(wish: Mapping[str, Any]) -> str:
+    told = wish.get("method")
+    name = told.get("type") if isinstance(told, Mapping) else told
+    return METHODS.get(str(name), str(name)) if name else "sft"

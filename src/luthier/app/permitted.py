@@ -1,0 +1,79 @@
+"""What a caller may in a scope that he names: a project, its organisation, the site, a user or a key. A route's permission is one in the
+caller's project; whoever changes what holds for more than that must hold it there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from luthier.core.errors import NotAllowed, NotFound
+from luthier.governance.access import PERMISSIONS, SITE, permissions_of
+
+from .acting import system_user
+from .site import Caller
+
+if TYPE_CHECKING:
+    from .site import Site
+
+OPERATOR = "local"
+"""The user that stands for whoever works on the server's home itself; he could write its records anyway."""
+
+
+def operator(organisation: str | None = None, project: str | None = None) -> Caller:
+    """Whoever works on the server's home."""
+    return Caller(OPERATOR, system_user(), None, SITE, organisation, project, PERMISSIONS)
+
+
+def is_operator(caller: Caller) -> bool:
+    return caller.user == OPERATOR and caller.key_id is None
+
+
+def project_of(caller: Caller) -> str:
+    """Raises NotFound where none is named."""
+    if caller.project is None:
+        raise NotFound("no project is named.", remedy="Use a key of a project, or send OpenAI-Project.")
+    return caller.project
+
+
+def organisation_of(caller: Caller) -> str:
+    if caller.organisation is None:
+        raise NotFound("no organisation is named.", remedy="Use a key of a project or of an organisation.")
+    return caller.organisation
+
+
+def wider(site: Site, scope: str) -> list[str]:
+    """A scope and those above it, the narrowest first. Of a user, that is the site: he may be in any organisation. Raises NotFound."""
+    if scope == SITE:
+        return [SITE]
+    if scope.startswith("proj_"):
+        return [scope, site.store.accounts.project(scope).organisation, SITE]
+    if scope.startswith(("org_", "user_")):
+        return [scope, SITE]
+    found = site.store.accounts.key(scope)
+    if found is None:
+        raise NotFound(
+            f"there is no scope {scope[:40]!r}.",
+            remedy="Name a project, an organisation, a user, a key's id, or `site`.",
+        )
+    return [scope, *wider(site, found[0].scope)]
+
+
+def roles_in(site: Site, caller: Caller, project: str) -> list[str]:
+    """What he is in a project."""
+    if is_operator(caller):
+        return ["admin"]
+    return site.store.accounts.roles(caller.user, wider(site, project))
+
+
+def need(site: Site, caller: Caller, permission: str, scope: str) -> None:
+    """Raises NotAllowed where he does not hold it in that scope, or his key does not reach it."""
+    if is_operator(caller):
+        return
+    above = wider(site, scope)
+    key = site.store.accounts.key(caller.key_id) if caller.key_id else None
+    reaches = caller.key_id is None or caller.scope in above
+    held = permissions_of(site.store.accounts.roles(caller.user, above), key[0].permissions if key else None)
+    if not reaches or permission not in held:
+        raise NotAllowed(
+            f"{permission!r} is not held in {scope}.",
+            remedy="Ask an admin of that scope, or use a key that reaches it.",
+        )

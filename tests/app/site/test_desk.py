@@ -1,0 +1,93 @@
+"""What is let in: vetted, within policy, and within every budget; nothing that is refused leaves a trace of a job."""
+
+import pytest
+
+from luthier.app.permitted import operator
+from luthier.core.errors import NotAllowed, OverBudget, SpecError
+from luthier.cost.quota import MICRO
+
+WISH = {"model": "smollm2-135m-instruct", "training_file": "file-abc", "hyperparameters": {"n_epochs": 2}}
+RECIPE = "{name: router, base: smollm2-135m-instruct, data: {sources: [{files: file-abc}]}}"
+
+
+@pytest.fixture(autouse=True)
+def _rows(upload):
+    upload("file-abc", 3_000)  # 1,000 tokens an epoch
+
+
+def jobs(site, caller):
+    return site.jobs.list(caller)[0]
+
+
+def test_a_job_is_foreseen_and_its_part_promised(site, admin, trainer):
+    site.budgets.add(admin, "project", "tokens", 4_500)
+    job = site.jobs.submit(trainer, "fine_tune", WISH)
+    held = {one.unit: one.held_micro for one in site.store.budgets.held_by(job.id)}
+    # how long it takes is not known, so a quarter of an hour at 2 EUR is promised
+    assert held == {"tokens": 2_000 * MICRO, "money:EUR": MICRO // 2}
+    site.jobs.submit(trainer, "fine_tune", WISH)
+    with pytest.raises(OverBudget, match="500 tokens left.*4,000 tokens promised"):
+        site.jobs.submit(trainer, "fine_tune", WISH)
+    assert len(jobs(site, trainer)) == 2
+
+
+@pytest.mark.parametrize("site", ["sqlite", "postgres"], indirect=True)
+def test_every_scope_counts(site, admin, trainer, join):
+    site.budgets.add(operator(), trainer.user, "tokens", 2_000)
+    site.budgets.add(admin, trainer.key_id, "tokens", 9_000)
+    site.budgets.add(operator(), "site", "tokens", 3_999)
+    site.jobs.submit(trainer, "fine_tune", WISH)
+    with pytest.raises(OverBudget, match=trainer.user):
+        site.jobs.submit(trainer, "fine_tune", WISH)
+    with pytest.raises(OverBudget, match="of site"):
+        site.jobs.submit(join("other", "trainer"), "fine_tune", WISH)
+
+
+def test_a_budget_in_a_currency_that_nothing_is_priced_in_lets_nothing_in(site, admin, trainer):
+    site.budgets.add(admin, "project", "money:USD", 100)
+    with pytest.raises(OverBudget, match="in USD"):
+        site.jobs.submit(trainer, "fine_tune", WISH)
+
+
+def test_the_same_request_twice_is_promised_once(site, admin, trainer):
+    site.budgets.add(admin, "project", "tokens", 2_000)
+    first = site.jobs.submit(trainer, "fine_tune", WISH, once=("a", "0" * 64))
+    assert site.jobs.submit(trainer, "fine_tune", WISH, once=("a", "0" * 64)).id == first.id
+    assert site.budgets.list(admin)[0]["promised"] == 2_000
+
+
+def test_recipes_of_clients_are_vetted_and_the_operators_are_not(site, admin, trainer):
+    site.jobs.submit(trainer, "recipe", {"recipe": RECIPE, "sets": ["train.epochs=1"], "folder": None})
+    for wish in (
+        {"recipe": RECIPE.replace("file-abc", "/etc/passwd"), "sets": [], "folder": None},
+        {"recipe": RECIPE, "sets": ["data.sources.0.files=/etc/passwd"], "folder": None},
+        {"recipe": RECIPE.replace("file-abc", "file-none"), "sets": []},
+        {"recipe": RECIPE, "sets": [], "folder": "/srv"},
+        {**WISH, "training_file": "file-none"},
+        {**WISH, "model": "/srv/models/x"},
+        {**WISH, "model": "owner/name"},
+    ):
+        with pytest.raises((NotAllowed, SpecError)) if "recipe" in wish else pytest.raises(Exception, match="file-none|base"):
+            site.jobs.submit(trainer, "any", wish)
+    assert len(jobs(site, trainer)) == 1
+    mine = operator(admin.organisation, admin.project)
+    site.jobs.submit(mine, "recipe", {"recipe": RECIPE.replace("file-abc", "rows.jsonl"), "sets": [], "folder": "/srv"})
+
+
+def test_files_are_put_in_when_it_runs(site, admin):
+    from luthier.app.desk import Desk
+
+    found = Desk(site).vetted(admin.project, ["trainer"], RECIPE, ["train.epochs=1"], lambda one: f"{one}/rows.jsonl")
+    assert found.written["data"]["sources"] == [{"files": "file-abc/rows.jsonl"}]
+    assert found.written["train"] == {"epochs": 1}
+
+
+def test_classes_methods_and_roles(site, admin, trainer, join):
+    site.policies.lay(admin, "project", "methods: [sft]\ndata: {public: {}, unclassified: {roles: [admin]}}", "rules")
+    with pytest.raises(NotAllowed, match="'unclassified' is for admin"):
+        site.jobs.submit(trainer, "fine_tune", WISH)
+    public = {**WISH, "metadata": {"data_class": "public"}}
+    site.jobs.submit(trainer, "fine_tune", public)
+    with pytest.raises(NotAllowed, match="method 'dpo'"):
+        site.jobs.submit(trainer, "fine_tune", {**public, "method": {"type": "dpo"}})
+    site.jobs.submit(admin, "fine_tune", {**WISH, "method": {"type": "supervised"}})
