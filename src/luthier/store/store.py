@@ -33,6 +33,7 @@ from .database import Database
 from .files import explained, fsync_folder, sha256_of
 from .jobs import Jobs
 from .ledger import Ledger
+from .objects import Objects
 from .rollouts import Rollouts
 from .tombstones import Tombstones
 from .traffic import Traffic
@@ -57,6 +58,7 @@ class Store:
         self.rollouts = Rollouts(database, self.audit)
         self.accounts = Accounts(database, self.audit)
         self.jobs = Jobs(database, self.audit)
+        self.objects = Objects(database, self.audit)
         self.database = database
 
     @classmethod

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from luthier.app.site import Site
+    from luthier.server.keys import Opens
     from luthier.server.router import Router
     from luthier.server.watch import Observer
 
@@ -41,8 +42,14 @@ def create_platform(
     allowed_hosts: Collection[str] = (),
     limits: Limits = _LIMITS,
     observers: Sequence[Observer] = (),
+    keys: Opens | None = None,
 ) -> FastAPI:
-    """The app. Starts no job: reconcilers run beside it."""
+    """The app. Starts no job: reconcilers run beside it. `keys`: in place of the site's own."""
     return create_app(
-        models, Ring(site), allowed_hosts=allowed_hosts, limits=limits, observers=observers, parts=parts(site)
+        models,
+        keys or Ring(site),
+        allowed_hosts=allowed_hosts,
+        limits=limits,
+        observers=observers,
+        parts=parts(site),
     )
