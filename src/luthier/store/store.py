@@ -37,6 +37,7 @@ from .objects import Objects
 from .rollouts import Rollouts
 from .tombstones import Tombstones
 from .traffic import Traffic
+from .webhooks import Webhooks
 
 
 def default_url(home: Path) -> str:
@@ -59,6 +60,7 @@ class Store:
         self.accounts = Accounts(database, self.audit)
         self.jobs = Jobs(database, self.audit)
         self.objects = Objects(database, self.audit)
+        self.webhooks = Webhooks(database, self.audit)
         self.database = database
 
     @classmethod

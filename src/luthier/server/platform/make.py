@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _LIMITS = Limits()
 PARTS: dict[str, str] = {
     "jobs": "luthier.server.platform.jobs:JobRoutes",
+    "webhooks": "luthier.server.platform.webhooks:WebhookRoutes",
 }
 """Part: module and class. The class takes the site and has `ROUTES`."""
 
