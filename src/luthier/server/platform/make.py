@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _LIMITS = Limits()
 PARTS: dict[str, str] = {
     "jobs": "luthier.server.platform.jobs:JobRoutes",
+    "graders": "luthier.server.platform.graders:GraderRoutes",
+    "evals": "luthier.server.platform.evals:EvalRoutes",
     "webhooks": "luthier.server.platform.webhooks:WebhookRoutes",
 }
 """Part: module and class. The class takes the site and has `ROUTES`."""
