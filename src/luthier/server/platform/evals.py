@@ -117,7 +117,7 @@ class EvalRoutes:
     async def runs(self, request: Request, eval_id: str) -> Response:
         states = ("queued", "in_progress", "completed", "canceled", "failed")
         asked = asked_page(request, {"order": ORDER, "status": states})
-        return await answered(_paged, self._evals.runs, caller(request), eval_id, **asked)
+        return await answered(lambda: _paged(self._evals.runs, caller(request), eval_id, **asked))
 
     async def get_run(self, request: Request, eval_id: str, run_id: str) -> Response:
         return await answered(self._with_link, request, self._evals.get_run, caller(request), eval_id, run_id)
@@ -130,7 +130,7 @@ class EvalRoutes:
 
     async def items(self, request: Request, eval_id: str, run_id: str) -> Response:
         asked = asked_page(request, {"order": ORDER, "status": ("pass", "fail", "error")})
-        return await answered(_paged, self._evals.items, caller(request), eval_id, run_id, **asked)
+        return await answered(lambda: _paged(self._evals.items, caller(request), eval_id, run_id, **asked))
 
     async def item(self, request: Request, eval_id: str, run_id: str, item_id: str) -> Response:
         return await answered(self._evals.item, caller(request), eval_id, run_id, item_id)
