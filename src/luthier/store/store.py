@@ -37,12 +37,14 @@ from .files import explained, fsync_folder, sha256_of
 from .jobs import Jobs
 from .leases import Leases
 from .ledger import Ledger
+from .objects import Objects
 from .policies import Policies
 from .rollouts import Rollouts
 from .schedules import Schedules
 from .sessions import Sessions
 from .tombstones import Tombstones
 from .traffic import Traffic
+from .webhooks import Webhooks
 
 
 def default_url(home: Path) -> str:
@@ -71,6 +73,8 @@ class Store:
         self.budgets = Budgets(database, self.audit)
         self.policies = Policies(database, self.audit)
         self.approvals = Approvals(database, self.audit)
+        self.objects = Objects(database, self.audit)
+        self.webhooks = Webhooks(database, self.audit)
         self.database = database
 
     @classmethod

@@ -414,6 +414,10 @@ webhooks = sa.Table(
     sa.Column("events", sa.JSON, nullable=False),
     sa.Column("by", sa.String(64), nullable=False),
     sa.Column("created_s", sa.Float, nullable=False),
+    sa.Column("title", sa.String(200), nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),  # of its secret
+    sa.Column("changed_s", sa.Float, nullable=False),
+    sa.Column("previous_until_s", sa.Float, nullable=True),  # how long the secret before signs too
     sa.Column("ended_s", sa.Float, nullable=True),
 )
 deliveries = sa.Table(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from luthier.app.site import Site
+    from luthier.server.keys import Opens
     from luthier.server.router import Router
     from luthier.server.watch import Observer
 
@@ -27,6 +28,9 @@ PARTS: dict[str, str] = {
     "login": "luthier.server.platform.login:LoginRoutes",
     "audit": "luthier.server.platform.audit:AuditRoutes",
     "jobs": "luthier.server.platform.jobs:JobRoutes",
+    "graders": "luthier.server.platform.graders:GraderRoutes",
+    "evals": "luthier.server.platform.evals:EvalRoutes",
+    "webhooks": "luthier.server.platform.webhooks:WebhookRoutes",
 }
 """Part: module and class. The class takes the site and has `ROUTES`."""
 
@@ -47,12 +51,14 @@ def create_platform(
     allowed_hosts: Collection[str] = (),
     limits: Limits = LIMITS,
     observers: Sequence[Observer] = (),
+    keys: Opens | None = None,
 ) -> FastAPI:
-    """The app. Starts no job: reconcilers run beside it. Raises SpecError for a `login.yaml` that says what cannot be."""
+    """The app. Starts no job: reconcilers run beside it. `keys`: in place of the site's own. Raises SpecError for a `login.yaml` that
+    says what cannot be."""
     login = Login.of(site)
     return create_app(
         models,
-        Ring(site),
+        keys or Ring(site),
         allowed_hosts=allowed_hosts,
         limits=limits,
         observers=observers,

@@ -238,6 +238,10 @@ def upgrade() -> None:
         sa.Column("events", sa.JSON, nullable=False),
         sa.Column("by", sa.String(64), nullable=False),
         sa.Column("created_s", sa.Float, nullable=False),
+        sa.Column("title", sa.String(200), nullable=False),
+        sa.Column("generation", sa.Integer, nullable=False),
+        sa.Column("changed_s", sa.Float, nullable=False),
+        sa.Column("previous_until_s", sa.Float, nullable=True),
         sa.Column("ended_s", sa.Float, nullable=True),
     )
     op.create_table(

@@ -1,0 +1,161 @@
+"""Evals, runs and output items as OpenAI's clients ask for them. Cancelling has two paths: clients of different ages use either."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from fastapi import Request
+from fastapi.responses import Response
+from pydantic import AfterValidator
+
+from luthier.app.eval_spec import Config, Criteria, Metadata, RunSource, Title, own_names
+from luthier.app.evals import Evals, Page
+from luthier.server.errors import ApiError
+from luthier.server.parts import Wire, checked
+from luthier.server.routes import Route
+
+from .asked import answered, body_of, caller
+from .listing import asked_page, page
+
+if TYPE_CHECKING:
+    from luthier.app.site import Caller, Site
+
+READ, WRITE = "evals.read", "evals.write"
+ORDER = ("asc", "desc")
+LONGEST_KEY = 255
+_EVAL = "/v1/evals/{eval_id}"
+_RUN = _EVAL + "/runs/{run_id}"
+
+
+class Created(Wire):
+    data_source_config: Config
+    testing_criteria: Annotated[Criteria, AfterValidator(own_names)]
+    name: Title | None = None
+    metadata: Metadata | None = None
+
+
+class Updated(Wire):
+    name: Title | None = None
+    metadata: Metadata | None = None
+
+
+class Run(Wire):
+    data_source: RunSource
+    name: Title | None = None
+    metadata: Metadata | None = None
+
+
+class EvalRoutes:
+    ROUTES: ClassVar = (
+        Route("POST", "/v1/evals", "create", WRITE),
+        Route("GET", "/v1/evals", "list", READ),
+        Route("GET", _EVAL, "get", READ),
+        Route("POST", _EVAL, "update", WRITE),
+        Route("DELETE", _EVAL, "delete", WRITE),
+        Route("POST", _EVAL + "/runs", "run", WRITE),
+        Route("GET", _EVAL + "/runs", "runs", READ),
+        Route("GET", _RUN, "get_run", READ),
+        Route("POST", _RUN, "cancel", WRITE),
+        Route("POST", _RUN + "/cancel", "cancel", WRITE),
+        Route("DELETE", _RUN, "delete_run", WRITE),
+        Route("GET", _RUN + "/output_items", "items", READ),
+        Route("GET", _RUN + "/output_items/{item_id}", "item", READ),
+        Route("GET", "/luthier" + _RUN + "/report", "report", READ),
+    )
+
+    def __init__(self, site: Site) -> None:
+        self._evals = Evals(site)
+
+    async def create(self, request: Request) -> Response:
+        given = await body_of(request)
+        body = checked(Created, given)
+        return await answered(
+            self._evals.create,
+            caller(request),
+            name=body.name,
+            config=body.data_source_config,
+            criteria=given["testing_criteria"],
+            metadata=body.metadata,
+            status=201,
+        )
+
+    async def list(self, request: Request) -> Response:
+        asked = asked_page(request, {"order": ORDER, "order_by": ("created_at", "updated_at")})
+        return await answered(_paged, self._evals.list, caller(request), **asked)
+
+    async def get(self, request: Request, eval_id: str) -> Response:
+        return await answered(self._evals.get, caller(request), eval_id)
+
+    async def update(self, request: Request, eval_id: str) -> Response:
+        body = checked(Updated, await body_of(request))
+        return await answered(
+            self._evals.update, caller(request), eval_id, name=body.name, metadata=body.metadata
+        )
+
+    async def delete(self, request: Request, eval_id: str) -> Response:
+        return await answered(self._evals.delete, caller(request), eval_id)
+
+    async def run(self, request: Request, eval_id: str) -> Response:
+        given = await body_of(request)
+        body = checked(Run, given)
+        return await answered(
+            self._with_link,
+            request,
+            self._evals.run,
+            caller(request),
+            eval_id,
+            name=body.name,
+            wish=body.data_source,
+            source=given["data_source"],
+            metadata=body.metadata,
+            once=_once(request, eval_id, given),
+            status=201,
+        )
+
+    async def runs(self, request: Request, eval_id: str) -> Response:
+        states = ("queued", "in_progress", "completed", "canceled", "failed")
+        asked = asked_page(request, {"order": ORDER, "status": states})
+        return await answered(lambda: _paged(self._evals.runs, caller(request), eval_id, **asked))
+
+    async def get_run(self, request: Request, eval_id: str, run_id: str) -> Response:
+        return await answered(self._with_link, request, self._evals.get_run, caller(request), eval_id, run_id)
+
+    async def cancel(self, request: Request, eval_id: str, run_id: str) -> Response:
+        return await answered(self._with_link, request, self._evals.cancel, caller(request), eval_id, run_id)
+
+    async def delete_run(self, request: Request, eval_id: str, run_id: str) -> Response:
+        return await answered(self._evals.delete_run, caller(request), eval_id, run_id)
+
+    async def items(self, request: Request, eval_id: str, run_id: str) -> Response:
+        asked = asked_page(request, {"order": ORDER, "status": ("pass", "fail", "error")})
+        return await answered(lambda: _paged(self._evals.items, caller(request), eval_id, run_id, **asked))
+
+    async def item(self, request: Request, eval_id: str, run_id: str, item_id: str) -> Response:
+        return await answered(self._evals.item, caller(request), eval_id, run_id, item_id)
+
+    async def report(self, request: Request, eval_id: str, run_id: str) -> Response:
+        return await answered(self._evals.report, caller(request), eval_id, run_id)
+
+    @staticmethod
+    def _with_link(request: Request, work: Any, *given: Any, **named: Any) -> dict[str, Any]:
+        """`report_url` as seen by who asks; the guard has seen to it that the host is ours."""
+        told = work(*given, **named)
+        return {**told, "report_url": f"{str(request.base_url).rstrip('/')}{told['report_url']}"}
+
+
+def _paged(work: Any, who: Caller, *given: Any, **asked: Any) -> dict[str, Any]:
+    found: Page = work(who, *given, **asked)
+    return page(*found)
+
+
+def _once(request: Request, eval_id: str, body: dict[str, Any]) -> tuple[str, str] | None:
+    """What the client calls this request, where it does, and what it was."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= LONGEST_KEY:
+        raise ApiError(400, "invalid_value", f"An Idempotency-Key has 1 to {LONGEST_KEY} characters.")
+    told = json.dumps([eval_id, body], sort_keys=True).encode("utf-8", "surrogatepass")
+    return f"eval_run:{key}", hashlib.sha256(told).hexdigest()
