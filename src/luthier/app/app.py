@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .searching import Searched
     from .selecting import Selected
     from .traffic import Traffic
+    from .uploaded import Uploaded
 
 
 class App:
@@ -98,6 +99,13 @@ class App:
     def traffic(self) -> Traffic:
         """What served models were asked and answered, where that is kept."""
         from .traffic import Traffic as Verbs
+
+        return Verbs(self)
+
+    @property
+    def uploaded(self) -> Uploaded:
+        """Files that people put in."""
+        from .uploaded import Uploaded as Verbs
 
         return Verbs(self)
 

@@ -33,9 +33,12 @@ if TYPE_CHECKING:
     from .accounts import Accounts
     from .approvals import Approvals
     from .budgets import Budgets
+    from .fine_tuning import FineTuning
     from .jobs import Jobs
     from .jobs.observing import Observer
     from .policies import Policies
+    from .project_models import ProjectModels
+    from .sharing import Sharing
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,6 @@ class Site:
 
     @property
     def jobs(self) -> Jobs:
-        from .jobs import Jobs
 
         return Jobs(self)
 
@@ -139,6 +141,24 @@ class Site:
         from .budgets import Budgets
 
         return Budgets(self)
+
+    @property
+    def fine_tuning(self) -> FineTuning:
+        from .fine_tuning import FineTuning
+
+        return FineTuning(self)
+
+    @property
+    def sharing(self) -> Sharing:
+        from .sharing import Sharing
+
+        return Sharing(self)
+
+    @property
+    def models(self) -> ProjectModels:
+        from .project_models import ProjectModels
+
+        return ProjectModels(self)
 
     # -- projects ---------------------------------------------------------------------------------------------------
 

@@ -35,15 +35,18 @@ from .catalog import Catalog
 from .database import Database
 from .files import explained, fsync_folder, sha256_of
 from .jobs import Jobs
+from .kept import Kept
 from .leases import Leases
 from .ledger import Ledger
 from .objects import Objects
 from .policies import Policies
+from .retries import Retries
 from .rollouts import Rollouts
 from .schedules import Schedules
 from .sessions import Sessions
 from .tombstones import Tombstones
 from .traffic import Traffic
+from .uploaded import Uploaded
 from .webhooks import Webhooks
 
 
@@ -75,6 +78,8 @@ class Store:
         self.approvals = Approvals(database, self.audit)
         self.objects = Objects(database, self.audit)
         self.webhooks = Webhooks(database, self.audit)
+        self.retries = Retries(database)
+        self.uploaded = Uploaded(database, self.audit, Kept(blobs, home / "work" / "arriving"))
         self.database = database
 
     @classmethod

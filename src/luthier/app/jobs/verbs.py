@@ -51,6 +51,7 @@ class Jobs:
         wish: Mapping[str, Any],
         *,
         prefix: str = "job-",
+        id: str | None = None,
         shown: Mapping[str, Any] | None = None,
         priority: int = 0,
         resources: Mapping[str, Any] | None = None,
@@ -61,13 +62,13 @@ class Jobs:
         also: Callable[[sa.Connection], None] | None = None,
         schedule: str | None = None,
     ) -> Job:
-        """Durable on return. `once`: see store.jobs.Jobs.submit. Raises SpecError for numbers out of bounds, NotAllowed for what policy
+        """Durable on return. `id`: made by the caller, in place of one made here. `once`: see store.jobs.Jobs.submit. Raises SpecError for numbers out of bounds, NotAllowed for what policy
         denies, OverBudget where a budget has not enough left."""
         check_priority(caller, priority)
         check_numbers(resources or {}, most_attempts)
         admitted = Desk(self._site).admit(caller, kind, wish, resources)
         job = Job(
-            f"{prefix}{secrets.token_hex(12)}", project_of(caller), kind, wish, caller.user, time.time(), caller.key_id,
+            id or f"{prefix}{secrets.token_hex(12)}", project_of(caller), kind, wish, caller.user, time.time(), caller.key_id,
             state="held" if admitted.held else "queued", priority=priority, shown=shown or {}, resources=resources or {},
             not_before_s=not_before_s, most_attempts=most_attempts, schedule=schedule,
         )  # fmt: skip

@@ -31,6 +31,10 @@ PARTS: dict[str, str] = {
     "graders": "luthier.server.platform.graders:GraderRoutes",
     "evals": "luthier.server.platform.evals:EvalRoutes",
     "webhooks": "luthier.server.platform.webhooks:WebhookRoutes",
+    "files": "luthier.server.platform.files:FileRoutes",
+    "uploads": "luthier.server.platform.uploads:UploadRoutes",
+    "fine_tuning": "luthier.server.platform.fine_tuning:FineTuningRoutes",
+    "models": "luthier.server.platform.models:ModelRoutes",
 }
 """Part: module and class. The class takes the site and has `ROUTES`."""
 
