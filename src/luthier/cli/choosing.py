@@ -44,7 +44,7 @@ def advise(recipe: Path, sets: tuple[str, ...], no_probe: bool, as_json: bool) -
     eyes = watch()
     try:
         with stop_on_signals(eyes.say) as stop:
-            found = app().advise(recipe, sets, probe=not no_probe, watch=eyes, stop=stop)
+            found = app().recipes.advise(recipe, sets, probe=not no_probe, watch=eyes, stop=stop)
     finally:
         eyes.close()
     put_json(found.plain()) if as_json else print_advice(found, str(recipe))
@@ -82,7 +82,7 @@ def select(
 
     Test figures are never looked at: who chooses by them has used them up. To measure two that were chosen: luthier compare.
     """
-    found = app().select(refs, recipe=recipe, overrides=sets, metric=metric, rule=rule, name=name)
+    found = app().models.select(refs, recipe=recipe, overrides=sets, metric=metric, rule=rule, name=name)
     put_json(found.plain()) if as_json else print_selected(found)
 
 
@@ -94,9 +94,9 @@ def select(
 @told
 def report(ref: str, png: bool, out: Path | None, as_json: bool) -> None:
     """Where the page of REF is (a release's name or name@version; NAME-search for a search), and its drawings as PNG."""
-    door = app()
-    page = door.page(ref)
-    files = door.pictures(ref, out) if png or out is not None else []
+    records = app().records
+    page = records.page(ref)
+    files = records.pictures(ref, out) if png or out is not None else []
     if as_json:
         put_json({"report": str(page), "pictures": [str(path) for path in files]})
         return

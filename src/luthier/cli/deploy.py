@@ -52,7 +52,9 @@ def render(
 ) -> None:
     """Write REF out for a target. No secret is written: files say where they are to be found. README.md says how to go on and
     what has not been checked."""
-    done = app().render(ref, target, folder, image=image, namespace=namespace, replicas=replicas, gpus=gpus)
+    done = app().models.render(
+        ref, target, folder, image=image, namespace=namespace, replicas=replicas, gpus=gpus
+    )
     if as_json:
         put_json(asdict(done))
         return

@@ -53,7 +53,7 @@ def harness(
     eyes = watch()
     try:
         with stop_on_signals(eyes.say) as stop:
-            found = app().harness(
+            found = app().models.harness(
                 ref, names, include=include, limit=limit, shots=shots, chat=not no_chat_template, network=network,
                 watch=eyes, stop=stop,
             )  # fmt: skip

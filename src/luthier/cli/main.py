@@ -65,7 +65,7 @@ def main() -> None:
 @told
 def init(data_file: str, base: str, name: str | None, output: Path | None, as_json: bool) -> None:
     """Propose a commented recipe for DATA_FILE: what its columns mean, which task, how to split."""
-    text = app().init(data_file, base=base, name=name, folder=output.parent if output else None)
+    text = app().recipes.init(data_file, base=base, name=name, folder=output.parent if output else None)
     if output:
         try:
             with output.open("x", encoding="utf-8") as handle:
@@ -103,7 +103,7 @@ def plan(recipe: Path, sets: tuple[str, ...], no_probe: bool, as_json: bool) -> 
     eyes = watch()
     try:
         with stop_on_signals(eyes.say) as stop:
-            result = app().plan(recipe, sets, probe=not no_probe, watch=eyes, stop=stop)
+            result = app().recipes.plan(recipe, sets, probe=not no_probe, watch=eyes, stop=stop)
     finally:
         eyes.close()
     put_json(result.plain()) if as_json else print_plan(result)
@@ -130,7 +130,7 @@ def profile(recipe: Path, sets: tuple[str, ...], steps: int, as_json: bool) -> N
     eyes = watch()
     try:
         with stop_on_signals(eyes.say) as stop:
-            result = app().profile(recipe, sets, steps=steps, watch=eyes, stop=stop)
+            result = app().recipes.profile(recipe, sets, steps=steps, watch=eyes, stop=stop)
     finally:
         eyes.close()
     put_json(result.plain()) if as_json else print_profile(result)
@@ -173,7 +173,7 @@ def run(
     eyes = watch()
     try:
         with stop_on_signals(eyes.say) as stop:
-            result = app().run(recipe, sets, fresh=fresh, waive=asked, watch=eyes, stop=stop)
+            result = app().recipes.run(recipe, sets, fresh=fresh, waive=asked, watch=eyes, stop=stop)
     finally:
         eyes.close()
     put_json(result.plain()) if as_json else print_run(result)
@@ -208,7 +208,7 @@ def search(
     eyes = watch()
     try:
         with stop_on_signals(eyes.say) as stop:
-            result = app().search(
+            result = app().recipes.search(
                 recipe, sets, join=join, workers=workers, techniques=techniques, watch=eyes, stop=stop
             )
     finally:
@@ -236,7 +236,7 @@ def merge(written: Path, sets: tuple[str, ...], as_json: bool) -> None:
     eyes = watch()
     try:
         with stop_on_signals(eyes.say) as stop:
-            result = app().merge(written, sets, watch=eyes, stop=stop)
+            result = app().recipes.merge(written, sets, watch=eyes, stop=stop)
     finally:
         eyes.close()
     put_json(result.plain()) if as_json else print_merged(result)
@@ -251,7 +251,7 @@ def compare(one: str, other: str, as_json: bool) -> None:
     """ONE against OTHER (releases or reports), on the test rows that both were asked: what is better, and how sure is that."""
     from .tables import print_comparison
 
-    found = app().compare(one, other)
+    found = app().models.compare(one, other)
     put_json(found.plain()) if as_json else print_comparison(found)
 
 
@@ -264,7 +264,7 @@ def show(ref: str, verify: bool, as_json: bool) -> None:
     """One artifact, whole: REF is a name, name@version, or the first digits of a digest."""
     from .tables import print_artifact
 
-    found = app().show(ref, verify=verify)
+    found = app().records.show(ref, verify=verify)
     put_json(found) if as_json else print_artifact(found)
     if found.get("damaged"):
         sys.exit(5)
@@ -284,7 +284,7 @@ def lineage(ref: str, all_rows: bool, as_json: bool) -> None:
 
     from .tables import print_lineage
 
-    found = app().lineage(ref, all_rows=all_rows)
+    found = app().records.lineage(ref, all_rows=all_rows)
     put_json(asdict(found)) if as_json else print_lineage(found)
 
 
@@ -307,7 +307,7 @@ def list_(
     """
     from .tables import print_list
 
-    rows = app().listing(kind, tags=tags, owner=owner, purpose=purpose)
+    rows = app().records.listing(kind, tags=tags, owner=owner, purpose=purpose)
     if not rows and (tags or owner or purpose) and not as_json:
         put("nothing here has such a tag, owner or purpose (data.about in a recipe)")
         return
@@ -460,7 +460,7 @@ def export(ref: str, folder: Path, form: str, as_json: bool) -> None:
     eyes = watch()
     try:
         with stop_on_signals(eyes.say) as stop:
-            done = app().export(ref, folder, form=form, watch=eyes, stop=stop)
+            done = app().models.export(ref, folder, form=form, watch=eyes, stop=stop)
     finally:
         eyes.close()
     if as_json:
@@ -483,7 +483,7 @@ def verify(folder: Path, as_json: bool) -> None:
 
     from .file_tables import print_verdict
 
-    found = app().verify(folder)
+    found = app().models.verify(folder)
     put_json({**asdict(found), "sound": found.sound}) if as_json else print_verdict(found)
     if not found.sound:
         sys.exit(4)
