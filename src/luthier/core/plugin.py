@@ -116,7 +116,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sagemaker": "luthier.deployment.targets.sagemaker:render",
         "azureml": "luthier.deployment.targets.azureml:render",
     },
-    "job": {},
+    "job": {
+        "verb": "luthier.app.verbs:run",
+    },
     "engine": {
         "transformers": "luthier.serving.transformers_engine:TransformersEngine",
         "llamacpp": "luthier.serving.llamacpp_engine:LlamaCppEngine",

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 _LIMITS = Limits()
 PARTS: dict[str, str] = {
     "jobs": "luthier.server.platform.jobs:JobRoutes",
+    "following": "luthier.server.platform.following:FollowRoutes",
+    "passing": "luthier.server.platform.passing:PassingRoutes",
+    "verbs": "luthier.server.platform.verbs:VerbRoutes",
 }
-"""Part: module and class. The class takes the site and has `ROUTES`."""
+"""Part: module and class. The class takes the site and has `ROUTES`, and `DESCRIBED` where more can be said of them (routes.Described)."""
 
 
 def parts(site: Site) -> list[Part]:
@@ -30,7 +33,7 @@ def parts(site: Site) -> list[Part]:
     for target in PARTS.values():
         module, _, name = target.partition(":")
         part: Any = getattr(import_module(module), name)
-        made.append(Part(part.ROUTES, part(site)))
+        made.append(Part(part.ROUTES, part(site), getattr(part, "DESCRIBED", {})))
     return made
 
 
