@@ -20,12 +20,14 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.errors import SpecError
+from luthier.core.errors import LuthierError, SpecError
 from luthier.core.verbs import VERBS, Sent, Verb, Wish, Written
+from luthier.deployment.rollout import Rollout
 
 from .context import Silent, Watch
 from .passing import Passing
 from .places import refuse
+from .rollouts import plain as line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,16 +36,34 @@ if TYPE_CHECKING:
     from .jobs.attempt import Attempt
 
 
-def here(app: App, name: str, **given: Any) -> Any:
-    """The plain result."""
-    return _plain(VERBS[name], _method(app, VERBS[name])(**given))
+def here(app: App, name: str, /, *given: Any, **named: Any) -> Any:
+    """The plain result. Where App asks who takes a step and nobody is named, it is who acts; `watch` and `stop` are for verbs that take
+    them."""
+    verb = VERBS[name]
+    method = getattr(getattr(app, verb.noun), verb.method)
+    taken = signature(method).parameters
+    if "by" in taken and named.get("by") is None:
+        named["by"] = asked_by(app)
+    named = {k: v for k, v in named.items() if k in taken or k not in ("watch", "stop")}
+    return _plain(verb, method(*given, **named))
 
 
 def done(
     app: App, name: str, wish: Wish, folder: Path, watch: Watch | None = None, stop: threading.Event | None = None
 ) -> dict[str, Any]:  # fmt: skip
     """{"result", "files"}. `folder` is this verb's alone; what was sent is placed there, and what it writes is taken from there."""
-    verb = VERBS[name]
+    try:
+        return _done(app, VERBS[name], wish, folder, watch, stop)
+    except LuthierError as error:  # whoever sent a file knows it by its name
+        for attribute in ("message", "remedy"):
+            if (said := getattr(error, attribute)) is not None:
+                setattr(error, attribute, said.replace(f"{folder / 'in'}/", "").replace(f"{folder}/", ""))
+        raise
+
+
+def _done(
+    app: App, verb: Verb, wish: Wish, folder: Path, watch: Watch | None, stop: threading.Event | None
+) -> dict[str, Any]:  # fmt: skip
     given: dict[str, Any] = {}
     for field in type(wish).model_fields:
         given[field] = _placed(app, getattr(wish, field), folder / "in")
@@ -71,6 +91,8 @@ def done(
     if verb.into is not None:
         made = sorted(path for path in (folder / "out").rglob("*") if path.is_file())
         files = [passing.enter(path, path.relative_to(folder / "out").as_posix()).plain() for path in made]
+        if isinstance(result, list):
+            result = [one["name"] for one in files]
     return {"result": result, "files": files}
 
 
@@ -196,6 +218,8 @@ def plain(found: Any) -> Any:
             return {str(key): plain(value) for key, value in found.items()}
         case list() | tuple() | set():
             return [plain(one) for one in found]
+    if isinstance(found, Rollout):
+        return plain(line(found))
     if hasattr(found, "plain"):
         return plain(found.plain())
     return plain(asdict(found)) if is_dataclass(found) and not isinstance(found, type) else found

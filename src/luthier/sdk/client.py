@@ -90,8 +90,13 @@ class _Either:
         """Send a file ahead; its SHA-256."""
         return self._drive(flows.sent(path))
 
-    def models_served(self) -> Any:
-        return self._drive(flows.asked(flows.Ask("GET", "/v1/models")))
+    def cancel(self, job_id: str) -> Any:
+        """Ask a job to stop for good: the job."""
+        return self._drive(flows.asked(flows.Ask("POST", f"/luthier/v1/jobs/{job_id}/cancel")))
+
+    def me(self) -> Any:
+        """Who the server takes this key for. Raises SpecError where it takes it for nobody."""
+        return self._drive(flows.me())
 
 
 class Client(_Either):

@@ -253,6 +253,8 @@ def _taken(verb: Verb, told: Mapping[str, Any], into: Path | None) -> Flow:
             yield from fetched(one, _inside(into, one["name"]))
         if isinstance(result, dict):
             result |= {key: str(into) for key in verb.here if key in result}
+        elif isinstance(result, list):
+            result = [str(_inside(into, one)) for one in result]
     return result
 
 
@@ -293,6 +295,15 @@ def sent(path: Path) -> Flow:
                 f"{path} was changed while it was sent.", remedy="Send it again when it is finished."
             )
     return sha256
+
+
+def me() -> Flow:
+    """A server without accounts only says what it serves, to whoever has a key."""
+    try:
+        return (yield from asked(Ask("GET", "/luthier/v1/me")))
+    except NotFound:
+        served = yield from asked(Ask("GET", "/v1/models"))
+        return {"models": len(served["data"])}
 
 
 def verb_of(name: str) -> Verb:

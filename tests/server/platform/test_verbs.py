@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 import uvicorn
@@ -20,7 +18,6 @@ from luthier.app.site import Site
 from luthier.core.artifact import key_of
 from luthier.core.errors import LuthierError
 from luthier.core.verbs import VERBS
-from luthier.data.records import RECORD
 from luthier.evaluation import predictions
 from luthier.server.platform.make import create_platform
 from luthier.store.jobs import told
@@ -38,13 +35,20 @@ data:
   rules: {quality: [normalize, drop_empty, deduplicate]}
   split: {validation: 0.15, test: 0.25}
 """
-MERGE = "models: [desk@1, desk@2]\n"
+MERGE = "models: [none@1, desk@2]\n"
 QUEUES = ("billing", "delivery", "technical")
 
 
 def furnish(app, folder):
     """Two releases of one name, whose answers differ, some traffic, and a recipe with its rows in `folder`."""
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(RECIPE)
+    (folder / "merge.yaml").write_text(MERGE)
+    rows = [{"text": f"Message {i}: the {QUEUES[i % 3]} again.", "queue": QUEUES[i % 3]} for i in range(60)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "judged.jsonl").write_text('{"id": "chatcmpl-1", "rating": 1}\n{"id": "nobody", "rating": 0}\n')
     store = app.store
+    of = store.catalog.get(app.data.prepare(folder / "recipe.yaml")["dataset"])
 
     def made(kind, spec, fill, parents):
         digests = {role: one.digest for role, one in parents.items()}
@@ -52,17 +56,6 @@ def furnish(app, folder):
         with store.working(key) as (out, _):
             fill(out)
             return store.commit(kind, key, spec, 1, digests, out, {"rows": 30})
-
-    def dataset(out):
-        for side in ("train", "validation", "test"):
-            rows = [
-                {"id": f"{side}{i:04d}", "messages": [{"role": "user", "content": f"question {i}"}, {"role": "assistant", "content": QUEUES[i % 2]}],
-                 "label": QUEUES[i % 2], "source": "rows.jsonl", "origin": f"rows.jsonl:{i}"}
-                for i in range(30)
-            ]  # fmt: skip
-            pq.write_table(pa.Table.from_pylist(rows, RECORD), out / f"{side}.parquet")
-        (out / "dataset.json").write_text(json.dumps({"labels": list(QUEUES[:2])}))
-        (out / "rules.json").write_text("[]")
 
     def report(wrong):
         def fill(out):
@@ -77,10 +70,16 @@ def furnish(app, folder):
 
         return fill
 
-    of = made("dataset", {}, dataset, {})
+    base = made("model", {"base": "tiny"}, lambda out: (out / "config.json").write_text("{}"), {})
     for version, wrong in ((1, 9), (2, 3)):
-        told_ = made("report", {"wrong": wrong}, report(wrong), {"dataset": of})
-        done = made("release", {"version": version}, lambda out: None, {"dataset": of, "report": told_})
+        model = made("model", {"version": version}, lambda out: None, {"dataset": of, "base": base})
+        told_ = made("report", {"wrong": wrong}, report(wrong), {"dataset": of, "model": model})
+        done = made(
+            "release",
+            {"version": version},
+            lambda out: None,
+            {"dataset": of, "model": model, "report": told_},
+        )
         store.catalog.name("desk", done.digest)
     (app.home / "reports").mkdir()
     (app.home / "reports" / "desk@2.html").write_text("<!doctype html><p>desk</p>")
@@ -92,12 +91,6 @@ def furnish(app, folder):
             )
         )  # fmt: skip
     store.traffic.judge([Judgement("chatcmpl-0", 0, 1.0, None, None, "ann", NOON)])
-    folder.mkdir()
-    (folder / "recipe.yaml").write_text(RECIPE)
-    (folder / "merge.yaml").write_text(MERGE)
-    rows = [{"text": f"Message {i}: the {QUEUES[i % 3]} again.", "queue": QUEUES[i % 3]} for i in range(60)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "judged.jsonl").write_text('{"id": "chatcmpl-1", "rating": 1}\n{"id": "nobody", "rating": 0}\n')
 
 
 class Runner(threading.Thread):
@@ -176,7 +169,7 @@ class Here:
     def __init__(self, app):
         self.app = app
 
-    def __call__(self, name, *given, **named):
+    def __call__(self, name, /, *given, **named):
         method = getattr(getattr(self.app, VERBS[name].noun), VERBS[name].method)
         if (
             "by"
@@ -192,7 +185,7 @@ def steps(folder, out):
     name = {"name": "desk", "reason": "looked at"}
     return [
         ("records.listing", (), {}),
-        ("records.listing", ("dataset",), {}),
+        ("records.listing", ("report",), {}),
         ("records.listing", ("datasets",), {}),
         ("records.show", ("desk@1",), {"verify": True}),
         ("records.show", ("desk@9",), {}),
@@ -215,15 +208,15 @@ def steps(folder, out):
         ("recipes.run", (recipe, ("evaluate.gate={nothing: 1}",)), {}),
         ("recipes.merge", (merge,), {}),
         ("data.prepare", (recipe,), {}),
-        ("data.inspect", ("desk",), {"page": False}),
+        ("data.inspect", ("@dataset",), {"page": False}),
         ("data.inspect", ("none",), {}),
-        ("data.advise", ("desk",), {}),
+        ("data.advise", ("@dataset",), {}),
         ("data.diff", ("desk@1", "desk@2"), {}),
-        ("data.explain", ("train0001",), {"dataset": "desk"}),
-        ("data.search", ("desk", ["question", "7"]), {"limit": 3}),
+        ("data.explain", ("rows.jsonl:3",), {"dataset": "@dataset"}),
+        ("data.search", ("@dataset", ["message", "delivery"]), {"limit": 3}),
         ("data.search", ("desk",), {"where": ["nothing=1"]}),
-        ("data.export", ("desk", out / "rows"), {"format": "jsonl"}),
-        ("data.forget", (["id=train0003"],), {"reason": "asked for"}),
+        ("data.export", ("@dataset", out / "rows"), {"format": "jsonl"}),
+        ("data.forget", (["origin=rows.jsonl:3"],), {"reason": "asked for"}),
         ("data.forgotten", (), {}),
         ("traffic.names", (), {}),
         ("traffic.listing", ("desk", 2), {}),
@@ -245,7 +238,7 @@ def steps(folder, out):
         ("rollouts.history", ("desk",), {}),
         ("rollouts.listing", (), {}),
         ("monitor.show", ("desk",), {}),
-        ("monitor.report", ("desk",), {"since": "1 minute"}),
+        ("monitor.report", ("desk",), {"since": "1 day"}),
         ("monitor.baseline", ("desk",), {"since": "2 days", "because": "a good week"}),
         ("monitor.approve", (), name),
         ("monitor.decline", (), name),
@@ -282,14 +275,19 @@ def walked(tmp_path_factory):
 
 def walk(ask, folder, out):
     out.mkdir()
+    dataset = ""
     for verb, given, named in steps(folder, out):
+        given = [dataset if one == "@dataset" else one for one in given]
+        named = {name: dataset if one == "@dataset" else one for name, one in named.items()}
         try:
-            yield verb, ask(verb, *given, **named)
+            found = ask(verb, *given, **named)
+            dataset = found["dataset"] if verb == "data.prepare" else dataset
+            yield verb, found
         except LuthierError as error:
             yield verb, (type(error).__name__, error.message, error.remedy)
 
 
-VOLATILE = ("_s", "seconds", "time_us", "sha256", "head", "previous", "key", "actor", "created")
+VOLATILE = ("_s", "seconds", "time_us", "sha256", "head", "previous", "key", "actor", "created", "user")
 
 
 def scrubbed(verb, value, folders):
