@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING
 
 from luthier.core import keys
 from luthier.core.errors import NotFound, SpecError
-from luthier.governance.access import SITE, permissions_of
+from luthier.governance.access import PERMISSIONS, SITE, permissions_of
 from luthier.store import Store
 from luthier.store.accounts import Grant, KeyRow, Organisation, Project, User
 
-from .acting import Actor
+from .acting import Actor, system_user
 from .app import App
 
 if TYPE_CHECKING:
     from .jobs import Jobs
+    from .jobs.observing import Observer
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Site:
 
     top: App
     environ: Mapping[str, str]
+    observer: Observer | None = None
     _apps: dict[str, Store] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -156,6 +158,41 @@ class Site:
         roles = self.store.accounts.roles(user.id, scopes)
         permissions = permissions_of(roles, key.permissions)
         return Caller(user.id, user.name, key.id, key.scope, organisation, named, permissions)
+
+    def acting(self, user_id: str, project_id: str) -> Caller | None:
+        """Who acts in a user's name without a key (a schedule), with what that user may do now; None where he may do nothing there."""
+        if user_id == LOCAL:
+            return self.local(project_id)
+        user = self.store.accounts.user(user_id)
+        try:
+            project = self.store.accounts.project(project_id)
+        except NotFound:
+            return None
+        scopes = [project.id, project.organisation, SITE]
+        permissions = permissions_of(self.store.accounts.roles(user_id, scopes)) if user else None
+        if user is None or not permissions:
+            return None
+        return Caller(user.id, user.name, None, project.id, project.organisation, project.id, permissions)
+
+    def local(self, project_id: str | None = None) -> Caller:
+        """Whoever may read and write this home on its host, who could do anything anyhow. Without a project, the only one. Raises
+        NotFound, and SpecError where there are several."""
+        if project_id is None:
+            there = self.store.accounts.projects()
+            if len(there) != 1:
+                raise SpecError(
+                    f"there are {len(there)} projects, and none was named.",
+                    remedy="Add --project ID; `luthier project list` shows them."
+                    if there
+                    else "Start the server once, or found the site.",
+                )
+            project_id = there[0].id
+        project = self.store.accounts.project(project_id)
+        return Caller(LOCAL, system_user(), None, SITE, project.organisation, project.id, PERMISSIONS)
+
+
+LOCAL = "local"
+"""The user that is nobody's account: see Site.local."""
 
 
 def new_id(kind: str) -> str:

@@ -26,7 +26,7 @@ from luthier.deployment.rollout import Rollout
 
 from .context import Silent, Watch
 from .passing import Passing
-from .places import refuse
+from .jobs.places import refuse
 from .rollouts import plain as line
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def refuse_written(path: Path | None, overrides: tuple[str, ...], app: App) -> N
 def _method(app: App, verb: Verb) -> Callable[..., Any]:
     if verb.name in _OTHERS:
         return lambda **given: _OTHERS[verb.name](app, **given)
-    return getattr(getattr(app, verb.noun), verb.method)  # type: ignore[no-any-return]
+    return getattr(getattr(app, verb.noun), verb.method)
 
 
 def _run(app: App, *, waive: tuple[str, ...], because: str | None, **given: Any) -> Any:

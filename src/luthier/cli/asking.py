@@ -65,8 +65,8 @@ def ask(verb: str, /, *given: Any, **named: Any) -> Any:
         if not known.long:
             named = {k: v for k, v in named.items() if k not in ("watch", "stop")}
             return told_of(client.call(verb, *given, **named))
-        into, given = _without_folder(known.into, list(given), named)
-        job = client.submit(verb, *given, **named)
+        into, left = _without_folder(known.into, list(given), named)
+        job = client.submit(verb, *left, **named)
         click.echo(f"{job['id']} at {found[0]}", err=True)
         return told_of(follow(client, job["id"], into))
 

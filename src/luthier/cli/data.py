@@ -210,7 +210,7 @@ def forget(where: tuple[str, ...], reason: str | None, recipe: Path | None, yes:
     from .data_tables import print_forget
 
     def ask(really: bool) -> dict[str, Any]:
-        return ask_long("data.forget", where, reason=reason, recipe=recipe, really=really)  # type: ignore[no-any-return]
+        return ask_long("data.forget", where, reason=reason, recipe=recipe, really=really)
 
     found = ask(yes)
     _show(found, as_json, print_forget)

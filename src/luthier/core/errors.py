@@ -8,6 +8,7 @@
     │   ├── NotFound       no artifact, name or row answers to that reference
     │   ├── Busy           another process holds what is needed
     │   └── Conflict       somebody else changed it a moment ago
+    │       └── Stale      another has taken over what was held; nothing more may be written
     ├── MissingPart        an optional dependency is not installed                        exit 6
     ├── GateFailed         policy stopped the line, with the numbers                      exit 7
     └── Interrupted        stopped by the user; the state is resumable                    exit 130
@@ -60,6 +61,10 @@ class Busy(StoreError):
 
 
 class Conflict(StoreError):
+    pass
+
+
+class Stale(Conflict):
     pass
 
 

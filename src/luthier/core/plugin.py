@@ -117,7 +117,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "azureml": "luthier.deployment.targets.azureml:render",
     },
     "job": {
+        "recipe": "luthier.app.jobs.kinds.recipe:run",
+        "scripted": "luthier.app.jobs.kinds.scripted:run",
         "verb": "luthier.app.verbs:run",
+    },
+    "launcher": {
+        "local": "luthier.app.jobs.launchers.local:make",
     },
     "engine": {
         "transformers": "luthier.serving.transformers_engine:TransformersEngine",

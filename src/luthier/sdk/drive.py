@@ -77,6 +77,7 @@ class Driver:
 
     def drive(self, flow: Flow) -> Any:
         stream: _Stream | None = None
+        came: Any
         try:
             wanted = next(flow)
             while True:
@@ -130,6 +131,7 @@ class AsyncDriver:
 
     async def drive(self, flow: Flow) -> Any:
         stream: _AsyncStream | None = None
+        came: Any
         try:
             wanted = next(flow)
             while True:

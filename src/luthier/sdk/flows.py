@@ -194,7 +194,7 @@ def waited(
     """Until a job has ended: its plain result. Raises what it failed with, and Interrupted where `stop` is set; it goes on then."""
     after, tried = 0, 0
     while True:
-        answer = yield Follow(f"/luthier/v1/jobs/{job_id}/follow?after={after}")
+        answer = yield Follow(f"/luthier/v1/jobs/{job_id}/events?after={after}")
         if answer.status != 200:
             waits = answer.status in (0, 429, 503) and (tried := tried + 1) < MOST_TRIES
             if not waits:
@@ -213,17 +213,15 @@ def waited(
                     remedy=f"luthier remote follow {job_id}   ·   luthier remote cancel {job_id}",
                 )
             after = said.id or after
-            if said.event == "end":
-                return (yield from _ended(said.data, into))
-            if watch is not None and said.event in ("told", "progress"):
+            if said.event == "job.ended":
+                job = yield from asked(Ask("GET", f"/luthier/v1/jobs/{job_id}"))
+                return (yield from _ended(job, into))
+            if watch is not None and said.event == "job.told":
                 _tell(watch, job_id, said)
 
 
 def _tell(watch: Watch, job_id: str, said: Said) -> None:
     data = dict(said.data)
-    if said.event == "progress":
-        watch.progress(str(data.pop("what", "")), data.pop("done", 0), data.pop("total", None), data)
-        return
     about = dict(data.get("data") or {})
     kind = about.pop("kind", None)
     if kind is None or data.get("type") == "metrics":

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from luthier import __version__
+from luthier.core.spec import Spec
 from luthier.server import completions, embeddings, responses, wire
 from luthier.server.asking import DEADLINE, LEAST_DEADLINE_S, MOST_DEADLINE_S
 from luthier.server.parts import Off, Wire
@@ -143,6 +144,7 @@ def _of_part(route: Route, said: Described | None, schemas: dict[str, Any]) -> d
         content: dict[str, Any] = {"application/octet-stream": {}}
         told["requestBody"] = {"required": True, "content": content}
     elif said.takes is not None:
+        assert issubclass(said.takes, Spec)
         schema = said.takes.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
         schemas[said.takes.__name__] = schema

@@ -128,6 +128,13 @@ class Accounts:
             )
         return (KeyRow(**row._mapping), User(**whose._mapping)) if row and whose else None
 
+    def user(self, user_id: str) -> User | None:
+        """One that was not ended."""
+        query = sa.select(users).where(users.c.id == user_id, users.c.ended_s.is_(None))
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else User(**row._mapping)
+
     def roles(self, user: str, scopes: Sequence[str]) -> list[str]:
         """What a user is in any of these scopes."""
         query = (

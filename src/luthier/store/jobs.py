@@ -2,15 +2,16 @@
 
     queued ──▶ running ──▶ succeeded | failed | cancelled
       ▲  ╲        │ ▲
-      │   ▶ paused ◀╯ (with a checkpoint)             held: waits for an approval, or for other jobs
+      │   ▶ paused ◀╯ (with a checkpoint)             held: waits for an approval
 
 `wanted` is what people ask for (run, pause, cancel) and `state` what is; only a reconciler that holds the job's lease turns one into the
-other. Every write of an attempt names the fence that its lease gave, and a smaller one than the newest is refused, so a process that was
-taken for dead can change nothing when it wakes. What happened to a job is told in the ledger (subject: the job's id).
+other (store/attempts). Every write of an attempt names the fence that it was given, and a smaller one than the newest is refused, so a
+process that was taken for dead can change nothing when it wakes. What happened to a job is told in the ledger (subject: the job's id).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from .database import Database
 from .ledger import row_of
 from .tables import events, idempotency, job_needs, jobs
 
+Wanted = Literal["run", "pause", "cancel"]
 State = Literal["held", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
 ENDED: tuple[State, ...] = ("succeeded", "failed", "cancelled")
 FORMAT = 1
@@ -46,7 +48,7 @@ class Job:
     created_s: float
     key_id: str | None = None
     state: State = "queued"
-    wanted: Literal["run", "pause", "cancel"] = "run"
+    wanted: Wanted = "run"
     priority: int = 0
     shown: Mapping[str, Any] = field(default_factory=dict)
     resources: Mapping[str, Any] = field(default_factory=dict)
@@ -131,7 +133,7 @@ class Jobs:
                 "this idempotency key was used for another request.",
                 remedy="Use a new key for a new request.",
             )
-        return _job(connection.execute(sa.select(jobs).where(jobs.c.id == row.subject)).one())
+        return job_of(connection.execute(sa.select(jobs).where(jobs.c.id == row.subject)).one())
 
     def get(self, project: str, job_id: str) -> Job:
         """Raises NotFound, for another project's too."""
@@ -143,7 +145,7 @@ class Jobs:
             raise NotFound(
                 f"there is no job {job_id!r} in this project.", remedy="`luthier job list` shows them."
             )
-        return _job(row)
+        return job_of(row)
 
     def list(
         self,
@@ -169,29 +171,25 @@ class Jobs:
             if seq is not None:
                 query = query.where(jobs.c.seq < seq)
             with self._database.reading() as connection:
-                page = [_job(row) for row in connection.execute(query)]
+                page = [job_of(row) for row in connection.execute(query)]
             found += [one for one in page if matching is None or matching(one)]
             if len(found) > limit or len(page) <= limit:
                 return found[:limit], len(found) > limit
             seq = page[-1].seq
 
     def ask(
-        self, project: str, job_id: str, wanted: Literal["run", "pause", "cancel"], act: Act, *, message: str
-    ) -> Job:
-        """Say what is wanted of a job. What waits is paused or cancelled at once; what runs, when its attempt has stopped. Raises Conflict
-        for a job that has ended."""
+        self, project: str, job_id: str, wanted: Wanted, act: Act, *, message: str,
+        ended: Callable[[sa.Connection, Job], None] | None = None,
+    ) -> Job:  # fmt: skip
+        """Say what is wanted of a job. What waits is paused or cancelled at once (`ended` is called for the latter); what runs, when its
+        attempt has stopped. Nothing is entered where nothing changes. Raises Conflict for a job that has ended, and for pausing one
+        that is held."""
         with self._database.transaction() as connection:
-            row = connection.execute(
-                sa.select(jobs).where(jobs.c.id == job_id, jobs.c.project == project).with_for_update()
-            ).first()
-            if row is None:
-                raise NotFound(
-                    f"there is no job {job_id!r} in this project.", remedy="`luthier job list` shows them."
-                )
-            job = _job(row)
-            if job.state in ENDED:
+            job = self._locked(connection, project, job_id)
+            if job.state == "held" and wanted == "pause":
                 raise Conflict(
-                    f"the job {job_id} has {job.state}.", remedy="Submit it again if it is still wanted."
+                    f"the job {job_id} waits for an approval and does not run.",
+                    remedy="Cancel it, or leave it.",
                 )
             changed: dict[str, Any] = {"wanted": wanted}
             if job.state != "running":
@@ -199,19 +197,60 @@ class Jobs:
                 if job.state == "held" and wanted == "run":
                     changed["state"] = "held"
                 if wanted == "cancel":
-                    changed["finished_s"] = act_time()
+                    changed["finished_s"] = time.time()
+            if all(getattr(job, name) == value for name, value in changed.items()):
+                return job
             connection.execute(jobs.update().where(jobs.c.id == job_id).values(changed))
             self._audit.enter(connection, act)
-            connection.execute(events.insert().values(row_of(told(job_id, message))))
-            return _job(connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one())
+            waits_for_it = job.state == "running" and wanted != "run"
+            said = f"{message}, once its attempt has saved and stopped" if waits_for_it else message
+            connection.execute(events.insert().values(row_of(told(job_id, said))))
+            job = job_of(connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one())
+            if job.state in ENDED and ended is not None:
+                ended(connection, job)
+            return job
 
-    def events(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
-        """Of a job that was found, oldest first."""
-        query = sa.select(events).where(events.c.subject == job_id).order_by(events.c.seq)
+    def prioritise(self, project: str, job_id: str, priority: int, act: Act) -> Job:
+        """What waits starts sooner or later. Raises Conflict for a job that has ended."""
+        with self._database.transaction() as connection:
+            job = self._locked(connection, project, job_id)
+            if job.priority == priority:
+                return job
+            connection.execute(jobs.update().where(jobs.c.id == job_id).values(priority=priority))
+            self._audit.enter(connection, act)
+            message = f"Priority changed from {job.priority} to {priority}"
+            connection.execute(events.insert().values(row_of(told(job_id, message))))
+            return job_of(connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one())
+
+    @staticmethod
+    def _locked(connection: sa.Connection, project: str, job_id: str) -> Job:
+        row = connection.execute(
+            sa.select(jobs).where(jobs.c.id == job_id, jobs.c.project == project).with_for_update()
+        ).first()
+        if row is None:
+            raise NotFound(
+                f"there is no job {job_id!r} in this project.", remedy="`luthier job list` shows them."
+            )
+        job = job_of(row)
+        if job.state in ENDED:
+            raise Conflict(
+                f"the job {job_id} has {_ENDED_AS[job.state]}.",
+                remedy="Submit it again if it is still wanted.",
+            )
+        return job
+
+    def events(self, job_id: str, *, after: int = 0, limit: int | None = None) -> Iterator[Event]:
+        """Of a job that was found, oldest first, from behind the number `after` on."""
+        query = (
+            sa.select(events).where(events.c.subject == job_id, events.c.seq > after).order_by(events.c.seq)
+        )
         with self._database.reading() as connection:
-            page = connection.execute(query.where(events.c.seq > after)).all()
+            page = connection.execute(query.limit(limit)).all()
         for row in page:
             yield Event(row.kind, row.subject, row.data, row.time_s, row.seq)
+
+
+_ENDED_AS = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cancelled"}
 
 
 def told(job_id: str, message: str, *, level: Literal["info", "warn", "error"] = "info",
@@ -222,15 +261,9 @@ def told(job_id: str, message: str, *, level: Literal["info", "warn", "error"] =
     )
 
 
-def act_time() -> float:
-    import time
-
-    return time.time()
-
-
 def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _job(row: sa.Row) -> Job:
+def job_of(row: sa.Row) -> Job:
     return Job(**row._mapping)

@@ -26,14 +26,17 @@ from luthier.core.errors import Busy, StoreError
 from luthier.core.testing import fault
 
 from .accounts import Accounts
+from .attempts import Attempts
 from .audit import Audit
 from .blobs import LocalBlobs, RemoteBlobs, open_blobs
 from .catalog import Catalog
 from .database import Database
 from .files import explained, fsync_folder, sha256_of
 from .jobs import Jobs
+from .leases import Leases
 from .ledger import Ledger
 from .rollouts import Rollouts
+from .schedules import Schedules
 from .tombstones import Tombstones
 from .traffic import Traffic
 
@@ -57,6 +60,9 @@ class Store:
         self.rollouts = Rollouts(database, self.audit)
         self.accounts = Accounts(database, self.audit)
         self.jobs = Jobs(database, self.audit)
+        self.attempts = Attempts(database, self.audit)
+        self.leases = Leases(database)
+        self.schedules = Schedules(database, self.audit)
         self.database = database
 
     @classmethod

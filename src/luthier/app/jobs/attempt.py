@@ -11,7 +11,7 @@ the line (app/line) is so by itself, and `folder` outlives attempts for what is 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -46,4 +46,11 @@ class Attempt(Protocol):
         data: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """A line of the job's story. Raises Stale where this attempt was taken for dead and another runs."""
+        ...
+
+    def step(
+        self, name: str, work: Callable[[], Mapping[str, Any]], *, message: str | None = None
+    ) -> Mapping[str, Any]:
+        """What `work` gives (plain JSON), done once for the job: where an earlier attempt has finished the step, what it gave then.
+        `message` is told with the entry, in one transaction. Raises Stale, and Interrupted where the job shall stop."""
         ...

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _LIMITS = Limits()
 PARTS: dict[str, str] = {
     "jobs": "luthier.server.platform.jobs:JobRoutes",
-    "following": "luthier.server.platform.following:FollowRoutes",
     "passing": "luthier.server.platform.passing:PassingRoutes",
     "verbs": "luthier.server.platform.verbs:VerbRoutes",
 }

@@ -1,0 +1,76 @@
+"""A run of a recipe: the whole line, from rows to a release, as `luthier run` walks it.
+
+The wish holds the recipe's text, so the job does not change when somebody's file does. The line finds again what it has made, training goes
+on from its checkpoint, and a release that is there already is returned: so it may be called again after a crash.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.app.jobs.attempt import Attempt
+from luthier.app.jobs.places import refuse
+from luthier.core.errors import SpecError
+
+if TYPE_CHECKING:
+    from luthier.app.site import Site
+
+LONGEST_TEXT = 1_000_000
+MOST_SETS = 200
+
+
+def wish_of(text: str, sets: Sequence[str], folder: Path | None) -> dict[str, Any]:
+    """Raises SpecError for what is too long."""
+    if len(text) > LONGEST_TEXT or len(sets) > MOST_SETS or any(len(one) > LONGEST_TEXT for one in sets):
+        raise SpecError(
+            f"a recipe has at most {LONGEST_TEXT:,} characters and {MOST_SETS} changed values.",
+            remedy="Shorten it.",
+        )
+    return {"recipe": text, "sets": list(sets), "folder": None if folder is None else str(folder.absolute())}
+
+
+def checked(wish: Mapping[str, Any], site: Site, project: str) -> Path:
+    """Where its paths start. Raises SpecError with every fault, before anything is entered or run."""
+    from luthier.app.checking import check
+    from luthier.app.recipe import Recipe
+    from luthier.core.spec import override, parse, read_yaml
+
+    tree = override(read_yaml(wish["recipe"], "recipe"), tuple(wish["sets"]))
+    check(parse(Recipe, tree))
+    if wish["folder"] is not None:
+        return Path(wish["folder"])
+    refuse(tree.value, site.environ)
+    return Path(site.project_environ(project)["LUTHIER_HOME"]) / "data"
+
+
+def run(at: Attempt) -> Mapping[str, Any]:
+    from luthier.app.site import Site
+
+    wish = at.job.wish
+    folder = checked(wish, Site.open(), at.job.project)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = folder / f".{at.job.id}.yaml"
+    written.write_text(wish["recipe"], encoding="utf-8")
+    try:
+        done = at.app.recipes.run(written, tuple(wish["sets"]), watch=at.watch, stop=at.stop)
+    finally:
+        written.unlink(missing_ok=True)
+    told = _finite({k: v for k, v in done.plain().items() if k != "report_path"})
+    assert isinstance(told, dict)
+    return told
+
+
+def _finite(value: Any) -> Any:
+    """A figure that is no number (a metric of no rows) has no plain form.
+
+    >>> _finite({"a": [1.0, float("nan")]})
+    {'a': [1.0, None]}
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,66 @@
+"""Who else must know when a job runs: budgets, meters, rules. One observer for the whole site; the queue calls it inside its own
+transactions, so what it writes holds exactly when the job's change does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import sqlalchemy as sa
+
+from luthier.store.attempts import AttemptRow
+from luthier.store.jobs import Job
+
+if TYPE_CHECKING:
+    from luthier.app.site import Site
+
+
+@dataclass(frozen=True)
+class Halt:
+    """Why a job may not run (any longer). One that runs saves a checkpoint first; then it is paused or has failed."""
+
+    then: Literal["paused", "failed"]
+    code: str
+    message: str
+
+
+class Observer(Protocol):
+    """What is raised in the first three undoes the change that it is told of."""
+
+    def started(self, connection: sa.Connection, job: Job, attempt: AttemptRow) -> None:
+        """An attempt is entered and will be launched."""
+        ...
+
+    def metered(self, connection: sa.Connection, job: Job, seconds: float) -> None:
+        """A running attempt has taken so much more time; no second is told twice, and none is left out."""
+        ...
+
+    def ended(self, connection: sa.Connection, job: Job) -> None:
+        """The job has succeeded, failed or been cancelled; once for each job, also for those that never ran."""
+        ...
+
+    def may_run(self, job: Job) -> Halt | None:
+        """Asked before a job starts and every few seconds while it runs. Quick, and without side effects."""
+        ...
+
+
+class Nobody:
+    """No budgets, no rules."""
+
+    def started(self, connection: sa.Connection, job: Job, attempt: AttemptRow) -> None:
+        pass
+
+    def metered(self, connection: sa.Connection, job: Job, seconds: float) -> None:
+        pass
+
+    def ended(self, connection: sa.Connection, job: Job) -> None:
+        pass
+
+    def may_run(self, job: Job) -> Halt | None:
+        return None
+
+
+def observer_of(site: Site) -> Observer:
+    """The one that every part of the queue asks for."""
+    return site.observer or Nobody()
