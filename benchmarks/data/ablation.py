@@ -208,11 +208,11 @@ def measured(
     started = time.monotonic()
     labels = labels_of(recipe, *files)
     shares = {"validation": 0.05, "test": 0.02}
-    wish = app._read(written(recipe, rules, files[0], shares, labels, folder / "recipe.yaml"), ())
+    wish = app.recipes.read(written(recipe, rules, files[0], shares, labels, folder / "recipe.yaml"), ())
     alone = {"quality": ["drop_empty"]}
     shares = {"validation": 0.1, "test": 0.1}
-    held = app._read(written(recipe, alone, files[1], shares, labels, folder / "test.yaml"), ())
-    with closing(app._context(wish, None)) as at:
+    held = app.recipes.read(written(recipe, alone, files[1], shares, labels, folder / "test.yaml"), ())
+    with closing(app.recipes.context(wish, None)) as at:
         make = Make(at)
         made = []
         for one in (wish, held):

@@ -39,7 +39,7 @@ def test_row(name: str) -> tuple[str, str]:
     from luthier.app.app import App
 
     app = App.open()
-    dataset = app.show(app.show(name)["parents"]["dataset"])
+    dataset = app.records.show(app.records.show(name)["parents"]["dataset"])
     row = pq.read_table(Path(dataset["folder"]) / "test.parquet").slice(0, 1).to_pylist()[0]
     return next(m["content"] for m in row["messages"] if m["role"] == "user"), row["label"]
 

@@ -34,7 +34,7 @@ def hardware(monkeypatch):
 @contextmanager
 def served(notes=None):
     """The number format in which the newest release answers."""
-    answerer = App.open().engine("router", watch=notes or Notes())
+    answerer = App.open().models.engine("router", watch=notes or Notes())
     yield FORMATS[next(answerer.engine.backend._model.parameters()).dtype]
     answerer.engine.close()
 

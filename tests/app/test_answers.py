@@ -31,7 +31,7 @@ def test_a_model_whose_steps_refuse_is_packed_and_served_as_it_was_measured(work
     report = json.loads((folder / "report.json").read_text())
     [step] = report["answers"]["steps"]
     assert step["step"] == "json" and step["refused"] == report["answers"]["refused"] > 0
-    answerer = app.engine("router")
+    answerer = app.models.engine("router")
     try:
         *_, last = answerer.engine.generate(Request((Message("user", "Where is my parcel?"),), max_tokens=4))
     finally:

@@ -26,7 +26,7 @@ def test_a_device_that_is_not_there_stops_a_run_before_its_first_step(workshop, 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     app, recipe = App.open(), workshop.folder / "recipe.yaml"
     with pytest.raises(SpecError, match=rf"{section}.device is cuda, and torch sees no CUDA device"):
-        app.run(recipe, (f"{section}.device=cuda",))
+        app.recipes.run(recipe, (f"{section}.device=cuda",))
     assert {artifact.kind for artifact in app.store.catalog.all()} == {"source"}
 
 
@@ -62,7 +62,9 @@ def test_what_could_not_be_learnt_by_heart_or_measured_is_refused(workshop, sets
 def test_a_file_of_secrets_that_is_not_there_stops_a_run_before_anything_is_made(workshop):
     app = App.open()
     with pytest.raises(SpecError, match=r"evaluate\.memorisation\.canaries: mine\.txt cannot be read"):
-        app.run(workshop.folder / "recipe.yaml", (*CHAT, "evaluate.memorisation={canaries: mine.txt}"))
+        app.recipes.run(
+            workshop.folder / "recipe.yaml", (*CHAT, "evaluate.memorisation={canaries: mine.txt}")
+        )
     assert {artifact.kind for artifact in app.store.catalog.all()} == {"source"}
 
 

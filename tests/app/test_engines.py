@@ -36,8 +36,10 @@ class Notes(Silent):
 @pytest.mark.skipif(llamacpp.version() is None, reason="xllamacpp is not installed")
 def test_a_release_is_served_by_llamacpp_once_it_says_what_the_plain_engine_says(ran):
     app, notes = App.open(), Notes()
-    plain = app.engine("router")
-    other = app.engine("router", by="llamacpp", settings={"format": "f16", "threads": "1"}, watch=notes)
+    plain = app.models.engine("router")
+    other = app.models.engine(
+        "router", by="llamacpp", settings={"format": "f16", "threads": "1"}, watch=notes
+    )
     try:
         (mine,), (theirs,) = other.engine.generate(Request(ASK)), plain.engine.generate(Request(ASK))
         assert mine.probability == pytest.approx(theirs.probability, abs=0.02)
@@ -50,7 +52,7 @@ def test_a_release_is_served_by_llamacpp_once_it_says_what_the_plain_engine_says
     finally:
         plain.engine.close()
         other.engine.close()
-    again = app.engine("router", by="llamacpp", settings={"format": "f16", "threads": "1"})
+    again = app.models.engine("router", by="llamacpp", settings={"format": "f16", "threads": "1"})
     again.engine.close()
     assert again.parity == other.parity  # kept, and not asked for again
     assert began == {
@@ -151,12 +153,12 @@ def test_an_engine_that_refuses_labels_does_not_start(tmp_path, monkeypatch):
 def test_engines_and_their_settings_are_named(ran):
     app = App.open()
     with pytest.raises(SpecError, match="there is no engine called 'lamacpp'") as caught:
-        app.engine("router", by="lamacpp")
+        app.models.engine("router", by="lamacpp")
     assert "llamacpp" in str(caught.value.remedy)
     with pytest.raises(SpecError, match="answers from no release"):
-        app.engine("router", by="scripted")
+        app.models.engine("router", by="scripted")
     with pytest.raises(SpecError, match="the engine transformers has no setting 'streams'"):
-        app.engine("router", settings={"streams": "2"})
+        app.models.engine("router", settings={"streams": "2"})
 
 
 def test_the_doctor_tells_what_engines_keep(tmp_path):

@@ -50,7 +50,7 @@ def test_a_recipe_is_accepted_and_its_rows_are_learnt_from(folder, template, tmp
     from luthier.models.known import KNOWN
     from luthier.training.rows import encoded
 
-    recipe = App(tmp_path / "home", {})._read(folder / name, ()).recipe
+    recipe = App(tmp_path / "home", {}).recipes.read(folder / name, ()).recipe
     assert recipe.name == f"technique-{name.removesuffix('.yaml')}"
     for base in (recipe.base, *recipe.train.other_models.values()):
         assert base in KNOWN or (folder / base / "config.json").is_file()
@@ -74,4 +74,7 @@ def test_every_recipe_is_listed(page):
 
 @pytest.mark.parametrize("name", ["licence-notices", "support-answers", "mail-headers"])
 def test_the_larger_examples_are_accepted_too(tmp_path, name):
-    assert App(tmp_path / "home", {})._read(EXAMPLES.parent / name / "recipe.yaml", ()).recipe.name == name
+    assert (
+        App(tmp_path / "home", {}).recipes.read(EXAMPLES.parent / name / "recipe.yaml", ()).recipe.name
+        == name
+    )

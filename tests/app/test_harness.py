@@ -230,7 +230,7 @@ def test_the_real_process_against_the_served_model(exported, harness, tmp_path):
     report = json.loads(
         (app.store.folder(next(iter(app.store.catalog.all("report")))) / "report.json").read_text()
     )
-    answerer = app.engine("router")
+    answerer = app.models.engine("router")
     model = ServedModel("router", answerer.engine, package_digest=answerer.digest, release=answerer.release)
     text, key = generate(frozenset({"chat", "models.read"}))
     out = tmp_path / "out"

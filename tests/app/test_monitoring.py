@@ -16,6 +16,7 @@ import pytest
 
 from luthier.app.acting import system_user
 from luthier.app.app import App
+from luthier.app.models import Models
 from luthier.app.monitoring import Monitor
 from luthier.core.artifact import key_of
 from luthier.core.errors import Busy, Interrupted, NotFound, SpecError
@@ -476,7 +477,7 @@ def test_weights_that_a_run_starts_from_go_with_it_and_are_nobodys_base(desk, ru
         folder.mkdir()
         (folder / "config.json").write_text("{}")
 
-    monkeypatch.setattr(App, "export", export)
+    monkeypatch.setattr(Models, "export", export)
     monkeypatch.setattr("luthier.app.checking.check", lambda recipe: None)
     desk.traffic(0, 60)
     desk.judge(0, 40, correction="billing")

@@ -31,8 +31,8 @@ def shop(tmp_path, files="rows.jsonl", rows=40, **environ):
     (tmp_path / "rows.jsonl").write_text("".join(line + "\n" for line in lines))
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(files=files))
     app = App(tmp_path / "home", {"HOME": str(tmp_path), **environ})
-    wish = app._read(tmp_path / "recipe.yaml", ())
-    return app, wish, app._context(wish, None)
+    wish = app.recipes.read(tmp_path / "recipe.yaml", ())
+    return app, wish, app.recipes.context(wish, None)
 
 
 def prepare(tmp_path, **more):

@@ -109,7 +109,7 @@ def test_a_probe_of_another_meaning_is_made_again(plan, monkeypatch):
 def test_the_memory_of_processes_that_this_one_only_listens_to_is_not_told(workshop):
     app = App(workshop.home, environ={})
     wish = read_recipe(workshop.folder / "recipe.yaml")
-    at = app._context(wish, None)
+    at = app.recipes.context(wish, None)
     run_line(wish, at)
     from luthier.app.line import Look, walk
 

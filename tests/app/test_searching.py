@@ -137,7 +137,7 @@ def test_a_trial_far_behind_is_given_up(workshop):
     from luthier.app.trying import Pruned
     from luthier.training.stopping import Watch
 
-    at = App.open()._context(App.open()._read(workshop.folder / "recipe.yaml", ()), None)
+    at = App.open().recipes.context(App.open().recipes.read(workshop.folder / "recipe.yaml", ()), None)
     asked = Asked()
     trying = Trying(**vars(at), trial=asked, figure=Watch("loss", "min"), higher=True)
     trying.emit("step", loss=9.0)

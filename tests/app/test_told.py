@@ -76,7 +76,7 @@ class Bar(Silent):
 
 def test_the_bar_shows_the_figure_that_chooses(thumbs):
     bar = Bar()
-    App(thumbs.home, {}).run(thumbs.folder / "recipe.yaml", watch=bar)
+    App(thumbs.home, {}).recipes.run(thumbs.folder / "recipe.yaml", watch=bar)
     assert bar.beside and all(shown == ["loss", "accuracy", "tokens_per_s"] for shown in bar.beside)
 
 

@@ -42,8 +42,8 @@ def made(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE)
     app = App.open()
-    wish = app._read(recipe, ())
-    with closing(app._context(wish, None)) as at:
+    wish = app.recipes.read(recipe, ())
+    with closing(app.recipes.context(wish, None)) as at:
         return prepared(wish, at, Make(at)).digest, recipe
 
 
@@ -64,8 +64,8 @@ def test_diff_explains_itself(made, tmp_path):
 
     digest, recipe = made
     app = App.open()
-    wish = app._read(recipe, ("data.rules.quality=[normalize]",))
-    with closing(app._context(wish, None)) as at:
+    wish = app.recipes.read(recipe, ("data.rules.quality=[normalize]",))
+    with closing(app.recipes.context(wish, None)) as at:
         other = prepared(wish, at, Make(at)).digest
     text = luthier("data", "diff", other, digest).stdout
     assert (

@@ -81,7 +81,7 @@ def test_the_door_refuses_it_too(shop):
     from luthier.core.errors import SpecError
 
     with pytest.raises(SpecError, match=r"0 steps cannot be profiled.\n  → Give a number from 1 to 1,000"):
-        App.open().profile(shop / "recipe.yaml", steps=0)
+        App.open().recipes.profile(shop / "recipe.yaml", steps=0)
 
 
 def test_a_bad_recipe_is_told_as_everywhere(shop):

@@ -182,7 +182,7 @@ def test_heads_of_mails_become_json(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_the_recipes_are_accepted(tmp_path: Path, page: str) -> None:
-    assert App(tmp_path / "home", {})._read(EXAMPLES / f"{page}.yaml", ()).recipe.data.sources
+    assert App(tmp_path / "home", {}).recipes.read(EXAMPLES / f"{page}.yaml", ()).recipe.data.sources
 
 
 @pytest.mark.parametrize("name", ["food-reviews", "debian-descriptions", "spam-mail", "mail-headers"])

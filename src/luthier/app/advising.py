@@ -58,8 +58,13 @@ class Advised:
     notes: list[str]
 
     def plain(self) -> dict[str, Any]:
-        told = [asdict(one) | {"money": list(one.money) if one.money else None} for one in self.advice]
-        return {"name": self.name, "case": asdict(self.case), "advice": told, "notes": self.notes}
+        advice = [
+            asdict(one) | {"money": list(one.money) if one.money else None, "figures": figures(one)}
+            for one in self.advice
+        ]
+        return {
+            "name": self.name, "case": asdict(self.case), "told": told(self.case), "advice": advice, "notes": self.notes,
+        }  # fmt: skip
 
 
 def advise(wish: Wish, at: RunContext, *, probe: bool) -> Advised:

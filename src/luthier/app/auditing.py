@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,18 @@ class Audit:
                 yield from self._known(block)
                 block = []
         yield from self._known(block)
+
+    def newest(
+        self,
+        *,
+        after: int = 0,
+        action: str | None = None,
+        actor: str | None = None,
+        subject: str | None = None,
+        newest: int = 50,
+    ) -> list[Known]:
+        """The newest of what `read` finds, oldest of them first."""
+        return list(deque(self.read(after=after, action=action, actor=actor, subject=subject), maxlen=newest))
 
     def _known(self, block: Sequence[Entry]) -> Iterator[Known]:
         people: Mapping[int, Person] = self._trail.people([one.seq for one in block]) if block else {}

@@ -73,7 +73,7 @@ class Plan:
     def plain(self) -> dict[str, Any]:
         return {"name": self.name, "steps": self.steps, "rules": self.rules, "forecast": self.forecast_facts(), "suggestion": asdict(self.suggestion) if self.suggestion else None,
                 "over_budget": self.over_budget, "notes": self.notes, "asking": self.asking, "asks": self.asks, "package": self.package,
-                "gate": [{"rule": rule, "cost": cost} for rule, cost in self.gate]}  # fmt: skip
+                "gate": [{"rule": rule, "cost": cost} for rule, cost in self.gate], "sections": self.sections()}  # fmt: skip
 
     def sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """Titles with (what, how much) pairs, for people."""

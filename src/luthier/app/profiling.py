@@ -39,7 +39,7 @@ class Profiled:
 
     def plain(self) -> dict[str, Any]:
         return {"name": self.name, **self.profile.plain(), "tokenise_s": self.tokenise_s, "rows": self.rows,
-                "picture": str(self.picture)}  # fmt: skip
+                "picture": str(self.picture), "sections": self.sections()}  # fmt: skip
 
     def sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """Titles with (what, how much) pairs, for people."""

@@ -140,7 +140,7 @@ class Retraining:
         parts: list[Part] = []
         try:
             wish = self._wish(name, spec, told, recipe, folder)
-            with closing(self._app._context(wish, watch, stop)) as at:
+            with closing(self._app.recipes.context(wish, watch, stop)) as at:
 
                 def also(so_far: Results) -> None:
                     parts[:] = self._parts(so_far, spec)
@@ -225,7 +225,7 @@ class Retraining:
         if not (folder / "config.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            self._app.export(release, folder, form="merged")
+            self._app.models.export(release, folder, form="merged")
         return str(folder)
 
     def _parts(self, so_far: Results, spec: RetrainSpec) -> list[Part]:

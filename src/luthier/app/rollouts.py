@@ -83,6 +83,7 @@ class Status:
                 {
                     "metric": one.metric, "difference": one.difference, "pairs": one.count.pairs, "allowed": one.margin,
                     "evidence": one.evidence, "cleared": one.cleared, "needed": one.needed, "worse": one.worse, "shown": one.shown,
+                    "told": one.told(),
                 }
                 for one in self.findings
             ],
@@ -92,7 +93,10 @@ class Status:
 def plain(rollout: Rollout) -> dict[str, Any]:
     """One line, for JSON."""
     told = {name: value for name, value in vars(rollout).items() if name != "plan"}
-    return told | {"answers": rollout.answers, "share": rollout.share, "plan": rollout.plan.plain()}
+    return told | {
+        "answers": rollout.answers, "share": rollout.share, "plan": rollout.plan.plain(), "told": rollout.told(),
+        "under_way": rollout.under_way,
+    }  # fmt: skip
 
 
 class Rollouts:

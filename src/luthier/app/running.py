@@ -66,6 +66,7 @@ class Run:
             "report_path": str(self.report_path),
             "metrics": systems,
             "comparisons": self.report["comparisons"],
+            "lines": self.lines(),
         }
 
     def lines(self) -> list[str]:

@@ -152,10 +152,10 @@ class Traffic:
         self._kept.judge([_judgement(exchange_id, choice, rating, correction, comment, by)])
         return True
 
-    def feedback(self, path: str, by: str) -> dict[str, int]:
+    def feedback(self, path: str | Path, by: str) -> dict[str, int]:
         """Judgements of a file (JSONL, CSV, Parquet, ...) with `id` and at least one of rating, correction, comment; all or none.
         {"judged", "unknown"}: ids that are not kept here are counted. Raises DataError, SpecError."""
-        rows = _judgements(path, self._app._environ)
+        rows = _judgements(str(path), self._app._environ)
         known = self._kept.find([str(row["id"]) for _, row in rows])
         new, unknown = [], 0
         for place, row in rows:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
+from .asking import ask
 from .command import Nearest, app, as_json_option, one_line, put, put_json, told
 
 PATH = click.Path(path_type=Path)
@@ -37,19 +37,16 @@ def audit() -> None:
 @told
 def list_(action: str | None, actor: str | None, subject: str | None, newest: int, as_json: bool) -> None:
     """The newest entries, oldest of them first."""
-    from collections import deque
-
-    found = deque(app().audit.read(action=action, actor=actor, subject=subject), maxlen=newest)
+    found = ask("audit.newest", action=action, actor=actor, subject=subject, newest=newest)
     if as_json:
-        put_json([one.plain() for one in found])
+        put_json(found)
         return
     if not found:
         put("no entries")
-    for one in found:
-        entry = one.entry
-        who = (
-            f"{entry.actor} ({', '.join(str(v) for v in one.person.values())})" if one.person else entry.actor
-        )
+    for entry in found:
+        who = entry.actor
+        if entry.person:
+            who += f" ({', '.join(str(v) for v in entry.person.values())})"
         outcome = "" if entry.outcome == "done" else f"  {entry.outcome}"
         put(
             f"{entry.seq:>6}  {_time(entry.time_us)}  {one_line(who, 40):24}  {entry.action:20}  {one_line(entry.subject, 60)}{outcome}"
@@ -67,9 +64,9 @@ def list_(action: str | None, actor: str | None, subject: str | None, newest: in
 @told
 def verify(checkpoints: tuple[Path, ...], keys: tuple[Path, ...], as_json: bool) -> None:
     """Whether the trail is what was written. The exit status is 1 where it is not; the first bad entry is named."""
-    found = app().audit.verify(checkpoints, keys)
+    found = ask("audit.verify", checkpoints=checkpoints, keys=keys)
     if as_json:
-        put_json({**asdict(found), "sound": found.sound})
+        put_json(found)
     elif found.sound:
         vouched = (
             f"up to entry {found.proven:,} by {found.checkpoints:,} checkpoints"
@@ -129,7 +126,7 @@ def export(file: Path, form: str, after: int, as_json: bool) -> None:
 @told
 def erase(person: str, why: str, as_json: bool) -> None:
     """Take out who somebody is, wherever the trail names that person. The chain still verifies."""
-    count = app().audit.erase(person=person, because=why)
+    count = ask("audit.erase", person=person, because=why)
     put_json({"entries": count}) if as_json else put(f"taken out of {count:,} entries")
 
 

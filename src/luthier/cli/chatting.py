@@ -21,7 +21,7 @@ def talk(
     """One answer for --ask (or for what is piped in), otherwise a conversation until an empty line or Ctrl-D."""
     if ask is None and not sys.stdin.isatty():
         ask = sys.stdin.read().strip()
-    answerer = app.engine(ref, watch=Lines())
+    answerer = app.models.engine(ref, watch=Lines())
     try:
         labels = getattr(answerer.engine, "facts").labels is not None  # noqa: B009
         conversation = Conversation(

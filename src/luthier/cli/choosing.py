@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from luthier.core.units import show_seconds
+from luthier.core.units import Money, show_seconds
 
-from .command import app, as_json_option, put, put_json, told
-from .tables import columns
-
-if TYPE_CHECKING:
-    from luthier.app.advising import Advised
-    from luthier.app.searching import Searched
-    from luthier.app.selecting import Selected
+from .asking import Told, ask, ask_long, fetch
+from .command import as_json_option, meant, put, put_json, told
+from .tables import columns, page_of
 
 _sets = click.option(
     "--set",
@@ -38,16 +34,8 @@ def advise(recipe: Path, sets: tuple[str, ...], no_probe: bool, as_json: bool) -
 
     `luthier search RECIPE --techniques` tries them.
     """
-    from .interrupt import stop_on_signals
-    from .show import watch
-
-    eyes = watch()
-    try:
-        with stop_on_signals(eyes.say) as stop:
-            found = app().advise(recipe, sets, probe=not no_probe, watch=eyes, stop=stop)
-    finally:
-        eyes.close()
-    put_json(found.plain()) if as_json else print_advice(found, str(recipe))
+    found = ask_long("recipes.advise", recipe, sets, probe=not no_probe)
+    put_json(found) if as_json else print_advice(found, str(recipe))
 
 
 @click.command()
@@ -82,8 +70,8 @@ def select(
 
     Test figures are never looked at: who chooses by them has used them up. To measure two that were chosen: luthier compare.
     """
-    found = app().select(refs, recipe=recipe, overrides=sets, metric=metric, rule=rule, name=name)
-    put_json(found.plain()) if as_json else print_selected(found)
+    found = ask("models.select", refs, recipe=recipe, overrides=sets, metric=metric, rule=rule, name=name)
+    put_json(found) if as_json else print_selected(found)
 
 
 @click.command()
@@ -94,9 +82,11 @@ def select(
 @told
 def report(ref: str, png: bool, out: Path | None, as_json: bool) -> None:
     """Where the page of REF is (a release's name or name@version; NAME-search for a search), and its drawings as PNG."""
-    door = app()
-    page = door.page(ref)
-    files = door.pictures(ref, out) if png or out is not None else []
+    page = fetch(ask("records.page", ref)["page"], out or Path.cwd())
+    folder = out if isinstance(out, Path) and meant() is None else page.with_suffix("")
+    if png or out is not None:
+        ask("records.pictures", ref, folder)
+    files = sorted(folder.glob("*.png")) if png or out is not None else []
     if as_json:
         put_json({"report": str(page), "pictures": [str(path) for path in files]})
         return
@@ -105,15 +95,12 @@ def report(ref: str, png: bool, out: Path | None, as_json: bool) -> None:
         put(f"  {path}")
 
 
-def print_advice(found: Advised, recipe: str) -> None:
-    from luthier.app.advising import figures
-    from luthier.app.advising import told as of_case
-
+def print_advice(found: Told, recipe: str) -> None:
     put(f"{found.name}: which technique?")
-    put(columns(of_case(found.case), "  "))
+    put(columns(found.told, "  "))
     possible = [one for one in found.advice if one.possible]
     put()
-    put(columns([("", "technique", "time", "memory", "money"), *((str(n), one.name, *figures(one)) for n, one in enumerate(possible, 1))], "  "))  # fmt: skip
+    put(columns([("", "technique", "time", "memory", "money"), *((str(n), one.name, *one.figures) for n, one in enumerate(possible, 1))], "  "))  # fmt: skip
     for n, one in enumerate(possible, 1):
         put(f"\n{n}. {one.title}")
         for reason in one.reasons:
@@ -129,7 +116,7 @@ def print_advice(found: Advised, recipe: str) -> None:
     put(f"next:   luthier search {recipe} --techniques   (tries them, within the budget)")
 
 
-def print_selected(found: Selected) -> None:
+def print_selected(found: Told) -> None:
     lines = [("", "model", found.metric, "interval", "work")]
     for row in found.rows:
         mark = "*" if row["kept"] else ""
@@ -144,7 +131,7 @@ def print_selected(found: Selected) -> None:
     put(f"next:   {found.next}")
 
 
-def print_search(found: Searched, recipe: str) -> None:
+def print_search(found: Told, recipe: str) -> None:
     """Every trial, the best first; then what was kept."""
     order = sorted(
         found.trials,
@@ -163,7 +150,7 @@ def print_search(found: Searched, recipe: str) -> None:
         if one.why:
             lines.append(("", "", "", "", f"  {one.why[:200]}"))
     put(columns(lines, "  "))
-    cost = f", {found.money}" if found.money else ""
+    cost = f", {Money(*found.money)}" if found.money else ""
     put(f"all trials together: {show_seconds(found.seconds)}{cost}")
     if found.stopped:
         put(f"stopped: {found.stopped}")
@@ -172,7 +159,7 @@ def print_search(found: Searched, recipe: str) -> None:
         put(f"without training: {reference.system} {reference.value:.4g}, {how}")
     put(f"kept: trial {found.kept}: {found.why}")
     words = " ".join(f"--set {shlex.quote(one)}" for one in ("search=null", *found.sets))
-    put(f"report: {found.path}")
+    put(f"report: {page_of(found.report, found.name + '-search')}")
     put(f"next:   luthier run {recipe} {words}")
 
 

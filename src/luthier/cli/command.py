@@ -1,4 +1,4 @@
-"""What every command is made of: the App behind it, `--json`, errors as messages and exit codes."""
+"""What every command is made of: `--json`, errors as messages and exit codes. which App is behind it. How a verb is asked of it, or of a server: asking."""
 
 from __future__ import annotations
 
@@ -12,13 +12,34 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from luthier.core.errors import Interrupted, LuthierError
+from luthier.core.errors import Interrupted, LuthierError, SpecError
+
+from . import remotes
 
 if TYPE_CHECKING:
     from luthier.app.app import App
 
 
+def meant() -> tuple[str, remotes.RemoteSpec] | None:
+    """The server that --remote, LUTHIER_REMOTE or `luthier remote use` names; None: this machine."""
+    context = click.get_current_context(silent=True)
+    asked = None if context is None else context.find_root().params.get("remote_name")
+    return remotes.named(os.environ, asked)
+
+
 def app() -> App:
+    """This machine's. Raises SpecError where a server is meant: what needs a home here is not done beside it."""
+    if (found := meant()) is not None:
+        path = click.get_current_context().command_path
+        raise SpecError(
+            f"`{path}` works on this machine, and the server {found[0]} is meant.",
+            remedy="Add --remote local for this machine, or run it on the server's.",
+        )
+    return here()
+
+
+def here() -> App:
+    """This machine's, whichever server is meant: for commands that look at files of this machine alone."""
     from luthier.app.app import App
 
     return App.open()

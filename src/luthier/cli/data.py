@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from luthier.core.errors import SpecError
 
-from .command import Nearest, app, as_json_option, put, put_json, told
-
-if TYPE_CHECKING:
-    from .show import Bars, Lines
+from .asking import ask, ask_long
+from .command import Nearest, as_json_option, here, put, put_json, told
 
 
 @click.group(cls=Nearest)
@@ -37,20 +34,6 @@ def data() -> None:
     """
 
 
-@contextmanager
-def _watched() -> Iterator[dict[str, Any]]:
-    """Progress on standard error, and Ctrl-C as a wish to stop."""
-    from .interrupt import stop_on_signals
-    from .show import watch
-
-    eyes: Lines | Bars = watch()
-    try:
-        with stop_on_signals(eyes.say) as stop:
-            yield {"watch": eyes, "stop": stop}
-    finally:
-        eyes.close()
-
-
 def _show(found: Any, as_json: bool, show: Callable[[Any], None]) -> None:
     put_json(found) if as_json else show(found)
 
@@ -64,8 +47,7 @@ def prepare(recipe: Path, sets: tuple[str, ...], as_json: bool) -> None:
     """Make the dataset of RECIPE and nothing else; `luthier run` finds it there."""
     from .data_tables import print_prepared
 
-    with _watched() as watched:
-        found = app().data.prepare(recipe, sets, **watched)
+    found = ask_long("data.prepare", recipe, sets)
     _show(found, as_json, print_prepared)
 
 
@@ -93,8 +75,7 @@ def inspect(what: str, base: str | None, map_: str | None, no_page: bool, as_jso
     from .data_tables import print_profile
     from .file_tables import print_source
 
-    with _watched() as watched:
-        found = app().data.inspect(what, base=base, map_=map_, page=not no_page, **watched)
+    found = ask_long("data.inspect", what, base=base, map_=map_, page=not no_page)
     _show(found, as_json, print_profile if "dataset" in found else print_source)
 
 
@@ -111,8 +92,7 @@ def advise(dataset: str, base: str | None, as_json: bool) -> None:
     from .data_tables import print_advice
 
     reference = Path(dataset) if dataset.endswith((".yaml", ".yml")) else dataset
-    with _watched() as watched:
-        found = app().data.advise(reference, base=base, **watched)
+    found = ask_long("data.advise", reference, base=base)
     _show(found, as_json, print_advice)
 
 
@@ -130,8 +110,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
 
     if b.startswith("@"):
         b = a.partition("@")[0] + b
-    with _watched() as watched:
-        found = app().data.diff(a, b, **watched)
+    found = ask_long("data.diff", a, b)
     _show(found, as_json, print_diff)
 
 
@@ -151,8 +130,7 @@ def explain(row: str, dataset: str | None, recipe: Path | None, as_json: bool) -
     """
     from .data_tables import print_explained
 
-    with _watched() as watched:
-        found = app().data.explain(row, dataset=dataset, recipe=recipe, **watched)
+    found = ask_long("data.explain", row, dataset=dataset, recipe=recipe)
     _show(found, as_json, print_explained)
 
 
@@ -176,8 +154,7 @@ def search(dataset: str, words: tuple[str, ...], where: tuple[str, ...], limit: 
     """
     from .data_tables import print_matches
 
-    with _watched() as watched:
-        found = app().data.search(dataset, words, where, limit=limit, **watched)
+    found = ask_long("data.search", dataset, words, where, limit=limit)
     _show(found, as_json, print_matches)
 
 
@@ -207,8 +184,7 @@ def export(dataset: str, to: str, form: str, table: str | None, croissant: bool,
     """
     from .data_tables import print_exported
 
-    with _watched() as watched:
-        found = app().data.export(dataset, to, format=form, table=table, croissant=croissant, **watched)
+    found = ask_long("data.export", dataset, to, format=form, table=table, croissant=croissant)
     _show(found, as_json, print_exported)
 
 
@@ -234,8 +210,7 @@ def forget(where: tuple[str, ...], reason: str | None, recipe: Path | None, yes:
     from .data_tables import print_forget
 
     def ask(really: bool) -> dict[str, Any]:
-        with _watched() as watched:
-            return app().data.forget(where, reason=reason, recipe=recipe, really=really, **watched)
+        return ask_long("data.forget", where, reason=reason, recipe=recipe, really=really)
 
     found = ask(yes)
     _show(found, as_json, print_forget)
@@ -254,7 +229,7 @@ def forgotten(as_json: bool) -> None:
     """What was forgotten, by whom, when and why."""
     from .data_tables import print_forgotten
 
-    _show(app().data.forgotten(), as_json, print_forgotten)
+    _show(ask("data.forgotten"), as_json, print_forgotten)
 
 
 @data.command()
@@ -265,7 +240,7 @@ def layout(file: str, as_json: bool) -> None:
     """Which layout FILE has, how sure that is and why, what else it could be, and how many of its first rows fit."""
     from .file_tables import print_layouts
 
-    _show(app().data.layout(file), as_json, print_layouts)
+    _show(here().data.layout(file), as_json, print_layouts)
 
 
 @data.command()
@@ -284,7 +259,7 @@ def convert(file: str, out: Path, to: str, map_: str | None, as_json: bool) -> N
     """
     from .file_tables import print_converted
 
-    _show(app().data.convert(file, out, to=to, map_=map_), as_json, print_converted)
+    _show(here().data.convert(file, out, to=to, map_=map_), as_json, print_converted)
 
 
 @data.group(cls=Nearest)
@@ -324,7 +299,7 @@ def _put_yaml(found: Any, output: Path | None, as_json: bool) -> None:
 @told
 def propose(file: str, output: Path | None, as_json: bool) -> None:
     """A contract that the first rows of FILE keep; which of it is a promise is for people to say."""
-    _put_yaml(app().data.contract_propose(file)["contract"], output, as_json)
+    _put_yaml(here().data.contract_propose(file)["contract"], output, as_json)
 
 
 @contract.command()
@@ -336,7 +311,7 @@ def check(file: str, contract: str, as_json: bool) -> None:
     """How many rows of FILE break CONTRACT, the first of them, and whether the whole would be refused."""
     from .file_tables import print_checked
 
-    found = app().data.contract_check(file, contract)
+    found = here().data.contract_check(file, contract)
     _show(found, as_json, print_checked)
     if found["refused"]:
         sys.exit(1)
@@ -353,4 +328,4 @@ def check(file: str, contract: str, as_json: bool) -> None:
 @told
 def export_contract(contract: str, odcs: bool, name: str | None, output: Path | None, as_json: bool) -> None:
     """CONTRACT as YAML, whichever form it has now."""
-    _put_yaml(app().data.contract_export(contract, name=name, odcs=odcs), output, as_json)
+    _put_yaml(here().data.contract_export(contract, name=name, odcs=odcs), output, as_json)

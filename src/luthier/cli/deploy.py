@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from luthier.core import plugin
 
-from .command import Nearest, app, as_json_option, put, put_json, told
+from .asking import ask
+from .command import Nearest, as_json_option, put, put_json, told
 
 
 @click.group(cls=Nearest)
@@ -52,8 +52,10 @@ def render(
 ) -> None:
     """Write REF out for a target. No secret is written: files say where they are to be found. README.md says how to go on and
     what has not been checked."""
-    done = app().render(ref, target, folder, image=image, namespace=namespace, replicas=replicas, gpus=gpus)
+    done = ask(
+        "models.render", ref, target, folder, image=image, namespace=namespace, replicas=replicas, gpus=gpus
+    )
     if as_json:
-        put_json(asdict(done))
+        put_json(done)
         return
     put(f"wrote {', '.join(done.files)} to {folder} for {done.ref}; README.md says how to go on")

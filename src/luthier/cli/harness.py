@@ -11,7 +11,8 @@ import click
 from luthier.core.artifact import short
 from luthier.core.errors import SpecError
 
-from .command import app, as_json_option, put_json, told
+from .asking import ask_long
+from .command import as_json_option, put_json, told
 
 
 @click.command()
@@ -42,23 +43,14 @@ def harness(
     Nothing is fetched without --network; no code of a data set, of --include or of a downloaded metric runs. The result is kept:
     `luthier list benchmark`, `luthier show DIGEST`.
     """
-    from .interrupt import stop_on_signals
-    from .show import watch
-
     names = [name for one in tasks.split(",") if (name := one.strip())]
     if not names:
         raise SpecError(
             "--tasks names no task.", remedy="Write one, or several with commas: --tasks arc_easy,piqa"
         )
-    eyes = watch()
-    try:
-        with stop_on_signals(eyes.say) as stop:
-            found = app().harness(
-                ref, names, include=include, limit=limit, shots=shots, chat=not no_chat_template, network=network,
-                watch=eyes, stop=stop,
-            )  # fmt: skip
-    finally:
-        eyes.close()
+    found = ask_long(
+        "models.harness", ref, names, include=include, limit=limit, shots=shots, chat=not no_chat_template, network=network
+    )  # fmt: skip
     put_json(found) if as_json else print_benchmark(found)
 
 

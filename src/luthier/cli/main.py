@@ -1,4 +1,4 @@
-"""The command `luthier`. Each command parses its words, calls one App method, prints, and exits with a code:
+"""The command `luthier`. Each command parses its words, asks one verb (of this machine or of a server), prints, and exits with a code:
 
 0 done · 1 defect · 2 recipe or words · 3 data · 4 model · 5 store · 6 a part is missing · 7 the gate stopped it · 130 interrupted
 """
@@ -15,14 +15,16 @@ from luthier import __version__
 from luthier.core.errors import SpecError
 from luthier.postprocessing.spec import FORMS
 
+from .asking import ask, ask_long
 from .audit import audit
 from .choosing import advise, report, select
-from .command import Nearest, app, as_json_option, put, put_json, told
+from .command import Nearest, app, as_json_option, here, meant, put, put_json, told
 from .data import data
 from .deploy import deploy
 from .door import Door, door_options
 from .harness import harness
 from .monitoring import monitor
+from .remote import remote
 from .rollout import rollout
 from .traffic import DURATION, SHARE, traffic
 
@@ -40,7 +42,13 @@ _sets = click.option(
 
 @click.group(cls=Nearest, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="luthier")
-def main() -> None:
+@click.option(
+    "--remote",
+    "remote_name",
+    metavar="NAME",
+    help="Ask this server (luthier remote); `local`: this machine. Default: LUTHIER_REMOTE, else the one in use.",
+)
+def main(remote_name: str | None) -> None:
     """Fine-tune language models on the data a company already has, inside its own walls.
 
     \b
@@ -65,7 +73,7 @@ def main() -> None:
 @told
 def init(data_file: str, base: str, name: str | None, output: Path | None, as_json: bool) -> None:
     """Propose a commented recipe for DATA_FILE: what its columns mean, which task, how to split."""
-    text = app().init(data_file, base=base, name=name, folder=output.parent if output else None)
+    text = here().recipes.init(data_file, base=base, name=name, folder=output.parent if output else None)
     if output:
         try:
             with output.open("x", encoding="utf-8") as handle:
@@ -96,17 +104,10 @@ def init(data_file: str, base: str, name: str | None, output: Path | None, as_js
 @told
 def plan(recipe: Path, sets: tuple[str, ...], no_probe: bool, as_json: bool) -> None:
     """What RECIPE would run, how long, with how much memory and money. Trains nothing."""
-    from .interrupt import stop_on_signals
-    from .show import watch
     from .tables import print_plan
 
-    eyes = watch()
-    try:
-        with stop_on_signals(eyes.say) as stop:
-            result = app().plan(recipe, sets, probe=not no_probe, watch=eyes, stop=stop)
-    finally:
-        eyes.close()
-    put_json(result.plain()) if as_json else print_plan(result)
+    result = ask_long("recipes.plan", recipe, sets, probe=not no_probe)
+    put_json(result) if as_json else print_plan(result)
 
 
 @main.command()
@@ -123,17 +124,10 @@ def plan(recipe: Path, sets: tuple[str, ...], no_probe: bool, as_json: bool) -> 
 @told
 def profile(recipe: Path, sets: tuple[str, ...], steps: int, as_json: bool) -> None:
     """Where a training step of RECIPE spends its time and what holds it back. Keeps no weights."""
-    from .interrupt import stop_on_signals
     from .profiling import print_profile
-    from .show import watch
 
-    eyes = watch()
-    try:
-        with stop_on_signals(eyes.say) as stop:
-            result = app().profile(recipe, sets, steps=steps, watch=eyes, stop=stop)
-    finally:
-        eyes.close()
-    put_json(result.plain()) if as_json else print_profile(result)
+    result = ask_long("recipes.profile", recipe, sets, steps=steps)
+    put_json(result) if as_json else print_profile(result)
 
 
 @main.command()
@@ -165,18 +159,14 @@ def run(
     from luthier.app.acting import system_user
     from luthier.governance.waiver import Asked
 
-    from .interrupt import stop_on_signals
-    from .show import watch
     from .tables import print_run
 
-    asked = Asked.of(waive, because, by, system_user() if by_me else None)
-    eyes = watch()
-    try:
-        with stop_on_signals(eyes.say) as stop:
-            result = app().run(recipe, sets, fresh=fresh, waive=asked, watch=eyes, stop=stop)
-    finally:
-        eyes.close()
-    put_json(result.plain()) if as_json else print_run(result)
+    if meant() is None:
+        let_go: dict[str, Any] = {"waive": Asked.of(waive, because, by, system_user() if by_me else None)}
+    else:
+        let_go = {"waive": waive, "because": because, "by": by or by_me or None}
+    result = ask_long("recipes.run", recipe, sets, fresh=fresh, **let_go)
+    put_json(result) if as_json else print_run(result)
 
 
 @main.command()
@@ -202,18 +192,9 @@ def search(
     go on where they were. Several processes and hosts may share one search (search.storage).
     """
     from .choosing import print_search
-    from .interrupt import stop_on_signals
-    from .show import watch
 
-    eyes = watch()
-    try:
-        with stop_on_signals(eyes.say) as stop:
-            result = app().search(
-                recipe, sets, join=join, workers=workers, techniques=techniques, watch=eyes, stop=stop
-            )
-    finally:
-        eyes.close()
-    put_json(result.plain()) if as_json else print_search(result, str(recipe))
+    result = ask_long("recipes.search", recipe, sets, join=join, workers=workers, techniques=techniques)
+    put_json(result) if as_json else print_search(result, str(recipe))
 
 
 @main.command()
@@ -229,17 +210,10 @@ def merge(written: Path, sets: tuple[str, ...], as_json: bool) -> None:
     method: {kind: ties, density: 0.2}     # linear, task_arithmetic, ties, dare or slerp
     measure: router@3                      # the release whose test rows and metrics it is held to; may be left out
     """
-    from .interrupt import stop_on_signals
-    from .show import watch
     from .tables import print_merged
 
-    eyes = watch()
-    try:
-        with stop_on_signals(eyes.say) as stop:
-            result = app().merge(written, sets, watch=eyes, stop=stop)
-    finally:
-        eyes.close()
-    put_json(result.plain()) if as_json else print_merged(result)
+    result = ask_long("recipes.merge", written, sets)
+    put_json(result) if as_json else print_merged(result)
 
 
 @main.command()
@@ -251,8 +225,8 @@ def compare(one: str, other: str, as_json: bool) -> None:
     """ONE against OTHER (releases or reports), on the test rows that both were asked: what is better, and how sure is that."""
     from .tables import print_comparison
 
-    found = app().compare(one, other)
-    put_json(found.plain()) if as_json else print_comparison(found)
+    found = ask("models.compare", one, other)
+    put_json(found) if as_json else print_comparison(found)
 
 
 @main.command()
@@ -264,7 +238,7 @@ def show(ref: str, verify: bool, as_json: bool) -> None:
     """One artifact, whole: REF is a name, name@version, or the first digits of a digest."""
     from .tables import print_artifact
 
-    found = app().show(ref, verify=verify)
+    found = ask("records.show", ref, verify=verify)
     put_json(found) if as_json else print_artifact(found)
     if found.get("damaged"):
         sys.exit(5)
@@ -280,12 +254,10 @@ def lineage(ref: str, all_rows: bool, as_json: bool) -> None:
 
     REF may also be row:ID (a record) or the id of a served answer (chatcmpl-...).
     """
-    from dataclasses import asdict
-
     from .tables import print_lineage
 
-    found = app().lineage(ref, all_rows=all_rows)
-    put_json(asdict(found)) if as_json else print_lineage(found)
+    found = ask("records.lineage", ref, all_rows=all_rows)
+    put_json(found) if as_json else print_lineage(found)
 
 
 @main.command("list")
@@ -307,7 +279,7 @@ def list_(
     """
     from .tables import print_list
 
-    rows = app().listing(kind, tags=tags, owner=owner, purpose=purpose)
+    rows = ask("records.listing", kind, tags=tags, owner=owner, purpose=purpose)
     if not rows and (tags or owner or purpose) and not as_json:
         put("nothing here has such a tag, owner or purpose (data.about in a recipe)")
         return
@@ -449,22 +421,12 @@ def export(ref: str, folder: Path, form: str, as_json: bool) -> None:
     A model with a classification or regression head brings head.safetensors, which only Luthier reads: other tools see
     the language model without it.
     """
-    from dataclasses import asdict
-
     from luthier.core.units import show_bytes
     from luthier.postprocessing.package import HEAD
 
-    from .interrupt import stop_on_signals
-    from .show import watch
-
-    eyes = watch()
-    try:
-        with stop_on_signals(eyes.say) as stop:
-            done = app().export(ref, folder, form=form, watch=eyes, stop=stop)
-    finally:
-        eyes.close()
+    done = ask_long("models.export", ref, folder, form=form)
     if as_json:
-        put_json(asdict(done))
+        put_json(done)
         return
     put(
         f"wrote {len(done.files)} files, {show_bytes(done.size_bytes)}, to {folder} ({form}); README.md says how to load them"
@@ -483,7 +445,7 @@ def verify(folder: Path, as_json: bool) -> None:
 
     from .file_tables import print_verdict
 
-    found = app().verify(folder)
+    found = here().models.verify(folder)
     put_json({**asdict(found), "sound": found.sound}) if as_json else print_verdict(found)
     if not found.sound:
         sys.exit(4)
@@ -498,7 +460,7 @@ def doctor(as_json: bool) -> None:
 
     from .tables import print_findings
 
-    findings = app().doctor()
+    findings = here().doctor()
     put_json([asdict(f) for f in findings]) if as_json else print_findings(findings)
     if any(f.state == "bad" for f in findings):
         sys.exit(5)
@@ -514,6 +476,7 @@ main.add_command(rollout)
 main.add_command(monitor)
 main.add_command(deploy)
 main.add_command(harness)
+main.add_command(remote)
 
 
 if __name__ == "__main__":

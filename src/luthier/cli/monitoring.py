@@ -11,6 +11,7 @@ import click
 
 from luthier.core.errors import DataError, SpecError
 
+from .asking import Told, ask
 from .command import Nearest, app, as_json_option, put, put_json, told
 
 if TYPE_CHECKING:
@@ -51,27 +52,31 @@ def report(
     name: str, since: str, until: str | None, html: Path | None, recipe: Path | None, as_json: bool
 ) -> None:
     """One stretch of the traffic of NAME against what it was measured on, every test by its name."""
-    found = app().monitor.report(name, since=since, until=until, recipe=recipe)
     if html is not None:
-        from luthier.app.report.monitor_page import render
-
-        try:
-            with html.open("x", encoding="utf-8") as handle:
-                handle.write(render(found))
-        except FileExistsError:
-            raise SpecError(
-                f"{html} is already there.", remedy="Choose another name, or remove it first."
-            ) from None
-        except OSError as error:
-            raise SpecError(
-                f"{html} cannot be written: {error.strerror}.", remedy="Choose another place."
-            ) from None
+        _page(app().monitor.report(name, since=since, until=until, recipe=recipe), html)
+    found = ask("monitor.report", name, since=since, until=until, recipe=recipe)
     if as_json:
-        put_json({**found.plain(), "html": html and str(html)})
+        put_json({**found, "html": html and str(html)})
         return
     _print(found)
     if html is not None:
         put(f"\npage: {html}")
+
+
+def _page(found: Reported, html: Path) -> None:
+    from luthier.app.report.monitor_page import render
+
+    try:
+        with html.open("x", encoding="utf-8") as handle:
+            handle.write(render(found))
+    except FileExistsError:
+        raise SpecError(
+            f"{html} is already there.", remedy="Choose another name, or remove it first."
+        ) from None
+    except OSError as error:
+        raise SpecError(
+            f"{html} cannot be written: {error.strerror}.", remedy="Choose another place."
+        ) from None
 
 
 @monitor.command()
@@ -121,7 +126,7 @@ def step(name: str, recipe: Path | None, folder: Path | None, as_json: bool) -> 
 @told
 def show(name: str, as_json: bool) -> None:
     """Where monitoring of NAME stands: the last look, what is open, a model that waits."""
-    found = app().monitor.show(name)
+    found = ask("monitor.show", name)
     if as_json:
         put_json(found)
         return
@@ -152,9 +157,7 @@ def baseline(
     name: str, since: str, until: str | None, because: str, by: str | None, recipe: Path | None, as_json: bool
 ) -> None:
     """Take a stretch of good traffic of NAME for what is usual, in place of the rows it was measured on."""
-    done = app().monitor.baseline(
-        name, since=since, until=until, by=by or _user(), because=because, recipe=recipe
-    )
+    done = ask("monitor.baseline", name, since=since, until=until, by=by, because=because, recipe=recipe)
     put_json(done) if as_json else put(
         f"{done['rows']:,} requests of {_time(done['since_s'])} to {_time(done['until_s'])} are what is usual now"
     )
@@ -168,7 +171,7 @@ def baseline(
 @told
 def approve(name: str, reason: str, by: str | None, as_json: bool) -> None:
     """Let the new model of NAME that waits go on to a rollout."""
-    done = app().monitor.approve(name, by=by or _user(), reason=reason)
+    done = ask("monitor.approve", name, by=by, reason=reason)
     put_json(done) if as_json else put(f"{done['release']}: {done['state']}, {done['why']}")
 
 
@@ -180,7 +183,7 @@ def approve(name: str, reason: str, by: str | None, as_json: bool) -> None:
 @told
 def decline(name: str, reason: str, by: str | None, as_json: bool) -> None:
     """Do not use the new model of NAME that waits."""
-    done = app().monitor.decline(name, by=by or _user(), reason=reason)
+    done = ask("monitor.decline", name, by=by, reason=reason)
     put_json(done) if as_json else put(f"{done['release']} is not used")
 
 
@@ -207,7 +210,7 @@ def _stepped(found: Stepped) -> None:
         put(f"new model: {found.retrain.state}, {found.retrain.why}")
 
 
-def _print(found: Reported) -> None:
+def _print(found: Told) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -240,8 +243,8 @@ def _print(found: Reported) -> None:
         )
     for episode in found.open:
         put(f"open since {_time(episode.since_s)}: {episode.group} ({', '.join(episode.views)})")
-    for exchange, text in found.examples:
-        put(f"  {exchange}: {text}")
+    for one in found.examples:
+        put(f"  {one.id}: {one.text}")
 
 
 def _seen(text: str) -> str:

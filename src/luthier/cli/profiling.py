@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
+from .asking import Told
 from .tables import columns
 
-if TYPE_CHECKING:
-    from luthier.app.profiling import Profiled
 
-
-def print_profile(found: Profiled) -> None:
+def print_profile(found: Told) -> None:
     click.echo(f"{found.name}: what holds training back")
-    for title, facts in found.sections():
+    for title, facts in found.sections:
         click.echo(f"\n{title}")
         click.echo(columns(facts, "  "))

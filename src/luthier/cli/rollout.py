@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from .command import Nearest, app, as_json_option, put, put_json, told
-
-if TYPE_CHECKING:
-    from luthier.app.rollouts import Status
-    from luthier.deployment.rollout import Rollout
+from .asking import Told, ask
+from .command import Nearest, as_json_option, put, put_json, told
 
 _by = click.option("--by", metavar="NAME", help="Who takes this step; default: you.")
 
@@ -60,15 +57,11 @@ def start(
     from luthier.core.spec import Tree, override, parse, read_yaml
     from luthier.deployment.spec import RolloutSpec
 
-    verbs, wished = app().rollouts, None
+    wished = None
     if plan is not None or sets:
-        tree = (
-            read_yaml(read_written(plan), plan.name)
-            if plan
-            else Tree(verbs.plan_of(ref).model_dump(exclude_unset=True))
-        )
-        wished = parse(RolloutSpec, override(tree, sets), "docs/rollout.md explains every key.")
-    _show(verbs.start(ref, by=_who(by), reason=because, plan=wished), as_json)
+        tree = read_yaml(read_written(plan), plan.name) if plan else Tree(ask("rollouts.plan_of", ref))
+        wished = parse(RolloutSpec, override(tree, sets), "docs/rollout.md explains every key.").plain()
+    _show(ask("rollouts.start", ref, by=by, reason=because, plan=wished), as_json)
 
 
 @rollout.command()
@@ -77,20 +70,17 @@ def start(
 @told
 def status(name: str | None, as_json: bool) -> None:
     """Where the rollout of NAME stands, and what speaks for and against the candidate; without NAME: all of them."""
-    verbs = app().rollouts
     if name is None:
-        from luthier.app.rollouts import plain
-
-        found = verbs.listing()
+        found = ask("rollouts.listing")
         if as_json:
-            put_json([plain(one) for one in found])
+            put_json(found)
         elif not found:
             put("no name has a rollout; `luthier rollout start NAME@VERSION` begins one")
         for one in [] if as_json else found:
-            put(f"{one.name:30} {one.told():20} {one.answers} answers" + (f", {one.candidate} is tried" if one.under_way else ""))  # fmt: skip
+            put(f"{one.name:30} {one.told:20} {one.answers} answers" + (f", {one.candidate} is tried" if one.under_way else ""))  # fmt: skip
         return
-    now = verbs.status(name)
-    put_json(now.plain()) if as_json else _print_status(now)
+    now = ask("rollouts.status", name)
+    put_json(now) if as_json else _print_status(now)
 
 
 def _step(name: str, action: str, about: str, because: str | None) -> click.Command:
@@ -101,7 +91,7 @@ def _step(name: str, action: str, about: str, because: str | None) -> click.Comm
     @as_json_option
     @told
     def command(name: str, because: str, by: str | None, as_json: bool) -> None:
-        _show(getattr(app().rollouts, action)(name, by=_who(by), reason=because), as_json)
+        _show(ask(f"rollouts.{action}", name, by=by, reason=because), as_json)
 
     return command
 
@@ -128,51 +118,39 @@ _step("approve", "approve", "Agree to a candidate that waits for it (`approve: h
 @told
 def history(name: str, as_json: bool) -> None:
     """Every step that was ever taken for NAME: when, what, by whom and why."""
-    from luthier.app.rollouts import plain
-
-    found = app().rollouts.history(name)
+    found = ask("rollouts.history", name)
     if as_json:
-        put_json([plain(one) for one in found])
+        put_json(found)
         return
     for one in found:
-        put(f"{_time(one.time_s)}  {one.action.replace('_', ' '):10} → {one.told():20} {one.stable} → {one.candidate}  by {one.by}")  # fmt: skip
+        put(f"{_time(one.time_s)}  {one.action.replace('_', ' '):10} → {one.told:20} {one.stable} → {one.candidate}  by {one.by}")  # fmt: skip
         put(f"    {one.reason}")
 
 
-def _show(at: Rollout, as_json: bool) -> None:
-    from luthier.app.rollouts import plain
-
+def _show(at: Told, as_json: bool) -> None:
     if as_json:
-        put_json(plain(at))
+        put_json(at)
         return
     put(
-        f"{at.name}: {at.told()}; {at.answers} answers"
-        + (f", {at.candidate} is tried" if at.under_way else "")
+        f"{at.name}: {at.told}; {at.answers} answers" + (f", {at.candidate} is tried" if at.under_way else "")
     )
     if at.under_way:
         put(f"what serves {at.name} follows within a second; look: luthier rollout status {at.name}")
 
 
-def _print_status(now: Status) -> None:
-    at = now.rollout
-    put(f"{at.name}: {at.told()} since {_time(at.since_s)}; {at.answers} answers")
+def _print_status(at: Told) -> None:
+    put(f"{at.name}: {at.told} since {_time(at.since_s)}; {at.answers} answers")
     put(f"last step: {at.action.replace('_', ' ')} by {at.by} on {_time(at.time_s)}: {at.reason}")
     if not at.under_way:
         return
-    put(f"tried: {at.candidate}, {now.requests:,} requests in this step, {now.tally.requests:,} in all")
-    if now.tally.compared:
+    put(f"tried: {at.candidate}, {at.requests:,} requests in this step, {at.seen.requests:,} in all")
+    if at.seen.compared:
         put(
-            f"copies: {now.tally.agreed:,} of {now.tally.compared:,} got the same answer, {now.tally.dropped:,} were left out"
+            f"copies: {at.seen.agreed:,} of {at.seen.compared:,} got the same answer, {at.seen.dropped:,} were left out"
         )
-    for one in now.findings:
-        put(f"  {one.told()}")
-    put(f"waits for {now.waits_for()}")
-
-
-def _who(by: str | None) -> str:
-    from luthier.app.acting import system_user
-
-    return by or system_user()
+    for one in at.findings:
+        put(f"  {one.told}")
+    put(f"waits for {at.waits_for}")
 
 
 def _time(time_s: float) -> str:

@@ -60,7 +60,7 @@ def serve_releases(
 
     def answered(exchange: Exchange) -> None:
         facts = asdict(exchange)
-        app.record_answer(facts.pop("id"), **facts)
+        app.records.record_answer(facts.pop("id"), **facts)
 
     def ready(address: str) -> None:
         app.audit.served("started", refs, address)
@@ -121,7 +121,7 @@ class _Versions:
     def load(self, name: str, ref: str) -> ServedModel:
         from luthier.server.served import ServedModel
 
-        made = self._app.engine(ref, watch=Lines(), by=self._by, settings=self._settings)
+        made = self._app.models.engine(ref, watch=Lines(), by=self._by, settings=self._settings)
         self.first.setdefault(name, made)
         return ServedModel(
             name, made.engine, package_digest=made.digest, release=made.release, hourly=self._hourly

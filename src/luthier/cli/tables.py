@@ -11,13 +11,10 @@ import click
 from luthier.core.artifact import short
 from luthier.core.units import show_bytes, show_seconds
 
+from .asking import Told
+
 if TYPE_CHECKING:
-    from luthier.app.comparing import Compared
     from luthier.app.doctor import Finding
-    from luthier.app.lineage import Lineage
-    from luthier.app.merging import Merged
-    from luthier.app.planning import Plan
-    from luthier.app.running import Run
 
 
 def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
@@ -36,7 +33,12 @@ def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
     )
 
 
-def print_merged(merged: Merged) -> None:
+def page_of(page: str | Mapping[str, Any], reference: str) -> str:
+    """Where a page is, or the words that fetch it from a server."""
+    return page if isinstance(page, str) else f"luthier report {reference}"
+
+
+def print_merged(merged: Told) -> None:
     click.echo(f"model {short(merged.model)}: {merged.method} of {', '.join(merged.models)}")
     for name, figures in merged.metrics.items():
         told = [f"{m} {v:.3f}" for m, v in figures.items() if isinstance(v, int | float)]
@@ -69,10 +71,10 @@ def _said(about: Mapping[str, Any]) -> str:
     return " ".join(", ".join(said).split())[:80]
 
 
-def print_plan(plan: Plan) -> None:
+def print_plan(plan: Told) -> None:
     click.echo(f"{plan.name}: what would run")
     click.echo(columns([(s["step"], s["state"], s["detail"]) for s in plan.steps], "  "))
-    for title, facts in plan.sections():
+    for title, facts in plan.sections:
         click.echo(f"\n{title}")
         click.echo(columns(facts, "  "))
     for line in plan.over_budget:
@@ -81,21 +83,21 @@ def print_plan(plan: Plan) -> None:
         click.echo(f"note: {line}")
 
 
-def print_run(run: Run) -> None:
+def print_run(run: Told) -> None:
     if not run.made:
         click.echo(f"nothing to do: {run.release} is up to date.")
     else:
         click.echo(f"{run.release}: made {', '.join(run.made)} in {show_seconds(run.seconds)}.")
-    for line in run.lines():
+    for line in run.lines:
         click.echo(f"  {line}")
     if run.report_path:
-        click.echo(f"report: {run.report_path}")
+        click.echo(f"report: {page_of(run.report_path, run.release)}")
     click.echo(
         f"next:   luthier chat {run.name}   ·   luthier serve {run.name}   ·   luthier lineage {run.release}"
     )
 
 
-def print_comparison(found: Compared) -> None:
+def print_comparison(found: Told) -> None:
     left = f"; {found.left_out:,} that only one was asked are left out" if found.left_out else ""
     click.echo(f"{found.one} against {found.other}, on {found.rows:,} test rows{left}")
     lines = [
@@ -154,14 +156,14 @@ def print_artifact(found: Mapping[str, Any]) -> None:
         click.echo("from")
         click.echo(columns([(role, short(parent)) for role, parent in found["parents"].items()], "  "))
     if found["files"]:
-        click.echo(f"files in {found['folder']}")
+        click.echo(f"files in {found['folder']}" if found["folder"] else "files")
         click.echo(
             columns(
                 [(f["path"], show_bytes(f["size_bytes"]), short(f["sha256"])) for f in found["files"]], "  "
             )
         )
     if found["report"]:
-        click.echo(f"report: {found['report']}")
+        click.echo(f"report: {page_of(found['report'], found['names'][-1] if found['names'] else '')}")
     if "damaged" in found:
         click.echo(
             "damaged: " + ", ".join(found["damaged"]) if found["damaged"] else "every byte matches its hash"
@@ -207,7 +209,7 @@ def print_list(rows: Sequence[Mapping[str, Any]], kind: str | None) -> None:
 _SIGN = {"this": "●", "from": "↑", "holds it": "●"}
 
 
-def print_lineage(found: Lineage) -> None:
+def print_lineage(found: Told) -> None:
     if found.answer:
         shown = ("release", "probability", "prompt_tokens", "completion_tokens", "latency_s", "streamed")
         click.echo(

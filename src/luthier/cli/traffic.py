@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from luthier.core import units
 
-from .command import Nearest, app, as_json_option, one_line, put, put_json, safe, told
-
-if TYPE_CHECKING:
-    from luthier.store.traffic import Judged
+from .asking import Told, ask
+from .command import Nearest, as_json_option, one_line, put, put_json, safe, told
 
 
 class Unit(click.ParamType):
@@ -64,9 +61,8 @@ def traffic() -> None:
 @told
 def list_(name: str | None, newest: int, as_json: bool) -> None:
     """Served names with traffic; or the newest exchanges of NAME."""
-    verbs = app().traffic
     if name is None:
-        names = verbs.names()
+        names = ask("traffic.names")
         if as_json:
             put_json(names)
         elif not names:
@@ -79,9 +75,9 @@ def list_(name: str | None, newest: int, as_json: bool) -> None:
                 f"{told_of['name']:30} {told_of['exchanges']:>8,} exchanges  {told_of['judged']:>8,} judged  {span}"
             )
         return
-    found = verbs.listing(name, newest)
+    found = ask("traffic.listing", name, newest)
     if as_json:
-        put_json([asdict(one) for one in found])
+        put_json(found)
         return
     for one in found:
         put(f"{_time(one.exchange.time_s)}  {one.exchange.id}  {_judged(one)}")
@@ -94,9 +90,9 @@ def list_(name: str | None, newest: int, as_json: bool) -> None:
 @told
 def show(exchange_id: str, as_json: bool) -> None:
     """One exchange, whole."""
-    found = app().traffic.show(exchange_id)
+    found = ask("traffic.show", exchange_id)
     if as_json:
-        put_json(asdict(found))
+        put_json(found)
         return
     exchange = found.exchange
     put(
@@ -120,7 +116,7 @@ def show(exchange_id: str, as_json: bool) -> None:
 @told
 def feedback(file: str, by: str | None, as_json: bool) -> None:
     """Take in judgements: a FILE with `id` and a rating (-1 to 1), a correction or a comment."""
-    done = app().traffic.feedback(file, by or _user())
+    done = ask("traffic.feedback", file, by=by)
     if as_json:
         put_json(done)
         return
@@ -140,7 +136,7 @@ def remove(
     ids: tuple[str, ...], older: float | None, user: str | None, why: str | None, as_json: bool
 ) -> None:
     """Take exchanges out with all that was said of them. What was learnt from them stays learnt: see `luthier data forget`."""
-    gone = app().traffic.remove(ids=ids, older_s=older, user=user, why=why, by=_user())
+    gone = ask("traffic.remove", ids=ids, older_s=older, user=user, why=why)
     put_json({"removed": gone}) if as_json else put(f"{gone:,} exchanges removed")
 
 
@@ -148,17 +144,11 @@ def _time(time_s: float) -> str:
     return datetime.fromtimestamp(time_s, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
 
 
-def _answer(one: Judged) -> str:
+def _answer(one: Told) -> str:
     answer = one.exchange.answers[one.choice]
     return answer["text"] if answer["text"] is not None else f"(declined) {answer['refusal']}"
 
 
-def _judged(one: Judged) -> str:
+def _judged(one: Told) -> str:
     told = [] if one.rating is None else [f"rated {one.rating:+g}"]
     return ", ".join([*told, *(["corrected"] if one.correction is not None else [])]) or "not judged"
-
-
-def _user() -> str:
-    from luthier.app.acting import system_user
-
-    return system_user()

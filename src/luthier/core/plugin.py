@@ -121,6 +121,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "eval_run": "luthier.app.jobs.eval_run:run",
         "recipe": "luthier.app.jobs.kinds.recipe:run",
         "scripted": "luthier.app.jobs.kinds.scripted:run",
+        "verb": "luthier.app.verbs:run",
     },
     "launcher": {
         "local": "luthier.app.jobs.launchers.local:make",

@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,9 @@ class Examined:
     @property
     def sound(self) -> bool:
         return not self.faults
+
+    def plain(self) -> dict[str, Any]:
+        return {**asdict(self), "sound": self.sound}
 
 
 @dataclass

@@ -5,14 +5,16 @@ What fields must agree on (top_logprobs needs logprobs, a tool's message answers
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from luthier import __version__
+from luthier.core.spec import Spec
 from luthier.server import completions, embeddings, responses, wire
 from luthier.server.asking import DEADLINE, LEAST_DEADLINE_S, MOST_DEADLINE_S
 from luthier.server.parts import Off, Wire
-from luthier.server.routes import PUBLIC, TABLE, Route
+from luthier.server.routes import PUBLIC, TABLE, Described, Part, Route
 
 _TAKES: dict[str, tuple[type[Wire], Off]] = {
     "chat_completions": (wire.ChatBody, wire.UNSUPPORTED),
@@ -63,14 +65,19 @@ _ERROR = {
 }
 
 
-def describe(served: Iterable[str]) -> dict[str, Any]:
-    """OpenAPI 3.1. `served`: the names that a body's `model` may hold."""
+def describe(served: Iterable[str], parts: Sequence[Part] = ()) -> dict[str, Any]:
+    """OpenAPI 3.1. `served`: the names that a body's `model` may hold; `parts`: what there is beside the table."""
     names = sorted(served)
     schemas: dict[str, Any] = {"Error": _ERROR}
     paths: dict[str, dict[str, Any]] = {}
     for route in TABLE:
         path = route.path.replace(":path}", "}")
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, schemas, names)
+    for part in parts:
+        for route in part.routes:
+            described = part.described.get(route.endpoint)
+            path = route.path.replace(":path}", "}")
+            paths.setdefault(path, {})[route.method.lower()] = _of_part(route, described, schemas)
     about = (
         "Chat, completions, responses and embeddings in OpenAI's form, and what is Luthier's own beside them."
     )
@@ -118,6 +125,42 @@ def _operation(route: Route, schemas: dict[str, Any], names: list[str]) -> dict[
             told["parameters"] = [{"name": DEADLINE, "in": "header", "schema": bounds}]
     for status in sorted(failures - {int(one) for one in told["responses"]}):
         told["responses"][str(status)] = _failure(status)
+    return told
+
+
+def _of_part(route: Route, said: Described | None, schemas: dict[str, Any]) -> dict[str, Any]:
+    """A route of a part. Where nothing more is said of it: an object of JSON."""
+    said = said or Described("JSON.")
+    operation = re.sub(r"[^a-z0-9]+", "_", f"{route.method} {route.path}".lower()).strip("_")
+    failures = {500} if route.permission is PUBLIC else {401, 403, 409, 500, 503}
+    told: dict[str, Any] = {"operationId": operation, "summary": said.about}
+    if route.permission is not PUBLIC:
+        told |= {"security": [{"key": []}], "description": f"Needs the permission `{route.permission}`."}
+    if names := re.findall(r"{(\w+)", route.path):
+        failures.add(404)
+        text = {"type": "string", "minLength": 1}
+        told["parameters"] = [{"name": n, "in": "path", "required": True, "schema": text} for n in names]
+    if said.takes is bytes:
+        content: dict[str, Any] = {"application/octet-stream": {}}
+        told["requestBody"] = {"required": True, "content": content}
+    elif said.takes is not None:
+        assert issubclass(said.takes, Spec)
+        schema = said.takes.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= schema.pop("$defs", {})
+        schemas[said.takes.__name__] = schema
+        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{said.takes.__name__}"}}}
+        told["requestBody"] = {"required": True, "content": content}
+    if said.takes is not None:
+        failures |= {400, 404, 408, 413, 415}
+    if said.stream:
+        content = {"text/event-stream": {"schema": _EVENT}}
+    elif said.gives is bytes:
+        content = {"application/octet-stream": {}}
+    else:
+        assert isinstance(said.gives, tuple)
+        content = {"application/json": {"schema": {"type": "object", "required": list(said.gives)}}}
+    given = {"description": said.about} | ({} if route.method == "HEAD" else {"content": content})
+    told["responses"] = {str(said.status): given, **{str(one): _failure(one) for one in sorted(failures)}}
     return told
 
 

@@ -42,7 +42,7 @@ _TYPES = {
 
 
 class ApiError(LuthierError):
-    """An answer that is an error. `headers` are sent with it."""
+    """An answer that is an error. `headers` are sent with it. `cause`: what App raised, told as `error.luthier` to clients of ours."""
 
     def __init__(
         self,
@@ -52,8 +52,10 @@ class ApiError(LuthierError):
         *,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
+        cause: LuthierError | None = None,
     ) -> None:
         super().__init__(message)
+        self.cause = cause
         self.status = status
         self.code = code
         self.param = param
@@ -62,7 +64,15 @@ class ApiError(LuthierError):
     @property
     def envelope(self) -> dict[str, Any]:
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        told = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        if self.cause is not None:
+            who = {
+                "kind": type(self.cause).__name__,
+                "message": self.cause.message,
+                "remedy": self.cause.remedy,
+            }
+            return {"error": {**told, "luthier": who}}
+        return {"error": told}
 
     @property
     def body(self) -> bytes:

@@ -105,7 +105,7 @@ def create_app(
         title="Luthier",
     )
     metrics, pulse = Metrics(router), Pulse(router)
-    endpoints = _Endpoints(router, on_exchange, traffic, limits, guard, metrics, pulse)
+    endpoints = _Endpoints(router, on_exchange, traffic, limits, guard, metrics, pulse, parts)
     for part in (Part(TABLE, endpoints), *parts):
         for route in part.routes:
             endpoint = getattr(part.endpoints, route.endpoint)
@@ -136,7 +136,9 @@ class _Endpoints:
         guard: GuardSpec,
         metrics: Metrics,
         pulse: Pulse,
+        parts: Sequence[Part] = (),
     ) -> None:
+        self._parts = parts
         self._router = router
         self._on_exchange = on_exchange
         self._traffic = traffic
@@ -154,7 +156,7 @@ class _Endpoints:
         return Response(self._metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     async def description(self) -> JSONResponse:
-        return JSONResponse(describe(self._router))
+        return JSONResponse(describe(self._router, self._parts))
 
     async def status_page(self) -> Response:
         return page("status.html")

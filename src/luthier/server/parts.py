@@ -23,7 +23,7 @@ class Wire(Spec):
     model_config = ConfigDict(strict=True, hide_input_in_errors=True)
 
 
-Body = TypeVar("Body", bound=Wire)
+Body = TypeVar("Body", bound=Spec)
 
 
 def joined(value: Any, kinds: Collection[str] = ("text",)) -> Any:
@@ -101,7 +101,7 @@ _BRANCH = re.compile(r"[A-Z].*|.*[-\[].*|str|int|none", re.DOTALL)
 """How pydantic names the ways of a union; no field of ours looks like that."""
 
 
-def _told(fault: Any, body: type[Wire]) -> ApiError:
+def _told(fault: Any, body: type[Spec]) -> ApiError:
     path = [p for p in fault["loc"] if isinstance(p, int) or not _BRANCH.fullmatch(p)]
     kind = fault["type"]
     if kind == "unknown_key":

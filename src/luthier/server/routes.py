@@ -5,9 +5,11 @@ missing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
+
+from luthier.core.spec import Spec
 
 PUBLIC: Final = None
 CHAT: Final = "chat"
@@ -34,11 +36,24 @@ class Route:
 
 
 @dataclass(frozen=True)
+class Described:
+    """What `GET /openapi.json` says of an endpoint beyond its route. `takes` and `gives` are JSON (a body's Spec; keys of the answer) or
+    bytes; `stream`: server-sent events."""
+
+    about: str
+    takes: type[Spec] | type[bytes] | None = None
+    gives: tuple[str, ...] | type[bytes] = ()
+    status: int = 200
+    stream: bool = False
+
+
+@dataclass(frozen=True)
 class Part:
-    """Routes, and the object whose methods (`Route.endpoint`) answer them."""
+    """Routes, the object whose methods (`Route.endpoint`) answer them, and what is said of each (by `Route.endpoint`)."""
 
     routes: Sequence[Route]
     endpoints: object
+    described: Mapping[str, Described] = field(default_factory=dict)
 
 
 TABLE: tuple[Route, ...] = (

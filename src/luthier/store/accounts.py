@@ -141,14 +141,6 @@ class Accounts:
         rows = self._all(query.order_by(organisations.c.created_s, organisations.c.id))
         return [Organisation(**row._mapping) for row in rows]
 
-    def organisation(self, organisation_id: str) -> Organisation:
-        with self._database.reading() as connection:
-            query = sa.select(organisations).where(organisations.c.id == organisation_id)
-            row = connection.execute(query).first()
-        if row is None or row.ended_s is not None:
-            raise NotFound(f"there is no organisation {organisation_id!r}.")
-        return Organisation(**row._mapping)
-
     def project(self, project_id: str) -> Project:
         row = self._one(sa.select(projects).where(projects.c.id == project_id))
         if row is None or row.ended_s is not None:

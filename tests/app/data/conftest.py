@@ -59,8 +59,8 @@ class Shop:
         return self.folder / name
 
     def context(self, *sets: str, name: str = "recipe.yaml") -> tuple[Any, RunContext]:
-        wish = self.app._read(self.folder / name, sets)
-        return wish, self.app._context(wish, None)
+        wish = self.app.recipes.read(self.folder / name, sets)
+        return wish, self.app.recipes.context(wish, None)
 
     def prepare(self, *sets: str, name: str = "recipe.yaml") -> Artifact:
         """The dataset of the recipe, made if it is not there."""

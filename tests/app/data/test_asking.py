@@ -24,12 +24,12 @@ def test_the_model_that_is_asked_is_a_parent(workshop: Any) -> None:
         "recipe.yaml", recipe.replace("rules: {quality: [normalize, drop_empty, deduplicate]}", rules)
     )
     app = App.open({"LUTHIER_HOME": str(workshop.home), "HOME": str(workshop.home)})
-    app.plan(path, probe=False)
+    app.recipes.plan(path, probe=False)
     [dataset] = app.store.catalog.all("dataset")
     [model] = app.store.catalog.all("model")
     assert dataset.parents["asked.0"] == model.digest
-    assert model.digest in {node["digest"] for node in app.lineage(dataset.digest).nodes}
-    app.plan(path, ("data.rules.relevance.0.difficulty.n=20",), probe=False)
+    assert model.digest in {node["digest"] for node in app.records.lineage(dataset.digest).nodes}
+    app.recipes.plan(path, ("data.rules.relevance.0.difficulty.n=20",), probe=False)
     other = next(one for one in app.store.catalog.all("dataset") if one.digest != dataset.digest)
     assert any(
         one["key"].endswith("difficulty.n") for one in app.data.diff(dataset.digest, other.digest)["asked"]
@@ -71,19 +71,19 @@ def test_a_plan_sends_nothing_and_a_run_sends_what_it_said(workshop: Any) -> Non
             "recipe.yaml", recipe.replace("rules: {quality: [normalize, drop_empty, deduplicate]}", rules)
         )
         app = App.open({"LUTHIER_HOME": str(workshop.home), "HOME": str(workshop.home), "WRITER_KEY": text})
-        plan = app.plan(path, probe=False)
+        plan = app.recipes.plan(path, probe=False)
         assert not engine.requests and plan.training is None
         assert plan.asking is not None and plan.asking["requests"] == 6
         assert "generate would ask writer at 127.0.0.1: at most 6 requests" in plan.notes[0]
         with pytest.raises(SpecError, match="Nothing was asked"):
-            app.profile(path)
+            app.recipes.profile(path)
         assert not engine.requests
-        run = app.run(path)
+        run = app.recipes.run(path)
         assert len(engine.requests) == 6
         dataset = next(iter(app.store.catalog.all("dataset")))
         found = app.data.search(dataset.digest, ["About message"])
         assert found["matches"] == 6 == found["by_side"]["train"]
-        assert app.plan(path, probe=False).steps[0]["state"] == "there" and len(engine.requests) == 6
+        assert app.recipes.plan(path, probe=False).steps[0]["state"] == "there" and len(engine.requests) == 6
         assert run.release
         assert text not in "".join(str(event.data) for event in app.store.ledger.read())
     engine.close()

@@ -134,8 +134,10 @@ def test_about_is_shown_and_no_part_of_the_identity(shop):
     told = shop.prepare("data.about={owner: support, licence: CC-BY-4.0, purpose: route, tags: [a, b]}")
     assert told.digest == plain.digest
     want = {"owner": "support", "licence": "CC-BY-4.0", "purpose": "route", "tags": ["a", "b"]}
-    assert shop.app.data.inspect(plain.digest)["about"] == shop.app.show(plain.digest)["about"] == want
-    assert shop.app.listing("dataset")[0]["about"] == want
+    assert (
+        shop.app.data.inspect(plain.digest)["about"] == shop.app.records.show(plain.digest)["about"] == want
+    )
+    assert shop.app.records.listing("dataset")[0]["about"] == want
     shop.prepare("data.about={owner: sales}")  # the newest word counts
     assert shop.app.data.about(plain.digest) == {"owner": "sales"}
     events = len(list(shop.app.store.ledger.read(kind="described")))
@@ -151,15 +153,15 @@ def test_a_list_is_filtered_by_what_is_said_of_datasets(shop, some):
     silent = shop.prepare()
 
     def found(**wanted):
-        return {row["digest"] for row in shop.app.listing("dataset", **wanted)}
+        return {row["digest"] for row in shop.app.records.listing("dataset", **wanted)}
 
     assert found() == {one.digest, other.digest, silent.digest}
     assert found(tags=["eu"]) == {one.digest, other.digest} and found(tags=["EU", "pii"]) == {one.digest}
     assert found(owner="support") == {one.digest} and found(owner="supp") == set()
     assert found(purpose="route") == {one.digest} and found(purpose="route", owner="sales") == set()
     with pytest.raises(SpecError, match="a run has none of its own"):
-        shop.app.listing("run", tags=["eu"])
-    assert shop.app.listing(tags=["eu"]) == []  # nothing was released
+        shop.app.records.listing("run", tags=["eu"])
+    assert shop.app.records.listing(tags=["eu"]) == []  # nothing was released
 
 
 @pytest.mark.parametrize(

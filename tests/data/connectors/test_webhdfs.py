@@ -123,8 +123,8 @@ def dataset(tmp_path: Path) -> Any:
         "name: r\nbase: tiny\ndata: {sources: [{files: rows.jsonl, map: {text: text}}], split: {test: 0.2}}\n"
     )
     app = App(tmp_path / "home", {})
-    wish = app._read(recipe, ())
-    with closing(app._context(wish, None)) as at:
+    wish = app.recipes.read(recipe, ())
+    with closing(app.recipes.context(wish, None)) as at:
         return app, prepared(wish, at, Make(at))
 
 

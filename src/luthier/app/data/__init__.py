@@ -53,8 +53,8 @@ class Data:
         from luthier.app.line import Make, prepared
         from luthier.app.planning import written_rules
 
-        wish = self._app._read(recipe, overrides)
-        with closing(self._app._context(wish, watch, stop)) as at:
+        wish = self._app.recipes.read(recipe, overrides)
+        with closing(self._app.recipes.context(wish, watch, stop)) as at:
             make = Make(at)
             dataset = prepared(wish, at, make, asks=asks)
         assert dataset is not None
@@ -146,7 +146,7 @@ class Data:
 
         store, reader = self._app.store, None
         if recipe is not None:
-            folder = self._app._read(recipe, ()).folder
+            folder = self._app.recipes.read(recipe, ()).folder
             reader = Reader(store.home, folder, self._app._environ, self._looking(watch, stop))
         return explain(store, row, dataset_of(store, dataset) if dataset else None, reader)
 
@@ -186,7 +186,7 @@ class Data:
         """Which records are meant, and which datasets and models used them; with `really` they are left out from now on."""
         from .forget import forget
 
-        wish = self._app._read(recipe, ()) if recipe else None
+        wish = self._app.recipes.read(recipe, ()) if recipe else None
         return forget(
             self._app.store,
             where,

@@ -66,13 +66,13 @@ def as_api_error(error: LuthierError) -> ApiError:
     text = f"{error.message} {error.remedy}" if error.remedy else error.message
     match error:
         case NotAllowed():
-            return ApiError(403, "not_allowed", text)
+            return ApiError(403, "not_allowed", text, cause=error)
         case OverBudget():
-            return ApiError(429, "insufficient_quota", text, headers={"x-should-retry": "false"})
+            return ApiError(429, "insufficient_quota", text, headers={"x-should-retry": "false"}, cause=error)
         case NotFound():
-            return ApiError(404, "not_found", text)
+            return ApiError(404, "not_found", text, cause=error)
         case Conflict():
-            return ApiError(409, "conflict", text, headers={"x-should-retry": "false"})
+            return ApiError(409, "conflict", text, headers={"x-should-retry": "false"}, cause=error)
         case Busy():
             return ApiError(
                 503, "busy", "The records are busy. Try again soon.", headers={"retry-after": "2"}
@@ -80,8 +80,6 @@ def as_api_error(error: LuthierError) -> ApiError:
         case StoreError() | MissingPart():
             return ApiError(503, "unavailable", "The server cannot do this now; its log says why.")
         case GateFailed():
-            return ApiError(409, "gate_failed", text, headers={"x-should-retry": "false"})
-        case NotAllowed():
-            return ApiError(403, "insufficient_permissions", text)
+            return ApiError(409, "gate_failed", text, headers={"x-should-retry": "false"}, cause=error)
         case _:
-            return ApiError(400, "invalid_value", text)
+            return ApiError(400, "invalid_value", text, cause=error)

@@ -35,8 +35,10 @@ PARTS: dict[str, str] = {
     "uploads": "luthier.server.platform.uploads:UploadRoutes",
     "fine_tuning": "luthier.server.platform.fine_tuning:FineTuningRoutes",
     "models": "luthier.server.platform.models:ModelRoutes",
+    "passing": "luthier.server.platform.passing:PassingRoutes",
+    "verbs": "luthier.server.platform.verbs:VerbRoutes",
 }
-"""Part: module and class. The class takes the site and has `ROUTES`."""
+"""Part: module and class. The class takes the site and has `ROUTES`, and `DESCRIBED` where more can be said of them (routes.Described)."""
 
 
 def parts(site: Site) -> list[Part]:
@@ -44,7 +46,7 @@ def parts(site: Site) -> list[Part]:
     for target in PARTS.values():
         module, _, name = target.partition(":")
         part: Any = getattr(import_module(module), name)
-        made.append(Part(part.ROUTES, part(site)))
+        made.append(Part(part.ROUTES, part(site), getattr(part, "DESCRIBED", {})))
     return made
 
 

@@ -55,7 +55,7 @@ def run(at: Attempt) -> Mapping[str, Any]:
     written = folder / f".{at.job.id}.yaml"
     written.write_text(wish["recipe"], encoding="utf-8")
     try:
-        done = at.app.run(written, tuple(wish["sets"]), watch=at.watch, stop=at.stop)
+        done = at.app.recipes.run(written, tuple(wish["sets"]), watch=at.watch, stop=at.stop)
     finally:
         written.unlink(missing_ok=True)
     told = _finite({k: v for k, v in done.plain().items() if k != "report_path"})
