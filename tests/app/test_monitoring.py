@@ -471,8 +471,29 @@ def test_a_declined_model_is_not_what_the_next_is_compared_with(desk, runs):
     assert runs[0].recipe.evaluate.against[-1].production == "desk@1"
 
 
+@pytest.mark.parametrize("desk", [RETRAIN], indirect=True)
+def test_the_recipe_is_that_of_the_release_that_answers(desk, runs):
+    """A bad candidate's own recipe, or what it says of monitoring, must not outlive its rollback."""
+    store, verbs = desk.app.store, desk.app.rollouts
+    with store.working("2" * 64) as (out, _):
+        parents = dict(store.catalog.get("desk@1").parents)
+        made = store.commit("release", "2" * 64, {"n": 2}, 1, parents, out, {})
+    store.catalog.name("desk", made.digest)
+    bad = RECIPE.format(monitor=PLAIN).replace("rows.jsonl", "shuffled.jsonl")
+    store.ledger.append(
+        Event("run.started", "run-2", {"name": "desk", "recipe": bad, "overrides": [], "source": "bad.yaml"}),
+        Event("run.finished", "run-2", {"name": "desk", "release": "desk@2"}),
+    )
+    verbs.start("desk@2", by="ann", reason="planted")
+    verbs.roll_back("desk", by="ann", reason="worse")
+    desk.traffic(0, 60)
+    desk.judge(0, 40, correction="billing")
+    assert desk.monitor.step("desk").retrain.state == "pending"
+    assert "rows.jsonl" in runs[0].text and "shuffled" not in runs[0].text
+
+
 @pytest.mark.parametrize("desk", [RETRAIN.replace("on:", "start: release, on:")], indirect=True)
-def test_weights_that_a_run_starts_from_go_with_it_and_are_nobodys_base(desk, runs, monkeypatch):
+def test_weights_that_a_run_starts_from_go_with_it_and_are_nobodys_base(desk, runs, started, monkeypatch):
     def export(self, release, folder, *, form):
         folder.mkdir()
         (folder / "config.json").write_text("{}")
@@ -487,7 +508,13 @@ def test_weights_that_a_run_starts_from_go_with_it_and_are_nobodys_base(desk, ru
     assert wish.recipe.base.endswith("starts/desk-1")
     there = [one.name for one in (desk.app.home / "monitor" / "starts").iterdir()]
     assert there == ["desk-two-1"], "another name's is left alone"
-    desk.monitor.decline("desk", by="ann", reason="not yet")
+    store = desk.app.store
+    with store.working("2" * 64) as (out, _):
+        made = store.commit(
+            "release", "2" * 64, {"n": 2}, 1, dict(store.catalog.get("desk@1").parents), out, {}
+        )
+    store.catalog.name("desk", made.digest)
+    desk.monitor.approve("desk", by="ann", reason="looked at")  # so desk@2 answers, and its recipe counts
     told = {"name": "desk", "recipe": wish.text.replace("start: release, ", ""), "overrides": list(wish.overrides), "source": "recipe.yaml"}  # fmt: skip
     desk.app.store.ledger.append(
         Event("run.started", "run-2", told),

@@ -277,7 +277,7 @@ class Monitor:
     # -- settings ---------------------------------------------------------------------------------------------------
 
     def settings(self, name: str, recipe: Path | None = None) -> MonitorSpec:
-        """Of a recipe file, else as recorded with the newest release of the name; the defaults where neither says anything."""
+        """Of a recipe file, else as recorded with the release that answers; the defaults where neither says anything."""
         from .recipe import read_recipe
 
         if recipe is not None:
@@ -514,14 +514,18 @@ class Monitor:
 
 
 def recorded(app: App, name: str) -> Wish | None:
-    """The recipe of the newest release of a name, as the ledger has it. Its paths start nowhere: the folder is not recorded."""
+    """The recipe of the release that answers to a name, as the ledger has it: a newer one may have been declined, or taken back. Of the
+    newest where that one was not made here. Its paths start nowhere: the folder is not recorded."""
     ledger = app.store.ledger
-    finished = [
-        e for e in ledger.read(kind="run.finished") if str(e.data.get("release", "")).startswith(f"{name}@")
-    ]
-    if not finished:
+    runs = {
+        str(e.data["release"]): e.subject
+        for e in ledger.read(kind="run.finished")
+        if str(e.data.get("release", "")).startswith(f"{name}@")
+    }
+    if not runs:
         return None
-    started = next(ledger.read(kind="run.started", subject=finished[-1].subject), None)
+    run = runs.get(app.rollouts.answering(name) or "") or list(runs.values())[-1]
+    started = next(ledger.read(kind="run.started", subject=run), None)
     return None if started is None else parse_recorded(started.data)
 
 

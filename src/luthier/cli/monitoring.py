@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _recipe = click.option(
     "--recipe",
     type=click.Path(path_type=Path),
-    help="Take `monitor:` from this file; default: as recorded with the newest release.",
+    help="Take `monitor:` from this file; default: as recorded with the release that answers.",
 )
 _by = click.option("--by", help="Who answers for it; default: you.")
 
