@@ -22,6 +22,7 @@ from .data import data
 from .deploy import deploy
 from .door import Door, door_options
 from .harness import harness
+from .jobs import job
 from .monitoring import monitor
 from .rollout import rollout
 from .traffic import DURATION, SHARE, traffic
@@ -514,6 +515,7 @@ main.add_command(rollout)
 main.add_command(monitor)
 main.add_command(deploy)
 main.add_command(harness)
+main.add_command(job)
 
 
 if __name__ == "__main__":
