@@ -3,7 +3,7 @@ counted: jobs, lines of their stories, entries of the trail, trainers. Its exit 
 
     python benchmarks/job_kills.py [--kills 300] [--jobs 100] [--servers 2] [--seed 1] [--database postgresql://...]
 
-A third of the processes are born with a fuse: a fault point (luthier.core.testing) at whose k-th passing they kill themselves; the others are
+Half of the processes are born with a fuse: a fault point (luthier.core.testing) at whose k-th passing they kill themselves; the others are
 killed from outside at random. Jobs are the scripted kind; some are paused and resumed, some cancelled, while all this goes on.
 """
 
@@ -31,7 +31,7 @@ from luthier.app.jobs.reconciler import Reconciler, folder_of
 from luthier.app.site import Caller, Site
 from luthier.core import testing
 from luthier.core.errors import Conflict
-from luthier.store.attempts import LIVE
+from luthier.store.attempts import LIVE, AttemptRow
 from luthier.store.jobs import ENDED, Job
 
 OF_A_SERVER = (
@@ -43,6 +43,7 @@ OF_A_TRAINER = (
     "child.end", "child.ended",
 )  # fmt: skip
 STEPS = 4
+MOST_ATTEMPTS = 20
 SPEC = QueueSpec(
     capacity=CapacitySpec(cores=3, gpus=0),
     at_once=3,
@@ -83,7 +84,7 @@ def main() -> int:
 # -- the processes that are killed --------------------------------------------------------------------------------------------
 
 
-def fuse(points: tuple[str, ...], passes: int, chance: float = 0.34) -> None:
+def fuse(points: tuple[str, ...], passes: int, chance: float = 0.5) -> None:
     """Perhaps a point of this process at which it kills itself, having said so."""
     dice = random.Random(os.urandom(8))
     if dice.random() > chance:
@@ -103,7 +104,7 @@ def fuse(points: tuple[str, ...], passes: int, chance: float = 0.34) -> None:
 
 def serve() -> int:
     site = Site.open()
-    fuse(OF_A_SERVER, passes=8)
+    fuse(OF_A_SERVER, passes=12)
     launcher = Local(site, (sys.executable, str(Path(__file__).resolve()), "--as", "trainer"))
     reconciler = Reconciler(site, launcher=launcher, spec=SPEC, lease_s=LEASE_S)
     while True:
@@ -114,7 +115,7 @@ def serve() -> int:
 def train(argv: list[str]) -> int:
     from luthier.app.jobs import child
 
-    fuse(OF_A_TRAINER, passes=4)
+    fuse(OF_A_TRAINER, passes=3)
     return child.main(argv)
 
 
@@ -237,7 +238,7 @@ class Storm:
             needs = []
         once = (f"request-{len(self.jobs)}", "0" * 64)
         asked: dict[str, Any] = {
-            "priority": self.dice.randint(-2, 2), "most_attempts": 20, "needs": needs, "once": once, "resources": {"cores": 1},
+            "priority": self.dice.randint(-2, 2), "most_attempts": MOST_ATTEMPTS, "needs": needs, "once": once, "resources": {"cores": 1},
         }  # fmt: skip
         job = self.site.jobs.submit(self.caller, "scripted", {"steps": STEPS, "step_s": 0.1}, **asked)
         again = self.site.jobs.submit(self.caller, "scripted", {"steps": STEPS, "step_s": 0.1}, **asked)
@@ -264,16 +265,20 @@ class Storm:
 
     def _kill(self) -> None:
         chance = self.dice.random()
-        if chance < 0.08 and self.servers:
+        if chance < 0.05 and self.servers:
             server = self.dice.choice(self.servers)
             if server.poll() is None:
                 server.kill()
                 self.kills["a server, at random"] += 1
-        elif chance < 0.5 and (running := self.site.store.attempts.running()):
+        elif chance < 0.2 and (running := self._killable()):
             job, attempt = self.dice.choice(running)
             for pid in processes.marked(f"{job.id}/{attempt.number}")[:1]:
                 processes.kill([pid])
                 self.kills["a trainer, at random"] += 1
+
+    def _killable(self) -> list[tuple[Job, AttemptRow]]:
+        """Not those whose attempts would be used up: they would fail, as they should."""
+        return [pair for pair in self.site.store.attempts.running() if pair[1].number < MOST_ATTEMPTS - 6]
 
     def _all_kills(self) -> Counter[str]:
         fuses = Path(self.environ["LUTHIER_HOME"]) / "fuses"
