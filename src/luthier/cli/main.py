@@ -15,6 +15,7 @@ from luthier import __version__
 from luthier.core.errors import SpecError
 from luthier.postprocessing.spec import FORMS
 
+from .accounts import key, org, project, user
 from .audit import audit
 from .choosing import advise, report, select
 from .command import Nearest, app, as_json_option, put, put_json, told
@@ -24,6 +25,7 @@ from .door import Door, door_options
 from .harness import harness
 from .monitoring import monitor
 from .rollout import rollout
+from .server import server
 from .traffic import DURATION, SHARE, traffic
 
 DEFAULT_BASE = "smollm2-135m-instruct"
@@ -514,6 +516,11 @@ main.add_command(rollout)
 main.add_command(monitor)
 main.add_command(deploy)
 main.add_command(harness)
+main.add_command(server)
+main.add_command(org)
+main.add_command(project)
+main.add_command(user)
+main.add_command(key)
 
 
 if __name__ == "__main__":
