@@ -183,6 +183,31 @@ def test_a_backup_of_postgresql_is_its_own_tools_matter(postgres_url, tmp_path):
     assert not (tmp_path / "safe").exists()
 
 
+@pytest.mark.postgres
+@pytest.mark.slow
+def test_a_dump_of_postgresql_is_a_site_again(postgres_server, postgres_url, tmp_path):
+    """As docs/server.md has it."""
+    folder, run = postgres_server
+    site = Site.open({"LUTHIER_HOME": str(tmp_path / "site"), "LUTHIER_DATABASE": postgres_url})
+    caller = site.check(site.found())
+    site.app(caller).audit.served("started", ("a@1",), "here")
+    name = postgres_url.partition("/?")[0].rpartition("@/")[2] or postgres_url.split("@/")[1].split("?")[0]
+    as_who = ("-h", folder, "-U", "luthier")
+    dump = folder / f"{name}.dump"
+    run("pg_dump", *as_who, "--format=custom", f"--file={dump}", name)
+    run("createdb", *as_who, f"{name}again")
+    run("pg_restore", *as_who, f"--dbname={name}again", dump)
+    again = Site.open(
+        {
+            "LUTHIER_HOME": str(tmp_path / "again"),
+            "LUTHIER_DATABASE": f"postgresql://luthier@/{name}again?host={folder}",
+        }
+    )
+    assert again.accounts.projects(again.operator())[0].id == caller.project
+    assert [one.entry.action for one in again.app(caller).audit.read()] == ["serving.started"]
+    assert again.top.audit.verify().sound and again.app(caller).audit.verify().sound
+
+
 class Worker:
     seen: list[str] = []  # noqa: RUF012
 
