@@ -252,23 +252,16 @@ class Site:
         return Caller(
             held.user.id, held.user.name, held.key_id, held.scope, organisation, named,
             permissions_of((one.role for one in granted if one.scope in within), held.permissions),
-            permissions_of(self._reached(granted, held.scope), held.permissions),
+            permissions_of(self._reached(granted, held.scope, organisation), held.permissions),
             held.permissions, held.expires_s, held.session,
         )  # fmt: skip
 
-    def _reached(self, granted: Iterable[Grant], scope: str) -> list[str]:
+    def _reached(self, granted: Iterable[Grant], scope: str, organisation: str | None) -> list[str]:
         """Of these grants, the roles in what a key of `scope` reaches: the scope, what is in it and what is above it."""
-        granted = list(granted)
-        if scope == SITE or not granted:
-            return [one.role for one in granted]
-        try:
-            if scope.startswith("org_"):
-                reached = {scope, SITE, *(one.id for one in self.store.accounts.projects(scope))}
-            else:
-                reached = {scope, SITE, self.store.accounts.project(scope).organisation}
-        except NotFound:
-            return []
-        return [one.role for one in granted if one.scope in reached]
+        reached = {scope, SITE, organisation}
+        if scope.startswith("org_"):
+            reached |= {one.id for one in self.store.accounts.projects(scope)}
+        return [one.role for one in granted if scope == SITE or one.scope in reached]
 
     def denied(self, times: Iterable[tuple[tuple[str, str, str, str | None, str | None], int]]) -> None:
         """Requests that were refused for want of a right: (code, method, route, key or user or None, project or None) and how often."""

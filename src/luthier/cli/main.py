@@ -15,6 +15,7 @@ from luthier import __version__
 from luthier.core.errors import SpecError
 from luthier.postprocessing.spec import FORMS
 
+from .accounts import key, org, project, user
 from .asking import ask, ask_long
 from .audit import audit
 from .choosing import advise, report, select
@@ -27,6 +28,7 @@ from .jobs import job
 from .monitoring import monitor
 from .remote import remote
 from .rollout import rollout
+from .server import server
 from .traffic import DURATION, SHARE, traffic
 
 DEFAULT_BASE = "smollm2-135m-instruct"
@@ -479,6 +481,11 @@ main.add_command(deploy)
 main.add_command(harness)
 main.add_command(remote)
 main.add_command(job)
+main.add_command(server)
+main.add_command(org)
+main.add_command(project)
+main.add_command(user)
+main.add_command(key)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ class KeyRing:
         return key if keys.same(text, key.sha256 if key else None) else None
 
 
-def check_bind(host: str, chosen: KeyRing | None) -> None:
+def check_bind(host: str, chosen: KeyRing | bool | None) -> None:
     """Refuse to listen beyond this machine unless keys were chosen (`chosen` None: one would be generated)."""
     if chosen or is_loopback(host):
         return

@@ -29,7 +29,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
-    chosen_keys: KeyRing | None = None,
+    chosen_keys: KeyRing | bool | None = None,
     on_ready: Callable[[str], None] | None = None,
     drain_s: int = 20,
     head_timeout_s: float = HEAD_TIMEOUT_S,
@@ -39,7 +39,7 @@ def serve(
 
     `port` 0 takes a free one. `on_ready` is called with the address, like http://127.0.0.1:8000, once requests are
     answered. A second SIGINT does not wait. Beyond this machine it needs `chosen_keys`, the keys that somebody chose
-    rather than had generated. Raises SpecError without them, LuthierError if the port cannot be had.
+    rather than had generated; True where they are in a site's records. Raises SpecError without them, LuthierError if the port cannot be had.
     """
     check_bind(host, chosen_keys)
     listener = bind(host, port)

@@ -278,13 +278,8 @@ class Accounts:
 
     def key(self, key_id: str) -> tuple[KeyRow, User] | None:
         """A key that was not ended, and whose it is, where that user was not ended either."""
-        living = api_keys.c.ended_s.is_(None) & users.c.ended_s.is_(None)
-        query = (  # one look, which takes as long for a key that there is not
-            sa.select(*api_keys.c, *(column.label(f"user_{column.name}") for column in users.c))
-            .join(users, users.c.id == api_keys.c.user)
-            .where(api_keys.c.id == key_id, living)
-        )
-        row = self._one(query)
+        with self._database.reading() as connection:
+            row = connection.execute(_KEY, {"wanted": key_id}).first()
         if row is None:
             return None
         told = row._mapping
@@ -385,6 +380,11 @@ def _check_admin(connection: sa.Connection, scope: str) -> None:
         raise Conflict(f"that is the last admin of {scope}.", remedy="Make another one first.")
 
 
+_KEY = (  # one look, which takes as long for a key that there is not
+    sa.select(*api_keys.c, *(column.label(f"user_{column.name}") for column in users.c))
+    .join(users, users.c.id == api_keys.c.user)
+    .where(api_keys.c.id == sa.bindparam("wanted"), api_keys.c.ended_s.is_(None), users.c.ended_s.is_(None))
+)
 _TABLES: dict[type, sa.Table] = {
     Organisation: organisations, Project: projects, User: users, KeyRow: api_keys, Grant: grants,
 }  # fmt: skip

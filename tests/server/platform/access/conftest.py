@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -97,9 +98,19 @@ def build(site: Site, limits: Limits = Limits()) -> World:  # noqa: B008
     return World(site, client, a, b, keys)
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = build(Site.open({"LUTHIER_HOME": str(tmp_path_factory.mktemp("world") / "site")}))
+@pytest.fixture(
+    scope="module",
+    params=["sqlite", pytest.param("postgresql", marks=[pytest.mark.postgres, pytest.mark.slow])],
+)
+def world(request, tmp_path_factory):
+    """One that no test changes, in both databases."""
+    environ = {"LUTHIER_HOME": str(tmp_path_factory.mktemp("world") / "site")}
+    if request.param == "postgresql":
+        folder, run = request.getfixturevalue("postgres_server")
+        name = f"w{uuid.uuid4().hex[:12]}"
+        run("psql", "-h", folder, "-U", "luthier", "-d", "postgres", "-c", f"create database {name}")
+        environ["LUTHIER_DATABASE"] = f"postgresql://luthier@/{name}?host={folder}"
+    made = build(Site.open(environ))
     with made.client:
         yield made
 

@@ -85,9 +85,10 @@ def test_a6_a_key_that_is_ended_is_dead_everywhere_within_two_seconds(fresh):
     key = fresh.site.accounts.keys.create(fresh.a, scope=fresh.a.project, title="leaked")
     elsewhere = Site.open(fresh.site.environ)
     with TestClient(create_platform(elsewhere, {}, limits=Limits()), base_url="http://127.0.0.1:1") as other:
-        ask = lambda client: (
-            client.get(f"{V}/me", headers={"authorization": f"Bearer {key.text}"}).status_code
-        )  # noqa: E731
+
+        def ask(client):
+            return client.get(f"{V}/me", headers={"authorization": f"Bearer {key.text}"}).status_code
+
         assert ask(other) == 200 and ask(fresh.client) == 200
         assert fresh.ask("DELETE", f"{V}/keys/{key.key.id}", fresh.keys["admin"]).status_code == 200
         ended_s = time.monotonic()
@@ -330,9 +331,10 @@ def test_a2_what_was_denied_is_in_the_trail(fresh):
 
         app = create_platform(fresh.site, {}, limits=Limits(), observers=[denials])
         with TestClient(app, base_url="http://127.0.0.1:1") as client:
-            ask = lambda key, **more: client.post(
-                f"{V}/grants", json={}, headers={"authorization": f"Bearer {key}", **more}
-            )  # noqa: E731
+
+            def ask(key, **more):
+                return client.post(f"{V}/grants", json={}, headers={"authorization": f"Bearer {key}", **more})
+
             assert ask(fresh.keys["viewer"]).status_code == 403
             assert ask(fresh.keys["revoked"]).status_code == 401
             assert ask(fresh.keys["admin"], **{"openai-project": fresh.b.project}).status_code == 401

@@ -158,11 +158,14 @@ def test_a7_a_session_is_the_sites_own_cookie(shared, provider):
     browser = Browser(shared[0], provider)
     browser.log_in()
     token = browser.client.cookies["luthier-session"]
-    ask = lambda cookie: (
-        TestClient(browser.client.app, base_url="http://127.0.0.1:1")
-        .get(f"{V}/me", headers={"cookie": cookie})
-        .status_code
-    )  # noqa: E731
+
+    def ask(cookie):
+        return (
+            TestClient(browser.client.app, base_url="http://127.0.0.1:1")
+            .get(f"{V}/me", headers={"cookie": cookie})
+            .status_code
+        )
+
     assert ask(f"a=b; luthier-session={token}") == 200
     for cookie in (
         f"luthier-session={token}; luthier-session={token}", f"luthier-session={token}x", "luthier-session=", f"Luthier-Session={token}",
@@ -430,11 +433,11 @@ def test_a7_a_login_leads_back_to_this_server_alone(shared, provider, next):
     assert answer.status_code == 400
 
 
-def test_where_a_login_leads_and_which_provider(browser, provider, ann):
+def test_where_a_login_leads_and_which_provider(site, browser, provider, ann):
     assert browser.finish(provider.log_in(browser.begin(next="/status"))).headers["location"] == "/status"
     assert browser.client.get(f"{V}/login?provider=nobody").status_code == 404
     assert browser.client.get(f"{V}/login?what=x").status_code == 400
-    assert browser.client.post(f"{V}/login").status_code == 401
+    assert Browser(site, provider).client.post(f"{V}/login").status_code == 401
 
 
 WRONG = {

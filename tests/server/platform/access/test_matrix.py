@@ -48,7 +48,7 @@ def held_by(name):
 
 def test_route_times_role_times_tenant(world, routes, ids_of, capsys):
     count, wrong = 0, []
-    ids = {name: "missing" for name in ids_of(world.site, world.a)}
+    ids = dict.fromkeys(ids_of(world.site, world.a), "missing")
     for route in routes:
         path = world.path(route, ids)
         for name, text in {**STRANGERS, **world.keys}.items():
