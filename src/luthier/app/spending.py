@@ -106,11 +106,9 @@ class Spending:
 
     def ended(self, connection: sa.Connection, job: Job) -> None:
         """What was promised and not used is free again. Tokens that the job says it learnt from are entered, where nobody counted them."""
-        tokens = trained_tokens(job.result)
-        counted = sum(
-            one.metered_micro for one in self._rows.holds_of(connection, job.id) if one.unit == TOKENS
-        )
-        if tokens is not None and (more := tokens * MICRO - counted) > 0:
+        tokens, open_ = trained_tokens(job.result), self._rows.holds_of(connection, job.id)
+        counted = sum(one.metered_micro for one in open_ if one.unit == TOKENS)
+        if open_ and tokens is not None and (more := tokens * MICRO - counted) > 0:
             self._meter(connection, job, {TOKENS: more})
         self._rows.settle(connection, job.id, time.time())
 
@@ -180,7 +178,7 @@ def settle_left_over(site: Site) -> int:
 
 
 def _model(job: Job) -> str | None:
-    model = job.wish.get("model") or job.wish.get("base")
+    model = job.wish.get("base")
     return model[:256] if isinstance(model, str) else None
 
 

@@ -372,12 +372,3 @@ def _put(value: Any, files: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
         return {key: _put(one, files) for key, one in value.items()}
     return [_put(one, files) for one in value] if isinstance(value, list | tuple) else value
-
-
-def model_refusals(policy: Effective, name: str) -> list[Refusal]:
-    """What speaks against a model that a request names: a base, or a release of the project."""
-    found = _Vetting(policy, str)
-    for variable in references(name):
-        found.refuse(policy.variable(variable))
-    _model(Spec(), "model", name, "model", found)
-    return found.refusals

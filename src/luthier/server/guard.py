@@ -98,6 +98,7 @@ class Envelope:
                     exchange=state.get("exchange"),
                     guarded=screen.hits if screen else {},
                     traceparent=next(iter(_header(scope, b"traceparent")), None),
+                    project=getattr(key.caller, "project", None) if key else None,
                 )
             )
 

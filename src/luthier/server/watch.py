@@ -31,6 +31,7 @@ class Seen:
     exchange: Exchange | None = None
     guarded: Mapping[str, int] = field(default_factory=dict)
     traceparent: str | None = None
+    project: str | None = None
 
     @property
     def served(self) -> tuple[str, str]:

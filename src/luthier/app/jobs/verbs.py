@@ -46,7 +46,7 @@ class Jobs:
     ) -> Job:
         """Durable on return. `once`: see store.jobs.Jobs.submit. Raises NotAllowed for what policy denies, OverBudget where a budget has
         not enough left."""
-        admitted = Desk(self._site).admit(caller, kind, wish, resources)
+        admitted = Desk(self._site).admit(caller, kind, wish, resources, shown)
         job = Job(
             f"{prefix}{secrets.token_hex(12)}", _project(caller), kind, wish, caller.user, time.time(), caller.key_id,
             state="held" if admitted.held else "queued", priority=priority, shown=shown or {}, resources=resources or {}, not_before_s=not_before_s, most_attempts=most_attempts,

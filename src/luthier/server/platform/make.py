@@ -10,6 +10,7 @@ from luthier.server.openai import Limits, create_app
 from luthier.server.routes import Part
 
 from .ring import Ring
+from .served import Served
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 _LIMITS = Limits()
 PARTS: dict[str, str] = {
     "jobs": "luthier.server.platform.jobs:JobRoutes",
+    "policy": "luthier.server.platform.policy:PolicyRoutes",
+    "approvals": "luthier.server.platform.approvals:ApprovalRoutes",
+    "budgets": "luthier.server.platform.budgets:BudgetRoutes",
+    "usage": "luthier.server.platform.usage:UsageRoutes",
 }
 """Part: module and class. The class takes the site and has `ROUTES`."""
 
@@ -43,6 +48,8 @@ def create_platform(
     observers: Sequence[Observer] = (),
 ) -> FastAPI:
     """The app. Starts no job: reconcilers run beside it."""
+    served = Served(site)
     return create_app(
-        models, Ring(site), allowed_hosts=allowed_hosts, limits=limits, observers=observers, parts=parts(site)
-    )
+        models, Ring(site), allowed_hosts=allowed_hosts, limits=limits, observers=[*observers, served], parts=parts(site),
+        afford=served.afford,
+    )  # fmt: skip
