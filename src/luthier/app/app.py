@@ -193,7 +193,7 @@ class App:
                metric: str | None = None, rule: str = "one_standard_error", name: str | None = None) -> Selected:  # fmt: skip
         """Which of several trained models, or of a search's trials, to go on with, by figures on validation rows alone. `name`: give
         the release that is kept this name, as its newest version."""
-        from .selecting import name_it, select_runs, select_trials
+        from .selecting import name_it, select_runs, select_trials, version_of
 
         if recipe is None and overrides:
             raise SpecError(
@@ -203,7 +203,7 @@ class App:
         if recipe is None:
             found = select_runs(self.store, references, metric=metric, rule=rule)
             if name is not None:
-                self.consent("name", f"{name}={found.kept}")
+                self.consent("name", f"{name}={version_of(self.store, found.kept)}")
             return (
                 found if name is None else replace(found, named=name_it(self.store, found, name, self.actor))
             )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from luthier.store.approvals import Approval
     from luthier.store.jobs import Job
 
+    from .acting import Actor
     from .site import Caller, Site
 
 
@@ -43,6 +44,7 @@ class Admitted:
     """`forecast`: what is promised out of which unit. `needs_approval`: who says that another person must agree; the job is held then."""
 
     desk: Desk
+    actor: Actor
     whose: Whose
     forecast: Wanted
     approval: Approval | None = None
@@ -56,7 +58,7 @@ class Admitted:
         """In the transaction that enters the job. Raises OverBudget."""
         self.desk.reserve(connection, job.id, self.whose, self.forecast)
         if self.approval is not None:
-            self.desk.open_approval(connection, job, self.approval)
+            self.desk.open_approval(connection, job, self.approval, self.actor)
 
 
 class Desk:
@@ -81,12 +83,12 @@ class Desk:
         whose = Whose(organisation, project, caller.user, caller.key_id)
         origin = policy.training_needs_approval(data_class) if data_class is not None else None
         if origin is None:
-            return Admitted(self, whose, forecast)
+            return Admitted(self, caller.actor, whose, forecast)
         reason = f"training on rows of the class {data_class} needs another person's word"
         approval = Approvals(self._site).opened(
             caller, policy, JOB, "", reason, {"class": data_class, "job_kind": kind}
         )
-        return Admitted(self, whose, forecast, approval, origin)
+        return Admitted(self, caller.actor, whose, forecast, approval, origin)
 
     def vetted(
         self, project: str, user_roles: Sequence[str], text: str, sets: Sequence[str], files: Files
@@ -173,15 +175,11 @@ class Desk:
         with store.database.reading() as connection:
             return {row.id: row.size_bytes for row in connection.execute(query)}
 
-    def open_approval(self, connection: sa.Connection, job: Job, approval: Approval) -> None:
-        from dataclasses import replace
-
+    def open_approval(self, connection: sa.Connection, job: Job, approval: Approval, actor: Actor) -> None:
         approval = replace(approval, subject=job.id)
         self._site.store.approvals.enter(connection, approval)
         told = {"kind": JOB, "subject": job.id, "project": job.project}
-        self._site.store.audit.enter(
-            connection, self._site.top.actor.act("approval.opened", approval.id, told)
-        )
+        self._site.store.audit.enter(connection, actor.act("approval.asked", approval.id, told))
 
     # -- budgets ----------------------------------------------------------------------------------------------------
 

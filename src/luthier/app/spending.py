@@ -31,6 +31,7 @@ MACHINE = "LUTHIER_MACHINE"
 """The environment variable that names the kind of machine jobs run on, in the price table."""
 CHUNK_S = 900.0
 """Where nobody can say how long a job takes, so much of its time is promised at once, and again while it runs."""
+PRICES_S = 60.0
 ALERT = "budget.alert"
 
 
@@ -92,13 +93,21 @@ class Spending:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._rows = site.store.budgets
+        self._priced: tuple[float, tuple[float, str] | None] | None = None
+
+    def _hourly(self) -> tuple[float, str] | None:
+        """Read anew once a minute."""
+        now = time.monotonic()
+        if self._priced is None or now - self._priced[0] > PRICES_S:
+            self._priced = (now, hourly_of(self._site))
+        return self._priced[1]
 
     def started(self, connection: sa.Connection, job: Job, attempt: Any) -> None:
         """Nothing is used yet; what it may use was promised when it was submitted."""
 
     def metered(self, connection: sa.Connection, job: Job, seconds: float) -> None:
         """Take what so much time uses out of the job's promises, and promise it more where that is used up and something is left."""
-        self._meter(connection, job, spent(seconds, gpus_of(job), hourly_of(self._site)))
+        self._meter(connection, job, spent(seconds, gpus_of(job), self._hourly()))
 
     def counted(self, connection: sa.Connection, job: Job, tokens: int) -> None:
         """The same of tokens that a job has read or written."""
@@ -128,7 +137,7 @@ class Spending:
         if not any(amounts.values()):
             return
         whose, now = whose_of(self._site, job), time.time()
-        month, chunks = month_of(now), spent(CHUNK_S, max(gpus_of(job), 1), hourly_of(self._site))
+        month, chunks = month_of(now), spent(CHUNK_S, max(gpus_of(job), 1), self._hourly())
         budgets = self._rows.applying(connection, whose)
         held = {one.unit: one for one in self._rows.holds_of(connection, job.id)}
         for unit, amount in amounts.items():

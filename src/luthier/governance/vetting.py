@@ -139,6 +139,8 @@ def _walk(spec: Spec, at: str, found: _Vetting) -> None:
         if kind in _WHOLE:
             _WHOLE[kind](value or {}, here, found)
             continue
+        if kind is None and value == about.get_default(call_default_factory=True):
+            continue  # of a part of another package, as it is without anybody's word
         if holds_text(type(spec), name):
             for text in _strings(value):
                 _text(spec, name, text, here, found)

@@ -47,7 +47,7 @@ def test_without_it_the_job_ends_and_its_budget_is_free(strict, trainer, deploye
     strict.budgets.add(admin, "project", "tokens", 3_000)
     job = submitted(strict, trainer, upload)
     [asked] = strict.approvals.list(trainer)
-    assert strict.budgets.list(admin)[0]["promised"] == 3_000
+    assert strict.budgets.list(admin)[0]["promised"] == 1_000
     if how == "decline":
         strict.approvals.decline(deployer, asked.id, "not these rows")
     elif how == "withdraw":
@@ -114,7 +114,13 @@ def test_a_release_answers_once_another_person_agrees(strict, trainer, deployer,
     alias = strict.approvals.ask(trainer, "name", f"production={ref}", "for all")
     with pytest.raises(NotAllowed, match="yourself"):
         strict.approvals.grant(admin, alias.id, "mine is good")
-    assert strict.approvals.makers(admin.project, "production=nothing@1") == set()
+    with pytest.raises(NotFound):  # a version that is not there yet
+        strict.approvals.ask(trainer, "release", "router@2", "in advance")
+    for moving in ("router", "production=router", "router@2=router@1"):
+        with pytest.raises(SpecError, match="not one version"):
+            strict.approvals.ask(
+                trainer, "name" if "=" in moving else "release", moving, "whatever it is by then"
+            )
 
 
 def test_a_rollout_and_a_further_name_wait_too(strict, trainer, deployer):

@@ -30,6 +30,23 @@ def client(site, first_key):
 
 
 @pytest.fixture
+def released(site, first_key):
+    """A release of the first project, made in the first key's name."""
+
+    def released(name):
+        from luthier.core.artifact import Artifact
+
+        caller = site.check(first_key)
+        catalog = site.app(caller).store.catalog
+        artifact = catalog.record(
+            Artifact("release", f"{len(catalog.all('release')):064d}", {}, 1, {}, (), {}, 1.0)
+        )
+        return str(catalog.name(name, artifact.digest, caller.actor.act("released", name)))
+
+    return released
+
+
+@pytest.fixture
 def key_of(site, first_key):
     """A new person's key in the first project (or another scope)."""
 

@@ -7,11 +7,11 @@ import time
 import pytest
 from fastapi.testclient import TestClient
 
+from luthier.app.sheets import as_csv, as_xlsx, cell
 from luthier.app.spending import spend, whose_of
 from luthier.cost.quota import MICRO
 from luthier.server.platform.make import create_platform
 from luthier.server.platform.served import Served
-from luthier.server.platform.tables import as_csv, as_xlsx, cell
 from luthier.server.served import ServedModel
 from luthier.serving.scripted_engine import ScriptedEngine
 from luthier.store.budgets import Use, Whose
@@ -48,9 +48,9 @@ def test_a_policy_is_laid_down_and_shown(client, site, key_of):
     assert client.put(f"{V1}/policy/project", headers=bearer(key_of("trainer")), json={}).status_code == 403
 
 
-def test_a_release_is_asked_for_and_granted_by_another(client, site, key_of):
+def test_a_release_is_asked_for_and_granted_by_another(client, key_of, released):
     trainer, deployer = bearer(key_of("trainer")), bearer(key_of("deployer"))
-    body = {"kind": "release", "subject": "router@1", "reason": "better"}
+    body = {"kind": "release", "subject": released("router"), "reason": "better"}
     asked = client.post(f"{V1}/approvals", json=body, headers=trainer).json()
     assert (asked["state"], asked["object"]) == ("open", "luthier.approval")
     again = client.post(f"{V1}/approvals", json=body, headers=trainer)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
+from luthier.app.sheets import CSV_TYPE, XLSX_TYPE, as_csv, as_xlsx
 from luthier.server.errors import ApiError
 from luthier.server.routes import Route
 
 from .asked import caller, worked
 from .query import asked_in
-from .tables import CSV_TYPE, XLSX_TYPE, as_csv, as_xlsx
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site

@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import missing_part
+from luthier.core.errors import SpecError, missing_part
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 LONGEST_CELL = 32_000
@@ -67,3 +68,16 @@ def as_xlsx(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: st
         sheet.freeze_panes(1, 0)
         sheet.autofilter(0, 0, max(len(rows), 1), max(len(columns) - 1, 0))
     return into.getvalue()
+
+
+def write_new(file: Path, content: bytes) -> None:
+    """Raises SpecError where it is there already, or cannot be written."""
+    try:
+        with open(file, "xb") as into:
+            into.write(content)
+    except FileExistsError:
+        raise SpecError(f"{file} is there already.", remedy="Name another file, or remove it.") from None
+    except OSError as error:
+        raise SpecError(
+            f"{file} cannot be written: {error.strerror}.", remedy="Name another place."
+        ) from None
