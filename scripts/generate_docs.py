@@ -207,7 +207,7 @@ def cli_page() -> str:
     parts = [
         "# The commands\n",
         "Made from the code by `scripts/generate_docs.py`; do not edit. Every command takes `--json`; progress goes to standard error.",
-        "Exit codes: 0 done, 1 defect, 2 recipe or words, 3 data, 4 model, 5 store, 6 a part is missing, 7 the gate stopped it, 130 interrupted.\n",
+        "Exit codes: 0 done, 1 defect, 2 recipe or words, 3 data, 4 model, 5 store, 6 a part is missing, 7 the gate stopped it, 8 not allowed, 9 over budget, 130 interrupted.\n",
     ]
     for name, command in [("", command_line), *_commands(command_line)]:
         context = click.Context(command, info_name=f"luthier {name}".strip(), max_content_width=100)

@@ -77,7 +77,11 @@ def test_what_is_promised_anew_covers_what_was_used(held, metered, chunk):
         assert wanted >= metered + 1
 
 
-@given(st.lists(st.floats(0.01, 1.0), max_size=5), st.lists(st.integers(0, 1000), max_size=30), st.integers(1, 5000))
+@given(
+    st.lists(st.floats(0.01, 1.0), max_size=5),
+    st.lists(st.integers(0, 1000), max_size=30),
+    st.integers(1, 5000),
+)
 def test_an_alert_is_told_once_and_none_is_left_out(alerts, uses, amount):
     alerts, used, told = check_alerts(alerts), 0, []
     for use in uses:

@@ -213,3 +213,44 @@ def test_every_release_has_the_gates_that_are_asked():
     for asked in ({}, {"macro_f1": {"at_least": 0.7, "waivable": False}}, {"macro_f1": {"at_least": 0.9}}):
         with pytest.raises(NotAllowed, match="macro_f1"):
             vetted(site, task=task, evaluate={"gate": asked})
+
+
+def test_the_page_explains_every_key_of_a_policy():
+    from pathlib import Path
+
+    page = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
+    assert [name for name in PolicySpec.model_fields if f"| `{name}` |" not in page] == []
+
+
+def test_a_part_of_another_package_is_used_as_it_is_and_where_it_is_named(monkeypatch):
+    from luthier.core import plugin
+    from luthier.data.rules.drop_empty import drop_empty
+
+    class Settings(Spec):
+        folder: str = "built in"
+        least: int = 1
+
+    class Rule:
+        spec = Settings
+
+    for name in ("models", "private", "of"):
+        if hasattr(drop_empty, name):
+            setattr(Rule, name, getattr(drop_empty, name))
+
+    class Point:
+        dist = None
+
+        def load(self):
+            return Rule
+
+    outside = plugin._entry_points
+    monkeypatch.setattr(
+        plugin, "_entry_points", lambda kind: {"acme": Point()} if kind == "rule" else outside(kind)
+    )
+    rules = {"data__rules": {"quality": [{"acme": {"least": 2}}]}}
+    with pytest.raises(NotAllowed, match="'acme' of another package"):
+        vetted(**rules)
+    named = policy(parts=["rule:acme"])
+    vetted(named, **rules)
+    with pytest.raises(NotAllowed, match="nobody has said"):
+        vetted(named, data__rules={"quality": [{"acme": {"folder": "/etc"}}]})

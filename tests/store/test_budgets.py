@@ -34,12 +34,24 @@ def rows(database, audit):
 
 
 def budget(rows, scope="proj_1", amount=100, unit="tokens", period="month", **more):
-    made = Budget(f"budget_{scope}_{unit}_{period}", scope, unit, amount, period, more.pop("alerts", [1.0]), 0, "user_1", 1.0)
+    made = Budget(
+        f"budget_{scope}_{unit}_{period}",
+        scope,
+        unit,
+        amount,
+        period,
+        more.pop("alerts", [1.0]),
+        0,
+        "user_1",
+        1.0,
+    )
     return rows.add(made, Act("local", "budget.added", made.id))
 
 
 def hold(job, amount, whose=WHOSE):
-    return Hold(job, "tokens", amount, 0, whose.organisation, whose.project, whose.user, whose.key_id, MONTH, 1.0)
+    return Hold(
+        job, "tokens", amount, 0, whose.organisation, whose.project, whose.user, whose.key_id, MONTH, 1.0
+    )
 
 
 def use(amount, whose=WHOSE, time_s=1_795_000_000.0, **more):
@@ -121,7 +133,9 @@ def test_what_is_promised_becomes_use_and_what_is_left_over_is_free_again(databa
         rows.use(connection, [use(25, job="job-1")])
         rows.change_hold(connection, "job-1", "tokens", metered_micro=25)
     assert standing(rows, database, monthly) == Standing(100, 25, 35)
-    assert standing(rows, database, monthly, "2026-12") == Standing(100, 0, 35)  # still promised in the next month
+    assert standing(rows, database, monthly, "2026-12") == Standing(
+        100, 0, 35
+    )  # still promised in the next month
     assert standing(rows, database, whole, "2026-12") == Standing(100, 25, 35)
     with database.transaction() as connection:
         assert rows.settle(connection, "job-1", 2.0) == 1

@@ -9,6 +9,7 @@ rollout   name@version                  who wants it to take over by a rollout
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ ASKED = ("release", "name", "rollout")
 """Kinds that people ask for by hand."""
 STATES = ("open", "granted", "declined", "withdrawn", "expired")
 LONGEST_SUBJECT = 160
+_VERSION = re.compile(r"[A-Za-z0-9._-]+@[0-9]+", re.ASCII)
+_FURTHER = re.compile(r"[A-Za-z0-9._-]+=[A-Za-z0-9._-]+@[0-9]+", re.ASCII)
 
 
 class Approvals:
@@ -41,13 +44,21 @@ class Approvals:
         self._rows = site.store.approvals
 
     def ask(self, caller: Caller, kind: str, subject: str, reason: str) -> Approval:
-        """Raises Conflict where that is asked for already."""
+        """Raises Conflict where that is asked for already, NotFound for a version that is not there."""
         if kind not in ASKED:
             raise SpecError(
                 f"there is no approval of the kind {kind[:40]!r}.", remedy=did_you_mean(kind, ASKED)
             )
-        if not 0 < len(subject) <= LONGEST_SUBJECT or not subject.isprintable():
-            raise SpecError("it is not said for what, in 1 to 160 printable characters.", remedy="Name it.")
+        form = _FURTHER if kind == "name" else _VERSION
+        if len(subject) > LONGEST_SUBJECT or not form.fullmatch(subject):
+            said = "NAME=name@version" if kind == "name" else "name@version"
+            raise SpecError(
+                f"{subject[:80]!r} is not one version.",
+                remedy=f"Write {said}: what is agreed to must not change.",
+            )
+        self._site.app(caller).store.catalog.get(
+            subject.rpartition("=")[2]
+        )  # what is not there yet is not agreed to
         policy = Policies(self._site).effective(project_of(caller))
         made = self.opened(caller, policy, kind, subject, check_reason(reason), {})
         act = caller.actor.act(

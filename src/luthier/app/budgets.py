@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.errors import SpecError, did_you_mean
+from luthier.core.errors import NotAllowed, SpecError, did_you_mean
 from luthier.cost.quota import (
     ALERTS,
+    GPU_HOURS,
     LARGEST_MICRO,
     Standing,
     check_alerts,
@@ -85,15 +86,29 @@ class Budgets:
         if is_operator(caller) and caller.project is None:
             return [self._plain(one) for one in self._rows.list()]
         scopes = [SITE, caller.organisation, caller.project, caller.user, caller.key_id]
-        return [self._plain(one) for one in self._rows.list([one for one in scopes if one])]
+        own = {caller.project, caller.user, caller.key_id, *self._reached(caller)}
+        found = self._rows.list([one for one in scopes if one])
+        return [self._plain(one, own=one.scope in own) for one in found]
 
-    def exhausted(self, whose: Whose, units: Sequence[str] = ()) -> Budget | None:
-        """A budget of theirs that has nothing left; of these units, or of any."""
+    def _reached(self, caller: Caller) -> list[str]:
+        """Wider scopes whose numbers he may see."""
+        found = []
+        for scope in (SITE, caller.organisation):
+            try:
+                if scope is not None:
+                    need(self._site, caller, "budgets.read", scope)
+                    found.append(scope)
+            except NotAllowed:
+                continue
+        return found
+
+    def exhausted(self, whose: Whose) -> Budget | None:
+        """A budget of theirs of tokens or money that has nothing left."""
         month = month_of(time.time())
         with self._site.store.database.reading() as connection:
             for budget in self._rows.applying(connection, whose, lock=False):
                 standing = Standing(budget.amount_micro, *self._rows.standing(connection, budget, month))
-                if (not units or budget.unit in units) and standing.left_micro <= 0:
+                if budget.unit != GPU_HOURS and standing.left_micro <= 0:
                     return budget
         return None
 
@@ -139,15 +154,19 @@ class Budgets:
         need(self._site, caller, "budgets.write", budget.scope)
         return budget
 
-    def _plain(self, budget: Budget) -> dict[str, Any]:
+    def _plain(self, budget: Budget, *, own: bool = True) -> dict[str, Any]:
+        """`own`: it is not of others too, or he may see what they use; else only whether anything is left."""
         month = month_of(time.time())
         with self._site.store.database.reading() as connection:
             used, held = self._rows.standing(connection, budget, month)
         left = Standing(budget.amount_micro, used, held).left_micro
         return {
             "id": budget.id, "scope": budget.scope, "unit": budget.unit, "period": budget.period, "month": month,
-            "amount": plain(budget.amount_micro), "used": plain(used), "promised": plain(held), "left": plain(left),
-            "alerts": list(budget.alerts), "by": budget.by, "created_s": budget.created_s,
+            **{
+                name: plain(value) if own else None
+                for name, value in (("amount", budget.amount_micro), ("used", used), ("promised", held), ("left", left))
+            },
+            "exhausted": left <= 0, "alerts": list(budget.alerts), "by": budget.by, "created_s": budget.created_s,
         }  # fmt: skip
 
 

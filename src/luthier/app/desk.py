@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from luthier.core.errors import NotAllowed, NotFound, OverBudget, SpecError
-from luthier.core.spec import override, parse, read_yaml
+from luthier.core.spec import Tree, override, parse, read_yaml
 from luthier.cost.quota import MONEY, Standing, Wanted, month_of, show
-from luthier.governance.site_policy import UNCLASSIFIED, Effective
-from luthier.governance.vetting import Files, Vetted, deny, model_refusals, vet
+from luthier.governance.site_policy import UNCLASSIFIED, Effective, Refusal
+from luthier.governance.vetting import Files, Vetted, deny, vet, vetting
 from luthier.store.approvals import JOB
 from luthier.store.budgets import Budget, Hold, Whose
 from luthier.store.tables import uploaded_files
@@ -35,10 +35,8 @@ if TYPE_CHECKING:
     from luthier.store.approvals import Approval
     from luthier.store.jobs import Job
 
+    from .acting import Actor
     from .site import Caller, Site
-
-METHODS = {"supervised": "sft", "reinforcement": "grpo"}
-"""What OpenAI's dialect calls a method, where that is not our name of it."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,7 @@ class Admitted:
     """`forecast`: what is promised out of which unit. `needs_approval`: who says that another person must agree; the job is held then."""
 
     desk: Desk
+    actor: Actor
     whose: Whose
     forecast: Wanted
     approval: Approval | None = None
@@ -59,7 +58,7 @@ class Admitted:
         """In the transaction that enters the job. Raises OverBudget."""
         self.desk.reserve(connection, job.id, self.whose, self.forecast)
         if self.approval is not None:
-            self.desk.open_approval(connection, job, self.approval)
+            self.desk.open_approval(connection, job, self.approval, self.actor)
 
 
 class Desk:
@@ -69,23 +68,27 @@ class Desk:
         self._site = site
 
     def admit(
-        self, caller: Caller, kind: str, wish: Mapping[str, Any], resources: Mapping[str, Any] | None = None
-    ) -> Admitted:
-        """Raises NotAllowed with every refusal, SpecError for a recipe that is none."""
+        self, caller: Caller, kind: str, wish: Mapping[str, Any], resources: Mapping[str, Any] | None = None,
+        shown: Mapping[str, Any] | None = None,
+    ) -> Admitted:  # fmt: skip
+        """`shown`: the dialect's part of the job, whose metadata may say of which class the rows are (`data_class`). Raises NotAllowed
+        with every refusal, SpecError for a recipe that is none."""
         project = project_of(caller)
         policy = Policies(self._site).effective(project)
-        data_class, files = self._checked(caller, project, policy, wish)
+        metadata = (shown or {}).get("metadata")
+        said = metadata.get("data_class") if isinstance(metadata, Mapping) else None
+        data_class, files = self._checked(caller, project, policy, wish, str(said or UNCLASSIFIED))
         forecast = foresee(self._site, kind, wish, dict(resources or {}), self._sizes(project, files))
         organisation = self._site.store.accounts.project(project).organisation
         whose = Whose(organisation, project, caller.user, caller.key_id)
         origin = policy.training_needs_approval(data_class) if data_class is not None else None
         if origin is None:
-            return Admitted(self, whose, forecast)
+            return Admitted(self, caller.actor, whose, forecast)
         reason = f"training on rows of the class {data_class} needs another person's word"
         approval = Approvals(self._site).opened(
             caller, policy, JOB, "", reason, {"class": data_class, "job_kind": kind}
         )
-        return Admitted(self, whose, forecast, approval, origin)
+        return Admitted(self, caller.actor, whose, forecast, approval, origin)
 
     def vetted(
         self, project: str, user_roles: Sequence[str], text: str, sets: Sequence[str], files: Files
@@ -100,7 +103,7 @@ class Desk:
     # -- policy -----------------------------------------------------------------------------------------------------
 
     def _checked(
-        self, caller: Caller, project: str, policy: Effective, wish: Mapping[str, Any]
+        self, caller: Caller, project: str, policy: Effective, wish: Mapping[str, Any], data_class: str
     ) -> tuple[str | None, tuple[str, ...]]:
         """(the class of the rows, where rows are trained on; ids of uploaded files)."""
         if "recipe" in wish:
@@ -119,18 +122,35 @@ class Desk:
                 self._known(project),
             )
             return found.data_class, found.files
-        if "training_file" not in wish:
+        given = wish.get("files")
+        if not isinstance(given, Mapping):
             return None, ()
-        files = tuple(one for name in ("training_file", "validation_file") if (one := wish.get(name)))
+        files = tuple(one for one in given.values() if one)
         for one in files:
             self._known(project)(one)
-        data_class = str((wish.get("metadata") or {}).get("data_class") or UNCLASSIFIED)
-        deny([
-            *model_refusals(policy, str(wish.get("model"))),
-            *([one] if (one := policy.train(data_class, roles_in(self._site, caller, project))) else []),
-            *([one] if (one := policy.method(_method(wish))) else []),
-        ])  # fmt: skip
+        deny(self._tuning(caller, project, policy, wish, data_class))
         return data_class, files
+
+    def _tuning(
+        self, caller: Caller, project: str, policy: Effective, wish: Mapping[str, Any], data_class: str
+    ) -> list[Refusal]:
+        """What speaks against a wish for fine-tuning, whose base the server itself has put in for the name that was asked for."""
+        from luthier.models.known import KNOWN
+        from luthier.training.spec import TrainSpec
+
+        base, train = (
+            str(wish.get("base")),
+            parse(TrainSpec, Tree(dict(wish.get("train") or {}), source="train")),
+        )
+        known = KNOWN.get(base)
+        found = [
+            policy.base(base, known=known.sha256 if known else "", hub=False),
+            policy.licence(known.licence, base) if known else None,
+            policy.train(data_class, roles_in(self._site, caller, project)),
+            *vetting(train, policy, self._known(project)).refusals,
+            *policy.gate(wish.get("gate") or {}),
+        ]
+        return [one for one in found if one is not None]
 
     def _known(self, project: str) -> Files:
         """An uploaded file stays its id: it is put in when the job runs."""
@@ -155,15 +175,11 @@ class Desk:
         with store.database.reading() as connection:
             return {row.id: row.size_bytes for row in connection.execute(query)}
 
-    def open_approval(self, connection: sa.Connection, job: Job, approval: Approval) -> None:
-        from dataclasses import replace
-
+    def open_approval(self, connection: sa.Connection, job: Job, approval: Approval, actor: Actor) -> None:
         approval = replace(approval, subject=job.id)
         self._site.store.approvals.enter(connection, approval)
         told = {"kind": JOB, "subject": job.id, "project": job.project}
-        self._site.store.audit.enter(
-            connection, self._site.top.actor.act("approval.opened", approval.id, told)
-        )
+        self._site.store.audit.enter(connection, actor.act("approval.asked", approval.id, told))
 
     # -- budgets ----------------------------------------------------------------------------------------------------
 
@@ -173,7 +189,9 @@ class Desk:
         left: dict[str, int] = {}
         for budget in rows.applying(connection, whose):
             standing = Standing(budget.amount_micro, *rows.standing(connection, budget, month_of(now)))
-            self._fits(budget, standing, forecast)
+            self._fits(
+                budget, standing, forecast, own=budget.scope in (whose.project, whose.user, whose.key_id)
+            )
             left[budget.unit] = min(left.get(budget.unit, standing.left_micro), standing.left_micro)
         for unit, wanted in forecast.first_micro.items():
             held = min(wanted, left.get(unit, wanted)) if unit in forecast.unknown else wanted
@@ -192,7 +210,8 @@ class Desk:
             rows.hold(connection, hold)
 
     @staticmethod
-    def _fits(budget: Budget, standing: Standing, forecast: Wanted) -> None:
+    def _fits(budget: Budget, standing: Standing, forecast: Wanted, *, own: bool) -> None:
+        """`own`: it is nobody else's too, so its numbers may be told."""
         unit, each = budget.unit, "this month" if budget.period == "month" else "in all"
         if unit not in forecast.first_micro:
             if unit.startswith(MONEY):
@@ -202,6 +221,11 @@ class Desk:
                 )
             return
         wanted = forecast.amounts_micro.get(unit, 0)
+        if not standing.lets_in(wanted) and not own:
+            raise OverBudget(
+                f"the budget of {budget.scope} has not enough left {each}.",
+                remedy="Ask whoever keeps it (`luthier budget list`).",
+            )
         if not standing.lets_in(wanted):
             about = f"This would use about {show(wanted, unit)}. " if wanted else ""
             raise OverBudget(
@@ -220,9 +244,3 @@ def _text(recipe: Any) -> str:
             "a recipe is a text of YAML, or an object.", remedy="docs/recipe.md explains every key."
         )
     return json.dumps(recipe)
-
-
-def _method(wish: Mapping[str, Any]) -> str:
-    told = wish.get("method")
-    name = told.get("type") if isinstance(told, Mapping) else told
-    return METHODS.get(str(name), str(name)) if name else "sft"

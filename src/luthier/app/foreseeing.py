@@ -74,13 +74,13 @@ def _epochs(wish: Mapping[str, Any]) -> tuple[float, float | None]:
 
         train = parse(Recipe, override(read_yaml(text, "the recipe"), list(wish.get("sets", ())))).train
         return train.epochs, train.stop_at.tokens
-    told = wish.get("hyperparameters") or wish.get("epochs") or {}
-    epochs = told.get("n_epochs") if isinstance(told, Mapping) else told
+    train = wish.get("train")
+    epochs = train.get("epochs") if isinstance(train, Mapping) else None
     return (float(epochs) if isinstance(epochs, int | float) and epochs > 0 else EPOCHS), None
 
 
 def _seconds_a_token(site: Site, kind: str, wish: Mapping[str, Any]) -> float | None:
-    """The median of earlier jobs of this kind that name the same model; of any model where none does."""
+    """The median of earlier jobs of this kind that name the same base; of any where none does."""
     query = (
         sa.select(jobs.c.wish, jobs.c.result, jobs.c.started_s, jobs.c.finished_s)
         .where(jobs.c.kind == kind, jobs.c.state == "succeeded", jobs.c.started_s.is_not(None))
@@ -90,7 +90,7 @@ def _seconds_a_token(site: Site, kind: str, wish: Mapping[str, Any]) -> float | 
     with site.store.database.reading() as connection:
         rows = connection.execute(query).all()
     took = [
-        (row.wish.get("model") == wish.get("model"), (row.finished_s - row.started_s) / tokens)
+        (row.wish.get("base") == wish.get("base"), (row.finished_s - row.started_s) / tokens)
         for row in rows
         if (tokens := trained_tokens(row.result)) and row.finished_s is not None
     ]

@@ -36,7 +36,7 @@ class Models:
                metric: str | None = None, rule: str = "one_standard_error", name: str | None = None) -> Selected:  # fmt: skip
         """Which of several trained models, or of a search's trials, to go on with, by figures on validation rows alone. `name`: give
         the release that is kept this name, as its newest version."""
-        from .selecting import name_it, select_runs, select_trials
+        from .selecting import name_it, select_runs, select_trials, version_of
 
         if recipe is None and overrides:
             raise SpecError(
@@ -46,7 +46,7 @@ class Models:
         if recipe is None:
             found = select_runs(self._app.store, references, metric=metric, rule=rule)
             if name is not None:
-                self._app.consent("name", f"{name}={found.kept}")
+                self._app.consent("name", f"{name}={version_of(self._app.store, found.kept)}")
             return (
                 found
                 if name is None

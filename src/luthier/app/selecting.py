@@ -231,3 +231,10 @@ def name_it(store: Store, selected: Selected, name: str, actor: Actor) -> str:
     if newest and newest[-1].digest == artifact.digest:
         return str(newest[-1])
     return str(store.catalog.name(name, artifact.digest, actor.act("named", name)))
+
+
+def version_of(store: Store, reference: str) -> str:
+    """A release by one of its versions, which never changes what it stands for; by its digest where it has none."""
+    digest = store.catalog.get(reference).digest
+    known = [str(one) for one in store.catalog.names_of(digest)]
+    return reference if reference in known else known[0] if known else digest

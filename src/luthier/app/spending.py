@@ -31,6 +31,7 @@ MACHINE = "LUTHIER_MACHINE"
 """The environment variable that names the kind of machine jobs run on, in the price table."""
 CHUNK_S = 900.0
 """Where nobody can say how long a job takes, so much of its time is promised at once, and again while it runs."""
+PRICES_S = 60.0
 ALERT = "budget.alert"
 
 
@@ -92,13 +93,21 @@ class Spending:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._rows = site.store.budgets
+        self._priced: tuple[float, tuple[float, str] | None] | None = None
+
+    def _hourly(self) -> tuple[float, str] | None:
+        """Read anew once a minute."""
+        now = time.monotonic()
+        if self._priced is None or now - self._priced[0] > PRICES_S:
+            self._priced = (now, hourly_of(self._site))
+        return self._priced[1]
 
     def started(self, connection: sa.Connection, job: Job, attempt: Any) -> None:
         """Nothing is used yet; what it may use was promised when it was submitted."""
 
     def metered(self, connection: sa.Connection, job: Job, seconds: float) -> None:
         """Take what so much time uses out of the job's promises, and promise it more where that is used up and something is left."""
-        self._meter(connection, job, spent(seconds, gpus_of(job), hourly_of(self._site)))
+        self._meter(connection, job, spent(seconds, gpus_of(job), self._hourly()))
 
     def counted(self, connection: sa.Connection, job: Job, tokens: int) -> None:
         """The same of tokens that a job has read or written."""
@@ -106,11 +115,9 @@ class Spending:
 
     def ended(self, connection: sa.Connection, job: Job) -> None:
         """What was promised and not used is free again. Tokens that the job says it learnt from are entered, where nobody counted them."""
-        tokens = trained_tokens(job.result)
-        counted = sum(
-            one.metered_micro for one in self._rows.holds_of(connection, job.id) if one.unit == TOKENS
-        )
-        if tokens is not None and (more := tokens * MICRO - counted) > 0:
+        tokens, open_ = trained_tokens(job.result), self._rows.holds_of(connection, job.id)
+        counted = sum(one.metered_micro for one in open_ if one.unit == TOKENS)
+        if open_ and tokens is not None and (more := tokens * MICRO - counted) > 0:
             self._meter(connection, job, {TOKENS: more})
         self._rows.settle(connection, job.id, time.time())
 
@@ -130,7 +137,7 @@ class Spending:
         if not any(amounts.values()):
             return
         whose, now = whose_of(self._site, job), time.time()
-        month, chunks = month_of(now), spent(CHUNK_S, max(gpus_of(job), 1), hourly_of(self._site))
+        month, chunks = month_of(now), spent(CHUNK_S, max(gpus_of(job), 1), self._hourly())
         budgets = self._rows.applying(connection, whose)
         held = {one.unit: one for one in self._rows.holds_of(connection, job.id)}
         for unit, amount in amounts.items():
@@ -180,7 +187,7 @@ def settle_left_over(site: Site) -> int:
 
 
 def _model(job: Job) -> str | None:
-    model = job.wish.get("model") or job.wish.get("base")
+    model = job.wish.get("base")
     return model[:256] if isinstance(model, str) else None
 
 

@@ -1,6 +1,6 @@
 """The command `luthier`. Each command parses its words, asks one verb (of this machine or of a server), prints, and exits with a code:
 
-0 done · 1 defect · 2 recipe or words · 3 data · 4 model · 5 store · 6 a part is missing · 7 the gate stopped it · 130 interrupted
+0 done · 1 defect · 2 recipe or words · 3 data · 4 model · 5 store · 6 a part is missing · 7 the gate stopped it · 8 not allowed · 9 over budget · 130 interrupted
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from luthier.core.errors import SpecError
 from luthier.postprocessing.spec import FORMS
 
 from .accounts import key, org, project, user
+from .approvals import approval
 from .asking import ask, ask_long
 from .audit import audit
+from .budgets import budget
 from .choosing import advise, report, select
 from .command import Nearest, app, as_json_option, here, meant, put, put_json, told
 from .data import data
@@ -26,6 +28,7 @@ from .door import Door, door_options
 from .harness import harness
 from .jobs import job
 from .monitoring import monitor
+from .policy import policy
 from .remote import remote
 from .rollout import rollout
 from .server import server
@@ -475,6 +478,9 @@ main.add_command(report)
 main.add_command(data)
 main.add_command(traffic)
 main.add_command(audit)
+main.add_command(policy)
+main.add_command(approval)
+main.add_command(budget)
 main.add_command(rollout)
 main.add_command(monitor)
 main.add_command(deploy)

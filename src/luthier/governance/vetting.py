@@ -139,6 +139,8 @@ def _walk(spec: Spec, at: str, found: _Vetting) -> None:
         if kind in _WHOLE:
             _WHOLE[kind](value or {}, here, found)
             continue
+        if kind is None and value == about.get_default(call_default_factory=True):
+            continue  # of a part of another package, as it is without anybody's word
         if holds_text(type(spec), name):
             for text in _strings(value):
                 _text(spec, name, text, here, found)
@@ -372,12 +374,3 @@ def _put(value: Any, files: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
         return {key: _put(one, files) for key, one in value.items()}
     return [_put(one, files) for one in value] if isinstance(value, list | tuple) else value
-
-
-def model_refusals(policy: Effective, name: str) -> list[Refusal]:
-    """What speaks against a model that a request names: a base, or a release of the project."""
-    found = _Vetting(policy, str)
-    for variable in references(name):
-        found.refuse(policy.variable(variable))
-    _model(Spec(), "model", name, "model", found)
-    return found.refusals

@@ -14,6 +14,7 @@ status  type                    code
 413     invalid_request_error   request_too_large
 415     invalid_request_error   unsupported_media_type
 429     rate_limit_error        queue_full, rate_limit_exceeded               with Retry-After
+429     rate_limit_error        insufficient_quota                            with x-should-retry: false
 500     server_error            internal_error, not_recorded                  nothing about the cause but its id
 503     server_error            engine_unavailable                            with Retry-After
 504     timeout_error           deadline_exceeded                             with x-should-retry: false

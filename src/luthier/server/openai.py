@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +35,7 @@ from luthier.server.embeddings import Embedding, parse_embedding
 from luthier.server.errors import ApiError
 from luthier.server.exchange import OnExchange, Traffic
 from luthier.server.guard import Envelope, Guard
-from luthier.server.keys import Opens, Sessions
+from luthier.server.keys import Key, Opens, Sessions
 from luthier.server.metrics import CONTENT_TYPE, Metrics
 from luthier.server.pulse import Pulse
 from luthier.server.rates import Rate, Rates
@@ -49,6 +49,9 @@ from luthier.server.status import page
 from luthier.server.watch import Observer, Watch
 from luthier.server.wire import StreamOptions, parse, parse_feedback
 from luthier.serving.abilities import Continues
+
+Afford = Callable[[Key], Awaitable[None]]
+"""Whether whoever has the key may have another answer. Raises ApiError."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def create_app(
     observers: Sequence[Observer] = (),
     parts: Sequence[Part] = (),
     sessions: Sessions | None = None,
+    afford: Afford | None = None,
 ) -> FastAPI:
     """The ASGI app.
 
@@ -86,7 +90,8 @@ def create_app(
     called in a thread, once for each answered request, before the answer is complete; if it raises, the client gets
     an error instead of the end of the answer. `traffic` keeps what is said and takes what people say of it; without it neither
     is possible. `guard` is what is not passed on, in either direction. `observers` are told of each request when it is over, beside
-    the metrics and the status page. `parts`: further routes, each with what answers them. `sessions`: who came by a login, beside `keys`.
+    the metrics and the status page; one that has a `close` is closed with the app. `parts`: further routes, each with what answers
+    them. `sessions`: who came by a login, beside `keys`. `afford`: asked before a model is; what it raises is the answer.
     """
 
     router = models if isinstance(models, Router) else Fixed(models)
@@ -95,6 +100,9 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         router.close()
+        for observer in observers:
+            if (close := getattr(observer, "close", None)) is not None:
+                await asyncio.to_thread(close)
 
     app = FastAPI(
         openapi_url=None,
@@ -105,7 +113,7 @@ def create_app(
         title="Luthier",
     )
     metrics, pulse = Metrics(router), Pulse(router)
-    endpoints = _Endpoints(router, on_exchange, traffic, limits, guard, metrics, pulse, parts)
+    endpoints = _Endpoints(router, on_exchange, traffic, limits, guard, metrics, pulse, parts, afford)
     for part in (Part(TABLE, endpoints), *parts):
         for route in part.routes:
             endpoint = getattr(part.endpoints, route.endpoint)
@@ -137,6 +145,7 @@ class _Endpoints:
         metrics: Metrics,
         pulse: Pulse,
         parts: Sequence[Part] = (),
+        afford: Afford | None = None,
     ) -> None:
         self._parts = parts
         self._router = router
@@ -146,6 +155,7 @@ class _Endpoints:
         self._guard = guard
         self._metrics = metrics
         self._pulse = pulse
+        self._afford = afford
 
     async def health(self) -> JSONResponse:
         """Of what answers. A candidate that is not ready takes nobody's server away: the rule takes it back, and metrics tell of it."""
@@ -174,6 +184,7 @@ class _Endpoints:
         return JSONResponse(await self._router.described(model_id, _asker(request)))
 
     async def chat_completions(self, request: Request) -> Response:
+        await self._affords(request)
         body = parse(await self._read(request))
         if body.store and self._traffic is None:
             message = "This server keeps nothing of what is said (it was started without --capture); leave store out."
@@ -192,6 +203,7 @@ class _Endpoints:
         return await self._answering(request, body, body.model, shape)
 
     async def completions(self, request: Request) -> Response:
+        await self._affords(request)
         body = parse_completion(await self._read(request))
 
         def shape(model: ServedModel) -> CompletionShape:
@@ -211,12 +223,14 @@ class _Endpoints:
         return await self._answering(request, body, body.model, shape)
 
     async def responses(self, request: Request) -> Response:
+        await self._affords(request)
         body = parse_response(await self._read(request))
         return await self._answering(
             request, body, body.model, lambda _: ResponseShape(_id("resp_"), int(time.time()), body)
         )
 
     async def embeddings(self, request: Request) -> Response:
+        await self._affords(request)
         body = parse_embedding(await self._read(request))
         lease = await self._take(request, body.model, body.user)
         return Embedding(body, lease, _id("embd-"), self._asking(request))
@@ -243,6 +257,10 @@ class _Endpoints:
             message = "No such answer to this key is kept here; it may have been left out, or removed since."
             raise ApiError(404, "exchange_not_found", message, param="id")
         return JSONResponse({"object": "feedback", "id": told.id, "choice": told.choice})
+
+    async def _affords(self, request: Request) -> None:
+        if self._afford is not None:
+            await self._afford(request.state.key)
 
     async def _read(self, request: Request) -> dict[str, Any]:
         return await read_json(request, self._limits.body_bytes, self._limits.body_timeout_s)

@@ -15,7 +15,11 @@ def strict(site, admin):
 
 def submitted(site, caller, upload):
     upload("file-abc", 3_000)
-    wish = {"model": "smollm2-135m-instruct", "training_file": "file-abc", "method": {"type": "supervised"}}
+    wish = {
+        "base": "smollm2-135m-instruct",
+        "files": {"train": "file-abc", "test": None},
+        "train": {"epochs": 1},
+    }
     return site.jobs.submit(caller, "fine_tune", wish)
 
 
@@ -27,7 +31,11 @@ def test_a_job_waits_for_another_persons_word(strict, trainer, deployer, upload)
     with pytest.raises(NotAllowed, match="yourself"):
         strict.approvals.grant(trainer, asked.id, "fine by me")
     done = strict.approvals.grant(deployer, asked.id, "looked at the rows")
-    assert (done.state, done.decided_by, done.decided_reason) == ("granted", deployer.user, "looked at the rows")
+    assert (done.state, done.decided_by, done.decided_reason) == (
+        "granted",
+        deployer.user,
+        "looked at the rows",
+    )
     assert strict.jobs.get(trainer, job.id).state == "queued"
     assert strict.store.audit.head().action == "approval.granted"
     with pytest.raises(Conflict):
@@ -39,7 +47,7 @@ def test_without_it_the_job_ends_and_its_budget_is_free(strict, trainer, deploye
     strict.budgets.add(admin, "project", "tokens", 3_000)
     job = submitted(strict, trainer, upload)
     [asked] = strict.approvals.list(trainer)
-    assert strict.budgets.list(admin)[0]["promised"] == 3_000
+    assert strict.budgets.list(admin)[0]["promised"] == 1_000
     if how == "decline":
         strict.approvals.decline(deployer, asked.id, "not these rows")
     elif how == "withdraw":
@@ -75,7 +83,8 @@ def test_a_second_key_makes_no_second_person(strict, admin, upload):
     submitted(strict, admin, upload)
     text, key_id, sha256 = keys.generate()
     strict.store.accounts.add(
-        KeyRow(key_id, sha256, admin.user, admin.project, "second", 1.0), act=strict.top.actor.act("key", key_id)
+        KeyRow(key_id, sha256, admin.user, admin.project, "second", 1.0),
+        act=strict.top.actor.act("key", key_id),
     )
     with pytest.raises(NotAllowed, match="yourself"):
         strict.approvals.grant(strict.check(text), strict.approvals.list(admin)[0].id, "yes")
@@ -105,7 +114,13 @@ def test_a_release_answers_once_another_person_agrees(strict, trainer, deployer,
     alias = strict.approvals.ask(trainer, "name", f"production={ref}", "for all")
     with pytest.raises(NotAllowed, match="yourself"):
         strict.approvals.grant(admin, alias.id, "mine is good")
-    assert strict.approvals.makers(admin.project, "production=nothing@1") == set()
+    with pytest.raises(NotFound):  # a version that is not there yet
+        strict.approvals.ask(trainer, "release", "router@2", "in advance")
+    for moving in ("router", "production=router", "router@2=router@1"):
+        with pytest.raises(SpecError, match="not one version"):
+            strict.approvals.ask(
+                trainer, "name" if "=" in moving else "release", moving, "whatever it is by then"
+            )
 
 
 def test_a_rollout_and_a_further_name_wait_too(strict, trainer, deployer):

@@ -3,10 +3,10 @@
 import pytest
 
 from luthier.app.permitted import operator
-from luthier.core.errors import NotAllowed, OverBudget, SpecError
+from luthier.core.errors import NotAllowed, NotFound, OverBudget
 from luthier.cost.quota import MICRO
 
-WISH = {"model": "smollm2-135m-instruct", "training_file": "file-abc", "hyperparameters": {"n_epochs": 2}}
+WISH = {"base": "smollm2-135m-instruct", "files": {"train": "file-abc", "test": None}, "train": {"epochs": 2}}
 RECIPE = "{name: router, base: smollm2-135m-instruct, data: {sources: [{files: file-abc}]}}"
 
 
@@ -26,7 +26,7 @@ def test_a_job_is_foreseen_and_its_part_promised(site, admin, trainer):
     # how long it takes is not known, so a quarter of an hour at 2 EUR is promised
     assert held == {"tokens": 2_000 * MICRO, "money:EUR": MICRO // 2}
     site.jobs.submit(trainer, "fine_tune", WISH)
-    with pytest.raises(OverBudget, match="500 tokens left.*4,000 tokens promised"):
+    with pytest.raises(OverBudget, match=r"500 tokens left.*4,000 tokens promised"):
         site.jobs.submit(trainer, "fine_tune", WISH)
     assert len(jobs(site, trainer)) == 2
 
@@ -37,10 +37,15 @@ def test_every_scope_counts(site, admin, trainer, join):
     site.budgets.add(admin, trainer.key_id, "tokens", 9_000)
     site.budgets.add(operator(), "site", "tokens", 3_999)
     site.jobs.submit(trainer, "fine_tune", WISH)
-    with pytest.raises(OverBudget, match=trainer.user):
+    with pytest.raises(OverBudget, match=f"of ({trainer.user}|site)"):
         site.jobs.submit(trainer, "fine_tune", WISH)
-    with pytest.raises(OverBudget, match="of site"):
+    with pytest.raises(OverBudget) as told:
         site.jobs.submit(join("other", "trainer"), "fine_tune", WISH)
+    assert (
+        told.value.message == "the budget of site has not enough left this month."
+    )  # and nothing of what others use
+    seen = {one["scope"]: (one["amount"], one["exhausted"]) for one in site.budgets.list(trainer)}
+    assert seen == {"site": (None, False), trainer.user: (2_000, True), trainer.key_id: (9_000, False)}
 
 
 def test_a_budget_in_a_currency_that_nothing_is_priced_in_lets_nothing_in(site, admin, trainer):
@@ -63,31 +68,41 @@ def test_recipes_of_clients_are_vetted_and_the_operators_are_not(site, admin, tr
         {"recipe": RECIPE, "sets": ["data.sources.0.files=/etc/passwd"], "folder": None},
         {"recipe": RECIPE.replace("file-abc", "file-none"), "sets": []},
         {"recipe": RECIPE, "sets": [], "folder": "/srv"},
-        {**WISH, "training_file": "file-none"},
-        {**WISH, "model": "/srv/models/x"},
-        {**WISH, "model": "owner/name"},
+        {**WISH, "files": {"train": "file-none"}},
+        {**WISH, "train": {"method": {"distill": {"teacher": "/srv/models/x"}}}},
     ):
-        with pytest.raises((NotAllowed, SpecError)) if "recipe" in wish else pytest.raises(Exception, match="file-none|base"):
+        with pytest.raises((NotAllowed, NotFound)):
             site.jobs.submit(trainer, "any", wish)
     assert len(jobs(site, trainer)) == 1
     mine = operator(admin.organisation, admin.project)
-    site.jobs.submit(mine, "recipe", {"recipe": RECIPE.replace("file-abc", "rows.jsonl"), "sets": [], "folder": "/srv"})
+    site.jobs.submit(
+        mine, "recipe", {"recipe": RECIPE.replace("file-abc", "rows.jsonl"), "sets": [], "folder": "/srv"}
+    )
 
 
 def test_files_are_put_in_when_it_runs(site, admin):
     from luthier.app.desk import Desk
 
-    found = Desk(site).vetted(admin.project, ["trainer"], RECIPE, ["train.epochs=1"], lambda one: f"{one}/rows.jsonl")
+    found = Desk(site).vetted(
+        admin.project, ["trainer"], RECIPE, ["train.epochs=1"], lambda one: f"{one}/rows.jsonl"
+    )
     assert found.written["data"]["sources"] == [{"files": "file-abc/rows.jsonl"}]
     assert found.written["train"] == {"epochs": 1}
 
 
 def test_classes_methods_and_roles(site, admin, trainer, join):
-    site.policies.lay(admin, "project", "methods: [sft]\ndata: {public: {}, unclassified: {roles: [admin]}}", "rules")
+    site.policies.lay(
+        admin, "project", "methods: [sft]\ndata: {public: {}, unclassified: {roles: [admin]}}", "rules"
+    )
     with pytest.raises(NotAllowed, match="'unclassified' is for admin"):
         site.jobs.submit(trainer, "fine_tune", WISH)
-    public = {**WISH, "metadata": {"data_class": "public"}}
-    site.jobs.submit(trainer, "fine_tune", public)
+    public = {"metadata": {"data_class": "public"}}
+    site.jobs.submit(trainer, "fine_tune", WISH, shown=public)
     with pytest.raises(NotAllowed, match="method 'dpo'"):
-        site.jobs.submit(trainer, "fine_tune", {**public, "method": {"type": "dpo"}})
-    site.jobs.submit(admin, "fine_tune", {**WISH, "method": {"type": "supervised"}})
+        site.jobs.submit(trainer, "fine_tune", {**WISH, "train": {"method": "dpo"}}, shown=public)
+    site.policies.lay(admin, "project", "gates: {accuracy: {at_least: 0.5}}", "a gate for all")
+    with pytest.raises(NotAllowed, match="accuracy"):
+        site.jobs.submit(admin, "fine_tune", WISH)
+    site.jobs.submit(
+        admin, "fine_tune", {**WISH, "gate": site.policies.effective(admin.project).gate_floor()}
+    )

@@ -14,7 +14,11 @@ def test_nothing_said_is_the_default_and_each_rule_names_who_says_it(site, admin
     told = site.policies.show(admin)
     assert told["rules"]["bases"] == [{"from": admin.project, "value": ["smollm2-135m-instruct"]}]
     entry = site.store.audit.head()
-    assert (entry.action, entry.subject, entry.data["reason"]) == ("policy.laid", admin.project, "one base is enough")
+    assert (entry.action, entry.subject, entry.data["reason"]) == (
+        "policy.laid",
+        admin.project,
+        "one base is enough",
+    )
 
 
 def test_a_narrower_policy_may_only_tighten(site, admin):
@@ -25,7 +29,12 @@ def test_a_narrower_policy_may_only_tighten(site, admin):
         with pytest.raises(SpecError) as told:
             site.policies.lay(admin, "project", wider, "more")
         assert "the site" in told.value.message or "lapses" in told.value.message, wider
-    site.policies.lay(admin, "project", "methods: [sft]\ndata: {public: {roles: [trainer]}}\napprovals: {release: true}", "less")
+    site.policies.lay(
+        admin,
+        "project",
+        "methods: [sft]\ndata: {public: {roles: [trainer]}}\napprovals: {release: true}",
+        "less",
+    )
 
 
 def test_what_a_wider_policy_takes_away_later_is_gone_below_too():
@@ -61,7 +70,15 @@ def test_of_two_who_change_one_policy_the_second_is_told(site, admin):
 
 @pytest.mark.parametrize(
     "text",
-    ["bases: x", "nothing: []", "data: {a: {roles: [owner]}}", "bases: ['']", "approvals: {roles: [viewer]}", "approvals: {within: 0 s}", ""],
+    [
+        "bases: x",
+        "nothing: []",
+        "data: {a: {roles: [owner]}}",
+        "bases: ['']",
+        "approvals: {roles: [viewer]}",
+        "approvals: {within: 0 s}",
+        "",
+    ],
 )
 def test_what_is_no_policy_is_refused(text):
     with pytest.raises(SpecError):

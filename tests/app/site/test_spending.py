@@ -7,7 +7,7 @@ from luthier.core.errors import NotAllowed, SpecError
 from luthier.cost.quota import MICRO
 from luthier.store.tables import jobs as job_rows
 
-WISH = {"model": "smollm2-135m-instruct", "training_file": "file-abc", "hyperparameters": {"n_epochs": 1}}
+WISH = {"base": "smollm2-135m-instruct", "files": {"train": "file-abc", "test": None}, "train": {"epochs": 1}}
 
 
 @pytest.fixture
@@ -46,12 +46,14 @@ def test_metered_while_running_and_settled_at_the_end(site, admin, job, spending
     rows = site.budgets.usage(admin, ["job", "model", "kind", "user"])
     [row] = rows
     assert row == {
-        "job": job.id, "model": WISH["model"], "kind": "fine_tune", "user": job.by, "unit": "money:EUR",
+        "job": job.id, "model": WISH["base"], "kind": "fine_tune", "user": job.by, "unit": "money:EUR",
         "amount": pytest.approx(1 / 6, abs=1e-6),
     }  # fmt: skip
 
 
-def test_a_job_is_promised_more_while_something_is_left_and_halted_where_nothing_is(site, admin, job, spending):
+def test_a_job_is_promised_more_while_something_is_left_and_halted_where_nothing_is(
+    site, admin, job, spending
+):
     for _ in range(23):
         meter(site, spending, job, 150)  # 1/12 EUR each
         assert spending.may_run(job) is None

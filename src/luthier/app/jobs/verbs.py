@@ -66,7 +66,7 @@ class Jobs:
         denies, OverBudget where a budget has not enough left."""
         check_priority(caller, priority)
         check_numbers(resources or {}, most_attempts)
-        admitted = Desk(self._site).admit(caller, kind, wish, resources)
+        admitted = Desk(self._site).admit(caller, kind, wish, resources, shown)
         job = Job(
             id or f"{prefix}{secrets.token_hex(12)}", project_of(caller), kind, wish, caller.user, time.time(), caller.key_id,
             state="held" if admitted.held else "queued", priority=priority, shown=shown or {}, resources=resources or {},

@@ -12,6 +12,7 @@ from luthier.server.rates import Rate
 from luthier.server.routes import Part
 
 from .ring import Ring, SessionRing
+from .served import Served
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -37,6 +38,10 @@ PARTS: dict[str, str] = {
     "models": "luthier.server.platform.models:ModelRoutes",
     "passing": "luthier.server.platform.passing:PassingRoutes",
     "verbs": "luthier.server.platform.verbs:VerbRoutes",
+    "policy": "luthier.server.platform.policy:PolicyRoutes",
+    "approvals": "luthier.server.platform.approvals:ApprovalRoutes",
+    "budgets": "luthier.server.platform.budgets:BudgetRoutes",
+    "usage": "luthier.server.platform.usage:UsageRoutes",
 }
 """Part: module and class. The class takes the site and has `ROUTES`, and `DESCRIBED` where more can be said of them (routes.Described)."""
 
@@ -61,13 +66,14 @@ def create_platform(
 ) -> FastAPI:
     """The app. Starts no job: reconcilers run beside it. `keys`: in place of the site's own. Raises SpecError for a `login.yaml` that
     says what cannot be."""
-    login = Login.of(site)
+    login, served = Login.of(site), Served(site)
     return create_app(
         models,
         keys or Ring(site),
         allowed_hosts=allowed_hosts,
         limits=limits,
-        observers=observers,
+        observers=[*observers, served],
         parts=parts(site),
         sessions=None if login is None else SessionRing(login),
+        afford=served.afford,
     )
