@@ -23,12 +23,13 @@ from urllib.parse import parse_qsl, urlencode
 from luthier.app.site import Caller, Site
 from luthier.server.keys import Key
 from luthier.server.platform.make import create_platform
+from luthier.server.platform.models import ProjectRouter
 from luthier.server.platform.ring import Ring
 from luthier.server.serve import running
 
 KEYS = ("My API Key", "My Admin API Key")
 """What the tests send."""
-PARTS: tuple[str, ...] = ("files", "fine_tuning", "models")
+PARTS: tuple[str, ...] = ("files", "fine_tuning", "models", "evals", "webhooks")
 """Modules beside this one."""
 
 
@@ -64,7 +65,7 @@ class Tenant:
     @contextmanager
     def served(self) -> Iterator[str]:
         """The address of the server, as long as the block runs."""
-        app = create_platform(self.site, {}, keys=_AnyOf(self.site, self._text))
+        app = create_platform(self.site, ProjectRouter(self.site), keys=_AnyOf(self.site, self._text))
         app.add_middleware(_Restoring, tenant=self)  # type: ignore[arg-type]
         with running(app) as url:
             yield url

@@ -7,8 +7,7 @@ from luthier.core.errors import Interrupted
 from luthier.core.testing import FakeContext
 from luthier.models.template import Template
 from luthier.models.weights import describe, load, load_tokenizer
-from luthier.training.method import NoSettings
-from luthier.training.methods.sft import Sft
+from luthier.training.methods.sft import Sft, SftSettings
 from luthier.training.rows import read_split
 from luthier.training.spec import TrainSpec
 
@@ -27,7 +26,7 @@ QUANTISED = {"kind": "lora", "rank": 4, "quantize": "4bit"}
 
 def loss_of(model, work):
     template = Template(load_tokenizer(work.base), 512)
-    sft = Sft(NoSettings())
+    sft = Sft(SftSettings())
     rows = read_split(
         work.dataset / "validation.parquet", sft, template, {}, work.folder, FakeContext(work.folder)
     )

@@ -24,7 +24,7 @@ from luthier.training.memory import (
     settle,
     team_of,
 )
-from luthier.training.method import Method, NoSettings
+from luthier.training.method import Method
 from luthier.training.plan import forecast, suggest
 from luthier.training.spec import TrainSpec
 
@@ -120,7 +120,7 @@ def test_a_base_in_four_bits_is_lighter():
 
 def test_a_method_says_what_it_holds(monkeypatch):
     from luthier.core import plugin
-    from luthier.training.methods.sft import Sft
+    from luthier.training.methods.sft import Sft, SftSettings
 
     class Teacher(Sft):
         through_vocabulary = False
@@ -128,7 +128,7 @@ def test_a_method_says_what_it_holds(monkeypatch):
         def holds(self, facts, others, tokens, width):
             return {"teacher": width * others["teacher"].parameters + tokens}
 
-    assert Method.holds(Sft(NoSettings()), FACTS, {}, 1, 2) == {}
+    assert Method.holds(Sft(SftSettings()), FACTS, {}, 1, 2) == {}
     monkeypatch.setattr(plugin, "load", lambda kind, name: Teacher)
     told = peak_bytes(TrainSpec(), FACTS, (1000, 100), "bf16", {"teacher": FACTS})
     assert told["teacher"] == 2 * FACTS.parameters + 1000 and told["logits"] == 0

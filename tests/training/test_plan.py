@@ -8,13 +8,13 @@ import pytest
 from luthier.models.weights import ModelFacts, describe
 from luthier.training.memory import Lengths, largest_micro_batch, peak_bytes_so_far
 from luthier.training.method import NoSettings
-from luthier.training.methods.sft import Sft
+from luthier.training.methods.sft import Sft, SftSettings
 from luthier.training.plan import Probe, forecast, suggest
 from luthier.training.probe import choose
 from luthier.training.rows import Row, Tokens
 from luthier.training.spec import TrainSpec
 
-SFT = Sft(NoSettings())
+SFT = Sft(SftSettings())
 SMALL = {"dtype": "fp32", "batch": {"rows": 8, "micro_tokens": 150}}
 # SmolLM2-135M
 FACTS = ModelFacts(

@@ -15,7 +15,7 @@ from luthier.models.testing import CHAT_TEMPLATE, tiny_model
 from luthier.models.weights import load_tokenizer
 from luthier.training import tokenfile
 from luthier.training.method import Example, NoSettings
-from luthier.training.methods.sft import Sft
+from luthier.training.methods.sft import Sft, SftSettings
 from luthier.training.rows import Rows, read_split
 from luthier.training.tokenfile import Damaged, Line, TokenFile, evict, size_bytes, writing
 
@@ -177,7 +177,7 @@ def test_a_damaged_file_is_made_again_and_told(tmp_path, dataset, base):
 
     def read() -> Rows:
         return read_split(
-            dataset / "train.parquet", Sft(NoSettings()), template, {"dataset": "d"}, tmp_path, at
+            dataset / "train.parquet", Sft(SftSettings()), template, {"dataset": "d"}, tmp_path, at
         )
 
     want = plain(read())

@@ -13,8 +13,7 @@ import torch
 from luthier.core.errors import Interrupted, ModelError, SpecError, StoreError
 from luthier.core.testing import arm
 from luthier.core.units import Money
-from luthier.training.method import NoSettings
-from luthier.training.methods.sft import Sft
+from luthier.training.methods.sft import Sft, SftSettings
 
 DROPOUT = {"adapter": {"kind": "lora", "rank": 4, "dropout": 0.1}}
 STEPS = 6  # 48 rows, 8 a step, one epoch
@@ -471,7 +470,7 @@ def test_the_adapter_loads_in_plain_peft_with_the_trained_loss(work):
 
     work.run()
     template = Template(load_tokenizer(work.base), 512)
-    sft, at = Sft(NoSettings()), FakeContext(work.folder)
+    sft, at = Sft(SftSettings()), FakeContext(work.folder)
     rows = read_split(work.dataset / "validation.parquet", sft, template, {}, work.folder, at)
     batch = sft.collate(list(rows))
     told = min(one["loss"] for one in work.history()["validation"])

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .searching import Searched
     from .selecting import Selected
     from .traffic import Traffic
+    from .uploaded import Uploaded
 
 
 class App:
@@ -94,6 +95,13 @@ class App:
     def traffic(self) -> Traffic:
         """What served models were asked and answered, where that is kept."""
         from .traffic import Traffic as Verbs
+
+        return Verbs(self)
+
+    @property
+    def uploaded(self) -> Uploaded:
+        """Files that people put in."""
+        from .uploaded import Uploaded as Verbs
 
         return Verbs(self)
 
@@ -476,6 +484,14 @@ class App:
             return open_engine(at, digest, name=reference, engine=by, settings=settings)
         at = RunContext(self.store, f"answer-{reference}", Path.cwd(), self._environ, watch or Silent())
         return open_engine(at, reference, engine=by, settings=settings)
+
+    def base_engine(self, base: str) -> Answerer:
+        """A base as a recipe names one (a known name, a folder), loaded and ready. The caller closes its engine."""
+        from .answering import open_engine
+        from .line import import_base
+
+        at = RunContext(self.store, f"import-{base[-80:]}", self.home, self._environ)
+        return open_engine(at, import_base(base, at).digest, name=base)
 
     def record_answer(self, response_id: str, **facts: Any) -> None:
         """One fact per served answer: which release gave it. No text is kept."""

@@ -29,7 +29,10 @@ from .acting import Actor
 from .app import App
 
 if TYPE_CHECKING:
+    from .fine_tuning import FineTuning
     from .jobs import Jobs
+    from .project_models import ProjectModels
+    from .sharing import Sharing
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,24 @@ class Site:
         from .jobs import Jobs
 
         return Jobs(self)
+
+    @property
+    def fine_tuning(self) -> FineTuning:
+        from .fine_tuning import FineTuning
+
+        return FineTuning(self)
+
+    @property
+    def sharing(self) -> Sharing:
+        from .sharing import Sharing
+
+        return Sharing(self)
+
+    @property
+    def models(self) -> ProjectModels:
+        from .project_models import ProjectModels
+
+        return ProjectModels(self)
 
     # -- projects ---------------------------------------------------------------------------------------------------
 

@@ -117,6 +117,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "azureml": "luthier.deployment.targets.azureml:render",
     },
     "job": {
+        "fine_tune": "luthier.app.jobs.fine_tune:run",
         "eval_run": "luthier.app.jobs.eval_run:run",
     },
     "engine": {

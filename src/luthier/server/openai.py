@@ -41,7 +41,7 @@ from luthier.server.pulse import Pulse
 from luthier.server.rates import Rate, Rates
 from luthier.server.response_events import ResponseShape
 from luthier.server.responses import parse_response
-from luthier.server.router import Asker, Fixed, Lease, Router, unknown
+from luthier.server.router import Asker, Fixed, Lease, Router
 from luthier.server.routes import TABLE, Part
 from luthier.server.screen import NO_GUARD, GuardSpec, Screen
 from luthier.server.served import ServedModel
@@ -156,11 +156,11 @@ class _Endpoints:
     async def status_data(self) -> JSONResponse:
         return JSONResponse(self._pulse.plain())
 
-    async def list_models(self) -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [model.plain() for model in self._router.values()]})
+    async def list_models(self, request: Request) -> JSONResponse:
+        return JSONResponse({"object": "list", "data": await self._router.listing(_asker(request))})
 
-    async def get_model(self, model_id: str) -> JSONResponse:
-        return JSONResponse(self._model(model_id).plain())
+    async def get_model(self, request: Request, model_id: str) -> JSONResponse:
+        return JSONResponse(await self._router.described(model_id, _asker(request)))
 
     async def chat_completions(self, request: Request) -> Response:
         body = parse(await self._read(request))
@@ -178,7 +178,7 @@ class _Endpoints:
                 with_usage=_with_usage(body.stream_options),
             )
 
-        return self._answering(request, body, body.model, shape)
+        return await self._answering(request, body, body.model, shape)
 
     async def completions(self, request: Request) -> Response:
         body = parse_completion(await self._read(request))
@@ -197,24 +197,24 @@ class _Endpoints:
                 with_usage=_with_usage(body.stream_options),
             )
 
-        return self._answering(request, body, body.model, shape)
+        return await self._answering(request, body, body.model, shape)
 
     async def responses(self, request: Request) -> Response:
         body = parse_response(await self._read(request))
-        return self._answering(
+        return await self._answering(
             request, body, body.model, lambda _: ResponseShape(_id("resp_"), int(time.time()), body)
         )
 
     async def embeddings(self, request: Request) -> Response:
         body = parse_embedding(await self._read(request))
-        lease = self._take(request, body.model, body.user)
+        lease = await self._take(request, body.model, body.user)
         return Embedding(body, lease, _id("embd-"), self._asking(request))
 
-    def _answering(
+    async def _answering(
         self, request: Request, body: Asked, name: str, shape: Callable[[ServedModel], Shape]
     ) -> Answering:
         """Of the version that this asker gets. Raises ApiError for what it cannot do."""
-        lease = self._take(request, name, body.user)
+        lease = await self._take(request, name, body.user)
         return Answering(body, lease, shape(lease.model), self._asking(request))
 
     async def feedback(self, request: Request) -> JSONResponse:
@@ -246,17 +246,16 @@ class _Endpoints:
             server_deadline_s=self._limits.answer_s,
         )
 
-    def _take(self, request: Request, name: str, user: str | None) -> Lease:
+    async def _take(self, request: Request, name: str, user: str | None) -> Lease:
         """The model that answers this request; the envelope sees to it that it is given back."""
-        asker = Asker(request.state.key.id, user, request.headers.get("x-luthier-variant"))
-        lease = request.state.lease = self._router.take(name, asker)
+        wait_s = deadline_of(request.headers.get(DEADLINE)) or self._limits.answer_s
+        lease = request.state.lease = await self._router.lease(name, _asker(request, user), wait_s)
         return lease
 
-    def _model(self, name: str) -> ServedModel:
-        model = self._router.get(name)
-        if model is None:
-            raise unknown(name)
-        return model
+
+def _asker(request: Request, user: str | None = None) -> Asker:
+    key = request.state.key
+    return Asker(key.id, user, request.headers.get("x-luthier-variant"), caller=key.caller)
 
 
 def _id(kind: str) -> str:

@@ -12,7 +12,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from luthier.server.errors import ApiError
 from luthier.server.served import ServedModel
@@ -28,6 +28,8 @@ class Asker:
     user: str | None = None
     variant: str | None = None
     drawn: float = field(default_factory=random.random)
+    caller: Any = None
+    """Whose key it is, where a server knows persons and projects."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,21 @@ class Router(Mapping[str, ServedModel], ABC):
     @abstractmethod
     def take(self, name: str, asker: Asker) -> Lease:
         """Raises ApiError 404 for a name that is not served, 400 for a variant that there cannot be."""
+
+    async def lease(self, name: str, asker: Asker, wait_s: float | None = None) -> Lease:
+        """`take`, by a router that may have to load the model first: then for at most `wait_s` seconds. Raises ApiError."""
+        return self.take(name, asker)
+
+    async def listing(self, asker: Asker) -> list[dict[str, Any]]:
+        """The models that this asker may ask, as GET /v1/models shows them."""
+        return [model.plain() for model in self.values()]
+
+    async def described(self, name: str, asker: Asker) -> dict[str, Any]:
+        """One of them. Raises ApiError 404."""
+        model = self.get(name)
+        if model is None:
+            raise unknown(name)
+        return model.plain()
 
     @abstractmethod
     def loaded(self) -> Iterator[tuple[str, ServedModel]]:

@@ -95,6 +95,14 @@ class Accounts:
                 connection.execute(_TABLES[type(row)].insert().values(values))
             self._audit.enter(connection, act)
 
+    def organisation(self, organisation_id: str) -> Organisation:
+        with self._database.reading() as connection:
+            query = sa.select(organisations).where(organisations.c.id == organisation_id)
+            row = connection.execute(query).first()
+        if row is None or row.ended_s is not None:
+            raise NotFound(f"there is no organisation {organisation_id!r}.")
+        return Organisation(**row._mapping)
+
     def project(self, project_id: str) -> Project:
         with self._database.reading() as connection:
             row = connection.execute(sa.select(projects).where(projects.c.id == project_id)).first()

@@ -140,6 +140,31 @@ class RemoteBlobs:
             os.chmod(partial, 0o444)
             os.replace(partial, target)
 
+    # -- under a name of its own (store/kept) -----------------------------------------------------------------------
+
+    def upload(self, source: Path, name: str) -> None:
+        fs, root = self._open()
+        with self._reachable():
+            fs.makedirs(f"{root}/.partial", exist_ok=True)
+            fs.makedirs(f"{root}/{name.rpartition('/')[0]}", exist_ok=True)
+            fs.put_file(str(source), partial := f"{root}/.partial/{uuid.uuid4().hex}")
+            fs.mv(partial, f"{root}/{name}")
+
+    def download(self, name: str, target: Path) -> bool:
+        """Whether it was there."""
+        fs, root = self._open()
+        with self._reachable():
+            if not fs.exists(f"{root}/{name}"):
+                return False
+            fs.get_file(f"{root}/{name}", str(target))
+        return True
+
+    def remove(self, name: str) -> None:
+        fs, root = self._open()
+        with self._reachable():
+            if fs.exists(f"{root}/{name}"):
+                fs.rm_file(f"{root}/{name}")
+
     def _reachable(self) -> Any:
         from contextlib import contextmanager
 

@@ -32,11 +32,14 @@ from .catalog import Catalog
 from .database import Database
 from .files import explained, fsync_folder, sha256_of
 from .jobs import Jobs
+from .kept import Kept
 from .ledger import Ledger
 from .objects import Objects
+from .retries import Retries
 from .rollouts import Rollouts
 from .tombstones import Tombstones
 from .traffic import Traffic
+from .uploaded import Uploaded
 from .webhooks import Webhooks
 
 
@@ -59,7 +62,9 @@ class Store:
         self.rollouts = Rollouts(database, self.audit)
         self.accounts = Accounts(database, self.audit)
         self.jobs = Jobs(database, self.audit)
+        self.retries = Retries(database)
         self.objects = Objects(database, self.audit)
+        self.uploaded = Uploaded(database, self.audit, Kept(blobs, home / "work" / "arriving"))
         self.webhooks = Webhooks(database, self.audit)
         self.database = database
 

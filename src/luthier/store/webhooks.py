@@ -204,8 +204,7 @@ def entered(connection: sa.Connection, job: Job) -> int:
     query = sa.select(webhooks).where(webhooks.c.project == job.project, webhooks.c.ended_s.is_(None))
     wanting = [row.id for row in connection.execute(query) if kind in row.events]
     now_s = time.time()
-    subject = job.wish["run"] if job.kind == "eval_run" else job.id
-    event = event_of(kind, subject, now_s)
+    event = event_of(kind, job.id, now_s)
     for webhook_id in wanting:
         connection.execute(
             deliveries.insert().values(

@@ -94,12 +94,11 @@ def leaky(world):
 
     from luthier.models.template import Template
     from luthier.models.weights import describe, load_tokenizer
-    from luthier.training.method import NoSettings
-    from luthier.training.methods.sft import Sft
+    from luthier.training.methods.sft import Sft, SftSettings
 
     template = Template(load_tokenizer(world.base), describe(world.base).context)
     rows = pq.read_table(world.dataset / "train.parquet").to_pylist()
-    encoded = [Sft(NoSettings()).encode(row, template).sequences[0] for row in rows]
+    encoded = [Sft(SftSettings()).encode(row, template).sequences[0] for row in rows]
     width = max(len(one.ids) for one in encoded)
     ids = torch.tensor([one.ids + [0] * (width - len(one.ids)) for one in encoded])
     told = torch.tensor([one.supervised + [False] * (width - len(one.ids)) for one in encoded])

@@ -34,6 +34,7 @@ class Jobs:
         wish: Mapping[str, Any],
         *,
         prefix: str = "job-",
+        id: str | None = None,
         shown: Mapping[str, Any] | None = None,
         priority: int = 0,
         resources: Mapping[str, Any] | None = None,
@@ -43,9 +44,9 @@ class Jobs:
         once: tuple[str, str] | None = None,
         also: Callable[[sa.Connection], None] | None = None,
     ) -> Job:
-        """Durable on return. `once`: see store.jobs.Jobs.submit."""
+        """Durable on return. `id`: made by the caller, in place of one made here. `once`: see store.jobs.Jobs.submit."""
         job = Job(
-            f"{prefix}{secrets.token_hex(12)}", _project(caller), kind, wish, caller.user, time.time(), caller.key_id,
+            id or f"{prefix}{secrets.token_hex(12)}", _project(caller), kind, wish, caller.user, time.time(), caller.key_id,
             priority=priority, shown=shown or {}, resources=resources or {}, not_before_s=not_before_s, most_attempts=most_attempts,
         )  # fmt: skip
         act = caller.actor.act("job.submitted", job.id, {"project": job.project, "kind": kind})

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 _LIMITS = Limits()
 PARTS: dict[str, str] = {
     "jobs": "luthier.server.platform.jobs:JobRoutes",
+    "files": "luthier.server.platform.files:FileRoutes",
+    "uploads": "luthier.server.platform.uploads:UploadRoutes",
+    "fine_tuning": "luthier.server.platform.fine_tuning:FineTuningRoutes",
+    "models": "luthier.server.platform.models:ModelRoutes",
     "graders": "luthier.server.platform.graders:GraderRoutes",
     "evals": "luthier.server.platform.evals:EvalRoutes",
     "webhooks": "luthier.server.platform.webhooks:WebhookRoutes",
