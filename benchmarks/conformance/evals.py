@@ -20,7 +20,11 @@ TESTS = (
     "tests/api_resources/evals",
     "tests/api_resources/fine_tuning/alpha",
 )
-SKIPPED: Mapping[str, str] = {}
+SKIPPED: Mapping[str, str] = {
+    f"tests/api_resources/test_evals.py::{who}::test_{how}": "a message of the grader has the role 'role', which no model knows"
+    for who in ("TestEvals", "TestAsyncEvals")
+    for how in ("method_create", "raw_response_create", "streaming_response_create")
+}
 NAMES: Mapping[str, str] = {}
 CHECK = {
     "type": "string_check",
