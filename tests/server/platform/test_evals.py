@@ -376,9 +376,16 @@ def test_the_same_request_twice_is_one_run(official, engines):
         official.evals.runs.create(made.id, data_source=completions(), name="other", **sent)
 
 
+BILLIONS = {
+    "$ref": "#/$defs/a0",
+    "$defs": {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(40)} | {"a40": {}},
+}
+"""Forty lines that would take 2^40 steps."""
 REFUSED = [
     ({"data_source_config": {"type": "custom", "item_schema": {"pattern": "(a+)+$"}}}, "pattern"),
-    ({"data_source_config": {"type": "custom", "item_schema": {"$ref": "http://x/y"}}}, "outside the schema"),
+    ({"data_source_config": {"type": "custom", "item_schema": {"$ref": "http://x/y"}}}, "another place"),
+    ({"data_source_config": {"type": "custom", "item_schema": BILLIONS}}, "another place"),
+    ({"data_source_config": {"type": "custom", "item_schema": {"type": "objekt"}}}, "objekt"),
     ({"data_source_config": {"type": "logs", "metadata": {"a": "b"}}}, "leave it out"),
     ({"testing_criteria": []}, "at least 1"),
     ({"testing_criteria": [CHECK, CHECK]}, "one name"),
