@@ -65,7 +65,7 @@ class Evals:
     ) -> dict[str, Any]:
         """`criteria` as they were written, checked before. Raises Conflict where there are too many evals."""
         app = self._site.app(caller)
-        if len(self._all(app)) >= MOST_EVALS:
+        if len(_all(app)) >= MOST_EVALS:
             raise Conflict(
                 f"this project has {MOST_EVALS:,} evals.", remedy="Delete those that are not needed."
             )
@@ -94,7 +94,7 @@ class Evals:
         newest_first: bool = False,
         order_by: str = "created_at",
     ) -> Page:
-        found = self._all(self._site.app(caller))
+        found = _all(self._site.app(caller))
         if order_by == "updated_at":
             found.sort(key=lambda one: (one.changed_s or 0.0, one.seq or 0))
         if newest_first:
@@ -129,9 +129,6 @@ class Evals:
                 after = one.id
         app.store.objects.end(EVAL, eval_id, caller.actor.act("eval.deleted", eval_id))
         return {"object": "eval.deleted", "deleted": True, "eval_id": eval_id}
-
-    def _all(self, app: App) -> list[Object]:
-        return list(app.store.objects.list(EVAL, limit=MOST_EVALS, newest_first=False)[0])
 
     def _eval(self, app: App, eval_id: str) -> Object:
         try:
@@ -360,6 +357,10 @@ class Evals:
             "criteria": criteria,
             "not_passed": [_plain_item(one) for one in failures],
         }
+
+
+def _all(app: App) -> list[Object]:
+    return list(app.store.objects.list(EVAL, limit=MOST_EVALS, newest_first=False)[0])
 
 
 def plain_eval(made: Object) -> dict[str, Any]:
