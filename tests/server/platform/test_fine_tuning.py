@@ -253,7 +253,7 @@ def test_a_retry_that_overtakes_its_first_try_is_one_job(site, first_key, client
     assert a_day.id != late.id
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def test_fifty_creates_with_one_key_over_a_restart_are_one_job(tmp_path, request, database):
     """Two servers over one home, one of them opened anew half-way."""
     environ = {"LUTHIER_HOME": str(tmp_path / "site")}
