@@ -19,8 +19,13 @@ TESTS = (
     "tests/api_resources/test_uploads.py",
     "tests/api_resources/uploads/test_parts.py",
 )
-SKIPPED: Mapping[str, str] = {}
-NAMES: Mapping[str, str] = {}
+_MD5 = "the MD5 that it sends is the word `md5`, which no bytes have; a wrong one is refused here (400)"
+_UPLOADS = "tests/api_resources/test_uploads.py"
+SKIPPED: Mapping[str, str] = {
+    f"{_UPLOADS}::TestUploads::test_method_complete_with_all_params": _MD5,
+    f"{_UPLOADS}::TestAsyncUploads::test_method_complete_with_all_params": _MD5,
+}
+NAMES: Mapping[str, Mapping[str, str]] = {}
 DATA = b"Example data"
 
 
@@ -29,7 +34,7 @@ def seed(tenant: Tenant) -> None:
         put(tenant, file_id, "assistants", DATA)
 
 
-def restore(tenant: Tenant, method: str, path: str) -> None:
+def restore(tenant: Tenant, _method: str, path: str) -> None:
     if path.startswith("/v1/files/file_id"):
         put(tenant, "file_id", "assistants", DATA)
     if path.startswith("/v1/uploads/upload_abc123"):

@@ -33,7 +33,7 @@ SKIPPED: Mapping[str, str] = {
     f"{_JOBS}::TestJobs::test_method_create_with_all_params": _WANDB,
     f"{_JOBS}::TestAsyncJobs::test_method_create_with_all_params": _WANDB,
 }
-NAMES: dict[str, str] = {}
+NAMES: dict[str, dict[str, str]] = {}
 JOB = "ft-AF1WoRqd3aJAHsqc9NY7iL8F"
 MODEL_ID = "ft:gpt-4o-mini-2024-07-18:org:weather:B7R9VjQd"
 PERMISSION_ID = "cp_zc4Q7MP6XxulcVzj4MZdwsAB"
@@ -63,7 +63,7 @@ def seed(tenant: Tenant) -> None:
     first, *_ = ledger.append(
         told(JOB, "Created job"), told(JOB, "Step 10", type="metrics", data=figures), told(JOB, "Step 20")
     )
-    NAMES["after"] = f"ftevent-{first.seq}"
+    NAMES["/events"] = {"after": f"ftevent-{first.seq}"}
     store = tenant.site.app(tenant.caller).store.objects
     metrics = {"step": 60, "train_loss": 0.5, "valid_loss": 0.6, "full_valid_loss": 0.6}
     data = {"fine_tuned_model_checkpoint": MODEL_ID, "step_number": 60, "metrics": metrics}
@@ -84,8 +84,10 @@ def restore(tenant: Tenant, method: str, path: str) -> None:
     store = tenant.site.store
     if method == "POST" and path.startswith(f"/v1/fine_tuning/jobs/{JOB}/"):
         with store.database.transaction() as connection:
-            waiting = {"state": "queued", "wanted": "run", "finished_s": None}
-            connection.execute(jobs.update().where(jobs.c.id == JOB).values(waiting))
+            # what is asked to pause runs until its attempt has stopped; `paused` then is in no list of OpenAI's
+            state = "running" if path.endswith("/pause") else "queued"
+            as_before = {"state": state, "wanted": "run", "finished_s": None}
+            connection.execute(jobs.update().where(jobs.c.id == JOB).values(as_before))
     if method == "DELETE" and path.endswith(PERMISSION_ID):
         with store.database.transaction() as connection:
             which = sa.and_(objects.c.kind == PERMISSION, objects.c.id == PERMISSION_ID)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TESTS = ("tests/api_resources/test_models.py",)
 SKIPPED: Mapping[str, str] = {}
-NAMES: Mapping[str, str] = {}
+NAMES: Mapping[str, Mapping[str, str]] = {}
 TUNED = "ft:gpt-4o-mini:acemeco:suffix:abc123"
 
 

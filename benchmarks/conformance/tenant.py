@@ -4,7 +4,7 @@ A part is a module beside this one (files.py, fine_tuning.py, ...) with
 
     TESTS    the test files it is for, as paths in the sdist
     SKIPPED  test ids that are not run, each with its reason (docs/conformance.md repeats them)
-    NAMES    words of a test's URL -> the id that stands for it here, made by the server itself and so not to be chosen
+    NAMES    end of a path -> {word in its query: the id that stands for it here, made by the server itself and so not to be chosen}
     seed     (tenant) -> None, once, before the first request
     restore  (tenant, method, path) -> None, before each request: tests delete, cancel and complete one object again and again, in any order
 
@@ -36,7 +36,7 @@ PARTS: tuple[str, ...] = ("files", "fine_tuning", "models", "evals", "webhooks")
 class Part(Protocol):
     TESTS: Sequence[str]
     SKIPPED: Mapping[str, str]
-    NAMES: Mapping[str, str]
+    NAMES: Mapping[str, Mapping[str, str]]
 
     def seed(self, tenant: Tenant) -> None: ...
 
@@ -87,18 +87,19 @@ class _Restoring:
 
     def __init__(self, app: Any, tenant: Tenant) -> None:
         self._app, self._tenant = app, tenant
-        self._names = {word: name for part in tenant.parts for word, name in part.NAMES.items()}
+        self._names = {end: names for part in tenant.parts for end, names in part.NAMES.items()}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             headers = [
                 (k, v) for k, v in scope["headers"] if k not in (b"openai-project", b"openai-organization")
             ]
-            scope = {**scope, "headers": headers, "query_string": self._renamed(scope["query_string"])}
+            scope = {**scope, "headers": headers, "query_string": self._renamed(scope)}
             for part in self._tenant.parts:
                 part.restore(self._tenant, scope["method"], scope["path"])
         await self._app(scope, receive, send)
 
-    def _renamed(self, query: bytes) -> bytes:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True)
-        return urlencode([(key, self._names.get(value, value)) for key, value in pairs]).encode()
+    def _renamed(self, scope: Any) -> bytes:
+        names = next((names for end, names in self._names.items() if scope["path"].endswith(end)), {})
+        pairs = parse_qsl(scope["query_string"].decode("ascii"), keep_blank_values=True)
+        return urlencode([(key, names.get(value, value)) for key, value in pairs]).encode()
