@@ -29,7 +29,7 @@ from luthier.server.serve import running
 
 KEYS = ("My API Key", "My Admin API Key")
 """What the tests send."""
-PARTS: tuple[str, ...] = ("files", "fine_tuning", "models")
+PARTS: tuple[str, ...] = ("files", "fine_tuning", "models", "evals", "webhooks")
 """Modules beside this one."""
 
 

@@ -50,8 +50,8 @@ def caller(site):
     return site.check(site.key)
 
 
-def ended(site, caller, kind="eval_run", state="succeeded", wish=None):
-    job = site.jobs.submit(caller, kind, wish or {"run": "evalrun_1"})
+def ended(site, caller, kind="eval_run", state="succeeded", id=None):
+    job = site.jobs.submit(caller, kind, {}, id=id)
     with site.store.database.transaction() as connection:
         return entered(connection, type(job)(**{**vars(job), "state": state}))
 
@@ -64,7 +64,7 @@ def test_the_official_client_verifies_what_is_sent(site, caller):
     receiver = Receiver()
     hooks = Webhooks(site, receiver)
     hook, secret = hooks.create(caller, title="ci", url="https://hooks.example.com/x", events=[EVAL])
-    assert ended(site, caller) == 1
+    assert ended(site, caller, id="evalrun_1") == 1
     assert Deliverer(site, receiver).step() == 1
     ((url, body, headers),) = receiver.sent
     event = unwrapped(secret, body, headers)

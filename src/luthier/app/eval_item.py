@@ -130,7 +130,8 @@ def _turn(one: Any) -> tuple[str, str]:
     content = one.get("content")
     if isinstance(content, list):
         parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        content = "\n".join(parts) if all(isinstance(part, str) for part in parts) else None
+        texts = [part for part in parts if isinstance(part, str)]
+        content = "\n".join(texts) if len(texts) == len(parts) else None
     if not isinstance(content, str):
         raise SpecError("the content of a message is no text.")
     return role_of(one["role"]), content

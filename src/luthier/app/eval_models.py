@@ -1,10 +1,14 @@
-"""Models that evals and graders ask: of the project or known bases, each opened once, answered by its engine as a server would."""
+"""Models that evals and graders ask: bases and the project's own, each opened once, answering by its engine as a server would.
+
+A run's job works in its project's home alone, and cannot look up what the server offers. So a model's name is settled when the run is made
+(`where`), and the job opens what it stands for (`opened`).
+"""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from luthier.core.errors import Interrupted, LuthierError, SpecError
@@ -15,9 +19,28 @@ if TYPE_CHECKING:
     from luthier.serving.engine import Engine, Request
 
     from .app import App
+    from .site import Caller, Site
 
 MOST_MODELS = 4
 Stopped = Callable[[], bool]
+
+
+def where(site: Site, caller: Caller, model: str) -> dict[str, str]:
+    """What a name stands for: {"base": ...} as a recipe names one, or {"release": ...} of the project. Raises NotFound, SpecError."""
+    found = site.models.find(caller, model)
+    if found.project is None:
+        return {"base": found.what}
+    if found.project != caller.project:
+        raise SpecError(
+            f"the model {model[:200]!r} is another project's, which a run cannot open.",
+            remedy="Ask it over /v1/chat/completions, and bring the answers as samples (a source of type jsonl).",
+        )
+    return {"release": found.what}
+
+
+def opened(app: App, told: Mapping[str, str]) -> Engine:
+    """Of what `where` said. Raises LuthierError."""
+    return (app.engine(told["release"]) if "release" in told else app.base_engine(told["base"])).engine
 
 
 class Declined(SpecError):
@@ -25,10 +48,10 @@ class Declined(SpecError):
 
 
 class EvalModels:
-    """evaluation.graders.asking.Models. One question at a time; close it."""
+    """evaluation.graders.asking.Models. `opens`: a name's engine, loaded. One question at a time; close it."""
 
-    def __init__(self, app: App, stopped: Stopped = lambda: False) -> None:
-        self._app, self._stopped = app, stopped
+    def __init__(self, opens: Callable[[str], Engine], stopped: Stopped = lambda: False) -> None:
+        self._opens, self._stopped = opens, stopped
         self._open: dict[str, Engine] = {}
         self._lock = threading.Lock()
 
@@ -39,7 +62,7 @@ class EvalModels:
                 raise SpecError(
                     f"more than {MOST_MODELS} models would be asked in one run.", remedy="Use fewer models."
                 )
-            self._open[model] = self._app.engine(model).engine
+            self._open[model] = self._opens(model)
         return self._open[model]
 
     def ask(self, model: str, turns: Turns, sampling: Sampling) -> Answer:

@@ -27,11 +27,8 @@ def _metadata(value: dict[str, str]) -> dict[str, str]:
 
 
 def _item_schema(value: dict[str, Any]) -> dict[str, Any]:
-    """An expression of a client's may be made so that matching it never ends, so there are none."""
-    try:
-        schema.refuse(value)
-    except ValueError as error:
-        raise PydanticCustomError("item_schema", "{told}", {"told": str(error)}) from None
+    """Without what a client may write so that holding a row against it never ends: expressions, and references, a few of which make
+    billions of steps."""
     todo: list[Any] = [value]
     while todo:
         node = todo.pop()
@@ -41,9 +38,17 @@ def _item_schema(value: dict[str, Any]) -> dict[str, Any]:
                     "item_schema",
                     "the schema holds a pattern; rows are not held to expressions here, so leave it out",
                 )
+            if any(isinstance(node.get(name), str) for name in schema.REFERENCES):
+                raise PydanticCustomError(
+                    "item_schema", "the schema refers to another place ($ref); write that part out"
+                )
             todo += node.values()
         elif isinstance(node, list):
             todo += node
+    try:
+        schema.refuse(value)
+    except ValueError as error:
+        raise PydanticCustomError("item_schema", "{told}", {"told": str(error)}) from None
     return value
 
 

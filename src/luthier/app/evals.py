@@ -14,12 +14,18 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+
 from luthier.core.errors import Conflict, NotFound
+from luthier.evaluation.graders.spec import models_of
 from luthier.store.jobs import ENDED, Job
 from luthier.store.objects import Object
+from luthier.store.retries import KnownJob, Try
 
 from .eval_item import NO_ERROR
-from .eval_spec import CustomConfig, FileId, LogsConfig, ModelSource
+from .eval_models import where
+from .eval_spec import Criteria, CustomConfig, FileId, LogsConfig, ModelSource
 from .eval_tally import USAGE, per_criterion, per_model
 from .jobs.eval_run import ITEM, RUN, TALLY
 
@@ -59,7 +65,7 @@ class Evals:
     ) -> dict[str, Any]:
         """`criteria` as they were written, checked before. Raises Conflict where there are too many evals."""
         app = self._site.app(caller)
-        if len(self._all(app)) >= MOST_EVALS:
+        if len(_all(app)) >= MOST_EVALS:
             raise Conflict(
                 f"this project has {MOST_EVALS:,} evals.", remedy="Delete those that are not needed."
             )
@@ -85,13 +91,13 @@ class Evals:
         *,
         after: str | None,
         limit: int,
-        order: str = "asc",
+        newest_first: bool = False,
         order_by: str = "created_at",
     ) -> Page:
-        found = self._all(self._site.app(caller))
+        found = _all(self._site.app(caller))
         if order_by == "updated_at":
             found.sort(key=lambda one: (one.changed_s or 0.0, one.seq or 0))
-        if order == "desc":
+        if newest_first:
             found.reverse()
         if after is not None:
             place = next((i for i, one in enumerate(found) if one.id == after), None)
@@ -124,9 +130,6 @@ class Evals:
         app.store.objects.end(EVAL, eval_id, caller.actor.act("eval.deleted", eval_id))
         return {"object": "eval.deleted", "deleted": True, "eval_id": eval_id}
 
-    def _all(self, app: App) -> list[Object]:
-        return list(app.store.objects.list(EVAL, limit=MOST_EVALS, newest_first=False)[0])
-
     def _eval(self, app: App, eval_id: str) -> Object:
         try:
             return app.store.objects.get(EVAL, eval_id)
@@ -145,8 +148,10 @@ class Evals:
         source: Mapping[str, Any],
         metadata: Mapping[str, str] | None,
         once: tuple[str, str] | None = None,
+        tried: Try | None = None,
     ) -> dict[str, Any]:
-        """Queue one. `wish` is `source`, as it was written, checked. Raises NotFound for a file that is not there."""
+        """Queue one. `wish` is `source`, as it was written, checked. `once`, `tried`: how the request is known when it comes again; then
+        the run of before is returned. Raises NotFound for a file or a model that is not there, Conflict."""
         app = self._site.app(caller)
         about = self._eval(app, eval_id)
         if isinstance(wish.source, FileId):
@@ -155,28 +160,41 @@ class Evals:
             from luthier.models.grammar import Grammar
 
             Grammar.of_schema(wish.sampling_params.schema_wanted()).check()
+        project, retries = caller.project or "", self._site.store.retries
+        if once is not None and (known := retries.known(project, once)) is not None:
+            return self.get_run(caller, eval_id, known)
         run_id = f"evalrun_{secrets.token_hex(16)}"
         model = wish.model if isinstance(wish, ModelSource) and wish.model else ""
+        criteria = TypeAdapter(Criteria).validate_python(about.data["testing_criteria"])
+        asked = dict.fromkeys([*([model] if model else []), *models_of(criteria)])
         data = {
             "name": name or run_id,
             "metadata": dict(metadata or {}),
             "data_source": dict(source),
             "model": model,
+            "models": {one: where(self._site, caller, one) for one in asked},
             "eval": {key: about.data[key] for key in ("data_source_config", "testing_criteria")},
             "through": app.store.traffic.through().exchanges,
-            "job": None,
         }
         made = Object(RUN, run_id, data, caller.user, time.time(), eval_id)
         act = caller.actor.act("eval.run_created", run_id, {"eval": eval_id, "model": model})
-        app.store.objects.add(made, act=act)
-        shown = {"object": "eval.run", "id": run_id, "eval_id": eval_id, "model": model}
-        job = self._site.jobs.submit(
-            caller, "eval_run", {"eval": eval_id, "run": run_id}, shown=shown, once=once
-        )
-        if job.wish["run"] != run_id:  # this request was sent before
+        app.store.objects.add(made, act=act)  # first: the job may begin at once
+
+        def settle(connection: sa.Connection) -> None:
+            if tried is not None:
+                retries.settle(connection, project, tried, run_id, time.time())
+
+        shown = {"object": "eval.run", "eval_id": eval_id, "model": model}
+        wanted = {"eval": eval_id, "run": run_id}
+        try:
+            job = self._site.jobs.submit(
+                caller, "eval_run", wanted, id=run_id, shown=shown, once=once, also=settle
+            )
+        except KnownJob as error:
+            job = self._site.jobs.get(caller, error.job)
+        if job.id != run_id:  # this request was worked on before
             app.store.objects.end(RUN, run_id, None)
-            return self.get_run(caller, eval_id, job.wish["run"])
-        made = app.store.objects.change(RUN, run_id, {**data, "job": job.id}, None)
+            return self.get_run(caller, eval_id, job.id)
         return self._plain_run(app, made, job)
 
     def get_run(self, caller: Caller, eval_id: str, run_id: str) -> dict[str, Any]:
@@ -191,7 +209,7 @@ class Evals:
         *,
         after: str | None,
         limit: int,
-        order: str = "asc",
+        newest_first: bool = False,
         status: str | None = None,
     ) -> Page:
         app = self._site.app(caller)
@@ -201,7 +219,7 @@ class Evals:
             parent=eval_id,
             after=after,
             limit=limit,
-            newest_first=order == "desc",
+            newest_first=newest_first,
             matching=None if status is None else lambda one: _status(self._job(caller, one)) == status,
         )
         return [self._plain_run(app, one, self._job(caller, one)) for one in found], more
@@ -239,8 +257,10 @@ class Evals:
 
     def _job(self, caller: Caller, run: Object) -> Job | None:
         """None: the server stopped between keeping the run and queueing it."""
-        job_id = run.data["job"]
-        return None if job_id is None else self._site.jobs.get(caller, job_id)
+        try:
+            return self._site.jobs.get(caller, run.id)
+        except NotFound:
+            return None
 
     def _plain_run(self, app: App, run: Object, job: Job | None) -> dict[str, Any]:
         names = [one["name"] for one in run.data["eval"]["testing_criteria"]]
@@ -269,7 +289,6 @@ class Evals:
             "data_source": dict(run.data["data_source"]),
             "error": error,
             "metadata": dict(run.data["metadata"]),
-            "x_ft": {"job": run.data["job"]},
         }
 
     # -- items --------------------------------------------------------------------------------------------------------
@@ -282,7 +301,7 @@ class Evals:
         *,
         after: str | None,
         limit: int,
-        order: str = "asc",
+        newest_first: bool = False,
         status: str | None = None,
     ) -> Page:
         app = self._site.app(caller)
@@ -292,7 +311,7 @@ class Evals:
             parent=run_id,
             after=after,
             limit=limit,
-            newest_first=order == "desc",
+            newest_first=newest_first,
             matching=None if status is None else lambda one: one.data["status"] == status,
         )
         return [_plain_item(one) for one in found], more
@@ -338,6 +357,10 @@ class Evals:
             "criteria": criteria,
             "not_passed": [_plain_item(one) for one in failures],
         }
+
+
+def _all(app: App) -> list[Object]:
+    return list(app.store.objects.list(EVAL, limit=MOST_EVALS, newest_first=False)[0])
 
 
 def plain_eval(made: Object) -> dict[str, Any]:

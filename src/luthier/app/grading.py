@@ -13,16 +13,18 @@ from luthier.evaluation.graders.spec import Grader, models_of
 from .eval_models import EvalModels
 
 if TYPE_CHECKING:
-    from .app import App
+    from .site import Caller, Site
 
 WAIT_S = 30.0
 _one_at_a_time = threading.Lock()
 
 
-def graded(app: App, grader: Grader, sample: str, item: Mapping[str, Any]) -> dict[str, Any]:
+def graded(
+    site: Site, caller: Caller, grader: Grader, sample: str, item: Mapping[str, Any]
+) -> dict[str, Any]:
     """OpenAI's answer to running a grader. Models are opened for this and closed again, one request's at a time: raises Busy where
     another's take long."""
-    models = EvalModels(app)
+    models = EvalModels(lambda name: site.models.open(site.models.find(caller, name))[0].engine)
     asks = any(models_of([grader]))
     if asks and not _one_at_a_time.acquire(timeout=WAIT_S):
         raise Busy("another grader is being run with its model.", remedy="Try again soon, or make an eval.")

@@ -147,3 +147,11 @@ class Models:
             self._app.store, f"answer-{reference}", Path.cwd(), self._app._environ, watch or Silent()
         )
         return open_engine(at, reference, engine=by, settings=settings)
+
+    def base_engine(self, base: str) -> Answerer:
+        """A base as a recipe names one (a known name, a folder), loaded and ready. The caller closes its engine."""
+        from .answering import open_engine
+        from .line import import_base
+
+        at = RunContext(self._app.store, f"import-{base[-80:]}", self._app.home, self._app._environ)
+        return open_engine(at, import_base(base, at).digest, name=base)

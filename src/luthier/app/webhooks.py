@@ -119,7 +119,7 @@ class Webhooks:
         now_s = time.time()
         return self.send(webhook, f"wh_{secrets.token_hex(16)}", event_of(event_type, subject, now_s), now_s)
 
-    def deliveries(self, caller: Caller, webhook_id: str) -> list[Delivery]:
+    def deliveries(self, caller: Caller, webhook_id: str) -> Sequence[Delivery]:
         """The newest hundred."""
         return self._site.store.webhooks.deliveries(self.get(caller, webhook_id))
 

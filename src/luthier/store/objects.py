@@ -20,6 +20,9 @@ from .audit import Act, Audit
 from .database import Database
 from .tables import objects
 
+PAGE_ROWS = 200
+"""Looked at together where only some match."""
+
 
 @dataclass(frozen=True)
 class Object:
@@ -77,7 +80,8 @@ class Objects:
     ) -> tuple[Sequence[Object], bool]:
         """(those that were not ended, whether there are more). `after`: only what follows this one, which may have been ended since.
         Raises NotFound where that never was."""
-        query = sa.select(objects).where(objects.c.kind == kind, objects.c.ended_s.is_(None)).limit(limit + 1)
+        size = limit + 1 if matching is None else max(limit + 1, PAGE_ROWS)
+        query = sa.select(objects).where(objects.c.kind == kind, objects.c.ended_s.is_(None)).limit(size)
         query = query.order_by(objects.c.seq.desc() if newest_first else objects.c.seq)
         if parent is not None:
             query = query.where(objects.c.parent == parent)
@@ -94,7 +98,7 @@ class Objects:
             with self._database.reading() as connection:
                 page = [Object(**row._mapping) for row in connection.execute(page_query)]
             found += [one for one in page if matching is None or matching(one)]
-            if len(found) > limit or len(page) <= limit:
+            if len(found) > limit or len(page) < size:
                 return found[:limit], len(found) > limit
             seq = page[-1].seq
 

@@ -143,7 +143,7 @@ class Webhooks:
 
     # -- deliveries ---------------------------------------------------------------------------------------------------
 
-    def deliveries(self, webhook: Webhook, limit: int = 100) -> list[Delivery]:
+    def deliveries(self, webhook: Webhook, limit: int = 100) -> Sequence[Delivery]:
         """Of a webhook that was found, newest first."""
         query = (
             sa.select(deliveries)
@@ -154,7 +154,7 @@ class Webhooks:
         with self._database.reading() as connection:
             return [Delivery(**row._mapping) for row in connection.execute(query)]
 
-    def claim(self, now_s: float, lease_s: float, limit: int) -> list[tuple[Delivery, Webhook]]:
+    def claim(self, now_s: float, lease_s: float, limit: int) -> Sequence[tuple[Delivery, Webhook]]:
         """What is due, each for this deliverer alone for `lease_s`; what its webhook no longer wants is given up."""
         due = (
             sa.select(deliveries)
@@ -204,8 +204,7 @@ def entered(connection: sa.Connection, job: Job) -> int:
     query = sa.select(webhooks).where(webhooks.c.project == job.project, webhooks.c.ended_s.is_(None))
     wanting = [row.id for row in connection.execute(query) if kind in row.events]
     now_s = time.time()
-    subject = job.wish["run"] if job.kind == "eval_run" else job.id
-    event = event_of(kind, subject, now_s)
+    event = event_of(kind, job.id, now_s)
     for webhook_id in wanting:
         connection.execute(
             deliveries.insert().values(

@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -15,7 +14,9 @@ from openai import OpenAI
 from luthier.app.answering import Answerer
 from luthier.app.app import App
 from luthier.app.context import Silent
+from luthier.app.jobs import eval_run
 from luthier.app.jobs.eval_run import run
+from luthier.app.project_models import Found, ProjectModels
 from luthier.core.errors import DataError, Interrupted, NotFound
 from luthier.core.plugin import load
 from luthier.serving.scripted_engine import Reply, Rule, ScriptedEngine
@@ -42,16 +43,27 @@ RULES = [Rule("France", Reply("Paris")), Rule("Italy", Reply("Milan")), Rule("2+
 
 @pytest.fixture
 def engines(monkeypatch):
-    """Name -> the engine that App.engine opens by it; another name is none."""
+    """Name -> the engine of the base of that name; another name is none."""
     made = {"model": ScriptedEngine(RULES)}
 
-    def engine(self, reference, **_):
-        if reference not in made:
-            raise NotFound(f"there is no model {reference!r}.")
-        made[reference].load()
-        return Answerer(made[reference], reference, "0" * 64, None)
+    def find(self, caller, name):
+        if name not in made:
+            raise NotFound(f"there is no model {name!r} here.")
+        return Found(name, None, name, 0.0, "luthier")
 
-    monkeypatch.setattr(App, "engine", engine)
+    def loaded(name):
+        if name not in made:
+            raise NotFound(f"there is no model {name!r} here.")
+        made[name].load()
+        return made[name]
+
+    monkeypatch.setattr(ProjectModels, "find", find)
+    monkeypatch.setattr(
+        ProjectModels,
+        "open",
+        lambda self, found: (Answerer(loaded(found.name), found.name, "0" * 64, None), None),
+    )
+    monkeypatch.setattr(eval_run, "opened", lambda app, told: loaded(told["base"]))
     return made
 
 
@@ -88,7 +100,7 @@ def worked(site, first_key, tmp_path):
     caller = site.check(first_key)
 
     def work(run_id, **given):
-        [job] = [one for one in site.jobs.list(caller, limit=100)[0] if one.wish["run"] == run_id]
+        job = site.jobs.get(caller, run_id)
         attempt = Attempt(job, site.app(caller), tmp_path, **given)
         try:
             values = {"state": "succeeded", "result": dict(run(attempt))}
@@ -273,22 +285,19 @@ def test_what_models_answered_before(official, site, first_key, engines, worked)
     assert (item.status, item.sample.input[0].content) == ("pass", "capital of France")
 
 
-def test_a_file_of_the_project(official, site, monkeypatch, worked, tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(json.dumps({**row, "sample": {"output_text": "4"}}) for row in ROWS) + "\n")
+def test_a_file_of_the_project(official, site, first_key, worked):
+    good = "\n".join(json.dumps({**row, "sample": {"output_text": "4"}}) for row in ROWS) + "\n"
 
-    @contextmanager
-    def content(file_id):
-        yield SimpleNamespace(size_bytes=path.stat().st_size), path
+    app = site.app(site.check(first_key))
 
-    def get(file_id):
-        if file_id != "file-1":
-            raise NotFound(f"there is no file {file_id!r} in this project.")
+    def put(text):
+        with app.uploaded.arriving() as arrived:
+            arrived.write(text.encode())
+            return app.uploaded.enter(arrived, "rows.jsonl", "evals").id
 
-    monkeypatch.setattr(App, "uploaded", SimpleNamespace(get=get, content=content), raising=False)
     made = official.evals.create(data_source_config=CONFIG, testing_criteria=[CHECK])
     run = official.evals.runs.create(
-        made.id, data_source={"type": "jsonl", "source": {"type": "file_id", "id": "file-1"}}
+        made.id, data_source={"type": "jsonl", "source": {"type": "file_id", "id": put(good)}}
     )
     worked(run.id)
     assert official.evals.runs.retrieve(run.id, eval_id=made.id).result_counts.passed == 1
@@ -304,9 +313,8 @@ def test_a_file_of_the_project(official, site, monkeypatch, worked, tmp_path):
         '{"item": {"q": 1}}',
         '{"other": 1}',
     ):
-        path.write_text(bad)
         run = official.evals.runs.create(
-            made.id, data_source={"type": "jsonl", "source": {"type": "file_id", "id": "file-1"}}
+            made.id, data_source={"type": "jsonl", "source": {"type": "file_id", "id": put(bad)}}
         )
         worked(run.id)
         told = official.evals.runs.retrieve(run.id, eval_id=made.id)
@@ -317,10 +325,14 @@ def test_a_model_that_is_not_there_fails_the_run_and_a_question_that_is_too_long
     official, engines, worked
 ):
     made = official.evals.create(data_source_config=CONFIG, testing_criteria=[CHECK])
-    run = official.evals.runs.create(made.id, data_source=completions() | {"model": "none"})
+    with pytest.raises(openai.NotFoundError, match="no model 'none'"):
+        official.evals.runs.create(made.id, data_source=completions() | {"model": "none"})
+    run = official.evals.runs.create(made.id, data_source=completions())
+    gone = engines.pop("model")
     worked(run.id)
     told = official.evals.runs.retrieve(run.id, eval_id=made.id)
-    assert (told.status, "no model 'none'" in told.error.message) == ("failed", True)
+    assert (told.status, "no model 'model'" in told.error.message) == ("failed", True)
+    engines["model"] = gone
     rows = [{"item": {"q": "word " * 2_000, "a": "x"}}, *ROWS[:1]]
     run = official.evals.runs.create(made.id, data_source=completions(rows))
     worked(run.id)
@@ -364,9 +376,16 @@ def test_the_same_request_twice_is_one_run(official, engines):
         official.evals.runs.create(made.id, data_source=completions(), name="other", **sent)
 
 
+BILLIONS = {
+    "$ref": "#/$defs/a0",
+    "$defs": {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(40)} | {"a40": {}},
+}
+"""Forty lines that would take 2^40 steps."""
 REFUSED = [
     ({"data_source_config": {"type": "custom", "item_schema": {"pattern": "(a+)+$"}}}, "pattern"),
-    ({"data_source_config": {"type": "custom", "item_schema": {"$ref": "http://x/y"}}}, "outside the schema"),
+    ({"data_source_config": {"type": "custom", "item_schema": {"$ref": "http://x/y"}}}, "another place"),
+    ({"data_source_config": {"type": "custom", "item_schema": BILLIONS}}, "another place"),
+    ({"data_source_config": {"type": "custom", "item_schema": {"type": "objekt"}}}, "objekt"),
     ({"data_source_config": {"type": "logs", "metadata": {"a": "b"}}}, "leave it out"),
     ({"testing_criteria": []}, "at least 1"),
     ({"testing_criteria": [CHECK, CHECK]}, "one name"),
@@ -404,7 +423,7 @@ def test_runs_that_are_refused(client):
         answer = client.post(f"/v1/evals/{made['id']}/runs", json={"data_source": source})
         assert answer.status_code == 400 and why in answer.json()["error"]["message"], answer.text
     assert client.get(f"/v1/evals/{made['id']}/runs").json()["data"] == []
-    for query in ("limit=101", "limit=-1", "limit=x", "order=up", "status=done", "other=1", "after="):
+    for query in ("limit=101", "limit=-1", "limit=x", "order=up", "status=done", "other=1"):
         assert client.get(f"/v1/evals/{made['id']}/runs?{query}").status_code == 400, query
 
 

@@ -61,7 +61,9 @@ def test_pages_follow_each_other_in_both_orders_past_a_deleted_file(client):
     assert ([one["id"] for one in newest["data"]], newest["has_more"]) == ([made[4], made[3]], True)
     older = client.get(f"/v1/files?after={made[2]}&limit=9").json()
     assert [one["id"] for one in older["data"]] == [made[1], made[0]]
-    assert [one["id"] for one in client.get("/v1/files?order=asc").json()["data"]] == [made[n] for n in (0, 1, 3, 4)]
+    assert [one["id"] for one in client.get("/v1/files?order=asc").json()["data"]] == [
+        made[n] for n in (0, 1, 3, 4)
+    ]
     for wrong in ("limit=10001", "limit=-1", "order=up", "what=1", "limit=1&limit=2"):
         assert client.get(f"/v1/files?{wrong}").status_code == 400
     assert client.get("/v1/files?after=file-never").status_code == 404
@@ -121,11 +123,13 @@ TRAVERSALS = [
 def test_a_name_that_would_be_a_path_is_refused_and_nothing_is_written(client, site, name):
     before = sorted(site.top.home.rglob("*"))
     disposition = 'form-data; name="file"; filename="' + name.replace("\\", "\\\\") + '"'
-    body = f"--B\r\nContent-Disposition: {disposition}\r\n\r\nx\r\n--B\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nuser_data\r\n--B--\r\n"
+    body = f'--B\r\nContent-Disposition: {disposition}\r\n\r\nx\r\n--B\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n--B--\r\n'
     answer = client.post(
         "/v1/files", content=body.encode(), headers={"content-type": "multipart/form-data; boundary=B"}
     )
-    begun = client.post("/v1/uploads", json={"filename": name, "purpose": "user_data", "bytes": 1, "mime_type": "text/plain"})
+    begun = client.post(
+        "/v1/uploads", json={"filename": name, "purpose": "user_data", "bytes": 1, "mime_type": "text/plain"}
+    )
     assert answer.status_code == begun.status_code == 400
     assert [p for p in sorted(site.top.home.rglob("*")) if p not in before and p.is_file()] == []
 
@@ -160,7 +164,10 @@ def test_another_project_sees_nothing_of_it(client, other):
         found = getattr(client, method)(f"/v1/files/{made['id']}{path}", headers=other)
         never = getattr(client, method)(f"/v1/files/file-never{path}", headers=other)
         assert found.status_code == never.status_code == 404
-        assert found.json()["error"]["message"].replace(made["id"], "file-never") == never.json()["error"]["message"]
+        assert (
+            found.json()["error"]["message"].replace(made["id"], "file-never")
+            == never.json()["error"]["message"]
+        )
     assert client.get("/v1/files", headers=other).json()["data"] == []
     assert client.get(f"/v1/files/{made['id']}").status_code == 200
 
@@ -169,7 +176,11 @@ def test_what_expires_goes(client, site, first_key, monkeypatch):
     more = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
     made = put(client, b"x", purpose="user_data", **more).json()
     assert made["expires_at"] == made["created_at"] + 3600
-    for wrong in ({"expires_after[seconds]": "3600"}, {**more, "expires_after[seconds]": "60"}, {**more, "expires_after[seconds]": "x"}):
+    for wrong in (
+        {"expires_after[seconds]": "3600"},
+        {**more, "expires_after[seconds]": "60"},
+        {**more, "expires_after[seconds]": "x"},
+    ):
         assert put(client, b"x", purpose="user_data", **wrong).status_code == 400
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 4000)
@@ -182,12 +193,21 @@ def test_what_expires_goes(client, site, first_key, monkeypatch):
 def test_parts_become_a_file_in_the_order_that_is_named(client, site):
     data = jsonl(LINES)
     half = len(data) // 2
-    begun = client.post("/v1/uploads", json={"filename": "a.jsonl", "purpose": "fine-tune", "bytes": len(data), "mime_type": "text/jsonl"}).json()
+    begun = client.post(
+        "/v1/uploads",
+        json={"filename": "a.jsonl", "purpose": "fine-tune", "bytes": len(data), "mime_type": "text/jsonl"},
+    ).json()
     place = f"/v1/uploads/{begun['id']}"
-    second, first = (client.post(f"{place}/parts", files={"data": ("x", one)}).json()["id"] for one in (data[half:], data[:half]))
+    second, first = (
+        client.post(f"{place}/parts", files={"data": ("x", one)}).json()["id"]
+        for one in (data[half:], data[:half])
+    )
     for wrong in ([first], [first, first], [first, "part_never"]):
         assert client.post(f"{place}/complete", json={"part_ids": wrong}).status_code in (400, 404)
-    assert client.post(f"{place}/complete", json={"part_ids": [first, second], "md5": "0" * 32}).status_code == 400
+    assert (
+        client.post(f"{place}/complete", json={"part_ids": [first, second], "md5": "0" * 32}).status_code
+        == 400
+    )
     md5 = hashlib.md5(data).hexdigest()
     done = client.post(f"{place}/complete", json={"part_ids": [first, second], "md5": md5}).json()
     assert (done["status"], done["file"]["status"]) == ("completed", "processed")
@@ -199,7 +219,9 @@ def test_parts_become_a_file_in_the_order_that_is_named(client, site):
 
 
 def test_a_cancelled_upload_leaves_nothing(client, site):
-    begun = client.post("/v1/uploads", json={"filename": "a", "purpose": "user_data", "bytes": 1, "mime_type": "x/y"}).json()
+    begun = client.post(
+        "/v1/uploads", json={"filename": "a", "purpose": "user_data", "bytes": 1, "mime_type": "x/y"}
+    ).json()
     client.post(f"/v1/uploads/{begun['id']}/parts", files={"data": ("x", b"x")})
     assert client.post(f"/v1/uploads/{begun['id']}/cancel").json()["status"] == "cancelled"
     assert list((site.top.home / "blobs" / "kept").iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -29,12 +30,16 @@ PURPOSE = part('name="purpose"', b"fine-tune")
 
 def read(body: bytes, cuts=(), content_type="multipart/form-data; boundary=B", most=1_000_000, headers=()):
     places = [0, *sorted(set(cuts) & set(range(len(body)))), len(body)]
-    pieces = [body[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [body[a:b] for a, b in pairwise(places)]
 
     async def receive():
         return {"type": "http.request", "body": pieces.pop(0) if pieces else b"", "more_body": bool(pieces)}
 
-    scope = {"type": "http", "headers": [(b"content-type", content_type.encode()), *headers], "method": "POST"}
+    scope = {
+        "type": "http",
+        "headers": [(b"content-type", content_type.encode()), *headers],
+        "method": "POST",
+    }
     got = bytearray()
     form = asyncio.run(
         read_form(Request(scope, receive), "file", FIELDS, got.extend, most_bytes=most, timeout_s=5)
@@ -93,7 +98,15 @@ def test_limits_hold_for_known_and_for_chunked_lengths():
     assert (chunked.value.status, known.value.status) == (413, 413)
 
 
-@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data", "multipart/form-data; boundary=", "multipart/mixed; boundary=B"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/json",
+        "multipart/form-data",
+        "multipart/form-data; boundary=",
+        "multipart/mixed; boundary=B",
+    ],
+)
 def test_another_media_type_is_refused(kind):
     with pytest.raises(ApiError) as refused:
         read(PURPOSE + END, content_type=kind)

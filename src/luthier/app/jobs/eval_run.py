@@ -14,12 +14,11 @@ from pydantic import TypeAdapter
 from sqlalchemy.exc import IntegrityError
 
 from luthier.app.eval_item import item_id, made
-from luthier.app.eval_models import EvalModels
+from luthier.app.eval_models import EvalModels, opened
 from luthier.app.eval_rows import rows
 from luthier.app.eval_spec import Config, Criteria, ModelSource, RunSource
 from luthier.app.eval_tally import USAGE, Tally
 from luthier.core.errors import Interrupted
-from luthier.evaluation.graders.spec import models_of
 from luthier.store.objects import Object
 
 if TYPE_CHECKING:
@@ -42,10 +41,10 @@ def run(at: Attempt) -> Mapping[str, Any]:
     todo = list(rows(at.app, wish, config, found.data["through"]))
     tally = Tally.of([one.name for one in criteria])
     kept = _kept(objects, found.id, tally)
-    models = EvalModels(at.app, at.stop.is_set)
+    models = EvalModels(lambda name: opened(at.app, found.data["models"][name]), at.stop.is_set)
     asked = wish if isinstance(wish, ModelSource) and wish.model is not None else None
     try:
-        for model in [*([asked.model] if asked and asked.model else []), *models_of(criteria)]:
+        for model in found.data["models"]:
             models.open(model)
         at.tell(f"{len(todo):,} rows, {len(kept):,} of them done before")
         told_s = 0.0

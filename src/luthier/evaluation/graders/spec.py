@@ -66,7 +66,7 @@ Content = Annotated[str, BeforeValidator(_content), Field(max_length=templates.L
 
 
 class MessageSpec(Wired):
-    role: Annotated[str, Field(min_length=1, max_length=40)]
+    role: Literal["user", "assistant", "system", "developer"]
     content: Content
     type: Literal["message"] = "message"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from fastapi import Request
@@ -17,14 +15,15 @@ from luthier.server.parts import Wire, checked
 from luthier.server.routes import Route
 
 from .asked import answered, body_of, caller
-from .listing import asked_page, page
+from .paging import limit_of, newest_first, page, query_of
+from .retries import known_by
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
 
 READ, WRITE = "evals.read", "evals.write"
-ORDER = ("asc", "desc")
-LONGEST_KEY = 255
+MOST = 100
+"""Objects on a page."""
 _EVAL = "/v1/evals/{eval_id}"
 _RUN = _EVAL + "/runs/{run_id}"
 
@@ -82,7 +81,7 @@ class EvalRoutes:
         )
 
     async def list(self, request: Request) -> Response:
-        asked = asked_page(request, {"order": ORDER, "order_by": ("created_at", "updated_at")})
+        asked = _asked(request, order_by=("created_at", "updated_at"))
         return await answered(_paged, self._evals.list, caller(request), **asked)
 
     async def get(self, request: Request, eval_id: str) -> Response:
@@ -110,13 +109,13 @@ class EvalRoutes:
             wish=body.data_source,
             source=given["data_source"],
             metadata=body.metadata,
-            once=_once(request, eval_id, given),
+            **known_by(request, given),
             status=201,
         )
 
     async def runs(self, request: Request, eval_id: str) -> Response:
         states = ("queued", "in_progress", "completed", "canceled", "failed")
-        asked = asked_page(request, {"order": ORDER, "status": states})
+        asked = _asked(request, status=states)
         return await answered(lambda: _paged(self._evals.runs, caller(request), eval_id, **asked))
 
     async def get_run(self, request: Request, eval_id: str, run_id: str) -> Response:
@@ -129,7 +128,7 @@ class EvalRoutes:
         return await answered(self._evals.delete_run, caller(request), eval_id, run_id)
 
     async def items(self, request: Request, eval_id: str, run_id: str) -> Response:
-        asked = asked_page(request, {"order": ORDER, "status": ("pass", "fail", "error")})
+        asked = _asked(request, status=("pass", "fail", "error"))
         return await answered(lambda: _paged(self._evals.items, caller(request), eval_id, run_id, **asked))
 
     async def item(self, request: Request, eval_id: str, run_id: str, item_id: str) -> Response:
@@ -150,12 +149,15 @@ def _paged(work: Any, who: Caller, *given: Any, **asked: Any) -> dict[str, Any]:
     return page(*found)
 
 
-def _once(request: Request, eval_id: str, body: dict[str, Any]) -> tuple[str, str] | None:
-    """What the client calls this request, where it does, and what it was."""
-    key = request.headers.get("idempotency-key")
-    if key is None:
-        return None
-    if not 0 < len(key) <= LONGEST_KEY:
-        raise ApiError(400, "invalid_value", f"An Idempotency-Key has 1 to {LONGEST_KEY} characters.")
-    told = json.dumps([eval_id, body], sort_keys=True).encode("utf-8", "surrogatepass")
-    return f"eval_run:{key}", hashlib.sha256(told).hexdigest()
+def _asked(request: Request, **choices: tuple[str, ...]) -> dict[str, Any]:
+    """What page of a list is asked for. Raises ApiError 400."""
+    query = query_of(request, ("after", "limit", "order", *choices))
+    for name, may in choices.items():
+        if name in query and query[name] not in may:
+            raise ApiError(400, "invalid_value", f"{name} is one of {', '.join(may)}.", param=name)
+    return {
+        "after": query.get("after"),
+        "limit": limit_of(query, 20, MOST),
+        "newest_first": newest_first(query, default="asc"),
+        **{name: query[name] for name in choices if name in query},
+    }

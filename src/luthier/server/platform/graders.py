@@ -49,4 +49,4 @@ class GraderRoutes:
         return await answered(self._run, caller(request), checked(Ran, await body_of(request)))
 
     def _run(self, who: Caller, body: Ran) -> dict[str, Any]:
-        return graded(self._site.app(who), body.grader, body.model_sample, body.item or {})
+        return graded(self._site, who, body.grader, body.model_sample, body.item or {})

@@ -17,7 +17,7 @@ from luthier.server.routes import Route
 from luthier.store.webhooks import TYPES, Webhook
 
 from .asked import answered, body_of, caller
-from .listing import asked_page, page
+from .paging import limit_of, page, query_of
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
@@ -76,7 +76,10 @@ class WebhookRoutes:
         return await answered(self._create, caller(request), checked(Created, await body_of(request)))
 
     async def list(self, request: Request) -> Response:
-        return await answered(self._list, caller(request), **asked_page(request))
+        query = query_of(request, ("after", "limit"))
+        return await answered(
+            self._list, caller(request), after=query.get("after"), limit=limit_of(query, 20, 100)
+        )
 
     async def get(self, request: Request, webhook_id: str) -> Response:
         return await answered(lambda: self._plain(self._webhooks.get(caller(request), webhook_id)))
