@@ -25,8 +25,8 @@ from luthier.core.verbs import VERBS, Sent, Verb, Wish, Written
 from luthier.deployment.rollout import Rollout
 
 from .context import Silent, Watch
-from .passing import Passing
 from .jobs.places import refuse
+from .passing import Passing
 from .rollouts import plain as line
 
 if TYPE_CHECKING:
