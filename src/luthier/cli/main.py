@@ -23,6 +23,7 @@ from .data import data
 from .deploy import deploy
 from .door import Door, door_options
 from .harness import harness
+from .jobs import job
 from .monitoring import monitor
 from .remote import remote
 from .rollout import rollout
@@ -477,6 +478,7 @@ main.add_command(monitor)
 main.add_command(deploy)
 main.add_command(harness)
 main.add_command(remote)
+main.add_command(job)
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "launcher": {
         "local": "luthier.app.jobs.launchers.local:make",
+        "scripted": "luthier.app.jobs.launchers.scripted:make",
     },
     "engine": {
         "transformers": "luthier.serving.transformers_engine:TransformersEngine",

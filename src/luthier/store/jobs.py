@@ -96,7 +96,9 @@ class Jobs:
                 values = {k: _plain(v) for k, v in vars(job).items() if k != "seq"}
                 seq = connection.execute(jobs.insert().values(values).returning(jobs.c.seq)).scalar_one()
                 for needed in needs:
-                    query = sa.select(jobs.c.id).where(jobs.c.id == needed, jobs.c.project == job.project)
+                    query = sa.select(jobs.c.id).where(
+                        jobs.c.id == clean(needed), jobs.c.project == job.project
+                    )
                     if connection.execute(query).first() is None:
                         raise NotFound(f"there is no job {needed!r} to wait for.")
                     connection.execute(job_needs.insert().values(job=job.id, needs=needed))
@@ -138,9 +140,8 @@ class Jobs:
     def get(self, project: str, job_id: str) -> Job:
         """Raises NotFound, for another project's too."""
         with self._database.reading() as connection:
-            row = connection.execute(
-                sa.select(jobs).where(jobs.c.id == job_id, jobs.c.project == project)
-            ).first()
+            query = sa.select(jobs).where(jobs.c.id == clean(job_id), jobs.c.project == project)
+            row = connection.execute(query).first()
         if row is None:
             raise NotFound(
                 f"there is no job {job_id!r} in this project.", remedy="`luthier job list` shows them."
@@ -225,7 +226,7 @@ class Jobs:
     @staticmethod
     def _locked(connection: sa.Connection, project: str, job_id: str) -> Job:
         row = connection.execute(
-            sa.select(jobs).where(jobs.c.id == job_id, jobs.c.project == project).with_for_update()
+            sa.select(jobs).where(jobs.c.id == clean(job_id), jobs.c.project == project).with_for_update()
         ).first()
         if row is None:
             raise NotFound(
@@ -259,6 +260,11 @@ def told(job_id: str, message: str, *, level: Literal["info", "warn", "error"] =
     return Event(
         "job.told", job_id, {"level": level, "message": message, "type": type, "data": dict(data or {})}
     )
+
+
+def clean(name: str) -> str:
+    """A name that was asked for, as PostgreSQL takes it: no text there holds a NUL, and so no name does."""
+    return name.replace("\0", "\ufffd")
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ from luthier.core.errors import NotFound
 
 from .audit import Act, Audit
 from .database import Database
+from .jobs import clean
 from .tables import schedules
 
 
@@ -51,7 +52,9 @@ class Schedules:
 
     def get(self, project: str, schedule_id: str) -> Schedule:
         """Raises NotFound, for another project's and for one that was removed too."""
-        query = sa.select(schedules).where(schedules.c.id == schedule_id, schedules.c.project == project)
+        query = sa.select(schedules).where(
+            schedules.c.id == clean(schedule_id), schedules.c.project == project
+        )
         with self._database.reading() as connection:
             row = connection.execute(query.where(schedules.c.ended_s.is_(None))).first()
         if row is None:

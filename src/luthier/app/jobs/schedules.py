@@ -10,7 +10,8 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import canonical
@@ -62,11 +63,18 @@ class Schedules:
             schedule, caller.actor.act("schedule.added", schedule.id, {"project": project, "cron": cron})
         )
 
+    def add_recipe(
+        self, caller: Caller, title: str, cron: str, text: str, *, sets: Sequence[str] = (), folder: Path | None = None, **asked: Any
+    ) -> Schedule:  # fmt: skip
+        """Runs of a recipe; see Jobs.submit_recipe for `folder`. Raises SpecError with every fault of it."""
+        from .kinds.recipe import checked, wish_of
+
+        wish = wish_of(text, sets, folder)
+        checked(wish, self._site, project_of(caller))
+        return self.add(caller, title, cron, "recipe", wish, **asked)
+
     def get(self, caller: Caller, schedule_id: str) -> Schedule:
         return self._rows.get(project_of(caller), schedule_id)
-
-    def list(self, caller: Caller) -> list[Schedule]:
-        return self._rows.list(project_of(caller))
 
     def switch(self, caller: Caller, schedule_id: str, *, on: bool) -> Schedule:
         """Off, nothing is made up for; on, it begins with the next time."""
@@ -82,6 +90,9 @@ class Schedules:
         schedule = self.get(caller, schedule_id)
         act = caller.actor.act("schedule.removed", schedule.id, {"project": schedule.project})
         return self._rows.change(schedule, act, enabled=False, ended_s=time.time())
+
+    def list(self, caller: Caller) -> list[Schedule]:
+        return self._rows.list(project_of(caller))
 
 
 def fire_due(site: Site, now_s: float) -> int:

@@ -1,0 +1,101 @@
+"""A job's story as server-sent events: from where the client has it (Last-Event-ID) to the job's end, with a beat in between.
+
+id: 17
+event: job.told
+data: {"level": "info", "message": "Finished step 2", ...}
+
+The last event is `job.ended`. A stream is cut after an hour, or at the end of the server; clients ask again with the last id that they have.
+What is told is read from the records once a second for each open stream, so their number is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import StreamingResponse
+
+from luthier.core.errors import LuthierError
+from luthier.core.event import Event
+from luthier.server.errors import ApiError
+from luthier.store.jobs import ENDED, Job
+
+from .asked import worked
+
+if TYPE_CHECKING:
+    from luthier.app.site import Caller, Site
+
+MOST_STREAMS = 100
+LOOK_S = 1.0
+BEAT_S = 15.0
+LONGEST_S = 3600.0
+PAGE = 500
+
+
+class Streams:
+    """Open ones are counted. `look_s` and `beat_s`: how often it is looked, and how long nothing may be sent."""
+
+    def __init__(
+        self, site: Site, *, look_s: float = LOOK_S, beat_s: float = BEAT_S, longest_s: float = LONGEST_S
+    ) -> None:
+        self._site = site
+        self._look_s, self._beat_s, self._longest_s = look_s, beat_s, longest_s
+        self._open = 0
+
+    async def open(self, who: Caller, job_id: str, after: int) -> StreamingResponse:
+        """Raises ApiError 404, and 429 where too many are open."""
+        await worked(self._site.jobs.get, who, job_id)
+        if self._open >= MOST_STREAMS:
+            raise ApiError(
+                429,
+                "too_many_streams",
+                f"{MOST_STREAMS} streams are open. Try again soon.",
+                headers={"retry-after": "10"},
+            )
+        return StreamingResponse(self._counted(who, job_id, after), media_type="text/event-stream")
+
+    async def _counted(self, who: Caller, job_id: str, after: int) -> AsyncIterator[bytes]:
+        self._open += 1
+        try:
+            async for piece in self._pieces(who, job_id, after):
+                yield piece
+        finally:
+            self._open -= 1
+
+    async def _pieces(self, who: Caller, job_id: str, after: int) -> AsyncIterator[bytes]:
+        began_s = sent_s = time.monotonic()
+        while time.monotonic() - began_s < self._longest_s:
+            try:
+                job, told = await asyncio.to_thread(self._look, who, job_id, after)
+            except LuthierError:
+                return  # the records are away: the client asks again with what it has
+            for event in told:
+                after = event.seq or after
+                yield _piece("job.told", line(event), after)
+                sent_s = time.monotonic()
+            if len(told) == PAGE:
+                continue
+            if job.state in ENDED:
+                yield _piece("job.ended", {"job": job.id, "state": job.state, "error": job.error}, None)
+                return
+            if time.monotonic() - sent_s >= self._beat_s:
+                yield b": beat\n\n"
+                sent_s = time.monotonic()
+            await asyncio.sleep(self._look_s)
+
+    def _look(self, who: Caller, job_id: str, after: int) -> tuple[Job, list[Event]]:
+        """The job first: all that it told before it ended is then among the events."""
+        job = self._site.jobs.get(who, job_id)
+        return job, list(self._site.jobs.events(who, job_id, after=after, limit=PAGE))
+
+
+def line(event: Event) -> dict[str, Any]:
+    return {"object": "luthier.job.event", "seq": event.seq, "time_s": event.time_s, **event.data}
+
+
+def _piece(kind: str, data: Any, number: int | None) -> bytes:
+    head = "" if number is None else f"id: {number}\n"
+    return f"{head}event: {kind}\ndata: {json.dumps(data)}\n\n".encode()
