@@ -40,7 +40,9 @@ def where(site: Site, caller: Caller, model: str) -> dict[str, str]:
 
 def opened(app: App, told: Mapping[str, str]) -> Engine:
     """Of what `where` said. Raises LuthierError."""
-    return (app.engine(told["release"]) if "release" in told else app.base_engine(told["base"])).engine
+    return (
+        app.models.engine(told["release"]) if "release" in told else app.models.base_engine(told["base"])
+    ).engine
 
 
 class Declined(SpecError):

@@ -20,6 +20,8 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from luthier.core.errors import LuthierError, SpecError
 from luthier.core.verbs import VERBS, Sent, Verb, Wish, Written
 from luthier.deployment.rollout import Rollout
@@ -108,15 +110,28 @@ def told(wish: Mapping[str, Any]) -> tuple[Verb, Wish]:
     verb = VERBS.get(str(wish.get("verb")))
     if verb is None:
         raise SpecError(f"there is no verb {wish.get('verb')!r} here.", remedy="Ask a server of its version.")
-    return verb, verb.wish.model_validate({k: v for k, v in wish.items() if k != "verb"})
+    try:
+        return verb, verb.wish.model_validate({k: v for k, v in wish.items() if k != "verb"})
+    except ValidationError as error:  # of another version
+        fault = error.errors(include_url=False)[0]
+        raise SpecError(f"{verb.name}: {fault['loc']}: {fault['msg']}.", remedy="Submit it again.") from None
 
 
 def check(app: App, name: str, wish: Wish) -> None:
     """What can be said of a wish before its job runs. Raises as the verb would."""
+    from luthier.core.spec import override, parse, read_yaml
+
+    from .merging import MergeFile
+    from .recipe import Recipe
+
     passing = Passing(app.home)
     for field in type(wish).model_fields:
         match getattr(wish, field):
             case Written() as written:
+                overrides = tuple(getattr(wish, "overrides", ()))
+                tree = override(read_yaml(written.text, written.name), overrides)
+                parse(MergeFile if name == "recipes.merge" else Recipe, tree)
+                refuse(tree.value, app._environ)
                 for sha256 in written.files.values():
                     passing.find(sha256)
             case Sent() as sent:
@@ -163,6 +178,8 @@ def _placed(app: App, value: Any, folder: Path) -> Any:
 
 def _check(app: App, verb: Verb, given: Mapping[str, Any]) -> None:
     """Nothing of this machine is named. Raises SpecError."""
+    from .merging import read_merge
+
     if verb.noun == "data" and (reference := given.get("reference")) is not None:
         from .data.raw import is_source
 
@@ -173,18 +190,11 @@ def _check(app: App, verb: Verb, given: Mapping[str, Any]) -> None:
             )
     if (base := given.get("base")) is not None:
         refuse({"base": base}, app._environ)
-    if verb.name == "recipes.merge":
-        refuse_written(given.get("written"), given.get("overrides", ()), app)
+    if isinstance(given.get("written"), Path):
+        refuse(read_merge(given["written"], given["overrides"])[0].plain(), app._environ)
     elif isinstance(given.get("recipe"), Path):
         wish = app.recipes.read(given["recipe"], given["overrides"])
         refuse(wish.recipe.plain(), app._environ)
-
-
-def refuse_written(path: Path | None, overrides: tuple[str, ...], app: App) -> None:
-    from .merging import read_merge
-
-    if path is not None:
-        refuse(read_merge(path, overrides)[0].plain(), app._environ)
 
 
 def _method(app: App, verb: Verb) -> Callable[..., Any]:

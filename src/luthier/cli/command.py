@@ -23,19 +23,23 @@ if TYPE_CHECKING:
 def meant() -> tuple[str, remotes.RemoteSpec] | None:
     """The server that --remote, LUTHIER_REMOTE or `luthier remote use` names; None: this machine."""
     context = click.get_current_context(silent=True)
-    asked = None if context is None else context.find_root().params.get("remote_name")
+    asked = None if context is None else context.find_root().obj
     return remotes.named(os.environ, asked)
 
 
 def app() -> App:
     """This machine's. Raises SpecError where a server is meant: what needs a home here is not done beside it."""
+    on_this_machine(" ".join(click.get_current_context().command_path.split()[1:]))
+    return here()
+
+
+def on_this_machine(command: str) -> None:
+    """Raises SpecError where a server is meant."""
     if (found := meant()) is not None:
-        path = click.get_current_context().command_path
         raise SpecError(
-            f"`{path}` works on this machine, and the server {found[0]} is meant.",
+            f"`luthier {command}` works on this machine, and the server {found[0]} is meant.",
             remedy="Add --remote local for this machine, or run it on the server's.",
         )
-    return here()
 
 
 def here() -> App:

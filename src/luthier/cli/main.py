@@ -21,7 +21,7 @@ from .asking import ask, ask_long
 from .audit import audit
 from .budgets import budget
 from .choosing import advise, report, select
-from .command import Nearest, app, as_json_option, here, meant, put, put_json, told
+from .command import Nearest, app, as_json_option, here, meant, on_this_machine, put, put_json, told
 from .data import data
 from .deploy import deploy
 from .door import Door, door_options
@@ -36,6 +36,12 @@ from .traffic import DURATION, SHARE, traffic
 
 DEFAULT_BASE = "smollm2-135m-instruct"
 
+
+ASKING = frozenset({
+    "init", "plan", "profile", "run", "search", "merge", "compare", "show", "lineage", "list", "chat", "serve", "export", "verify",
+    "doctor", "advise", "select", "report", "data", "traffic", "audit", "rollout", "monitor", "deploy", "harness", "remote",
+})  # fmt: skip
+"""Commands that know of servers: they ask the one that is meant, or say that they cannot. Any other is refused where one is meant."""
 
 _sets = click.option(
     "--set",
@@ -54,7 +60,8 @@ _sets = click.option(
     metavar="NAME",
     help="Ask this server (luthier remote); `local`: this machine. Default: LUTHIER_REMOTE, else the one in use.",
 )
-def main(remote_name: str | None) -> None:
+@click.pass_context
+def main(context: click.Context, remote_name: str | None) -> None:
     """Fine-tune language models on the data a company already has, inside its own walls.
 
     \b
@@ -63,6 +70,9 @@ def main(remote_name: str | None) -> None:
     luthier run recipe.yaml                   do it
     luthier serve ticket-router               answer the OpenAI protocol
     """
+    context.obj = remote_name
+    if context.invoked_subcommand not in ASKING:
+        told(on_this_machine)(context.invoked_subcommand or "")
 
 
 @main.command()

@@ -1,28 +1,17 @@
 """App = Client: every verb of the table, asked of a project's App and of a server over a real port, tells the same and fails the same."""
 
 import json
-import threading
-import time
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import sqlalchemy as sa
-import uvicorn
 
 from luthier import Client
 from luthier.app import verbs
-from luthier.app.context import Silent
 from luthier.app.site import Site
 from luthier.core.artifact import key_of
 from luthier.core.errors import LuthierError
 from luthier.core.verbs import VERBS
 from luthier.evaluation import predictions
-from luthier.server.platform.make import create_platform
-from luthier.store.jobs import told
-from luthier.store.ledger import row_of
-from luthier.store.tables import events, jobs
 from luthier.store.traffic import Exchange, Judgement
 
 NOON = 1_700_000_000.0
@@ -91,76 +80,6 @@ def furnish(app, folder):
             )
         )  # fmt: skip
     store.traffic.judge([Judgement("chatcmpl-0", 0, 1.0, None, None, "ann", NOON)])
-
-
-class Runner(threading.Thread):
-    """Does the jobs of kind `verb` in this process, one after the other."""
-
-    def __init__(self, site):
-        super().__init__(daemon=True)
-        self.site, self.over = site, threading.Event()
-        self.held = threading.Event()
-
-    def run(self):
-        database = self.site.store.database
-        while not self.over.wait(0.02):
-            with database.reading() as connection:
-                query = sa.select(jobs.c.id, jobs.c.project).where(jobs.c.state == "queued")
-                found = [] if self.held.is_set() else connection.execute(query).all()
-            for one in found:
-                self.one(database, self.site.store.jobs.get(one.project, one.id))
-
-    def one(self, database, job):
-        app = self.site.app_of(job.project, self.site.top.actor)
-        with database.transaction() as connection:
-            connection.execute(
-                events.insert().values(
-                    row_of(told(job.id, "Began", data={"kind": "stage.started", "step": "x"}))
-                )
-            )
-        folder = app.home / "jobs" / job.id
-        folder.mkdir(parents=True)
-        at = SimpleNamespace(job=job, app=app, folder=folder, watch=Silent(), stop=threading.Event())
-        try:
-            end = {"state": "succeeded", "result": verbs.run(at)}
-        except LuthierError as error:
-            codes = {
-                "SpecError": "invalid_value",
-                "NotFound": "not_found",
-                "DataError": "invalid_data",
-                "ModelError": "invalid_model",
-            }
-            message = f"{error.message}\n{error.remedy}" if error.remedy else error.message
-            end = {
-                "state": "failed",
-                "error": {
-                    "code": codes.get(type(error).__name__, "failed"),
-                    "message": message,
-                    "param": None,
-                },
-            }
-        with database.transaction() as connection:
-            connection.execute(jobs.update().where(jobs.c.id == job.id).values(**end, finished_s=time.time()))
-
-
-@contextmanager
-def at_a_port(site):
-    server = uvicorn.Server(
-        uvicorn.Config(create_platform(site, {}), port=0, log_level="error", lifespan="off")
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    runner = Runner(site)
-    runner.start()
-    try:
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}", runner
-    finally:
-        runner.over.set()
-        server.should_exit = True
-        thread.join(10)
 
 
 class Here:
@@ -249,7 +168,7 @@ def steps(folder, out):
 
 
 @pytest.fixture(scope="module")
-def walked(tmp_path_factory):
+def walked(tmp_path_factory, at_a_port):
     """What each door tells at each step, or how it fails; two projects that hold the same."""
     place = tmp_path_factory.mktemp("doors")
     site = Site.open({"LUTHIER_HOME": str(place / "site"), "HOME": str(place)})

@@ -93,7 +93,7 @@ def _run(at: Attempt, recipe: Path) -> Run:
     waited = False
     while True:
         try:
-            return at.app.run(recipe, watch=Figures(at.watch), stop=at.stop)
+            return at.app.recipes.run(recipe, watch=Figures(at.watch), stop=at.stop)
         except Busy:
             if not waited:
                 at.tell("Another job is making the same model; waiting for it", level="warn")
