@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.app.login import Login
 from luthier.server.openai import Limits, create_app
-from luthier.server.rates import Rate
 from luthier.server.routes import Part
 
 from .ring import Ring, SessionRing
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from luthier.server.router import Router
     from luthier.server.watch import Observer
 
-LIMITS = Limits(calls=Rate.parse("600/min"), together=Rate.parse("6000/min"))
-"""What a key and a project may ask where nothing else is said; of each process."""
+_LIMITS = Limits()
 PARTS: dict[str, str] = {
     "accounts": "luthier.server.platform.accounts:AccountRoutes",
     "login": "luthier.server.platform.login:LoginRoutes",
@@ -45,10 +43,11 @@ def create_platform(
     models: Router | dict[str, Any],
     *,
     allowed_hosts: Collection[str] = (),
-    limits: Limits = LIMITS,
+    limits: Limits = _LIMITS,
     observers: Sequence[Observer] = (),
 ) -> FastAPI:
-    """The app. Starts no job: reconcilers run beside it. Raises SpecError for a `login.yaml` that says what cannot be."""
+    """The app. Starts no job: reconcilers run beside it (beside.py). Where no `limits` are given, requests are not limited; `luthier server
+    start` gives some. Raises SpecError for a `login.yaml` that says what cannot be."""
     login = Login.of(site)
     return create_app(
         models,
