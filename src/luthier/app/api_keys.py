@@ -144,7 +144,7 @@ class Keys:
         if least is not None:
             rights.at_most(least, scope)
 
-    def _within(self, scope: str) -> list[str]:
+    def _within(self, scope: str) -> Sequence[str]:
         if scope.startswith("proj_"):
             return [scope]
         inner = self._rows.projects(None if scope == SITE else scope)

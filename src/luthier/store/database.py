@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from luthier.core.errors import Busy, LuthierError, StoreError, missing_part
+from luthier.core.errors import Busy, LuthierError, SpecError, StoreError, missing_part
 from luthier.core.spec import redact, resolve
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
-        """All or nothing. Raises Busy when another process holds the database too long, StoreError otherwise, and
-        sqlalchemy's IntegrityError when another process entered the same key first."""
+        """All or nothing. Raises Busy when another process holds the database too long, SpecError for a text that it keeps none of,
+        StoreError otherwise, and sqlalchemy's IntegrityError when another process entered the same key first."""
         try:
             with self.engine.begin() as connection:
                 yield connection
@@ -68,7 +68,11 @@ class Database:
             with self.reading() as connection:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _explain(self, error: DBAPIError) -> StoreError:
+    def _explain(self, error: DBAPIError) -> LuthierError:
+        if isinstance(error, DataError):  # of PostgreSQL: a NUL in a text, a text longer than its column
+            return SpecError(
+                "a text holds a NUL, or is longer than what is kept of such.", remedy="Send another one."
+            )
         text = redact(str(getattr(error, "orig", error)), self._written, self._environ)
         if "locked" in text:
             return Busy(

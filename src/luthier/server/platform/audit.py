@@ -51,8 +51,7 @@ class AuditRoutes:
             raise ApiError(400, "invalid_value", "trail is project or site.", param="trail")
         limit = number_in(told, "limit", PAGE, LARGEST_PAGE)
         after = number_in(told, "after", 0, 2**62)
-        chosen = {name: told[name] for name in ("action", "actor", "subject") if name in told}
-        return await answered(self._read, caller(request), trail, limit, after, chosen)
+        return await answered(self._read, caller(request), trail, limit, after, told)
 
     async def verify(self, request: Request) -> Response:
         body = checked(Verify, await body_of(request, 1_000))
@@ -63,7 +62,13 @@ class AuditRoutes:
     ) -> dict[str, Any]:
         mentions = who.project if trail == "site" else None
         app = self._trail_of(who, trail, alone=False)
-        entries = app.audit.read(after=after, mentions=mentions, **chosen)
+        entries = app.audit.read(
+            after=after,
+            mentions=mentions,
+            action=chosen.get("action"),
+            actor=chosen.get("actor"),
+            subject=chosen.get("subject"),
+        )
         found = list(islice(entries, limit + 1))
         data = [plain(one) for one in found[:limit]]
         return {"object": "list", "data": data, "has_more": len(found) > limit}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.app.login import Login
 from luthier.server.openai import Limits, create_app
-from luthier.server.rates import Rate
 from luthier.server.routes import Part
 
 from .ring import Ring, SessionRing
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
     from luthier.server.router import Router
     from luthier.server.watch import Observer
 
-LIMITS = Limits(calls=Rate.parse("600/min"), together=Rate.parse("6000/min"))
-"""What a key and a project may ask where nothing else is said; of each process."""
+_LIMITS = Limits()
 PARTS: dict[str, str] = {
     "accounts": "luthier.server.platform.accounts:AccountRoutes",
     "login": "luthier.server.platform.login:LoginRoutes",
@@ -60,12 +58,12 @@ def create_platform(
     models: Router | dict[str, Any],
     *,
     allowed_hosts: Collection[str] = (),
-    limits: Limits = LIMITS,
+    limits: Limits = _LIMITS,
     observers: Sequence[Observer] = (),
     keys: Opens | None = None,
 ) -> FastAPI:
-    """The app. Starts no job: reconcilers run beside it. `keys`: in place of the site's own. Raises SpecError for a `login.yaml` that
-    says what cannot be."""
+    """The app. Starts no job: reconcilers run beside it (beside.py). `keys`: in place of the site's own. Where no `limits` are given,
+    requests are not limited; `luthier server start` gives some. Raises SpecError for a `login.yaml` that says what cannot be."""
     login, served = Login.of(site), Served(site)
     return create_app(
         models,
