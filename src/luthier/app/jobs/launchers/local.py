@@ -79,11 +79,18 @@ class Local:
                 self._mine[launch.mark] = subprocess.Popen(  # noqa: S603
                     [*self._command, str(launch.folder), str(launch.number), str(launch.fence)],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=launch.folder,
-                    env=environment_of(self._site.environ, launch),
+                    env=environment_of(self._environ(), launch),
                 )  # fmt: skip
             finally:
                 os.close(log)
             fault("local.launched")
+
+    def _environ(self) -> dict[str, str]:
+        """With places that do not depend on the folder that a process starts in."""
+        found = {**self._site.environ, "LUTHIER_HOME": str(self._site.top.home)}
+        if (blobs := found.get("LUTHIER_BLOBS")) and "://" not in blobs:
+            found["LUTHIER_BLOBS"] = os.path.abspath(blobs)
+        return found
 
     def reattach(self, launch: Launch) -> bool:
         return self.status(launch).state == "alive"
