@@ -110,7 +110,8 @@ class Local:
             ):  # orphans of a process that is gone: they must not go on beside the next one
                 processes.kill(rest)
             return Status("alive", _end(launch), None, seen_s, handle or {})
-        if handle is None and mine is None and _end(launch) is None:
+        if handle is None and _end(launch) is None and (mine is None or code == LOST_THE_RACE):
+            self._mine.pop(launch.mark, None)  # whoever was at the job when ours came is gone too, and never began
             return Status("absent")
         return Status("dead", _end(launch), self._why(code, handle), seen_s, handle or {})
 
