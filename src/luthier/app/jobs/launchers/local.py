@@ -111,7 +111,9 @@ class Local:
                 processes.kill(rest)
             return Status("alive", _end(launch), None, seen_s, handle or {})
         if handle is None and _end(launch) is None and (mine is None or code == LOST_THE_RACE):
-            self._mine.pop(launch.mark, None)  # whoever was at the job when ours came is gone too, and never began
+            self._mine.pop(
+                launch.mark, None
+            )  # whoever was at the job when ours came is gone too, and never began
             return Status("absent")
         return Status("dead", _end(launch), self._why(code, handle), seen_s, handle or {})
 
