@@ -154,7 +154,7 @@ _command("pause", "pause", "Save a checkpoint and stop, until it is resumed.")
 _command("resume", "run", "Go on from the last checkpoint, when its turn comes.")
 
 
-@job.command()
+@job.command(context_settings={"ignore_unknown_options": True})  # else -1 were an option
 @click.argument("job_id", metavar="JOB")
 @click.argument("value", type=_PRIORITY)
 @_project

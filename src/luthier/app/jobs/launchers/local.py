@@ -79,11 +79,18 @@ class Local:
                 self._mine[launch.mark] = subprocess.Popen(  # noqa: S603
                     [*self._command, str(launch.folder), str(launch.number), str(launch.fence)],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=launch.folder,
-                    env=environment_of(self._site.environ, launch),
+                    env=environment_of(self._environ(), launch),
                 )  # fmt: skip
             finally:
                 os.close(log)
             fault("local.launched")
+
+    def _environ(self) -> dict[str, str]:
+        """With places that do not depend on the folder that a process starts in."""
+        found = {**self._site.environ, "LUTHIER_HOME": str(self._site.top.home)}
+        if (blobs := found.get("LUTHIER_BLOBS")) and "://" not in blobs:
+            found["LUTHIER_BLOBS"] = os.path.abspath(blobs)
+        return found
 
     def reattach(self, launch: Launch) -> bool:
         return self.status(launch).state == "alive"
@@ -103,7 +110,10 @@ class Local:
             ):  # orphans of a process that is gone: they must not go on beside the next one
                 processes.kill(rest)
             return Status("alive", _end(launch), None, seen_s, handle or {})
-        if handle is None and mine is None and _end(launch) is None:
+        if handle is None and _end(launch) is None and (mine is None or code == LOST_THE_RACE):
+            self._mine.pop(
+                launch.mark, None
+            )  # whoever was at the job when ours came is gone too, and never began
             return Status("absent")
         return Status("dead", _end(launch), self._why(code, handle), seen_s, handle or {})
 
