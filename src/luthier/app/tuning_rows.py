@@ -253,14 +253,15 @@ def _content(message: Row, n: int, name: str) -> str | None:
     value = message.get("content")
     if value is None or isinstance(value, str):
         return value
-    texts = (
-        [one.get("text") for one in value if isinstance(one, dict) and one.get("type") == "text"]
-        if isinstance(value, list)
-        else []
-    )
-    if not texts or len(texts) < len(value) or not all(isinstance(one, str) for one in texts):
+    parts = value if isinstance(value, list) else []
+    texts = [str(one["text"]) for one in parts if isinstance(one, dict) and _is_text(one)]
+    if not texts or len(texts) < len(parts):
         raise ValueError(f"{name}: the content of message {n} is neither text nor parts of text")
     return "\n".join(texts)
+
+
+def _is_text(part: Mapping[str, Any]) -> bool:
+    return part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def _tools(line: Mapping[str, Any]) -> Row:

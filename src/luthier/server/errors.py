@@ -5,18 +5,19 @@
 status  type                    code
 400     invalid_request_error   invalid_json, invalid_value, missing_required_parameter, unknown_parameter,
                                 unsupported_parameter, unsupported_model, context_length_exceeded, invalid_messages,
-                                content_filter
+                                content_filter, invalid_multipart
 401     authentication_error    invalid_api_key, login_failed
 403     permission_error        host_not_allowed, origin_not_allowed, csrf, insufficient_permissions
-404     not_found_error         model_not_found, exchange_not_found, unknown_route
+404     not_found_error         model_not_found, exchange_not_found, not_found, unknown_route
 405     invalid_request_error   method_not_allowed
 408     timeout_error           request_timeout
+409     invalid_request_error   conflict, gate_failed                         with x-should-retry: false
 413     invalid_request_error   request_too_large
 415     invalid_request_error   unsupported_media_type
 429     rate_limit_error        queue_full, rate_limit_exceeded               with Retry-After
 429     rate_limit_error        insufficient_quota                            with x-should-retry: false
 500     server_error            internal_error, not_recorded                  nothing about the cause but its id
-503     server_error            engine_unavailable                            with Retry-After
+503     server_error            engine_unavailable, model_loading, busy       with Retry-After
 504     timeout_error           deadline_exceeded                             with x-should-retry: false
 """
 

@@ -7,7 +7,7 @@ is accepted and ignored. Not here: what a job does (app/jobs/fine_tune), what is
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from fastapi import Request
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 MOST_METADATA, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
 _OF_METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
-Whole = Annotated[int | None, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, le=1000)]
 
 
 class Hyperparameters(Wire):
@@ -209,7 +207,6 @@ class FineTuningRoutes:
             raise ApiError(
                 400, "invalid_value", f"metadata has at most {MOST_METADATA} keys.", param="metadata"
             )
-        names = [name for name in ("after", "limit") if name in plain]
         if unknown := [name for name in plain if name not in ("after", "limit")]:
             raise ApiError(
                 400,
@@ -217,7 +214,7 @@ class FineTuningRoutes:
                 f"There is no parameter {unknown[0][:80]!r} here.",
                 param=unknown[0][:80],
             )
-        query = {name: request.query_params[name] for name in names}
+        query = {str(name): request.query_params[name] for name in plain}
 
         def matching(job: Job) -> bool:
             has: Mapping[str, str] = job.shown.get("metadata") or {}
@@ -267,7 +264,7 @@ class FineTuningRoutes:
         found, more = self._site.sharing.list(who, checkpoint, project=project, **asked)
         return page([shown_permission(one) for one in found], more)
 
-    def _permit(self, who: Caller, checkpoint: str, projects: list[str]) -> dict[str, Any]:
+    def _permit(self, who: Caller, checkpoint: str, projects: Sequence[str]) -> dict[str, Any]:
         return page(
             [shown_permission(one) for one in self._site.sharing.permit(who, checkpoint, projects)], False
         )
