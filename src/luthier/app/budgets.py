@@ -90,7 +90,7 @@ class Budgets:
         found = self._rows.list([one for one in scopes if one])
         return [self._plain(one, own=one.scope in own) for one in found]
 
-    def _reached(self, caller: Caller) -> list[str]:
+    def _reached(self, caller: Caller) -> Sequence[str]:
         """Wider scopes whose numbers he may see."""
         found = []
         for scope in (SITE, caller.organisation):
@@ -115,7 +115,7 @@ class Budgets:
     def usage(
         self, caller: Caller, by: Sequence[str] = ("month",), *, since_s: float | None = None, until_s: float | None = None,
         month: str | None = None, unit: str | None = None,
-    ) -> list[dict[str, Any]]:  # fmt: skip
+    ) -> Sequence[dict[str, Any]]:  # fmt: skip
         """What was used within the caller's project (else his organisation, else the site), by these dimensions and by unit."""
         for name in by:
             if name not in DIMENSIONS:

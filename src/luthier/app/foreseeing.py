@@ -74,8 +74,8 @@ def _epochs(wish: Mapping[str, Any]) -> tuple[float, float | None]:
 
         train = parse(Recipe, override(read_yaml(text, "the recipe"), list(wish.get("sets", ())))).train
         return train.epochs, train.stop_at.tokens
-    train = wish.get("train")
-    epochs = train.get("epochs") if isinstance(train, Mapping) else None
+    told = wish.get("train")
+    epochs = told.get("epochs") if isinstance(told, Mapping) else None
     return (float(epochs) if isinstance(epochs, int | float) and epochs > 0 else EPOCHS), None
 
 

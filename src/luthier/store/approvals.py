@@ -123,7 +123,7 @@ class Approvals:
             row = connection.execute(query).first()
         return None if row is None else _approval(row)
 
-    def expired(self, now_s: float) -> list[Approval]:
+    def expired(self, now_s: float) -> Sequence[Approval]:
         """Open ones whose time is over."""
         query = sa.select(approvals).where(approvals.c.state == "open").order_by(approvals.c.created_s)
         with self._database.reading() as connection:

@@ -135,13 +135,13 @@ class Budgets:
         with self._database.reading() as connection:
             return [_budget(row) for row in connection.execute(query)]
 
-    def applying(self, connection: sa.Connection, whose: Whose, *, lock: bool = True) -> list[Budget]:
+    def applying(self, connection: sa.Connection, whose: Whose, *, lock: bool = True) -> Sequence[Budget]:
         """The budgets that count for this use; locked until the transaction ends."""
         return self.of_scopes(connection, whose.scopes, lock=lock)
 
     def of_scopes(
         self, connection: sa.Connection, scopes: Sequence[str], *, lock: bool = False
-    ) -> list[Budget]:
+    ) -> Sequence[Budget]:
         query = (
             sa.select(budgets)
             .where(budgets.c.scope.in_(scopes), budgets.c.ended_s.is_(None))
@@ -177,14 +177,14 @@ class Budgets:
         for one in new:
             connection.execute(holds.insert().values(asdict(one)))
 
-    def holds_of(self, connection: sa.Connection, job: str, *, lock: bool = True) -> list[Hold]:
+    def holds_of(self, connection: sa.Connection, job: str, *, lock: bool = True) -> Sequence[Hold]:
         """Those that are not settled."""
         query = sa.select(holds).where(holds.c.job == job, holds.c.settled_s.is_(None)).order_by(holds.c.unit)
         return [
             Hold(**row._mapping) for row in connection.execute(query.with_for_update() if lock else query)
         ]
 
-    def held_by(self, job: str) -> list[Hold]:
+    def held_by(self, job: str) -> Sequence[Hold]:
         """All, settled ones too; for showing."""
         with self._database.reading() as connection:
             query = sa.select(holds).where(holds.c.job == job).order_by(holds.c.unit)
@@ -198,7 +198,7 @@ class Budgets:
         open_ = sa.and_(holds.c.job == job, holds.c.settled_s.is_(None))
         return connection.execute(holds.update().where(open_).values(settled_s=at_s)).rowcount
 
-    def unsettled_ended(self) -> list[str]:
+    def unsettled_ended(self) -> Sequence[str]:
         """Jobs that have ended and whose promises nobody settled."""
         from .jobs import ENDED
 
@@ -255,7 +255,7 @@ class Budgets:
         since_s: float | None = None,
         until_s: float | None = None,
         unit: str | None = None,
-    ) -> list[dict[str, object]]:
+    ) -> Sequence[dict[str, object]]:
         """Amounts by these dimensions and by unit, of one scope. A dimension: see DIMENSIONS."""
         columns = [_dimension(name, self._database.is_sqlite).label(name) for name in by]
         query = sa.select(*columns, usage.c.unit, sa.func.sum(usage.c.amount_micro).label("amount_micro"))
@@ -267,7 +267,9 @@ class Budgets:
             None if unit is None else usage.c.unit == unit,
         ):
             query = query if bound is None else query.where(bound)
-        grouped = [*(sa.literal_column(str(n + 1)) for n in range(len(columns) + 1))]
+        grouped: Sequence[sa.ColumnElement] = [
+            *(sa.literal_column(str(n + 1)) for n in range(len(columns) + 1))
+        ]
         query = query.group_by(*grouped).order_by(*grouped)
         with self._database.reading() as connection:
             rows = connection.execute(query).mappings().all()

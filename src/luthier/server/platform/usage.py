@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastapi import Request
@@ -43,7 +44,7 @@ class UsageRoutes:
             return Response(await worked(as_csv, rows, columns), 200, headers, CSV_TYPE)
         return Response(await worked(as_xlsx, rows, columns, "usage"), 200, headers, XLSX_TYPE)
 
-    def _rows(self, who: Caller, by: list[str], told: dict[str, str]) -> list[dict[str, Any]]:
+    def _rows(self, who: Caller, by: Sequence[str], told: Mapping[str, str]) -> Sequence[dict[str, Any]]:
         rows = self._site.budgets.usage(who, by, month=told.get("month"), unit=told.get("unit"))
         if len(rows) > MOST_ROWS:
             raise ApiError(
