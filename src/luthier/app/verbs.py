@@ -230,6 +230,6 @@ def plain(found: Any) -> Any:
             return [plain(one) for one in found]
     if isinstance(found, Rollout):
         return plain(line(found))
-    if hasattr(found, "plain"):
+    if callable(getattr(found, "plain", None)):
         return plain(found.plain())
     return plain(asdict(found)) if is_dataclass(found) and not isinstance(found, type) else found

@@ -84,9 +84,7 @@ def report(ref: str, png: bool, out: Path | None, as_json: bool) -> None:
     """Where the page of REF is (a release's name or name@version; NAME-search for a search), and its drawings as PNG."""
     page = fetch(ask("records.page", ref)["page"], out or Path.cwd())
     folder = out if isinstance(out, Path) and meant() is None else page.with_suffix("")
-    if png or out is not None:
-        ask("records.pictures", ref, folder)
-    files = sorted(folder.glob("*.png")) if png or out is not None else []
+    files = ask("records.pictures", ref, folder) if png or out is not None else []
     if as_json:
         put_json({"report": str(page), "pictures": [str(path) for path in files]})
         return

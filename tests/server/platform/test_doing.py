@@ -130,6 +130,17 @@ def test_what_nobody_used_goes_and_what_is_too_large_leaves_nothing(tmp_path):
         passing.find(found.sha256)
 
 
+def test_what_is_placed_twice_is_the_same_to_whoever_looks_at_times(tmp_path):
+    passing = Passing(tmp_path)
+    for text in (b"abc", b"abd"):
+        with passing.arriving(10) as found:
+            found.write(text)
+        for n in (1, 2):
+            passing.place(found.sha256, tmp_path / text.decode() / str(n))
+    times = [[(tmp_path / text / n).stat().st_mtime for n in "12"] for text in ("abc", "abd")]
+    assert times[0][0] == times[0][1] != times[1][0] == times[1][1]
+
+
 def test_every_route_is_described(client):
     told = client.get("/openapi.json").json()
     assert {verb.path for verb in VERBS.values()} <= set(told["paths"])

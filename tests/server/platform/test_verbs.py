@@ -1,6 +1,7 @@
 """App = Client: every verb of the table, asked of a project's App and of a server over a real port, tells the same and fails the same."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from luthier.core.artifact import key_of
 from luthier.core.errors import LuthierError
 from luthier.core.verbs import VERBS
 from luthier.evaluation import predictions
+from luthier.models.testing import tiny_model
 from luthier.store.traffic import Exchange, Judgement
 
 NOON = 1_700_000_000.0
@@ -59,7 +61,8 @@ def furnish(app, folder):
 
         return fill
 
-    base = made("model", {"base": "tiny"}, lambda out: (out / "config.json").write_text("{}"), {})
+    tiny = tiny_model(folder / "tiny")
+    base = made("model", {"base": "tiny"}, lambda out: shutil.copytree(tiny, out, dirs_exist_ok=True), {})
     for version, wrong in ((1, 9), (2, 3)):
         model = made("model", {"version": version}, lambda out: None, {"dataset": of, "base": base})
         told_ = made("report", {"wrong": wrong}, report(wrong), {"dataset": of, "model": model})
@@ -259,3 +262,28 @@ class TestBothDoors:
                     (here / folder / one).stat().st_size == (afar / folder / one).stat().st_size
                     for one in names
                 )
+
+
+@pytest.mark.slow  # two trainings of a tiny model
+def test_a_run_at_a_server_makes_what_a_run_here_makes(tmp_path, at_a_port):
+    train = "train: {epochs: 1, batch: {rows: 8, micro_tokens: 512}, dtype: fp32, adapter: {kind: lora, rank: 4}}\nevaluate: {resamples: 200}\n"
+    site = Site.open({"LUTHIER_HOME": str(tmp_path / "site"), "HOME": str(tmp_path)})
+    text, found = site.found(), {}
+    app = site.app_of("proj_here", site.top.actor)
+    furnish(app, tmp_path / "shop")
+    recipe = tmp_path / "shop" / "recipe.yaml"
+    recipe.write_text(RECIPE + train)
+    found["App"] = Here(app)("recipes.run", recipe)
+    Here(app)("models.export", "router", tmp_path / "App", form="adapter")
+    with at_a_port(site) as (url, _), Client(url, text) as client:
+        found["Client"] = client.recipes.run(recipe)
+        client.models.export("router", tmp_path / "Client", form="adapter")
+        report = client.download(found["Client"]["report_path"], tmp_path / "report.html")
+        assert "<html" in report.read_text()
+        assert client.records.show("router")["report"]["sha256"] == found["Client"]["report_path"]["sha256"]
+        again = client.recipes.run(recipe)
+    assert again["made"] == [] and again["release"] == "router@1"
+    for key in ("release", "metrics", "comparisons", "lines"):
+        assert found["App"][key] == found["Client"][key], key
+    weights = [(tmp_path / door / "adapter_model.safetensors").read_bytes() for door in ("App", "Client")]
+    assert weights[0] == weights[1]
