@@ -127,7 +127,10 @@ def test_a_list_of_nothing_and_of_something(app):
 
 
 def test_what_was_denied_is_entered_with_how_often(app):
-    sums = {("invalid_api_key", "GET", "/v1/models", None): 7, ("x", "POST", "/metrics", "abcdefgh"): 1}
+    sums = {
+        ("invalid_api_key", "GET", "/v1/models", None, None): 7,
+        ("x", "POST", "/metrics", "abcdefgh", None): 1,
+    }
     app.audit.denied(sums.items())
     nobody, somebody = app.audit.read(action="request")
     assert (nobody.entry.actor, nobody.entry.outcome, nobody.person) == ("nobody", "denied", None)

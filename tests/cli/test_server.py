@@ -191,7 +191,7 @@ def test_a_dump_of_postgresql_is_a_site_again(postgres_server, postgres_url, tmp
     site = Site.open({"LUTHIER_HOME": str(tmp_path / "site"), "LUTHIER_DATABASE": postgres_url})
     caller = site.check(site.found())
     site.app(caller).audit.served("started", ("a@1",), "here")
-    name = postgres_url.partition("/?")[0].rpartition("@/")[2] or postgres_url.split("@/")[1].split("?")[0]
+    name = postgres_url.split("@/")[1].split("?")[0]
     as_who = ("-h", folder, "-U", "luthier")
     dump = folder / f"{name}.dump"
     run("pg_dump", *as_who, "--format=custom", f"--file={dump}", name)
