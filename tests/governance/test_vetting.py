@@ -2,6 +2,7 @@
 
 import pytest
 
+from luthier.app.merging import MergeFile
 from luthier.app.recipe import Recipe
 from luthier.core.errors import NotAllowed, NotFound
 from luthier.core.spec import Spec, Tree, parse
@@ -40,7 +41,7 @@ def policy(**rules):
 
 
 def test_every_field_that_holds_text_is_listed_as_what_it_is():
-    there = {called(spec, name) for spec, name in every_field(Recipe)}
+    there = {called(spec, name) for one in (Recipe, MergeFile) for spec, name in every_field(one)}
     assert sorted(there - set(FIELDS)) == []
     assert sorted(set(FIELDS) - there) == []
     assert len(there) > 150

@@ -19,7 +19,7 @@ from luthier.core.errors import NotAllowed, NotFound, SpecError, did_you_mean
 from luthier.store.approvals import Approval, Step
 
 from .acting import SERVER
-from .permitted import OPERATOR, project_of, roles_in
+from .permitted import project_of, roles_in
 from .policies import Policies, check_reason
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Approvals:
         """Checked anew at each decision: roles may have changed since it was asked."""
         who = f"{approval.id} is about what you asked for or trained yourself"
         other = "Another person must decide."
-        if caller.user == OPERATOR:
+        if caller.operator:
             raise NotAllowed(
                 "an approval is given by a person with a key of his own.", remedy="Set LUTHIER_KEY to yours."
             )

@@ -23,7 +23,7 @@ from luthier.cost.quota import (
 from luthier.governance.access import SITE
 from luthier.store.budgets import DIMENSIONS, Budget, Whose
 
-from .permitted import is_operator, need, organisation_of, project_of
+from .permitted import need, organisation_of, project_of
 
 if TYPE_CHECKING:
     from .site import Caller, Site
@@ -83,7 +83,7 @@ class Budgets:
 
     def list(self, caller: Caller) -> list[dict[str, Any]]:
         """Those that count for the caller, as they stand this month; all of them for whoever works on the server itself."""
-        if is_operator(caller) and caller.project is None:
+        if caller.operator and caller.project is None:
             return [self._plain(one) for one in self._rows.list()]
         scopes = [SITE, caller.organisation, caller.project, caller.user, caller.key_id]
         own = {caller.project, caller.user, caller.key_id, *self._reached(caller)}

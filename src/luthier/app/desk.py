@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from luthier.core.errors import NotAllowed, NotFound, OverBudget, SpecError
-from luthier.core.spec import Tree, override, parse, read_yaml
+from luthier.core.errors import NotAllowed, NotFound, OverBudget
+from luthier.core.spec import Tree, parse
 from luthier.cost.quota import MONEY, Standing, Wanted, month_of, show
 from luthier.governance.site_policy import UNCLASSIFIED, Effective, Refusal
-from luthier.governance.vetting import Files, Vetted, deny, vet, vetting
+from luthier.governance.vetting import Files, Vetted, base_refusals, deny, vet, vetting
 from luthier.store.approvals import JOB
 from luthier.store.budgets import Budget, Hold, Whose
 from luthier.store.tables import uploaded_files
 
 from .approvals import Approvals
 from .foreseeing import foresee
-from .permitted import is_operator, project_of, roles_in
+from .jobs.foreign import Foreign, foreign
+from .permitted import project_of, roles_in
 from .policies import Policies
 
 if TYPE_CHECKING:
@@ -90,15 +91,24 @@ class Desk:
         )
         return Admitted(self, caller.actor, whose, forecast, approval, origin)
 
-    def vetted(
-        self, project: str, user_roles: Sequence[str], text: str, sets: Sequence[str], files: Files
-    ) -> Vetted:
-        """A recipe as it may be run in a project now. `files`: see governance/vetting. Raises NotAllowed, SpecError."""
-        from .recipe import Recipe
+    def vetted(self, project: str, roles: Sequence[str], found: Foreign, files: Files) -> Vetted:
+        """What somebody with these roles wrote, as it may be run in a project now. `files`: see governance/vetting. Raises NotAllowed, SpecError."""
+        spec, tree = found.read()
+        policy = Policies(self._site).effective(project)
+        if found.merges:
+            deny(vetting(spec, policy, files).refusals)
+            return Vetted(dict(tree.value), (), UNCLASSIFIED)
+        return vet(spec, tree.value, policy, roles, files)
 
-        tree = override(read_yaml(text, "the recipe"), list(sets))
-        recipe = parse(Recipe, tree)
-        return vet(recipe, tree.value, Policies(self._site).effective(project), user_roles, files)
+    def check_wish(self, caller: Caller, wish: Mapping[str, Any]) -> None:
+        """What would be refused now (a schedule, whose jobs are admitted later). Raises as `admit`."""
+        project = project_of(caller)
+        self._checked(caller, project, Policies(self._site).effective(project), wish, UNCLASSIFIED)
+
+    def check_base(self, caller: Caller, base: str | None) -> None:
+        """A base that a verb names beside a recipe. Raises NotAllowed."""
+        if base is not None and not caller.operator:
+            deny(base_refusals(base, Policies(self._site).effective(project_of(caller))))
 
     # -- policy -----------------------------------------------------------------------------------------------------
 
@@ -106,22 +116,16 @@ class Desk:
         self, caller: Caller, project: str, policy: Effective, wish: Mapping[str, Any], data_class: str
     ) -> tuple[str | None, tuple[str, ...]]:
         """(the class of the rows, where rows are trained on; ids of uploaded files)."""
-        if "recipe" in wish:
-            if wish.get("folder") is not None and not is_operator(caller):
+        if (written := foreign(wish)) is not None:
+            if caller.operator:
+                return None, ()
+            if written.folder is not None:
                 raise NotAllowed(
                     "a recipe's folder is for whoever works on the server itself.", remedy="Leave it out."
                 )
-            if is_operator(caller):
-                return None, ()
-            text = wish["recipe"] if isinstance(wish["recipe"], str) else _text(wish["recipe"])
-            found = self.vetted(
-                project,
-                roles_in(self._site, caller, project),
-                text,
-                wish.get("sets", ()),
-                self._known(project),
-            )
-            return found.data_class, found.files
+            found = self.vetted(project, roles_in(self._site, caller, project), written, self._known(project))
+            return (None if written.merges else found.data_class), found.files
+        self.check_base(caller, wish.get("base") if "verb" in wish else None)
         given = wish.get("files")
         if not isinstance(given, Mapping):
             return None, ()
@@ -233,14 +237,3 @@ class Desk:
                 f"left: {show(standing.used_micro, unit)} are used and {show(standing.held_micro, unit)} promised. {about}".rstrip(),
                 remedy="Wait for what runs, make the job smaller, or have the budget raised.",
             )
-
-
-def _text(recipe: Any) -> str:
-    """A recipe that came as plain values, as YAML (JSON is)."""
-    import json
-
-    if not isinstance(recipe, Mapping):
-        raise SpecError(
-            "a recipe is a text of YAML, or an object.", remedy="docs/recipe.md explains every key."
-        )
-    return json.dumps(recipe)

@@ -6,25 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from luthier.core.errors import NotAllowed, NotFound
-from luthier.governance.access import PERMISSIONS, SITE, permissions_of
-
-from .acting import system_user
-from .site import Caller
+from luthier.governance.access import SITE, permissions_of
 
 if TYPE_CHECKING:
-    from .site import Site
-
-OPERATOR = "local"
-"""The user that stands for whoever works on the server's home itself; he could write its records anyway."""
-
-
-def operator(organisation: str | None = None, project: str | None = None) -> Caller:
-    """Whoever works on the server's home."""
-    return Caller(OPERATOR, system_user(), None, SITE, organisation, project, PERMISSIONS)
-
-
-def is_operator(caller: Caller) -> bool:
-    return caller.user == OPERATOR and caller.key_id is None
+    from .site import Caller, Site
 
 
 def project_of(caller: Caller) -> str:
@@ -59,14 +44,14 @@ def wider(site: Site, scope: str) -> list[str]:
 
 def roles_in(site: Site, caller: Caller, project: str) -> list[str]:
     """What he is in a project."""
-    if is_operator(caller):
+    if caller.operator:
         return ["admin"]
     return site.store.accounts.roles(caller.user, wider(site, project))
 
 
 def need(site: Site, caller: Caller, permission: str, scope: str) -> None:
     """Raises NotAllowed where he does not hold it in that scope, or his key does not reach it."""
-    if is_operator(caller):
+    if caller.operator:
         return
     above = wider(site, scope)
     key = site.store.accounts.key(caller.key_id) if caller.key_id else None

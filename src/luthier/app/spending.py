@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.event import Event
 from luthier.cost.quota import MICRO, TOKENS, Standing, crossed, grown, month_of, plain, show, spent
@@ -19,6 +18,7 @@ from luthier.store.ledger import row_of
 from luthier.store.tables import events
 
 from .acting import SERVER
+from .jobs.observing import Halt
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -33,15 +33,6 @@ CHUNK_S = 900.0
 """Where nobody can say how long a job takes, so much of its time is promised at once, and again while it runs."""
 PRICES_S = 60.0
 ALERT = "budget.alert"
-
-
-@dataclass(frozen=True)
-class Halt:
-    """Why a job may not go on. It saves a checkpoint first."""
-
-    then: Literal["paused", "failed"]
-    code: str
-    message: str
 
 
 def hourly_of(site: Site) -> tuple[float, str] | None:

@@ -5,7 +5,7 @@
     run                                                 the kind of job `verb`
 
 The plain result is the same both ways, but for places: from afar what is a file of this machine is {"name", "sha256", "size_bytes"}, to be
-fetched (passing), and a folder is None. Whoever asks from afar names no place of this machine: see `places`.
+fetched (passing), and a folder is None. Whoever asks from afar names no place of this machine that the policy does not (app/desk).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from luthier.core.verbs import VERBS, Sent, Verb, Wish, Written
 from luthier.deployment.rollout import Rollout
 
 from .context import Silent, Watch
-from .jobs.places import refuse
+from .jobs.foreign import as_yaml, ready
 from .passing import Passing
 from .rollouts import plain as line
 
@@ -69,7 +69,7 @@ def _done(
     given: dict[str, Any] = {}
     for field in type(wish).model_fields:
         given[field] = _placed(app, getattr(wish, field), folder / "in")
-    _check(app, verb, given)
+    _check(verb, given.get("reference"))
     method = _method(app, verb)
     taken = signature(method).parameters
     if "by" in taken:
@@ -102,7 +102,20 @@ def run(at: Attempt) -> Mapping[str, Any]:
     """A verb as a job: `wish` is {"verb": name, **fields}."""
     verb, wish = told(at.job.wish)
     with _clean(at.folder / "verb") as folder:
-        return done(at.app, verb.name, wish, folder, at.watch, at.stop)
+        return done(at.app, verb.name, _vetted(at, wish, folder / "uploaded"), folder, at.watch, at.stop)
+
+
+def _vetted(at: Attempt, wish: Wish, folder: Path) -> Wish:
+    """The same wish, with the project's uploaded files beside what was written. Raises NotAllowed."""
+    field = next((name for name in type(wish).model_fields if isinstance(getattr(wish, name), Written)), None)
+    found = None if field is None else ready(at, folder)
+    if field is None or found is None or not found.files:
+        return wish
+    written: Written = getattr(wish, field)
+    passing = Passing(at.app.home)
+    files = {path.name: passing.enter(path, path.name).sha256 for path in folder.iterdir()}
+    text = written.model_copy(update={"text": as_yaml(found), "files": {**written.files, **files}})
+    return wish.model_copy(update={field: text, "overrides": []})
 
 
 def told(wish: Mapping[str, Any]) -> tuple[Verb, Wish]:
@@ -131,14 +144,11 @@ def check(app: App, name: str, wish: Wish) -> None:
                 overrides = tuple(getattr(wish, "overrides", ()))
                 tree = override(read_yaml(written.text, written.name), overrides)
                 parse(MergeFile if name == "recipes.merge" else Recipe, tree)
-                refuse(tree.value, app._environ)
                 for sha256 in written.files.values():
                     passing.find(sha256)
             case Sent() as sent:
                 passing.find(sent.sha256)
-    _check(
-        app, VERBS[name], {"reference": getattr(wish, "reference", None), "base": getattr(wish, "base", None)}
-    )
+    _check(VERBS[name], getattr(wish, "reference", None))
 
 
 def asked_by(app: App) -> str:
@@ -176,25 +186,15 @@ def _placed(app: App, value: Any, folder: Path) -> Any:
     return value
 
 
-def _check(app: App, verb: Verb, given: Mapping[str, Any]) -> None:
-    """Nothing of this machine is named. Raises SpecError."""
-    from .merging import read_merge
+def _check(verb: Verb, reference: Any) -> None:
+    """No file of this machine is looked at. Raises SpecError."""
+    from .data.raw import is_source
 
-    if verb.noun == "data" and (reference := given.get("reference")) is not None:
-        from .data.raw import is_source
-
-        if is_source(reference):
-            raise SpecError(
-                f"{reference!r} is a file or an address, and a server looks at what it keeps.",
-                remedy="Name a dataset; a file is looked at where it is, without --remote.",
-            )
-    if (base := given.get("base")) is not None:
-        refuse({"base": base}, app._environ)
-    if isinstance(given.get("written"), Path):
-        refuse(read_merge(given["written"], given["overrides"])[0].plain(), app._environ)
-    elif isinstance(given.get("recipe"), Path):
-        wish = app.recipes.read(given["recipe"], given["overrides"])
-        refuse(wish.recipe.plain(), app._environ)
+    if verb.noun == "data" and reference is not None and is_source(reference):
+        raise SpecError(
+            f"{reference!r} is a file or an address, and a server looks at what it keeps.",
+            remedy="Name a dataset; a file is looked at where it is, without --remote.",
+        )
 
 
 def _method(app: App, verb: Verb) -> Callable[..., Any]:

@@ -24,7 +24,6 @@ because_option = click.option(
 
 def at_site(project: str | None = None, *, permission: str | None = None) -> tuple[Site, Caller]:
     """Raises SpecError for a key that is none here, NotAllowed for one without the permission."""
-    from luthier.app.permitted import operator
     from luthier.app.site import Site
 
     site = Site.open()
@@ -42,6 +41,6 @@ def at_site(project: str | None = None, *, permission: str | None = None) -> tup
         return site, caller
     found = site.store.accounts.projects()
     if project is None and len(found) != 1:
-        return site, operator()
+        return site, site.operator()
     named = site.store.accounts.project(project) if project is not None else found[0]
-    return site, operator(named.organisation, named.id)
+    return site, site.operator(named.id)

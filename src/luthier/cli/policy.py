@@ -122,11 +122,13 @@ def check(
 ) -> None:
     """Whether RECIPE may be submitted; every refusal is told. An uploaded file is written by its id."""
     from luthier.app.desk import Desk
+    from luthier.app.jobs.foreign import Foreign
     from luthier.app.permitted import project_of
     from luthier.app.recipe import read_written
 
     site, caller = at_site(project, permission="policy.read")
-    found = Desk(site).vetted(project_of(caller), roles, read_written(recipe), sets, lambda file_id: file_id)
+    written = Foreign(read_written(recipe), sets)
+    found = Desk(site).vetted(project_of(caller), roles, written, lambda file_id: file_id)
     put_json({"files": found.files, "data_class": found.data_class}) if as_json else put(
         f"may be submitted: rows of the class {one_line(found.data_class)}"
     )

@@ -139,6 +139,8 @@ _LISTS: dict[Kind, str] = {
     "model": """
         evaluation.judge.spec.JudgeSpec: model
         outputs.spec.FallbackSpec: to
+        app.merging.MergedModelSpec: model
+        app.merging.MergeFile: measure
     """,
     "server": """
         data.egress.ServerSpec: url

@@ -4,7 +4,8 @@ policy. What nobody has listed is refused, so a new field is refused until someb
     vet(recipe, written, policy, roles, file) ──▶ Vetted(written with uploaded files put in, files, data class) or NotAllowed with every refusal
 
 A recipe names an uploaded file by its id, wherever a file may stand: `files: file-abc`. `file` says what to write in its place: a path
-inside the project, relative to the folder that the recipe is then read from. Nothing is opened here.
+relative to the folder that the recipe is then read from. That folder holds what came with the recipe and nothing else, so other plain
+relative paths are let be. Nothing is opened here.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from luthier.evaluation.spec import EvaluateSection
 
 FILE_ID: Final = re.compile(r"file-[A-Za-z0-9_-]{1,60}", re.ASCII)
+_BESIDE: Final = re.compile(
+    r"[A-Za-z0-9_][A-Za-z0-9._ +=@*?-]*(/[A-Za-z0-9_*?][A-Za-z0-9._ +=@*?-]*)*", re.ASCII
+)
+"""A file that came with the recipe: nothing hidden, nothing upwards, no scheme."""
 _WORD: Final = re.compile(r"[^/\\:$~]*")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[0-9]+)?", re.ASCII)
 _BROKER: Final = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", re.ASCII)
@@ -99,6 +104,13 @@ def vetting(recipe: Spec, policy: Effective, file: Files) -> _Vetting:
     found = _Vetting(policy, file)
     _walk(recipe, "", found)
     return found
+
+
+def base_refusals(base: str, policy: Effective) -> Sequence[Refusal]:
+    """What speaks against a base model that stands by itself."""
+    found = _Vetting(policy, str)
+    _base(Spec(), "base", base, "base", found)
+    return found.refusals
 
 
 def deny(refusals: Sequence[Refusal]) -> None:
@@ -180,6 +192,8 @@ def _file(spec: Spec, name: str, text: str, at: str, found: _Vetting) -> None:
     if _inline(spec, name) or text == "auto":
         return
     if not FILE_ID.fullmatch(text):
+        if _BESIDE.fullmatch(text):
+            return
         found.refuse(found.policy.source(text), at=at)
         return
     found.places += 1

@@ -9,7 +9,7 @@ schedules    jobs at the times of cron (cron)
 reconciler   wanted and actual made the same: ends (what becomes of a job), scheduling (whose turn it is; queue_spec)
 launchers    where attempts run: the port, and `local`
 child        the process that runs one attempt: environment, watching, logs
-attempt      what a kind is given; kinds: what jobs do (plugin table, kind `job`); places: what a recipe may name
+attempt      what a kind is given; kinds: what jobs do (plugin table, kind `job`); foreign: recipes of others
 observing    who else must know when a job runs: budgets, meters, rules
 """
 

@@ -2,7 +2,7 @@
 
 A recipe may write ${VAR}, and its author is not the server's operator. So a job sees no secret of the server, and of other variables those
 that the operator names: LUTHIER_JOB_ENVIRON="AWS_*,TICKETS_URL". What its own records need (LUTHIER_DATABASE, PG*) is there, but a
-recipe may not refer to it (places).
+recipe may not refer to it: which of the others it may, a policy says (governance/site_policy).
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ NEEDED = (
     "HF_HUB_OFFLINE", "HF_ENDPOINT", "TRANSFORMERS_OFFLINE", "TOKENIZERS_PARALLELISM", "XDG_CACHE_HOME", "CUDA_*", "NVIDIA_*", "NCCL_*", "TORCH_*", "PYTORCH_*",
     "OMP_*", "MKL_*", "JAVA_HOME", "SPARK_HOME", "LUTHIER_HOME", "LUTHIER_DATABASE", "LUTHIER_BLOBS", "LUTHIER_JOB_*", "PG*",
 )  # fmt: skip
-SECRET = ("LUTHIER_*", "PG*")
-"""Of those, what no recipe may refer to."""
 
 
 def environment_of(environ: Mapping[str, str], launch: Launch) -> dict[str, str]:
@@ -38,14 +36,3 @@ def environment_of(environ: Mapping[str, str], launch: Launch) -> dict[str, str]
 def passed_on(environ: Mapping[str, str]) -> list[str]:
     """Patterns of what the operator passes on to jobs."""
     return [one.strip() for one in environ.get("LUTHIER_JOB_ENVIRON", "").split(",") if one.strip()]
-
-
-def may_refer_to(name: str, environ: Mapping[str, str]) -> bool:
-    """Whether a recipe of a job may write ${name}.
-
-    >>> may_refer_to("TICKETS_URL", {"LUTHIER_JOB_ENVIRON": "TICKETS_*"}), may_refer_to("PGPASSWORD", {})
-    (True, False)
-    """
-    return any(fnmatchcase(name, one) for one in passed_on(environ)) and not any(
-        fnmatchcase(name, one) for one in SECRET
-    )

@@ -61,6 +61,24 @@ class Nobody:
         return None
 
 
+class Ours:
+    """Budgets (app/spending), and whoever wants to be told over HTTP (store/webhooks)."""
+
+    def __init__(self, site: Site) -> None:
+        from luthier.app.spending import Spending
+
+        self._spending = Spending(site)
+        self.started, self.metered, self.may_run = (
+            self._spending.started, self._spending.metered, self._spending.may_run,
+        )  # fmt: skip
+
+    def ended(self, connection: sa.Connection, job: Job) -> None:
+        from luthier.store.webhooks import entered
+
+        self._spending.ended(connection, job)
+        entered(connection, job)
+
+
 def observer_of(site: Site) -> Observer:
     """The one that every part of the queue asks for."""
-    return site.observer or Nobody()
+    return site.observer or Ours(site)

@@ -67,10 +67,13 @@ class Schedules:
         self, caller: Caller, title: str, cron: str, text: str, *, sets: Sequence[str] = (), folder: Path | None = None, **asked: Any
     ) -> Schedule:  # fmt: skip
         """Runs of a recipe; see Jobs.submit_recipe for `folder`. Raises SpecError with every fault of it."""
+        from luthier.app.desk import Desk
+
         from .kinds.recipe import checked, wish_of
 
         wish = wish_of(text, sets, folder)
-        checked(wish, self._site, project_of(caller))
+        checked(wish)
+        Desk(self._site).check_wish(caller, wish)
         return self.add(caller, title, cron, "recipe", wish, **asked)
 
     def get(self, caller: Caller, schedule_id: str) -> Schedule:

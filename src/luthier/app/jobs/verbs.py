@@ -165,12 +165,12 @@ class Jobs:
     def submit_recipe(
         self, caller: Caller, text: str, *, sets: Sequence[str] = (), folder: Path | None = None, **asked: Any
     ) -> Job:  # fmt: skip
-        """A run of a recipe. `folder`: where its paths start, for whoever is at this host himself; else that is the project's folder
-        `data`, and it may name nothing that lies outside. Raises SpecError with every fault. `asked`: see `submit`."""
+        """A run of a recipe. `folder`: where its paths start, for whoever is at this host himself; else that is one of the job's own
+        with the uploaded files that it names. Raises SpecError with every fault. `asked`: see `submit`."""
         from .kinds.recipe import checked, wish_of
 
         wish = wish_of(text, sets, folder)
-        checked(wish, self._site, project_of(caller))
+        checked(wish)
         return self.submit(caller, "recipe", wish, **asked)
 
 

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from luthier.app.site import Site
     from luthier.server.router import Router
 
-MODELS: str | None = None
-WORKERS: tuple[str, ...] = ()
+MODELS = "luthier.server.platform.models:ProjectModels"
+WORKERS = ("luthier.app.jobs.reconciler:Reconciler", "luthier.app.delivering:Deliverer")
 
 
 @contextmanager
-def working(site: Site) -> Iterator[Router | dict[str, Any]]:
+def working(site: Site) -> Iterator[Router]:
     """The models, while the workers work. What was begun last ends first."""
     with ExitStack() as until:
         for target in WORKERS:
             until.enter_context(_made(target, site).running())
-        yield {} if MODELS is None else _made(MODELS, site)
+        yield _made(MODELS, site)
 
 
 def _made(target: str, site: Site) -> Any:

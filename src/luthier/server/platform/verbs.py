@@ -20,6 +20,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from luthier.app import verbs
+from luthier.app.desk import Desk
 from luthier.core.verbs import VERBS, Verb, Wish
 from luthier.server.errors import ApiError
 from luthier.server.parts import checked
@@ -73,6 +74,7 @@ class VerbRoutes:
 
     def _do(self, who: Caller, verb: Verb, wish: Wish) -> dict[str, Any]:
         app = self._site.app(who)
+        Desk(self._site).check_base(who, getattr(wish, "base", None))
         app.home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".verb-", dir=app.home) as folder:
             return {

@@ -9,14 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from luthier.app.jobs.attempt import Attempt
-from luthier.app.jobs.places import refuse
+from luthier.app.jobs.foreign import as_yaml, foreign, ready
 from luthier.core.errors import SpecError
-
-if TYPE_CHECKING:
-    from luthier.app.site import Site
 
 LONGEST_TEXT = 1_000_000
 MOST_SETS = 200
@@ -32,30 +29,29 @@ def wish_of(text: str, sets: Sequence[str], folder: Path | None) -> dict[str, An
     return {"recipe": text, "sets": list(sets), "folder": None if folder is None else str(folder.absolute())}
 
 
-def checked(wish: Mapping[str, Any], site: Site, project: str) -> Path:
-    """Where its paths start. Raises SpecError with every fault, before anything is entered or run."""
+def checked(wish: Mapping[str, Any]) -> None:
+    """Raises SpecError with every fault, before anything is entered or run."""
     from luthier.app.checking import check
     from luthier.app.recipe import Recipe
-    from luthier.core.spec import override, parse, read_yaml
 
-    tree = override(read_yaml(wish["recipe"], "recipe"), tuple(wish["sets"]))
-    check(parse(Recipe, tree))
-    if wish["folder"] is not None:
-        return Path(wish["folder"])
-    refuse(tree.value, site.environ)
-    return Path(site.project_environ(project)["LUTHIER_HOME"]) / "data"
+    found = foreign(wish)
+    assert found is not None
+    recipe, _ = found.read()
+    assert isinstance(recipe, Recipe)
+    check(recipe)
 
 
 def run(at: Attempt) -> Mapping[str, Any]:
-    from luthier.app.site import Site
-
     wish = at.job.wish
-    folder = checked(wish, Site.open(), at.job.project)
+    checked(wish)
+    folder = Path(wish["folder"] or at.folder / "recipe")
+    vetted = ready(at, folder)
+    text, sets = (wish["recipe"], tuple(wish["sets"])) if vetted is None else (as_yaml(vetted), ())
     folder.mkdir(parents=True, exist_ok=True)
     written = folder / f".{at.job.id}.yaml"
-    written.write_text(wish["recipe"], encoding="utf-8")
+    written.write_text(text, encoding="utf-8")
     try:
-        done = at.app.recipes.run(written, tuple(wish["sets"]), watch=at.watch, stop=at.stop)
+        done = at.app.recipes.run(written, sets, watch=at.watch, stop=at.stop)
     finally:
         written.unlink(missing_ok=True)
     told = _finite({k: v for k, v in done.plain().items() if k != "report_path"})
