@@ -20,6 +20,7 @@ from luthier.core.errors import SpecError
 from luthier.store.retries import KnownJob, Try
 
 from .bases import Base, base_of
+from .permitted import project_of
 from .tuning_rows import Checked
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ class FineTuning:
             "form": form,
             "tools": tools,
             "answer": rewards.answer if rewards else None,
+            "gate": self._site.policies.effective(project_of(caller)).gate_floor(),
             "seed": seed,
             "multiplier": numbers["learning_rate_multiplier"],
             "task": {"kind": asked.task, **({"instruction": asked.instruction} if asked.instruction else {})},

@@ -80,7 +80,8 @@ class ProjectModels:
         self._site.app(caller).store.objects.end(MODEL, name, caller.actor.act("model.deleted", name))
 
     def open(self, found: Found) -> tuple[Answerer, str | None]:
-        """(an engine, loaded; the release it answers from). Takes seconds or minutes."""
+        """(an engine, loaded; the release it answers from). Takes seconds or minutes. Raises NotAllowed where another person must agree to
+        the release first."""
         from .answering import open_engine
         from .context import RunContext
         from .line import import_base
@@ -90,6 +91,8 @@ class ProjectModels:
             if found.project is None
             else self._site.app_of(found.project, self._site.top.actor)
         )
+        if found.project is not None:
+            app.consent("release", found.what)
         at = RunContext(app.store, f"answer-{found.name[:80]}", Path(app.home), self._site.environ)
         if found.project is None:
             return open_engine(at, import_base(found.what, at).digest, name=found.name), None

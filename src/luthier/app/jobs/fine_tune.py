@@ -120,7 +120,7 @@ def recipe_of(wish: Mapping[str, Any]) -> dict[str, Any]:
         "task": dict(wish["task"]),
         "data": {"sources": sources, "split": {"validation": 0, "test": 0}},
         "train": {**train, "learning_rate": usual * float(wish["multiplier"])},
-        "evaluate": {"against": ["base"]},
+        "evaluate": {"against": ["base"], **({"gate": dict(wish["gate"])} if wish.get("gate") else {})},
     }
 
 

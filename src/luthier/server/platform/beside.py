@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from luthier.server.router import Router
 
 MODELS = "luthier.server.platform.models:ProjectModels"
-WORKERS = ("luthier.app.jobs.reconciler:Reconciler", "luthier.app.delivering:Deliverer")
+WORKERS = (
+    "luthier.app.jobs.reconciler:Reconciler",
+    "luthier.app.delivering:Deliverer",
+    "luthier.app.housekeeping:Housekeeping",
+)
 
 
 @contextmanager
