@@ -56,8 +56,8 @@ class Yard:
             print(job.id, self.messages(job), self.log(job))
         raise AssertionError("it did not come to that")
 
-    def finish(self, *jobs: Job, by: Sequence[Reconciler]) -> list[Job]:
-        self.until(lambda: all(self.get(job).state in ENDED for job in jobs), *by)
+    def finish(self, *jobs: Job, by: Sequence[Reconciler], seconds: float = 60.0) -> list[Job]:
+        self.until(lambda: all(self.get(job).state in ENDED for job in jobs), *by, seconds=seconds)
         return [self.get(job) for job in jobs]
 
     def messages(self, job: Job) -> list[str]:

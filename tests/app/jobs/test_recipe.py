@@ -75,7 +75,7 @@ def test_a_recipe_runs_as_a_job(yard, tiny_base):
     (data / "tiny").symlink_to(tiny_base)
     job = yard.site.jobs.submit_recipe(yard.caller, RECIPE.format(base="tiny"))
     again = yard.site.jobs.submit_recipe(yard.caller, RECIPE.format(base="tiny"), needs=[job.id])
-    done, again = yard.finish(job, again, by=[yard.reconciler()])
+    done, again = yard.finish(job, again, by=[yard.reconciler()], seconds=600.0)
     assert (done.state, done.error) == ("succeeded", None)
     assert done.result["release"] == again.result["release"] == "router@1"
     assert "model" in done.result["made"]
