@@ -57,7 +57,15 @@ def furnish(app, folder):
             ]  # fmt: skip
             predictions.write(predictions.table(lines), out / "predictions.parquet")
             task = {"kind": "classify", "labels": list(QUEUES[:2])}
-            (out / "report.json").write_text(json.dumps({"task": task, "metrics": ["accuracy"]}))
+            (out / "report.json").write_text(
+                json.dumps(
+                    {
+                        "task": task,
+                        "metrics": ["accuracy"],
+                        "systems": {},
+                    }
+                )
+            )
 
         return fill
 
