@@ -115,6 +115,7 @@ class Site:
 
     @property
     def jobs(self) -> Jobs:
+        from .jobs import Jobs
 
         return Jobs(self)
 
