@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from luthier.core.errors import NotAllowed, NotFound
 from luthier.governance.access import SITE, permissions_of
 
+from .rights import missing
+
 if TYPE_CHECKING:
     from .site import Caller, Site
 
@@ -35,10 +37,7 @@ def wider(site: Site, scope: str) -> list[str]:
         return [scope, SITE]
     found = site.store.accounts.key(scope)
     if found is None:
-        raise NotFound(
-            f"there is no scope {scope[:40]!r}.",
-            remedy="Name a project, an organisation, a user, a key's id, or `site`.",
-        )
+        raise _nowhere(scope)
     return [scope, *wider(site, found[0].scope)]
 
 
@@ -50,15 +49,27 @@ def roles_in(site: Site, caller: Caller, project: str) -> list[str]:
 
 
 def need(site: Site, caller: Caller, permission: str, scope: str) -> None:
-    """Raises NotAllowed where he does not hold it in that scope, or his key does not reach it."""
+    """Raises NotAllowed where he does not hold it in that scope; NotFound, in the words of a scope that does not exist, where his key does
+    not reach it or he is nothing there."""
     if caller.operator:
         return
     above = wider(site, scope)
     key = site.store.accounts.key(caller.key_id) if caller.key_id else None
     reaches = caller.key_id is None or caller.scope in above
     held = permissions_of(site.store.accounts.roles(caller.user, above), key[0].permissions if key else None)
+    if scope != SITE and not (reaches and held):
+        raise _nowhere(scope)
     if not reaches or permission not in held:
         raise NotAllowed(
             f"{permission!r} is not held in {scope}.",
             remedy="Ask an admin of that scope, or use a key that reaches it.",
         )
+
+
+def _nowhere(scope: str) -> NotFound:
+    if scope.startswith(("proj_", "org_")):
+        return missing(scope)
+    return NotFound(
+        f"there is no scope {scope[:40]!r}.",
+        remedy="Name a project, an organisation, a user, a key's id, or `site`.",
+    )

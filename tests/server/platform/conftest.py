@@ -25,6 +25,18 @@ def site(tmp_path):
     return Site.open({"LUTHIER_HOME": str(tmp_path / "site")})
 
 
+def allowing(site, **rules):
+    """A site whose owner lets recipes of others use more than the default does."""
+    import json
+
+    site.policies.lay(site.operator(), "site", json.dumps(rules), "for these tests")
+
+
+@pytest.fixture(scope="session")
+def allow():
+    return allowing
+
+
 @pytest.fixture
 def first_key(site):
     return site.found()
@@ -104,7 +116,9 @@ class Runner(threading.Thread):
             )
         folder = app.home / "jobs" / job.id
         folder.mkdir(parents=True)
-        at = SimpleNamespace(job=job, app=app, folder=folder, watch=Silent(), stop=threading.Event())
+        at = SimpleNamespace(
+            job=job, site=self.site, app=app, folder=folder, watch=Silent(), stop=threading.Event()
+        )
         try:
             end = {"state": "succeeded", "result": verbs.run(at)}
         except LuthierError as error:

@@ -27,10 +27,11 @@ data:
 
 
 @pytest.fixture(scope="module")
-def company(tmp_path_factory, at_a_port):
+def company(tmp_path_factory, at_a_port, allow):
     place = tmp_path_factory.mktemp("company")
     site = Site.open({"LUTHIER_HOME": str(place / "site"), "HOME": str(place)})
     key = site.found()
+    allow(site, bases=["known", "tiny"])
     with at_a_port(site) as (url, runner):
         yield url, key, site, runner
 
@@ -129,7 +130,7 @@ def test_errors_are_those_of_here(shell):
 def test_a_recipe_that_names_places_of_the_server_is_refused(shell, tmp_path):
     for source in ("/etc/passwd.csv", "../other/rows.jsonl", "s3://bucket/rows.jsonl", "${HOME}/rows.csv"):
         (tmp_path / "bad.yaml").write_text(RECIPE.replace("rows/*.jsonl", f'"{source}"'))
-        refused = shell("--remote", "company", "data", "prepare", "bad.yaml", code=2)
+        refused = shell("--remote", "company", "data", "prepare", "bad.yaml", code=8)
         assert "may not" in refused.stderr, source
     assert (
         "is a file or an address"

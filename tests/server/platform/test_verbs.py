@@ -179,11 +179,12 @@ def steps(folder, out):
 
 
 @pytest.fixture(scope="module")
-def walked(tmp_path_factory, at_a_port):
+def walked(tmp_path_factory, at_a_port, allow):
     """What each door tells at each step, or how it fails; two projects that hold the same."""
     place = tmp_path_factory.mktemp("doors")
     site = Site.open({"LUTHIER_HOME": str(place / "site"), "HOME": str(place)})
     text = site.found()
+    allow(site, bases=["known", "tiny"])
     found = {}
     with at_a_port(site) as (url, _):
         for door in ("App", "Client"):
@@ -191,6 +192,7 @@ def walked(tmp_path_factory, at_a_port):
             if door == "Client":  # a project of its own, with the same in it
                 site2 = Site.open({"LUTHIER_HOME": str(place / "site2"), "HOME": str(place)})
                 text2 = site2.found()
+                allow(site2, bases=["known", "tiny"])
                 with at_a_port(site2) as (url, _), Client(url, text2) as client:
                     caller = site2.check(text2)
                     furnish(site2.app(caller), place / door)

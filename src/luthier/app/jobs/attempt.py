@@ -20,6 +20,7 @@ from luthier.store.jobs import Job
 if TYPE_CHECKING:
     from luthier.app.app import App
     from luthier.app.context import Watch
+    from luthier.app.site import Site
 
 
 class Attempt(Protocol):
@@ -28,6 +29,9 @@ class Attempt(Protocol):
 
     @property
     def job(self) -> Job: ...
+
+    @property
+    def site(self) -> Site: ...
 
     @property
     def app(self) -> App: ...

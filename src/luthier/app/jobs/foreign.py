@@ -60,12 +60,11 @@ def ready(at: Attempt, folder: Path) -> Vetted | None:
     Raises NotAllowed, SpecError."""
     from luthier.app.desk import Desk
     from luthier.app.permitted import roles_in
-    from luthier.app.site import Site
 
     job = at.job
     found = foreign(job.wish)
     assert found is not None
-    site = Site.open()
+    site = at.site
     caller = site.acting(job.by, job.project)
     if caller is None:
         raise NotAllowed(
