@@ -49,15 +49,16 @@ def roles_in(site: Site, caller: Caller, project: str) -> list[str]:
 
 
 def need(site: Site, caller: Caller, permission: str, scope: str) -> None:
-    """Raises NotAllowed where he does not hold it in that scope; NotFound, in the words of a scope that does not exist, where his key does
-    not reach it or he is nothing there."""
+    """Raises NotAllowed where he does not hold it in that scope; NotFound, in the words of a scope that does not exist, where it is no
+    scope of his: his key does not reach it, or he is nothing there."""
     if caller.operator:
         return
     above = wider(site, scope)
     key = site.store.accounts.key(caller.key_id) if caller.key_id else None
     reaches = caller.key_id is None or caller.scope in above
     held = permissions_of(site.store.accounts.roles(caller.user, above), key[0].permissions if key else None)
-    if scope != SITE and not (reaches and held):
+    own = scope in (SITE, caller.project, caller.organisation, caller.user, caller.key_id)
+    if not own and not (reaches and held):
         raise _nowhere(scope)
     if not reaches or permission not in held:
         raise NotAllowed(
