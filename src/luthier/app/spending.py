@@ -18,13 +18,13 @@ from luthier.store.ledger import row_of
 from luthier.store.tables import events
 
 from .acting import SERVER
-from .jobs.observing import Halt
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from luthier.store.jobs import Job
 
+    from .jobs.observing import Halt
     from .site import Site
 
 MACHINE = "LUTHIER_MACHINE"
@@ -114,6 +114,8 @@ class Spending:
 
     def may_run(self, job: Job) -> Halt | None:
         """Not where a promise is used up and nothing is left to promise."""
+        from .jobs.observing import Halt  # jobs foresee what they will spend, and so need this module first
+
         now = month_of(time.time())
         with self._site.store.database.reading() as connection:
             for hold in self._rows.holds_of(connection, job.id, lock=False):
