@@ -18,13 +18,13 @@ from luthier.store.ledger import row_of
 from luthier.store.tables import events
 
 from .acting import SERVER
-from .jobs.observing import Halt
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from luthier.store.jobs import Job
 
+    from .jobs.observing import Halt
     from .site import Site
 
 MACHINE = "LUTHIER_MACHINE"
@@ -100,13 +100,9 @@ class Spending:
         """Take what so much time uses out of the job's promises, and promise it more where that is used up and something is left."""
         self._meter(connection, job, spent(seconds, gpus_of(job), self._hourly()))
 
-    def counted(self, connection: sa.Connection, job: Job, tokens: int) -> None:
-        """The same of tokens that a job has read or written."""
-        self._meter(connection, job, {TOKENS: tokens * MICRO})
-
     def ended(self, connection: sa.Connection, job: Job) -> None:
-        """What was promised and not used is free again. Tokens that the job says it learnt from are entered, where nobody counted them."""
-        tokens, open_ = trained_tokens(job.result), self._rows.holds_of(connection, job.id)
+        """What was promised and not used is free again. Tokens that the job says it used are entered, where nobody counted them."""
+        tokens, open_ = used_tokens(job.result), self._rows.holds_of(connection, job.id)
         counted = sum(one.metered_micro for one in open_ if one.unit == TOKENS)
         if open_ and tokens is not None and (more := tokens * MICRO - counted) > 0:
             self._meter(connection, job, {TOKENS: more})
@@ -114,6 +110,8 @@ class Spending:
 
     def may_run(self, job: Job) -> Halt | None:
         """Not where a promise is used up and nothing is left to promise."""
+        from .jobs.observing import Halt  # jobs foresee what they will spend, and so need this module first
+
         now = month_of(time.time())
         with self._site.store.database.reading() as connection:
             for hold in self._rows.holds_of(connection, job.id, lock=False):
@@ -178,7 +176,9 @@ def settle_left_over(site: Site) -> int:
 
 
 def _model(job: Job) -> str | None:
-    model = job.wish.get("base")
+    model = job.shown.get("model") or job.wish.get(
+        "base"
+    )  # first the name that it is offered under: a base may be a folder of the server's
     return model[:256] if isinstance(model, str) else None
 
 
@@ -187,7 +187,16 @@ def _exhausted(budget: Budget) -> str:
     return f"{what} of {budget.scope}, {show(budget.amount_micro, budget.unit)}, is used up or promised."
 
 
+def used_tokens(result: Mapping[str, Any] | None) -> int | None:
+    """What a job's result says that it learnt from, or that the models it asked have read and written."""
+    return trained_tokens(result) or _count(result, "tokens")
+
+
 def trained_tokens(result: Mapping[str, Any] | None) -> int | None:
     """What a job's result says that it learnt from."""
-    told = (result or {}).get("trained_tokens")
+    return _count(result, "trained_tokens")
+
+
+def _count(result: Mapping[str, Any] | None, name: str) -> int | None:
+    told = (result or {}).get(name)
     return told if isinstance(told, int) and told > 0 else None

@@ -1,4 +1,4 @@
-"""`luthier job ...`: the queue of a server's home, for whoever is at its host."""
+"""`luthier job ...`: the queue of a server's home, at its host or from elsewhere (queue)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import click
 
 from luthier.core.units import show_bytes, show_seconds
 
-from .command import Nearest, as_json_option, one_line, put, put_json, safe, told
+from .command import Nearest, as_json_option, on_this_machine, one_line, put, put_json, safe, told
+from .queue import queue
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
+    from luthier.store.attempts import AttemptRow
     from luthier.store.jobs import Job
     from luthier.store.schedules import Schedule
 
@@ -94,8 +96,7 @@ def submit(
 @told
 def list_(project: str | None, states: tuple[str, ...], newest: int, as_json: bool) -> None:
     """The newest first."""
-    site, caller = _here(project)
-    found, more = site.jobs.list(caller, states=states, limit=newest)
+    found, more = queue(project).list(states, newest)
     if as_json:
         put_json([_plain(one) for one in found])
         return
@@ -114,10 +115,10 @@ def list_(project: str | None, states: tuple[str, ...], newest: int, as_json: bo
 @told
 def show(job_id: str, project: str | None, as_json: bool) -> None:
     """One job: where it stands, its attempts, what came of it."""
-    site, caller = _here(project)
-    one, attempts = site.jobs.get(caller, job_id), site.jobs.attempts(caller, job_id)
+    asked = queue(project)
+    one, attempts = asked.get(job_id), asked.attempts(job_id)
     if as_json:
-        put_json({**_plain(one), "history": [asdict(row) for row in attempts]})
+        put_json({**_plain(one), "history": [_plain_attempt(row) for row in attempts]})
         return
     put(f"{one.id}  {one.kind}  {one.state}" + (f" (asked to {one.wanted})" if _asked_of(one) else ""))
     put(f"  entered {_time(one.created_s)} by {one_line(one.by)}, priority {one.priority}")
@@ -142,8 +143,7 @@ def _command(name: str, wanted: Any, help: str) -> None:
     @as_json_option
     @told
     def ask(job_id: str, project: str | None, as_json: bool) -> None:
-        site, caller = _here(project)
-        one = site.jobs.ask(caller, job_id, wanted)
+        one = queue(project).ask(job_id, wanted)
         put_json(_plain(one)) if as_json else put(
             f"{one.id} {one.state}" + (f", asked to {wanted}" if _asked_of(one) else "")
         )
@@ -162,8 +162,7 @@ _command("resume", "run", "Go on from the last checkpoint, when its turn comes."
 @told
 def priority(job_id: str, value: int, project: str | None, as_json: bool) -> None:
     """Have JOB start sooner or later than others: higher values first."""
-    site, caller = _here(project)
-    one = site.jobs.prioritise(caller, job_id, value)
+    one = queue(project).prioritise(job_id, value)
     put_json(_plain(one)) if as_json else put(f"{one.id} has priority {one.priority}")
 
 
@@ -178,12 +177,8 @@ def events(job_id: str, project: str | None, follow: bool, after: int, as_json: 
     """What happened to JOB, oldest first. With --json one object a line."""
     import json
 
-    site, caller = _here(project)
-    told_ = (
-        site.jobs.follow(caller, job_id, after=after)
-        if follow
-        else site.jobs.events(caller, job_id, after=after)
-    )
+    asked = queue(project)
+    told_ = asked.follow(job_id, after) if follow else asked.events(job_id, after)
     for event in told_:
         if as_json:
             put(json.dumps({"seq": event.seq, "time_s": event.time_s, **event.data}, ensure_ascii=False))
@@ -206,8 +201,7 @@ def logs(
     job_id: str, project: str | None, attempt: int | None, lines: int, containing: str | None, as_json: bool
 ) -> None:
     """What JOB printed, where it ran on this host."""
-    site, caller = _here(project)
-    found = site.jobs.logs(caller, job_id, attempt=attempt, lines=lines, containing=containing)
+    found = queue(project).logs(job_id, attempt, lines, containing)
     put_json(list(found)) if as_json else put("\n".join(safe(line) for line in found))
 
 
@@ -220,6 +214,7 @@ def work() -> None:
 
     from .interrupt import stop_on_signals
 
+    on_this_machine("job work")
     with stop_on_signals(lambda line: click.echo(line, err=True)) as stop, Reconciler(Site.open()).running():
         stop.wait()
 
@@ -323,8 +318,10 @@ _switch(
 
 
 def _here(project: str | None) -> tuple[Site, Caller]:
+    """Of this host's home, for what is not asked of a server."""
     from luthier.app.site import Site
 
+    on_this_machine(" ".join(click.get_current_context().command_path.split()[1:]))
     site = Site.open()
     return site, site.local(project)
 
@@ -368,6 +365,10 @@ def _resources_of(one: Job) -> str:
 
 def _plain(one: Job) -> dict[str, Any]:
     return {k: v for k, v in asdict(one).items() if k not in ("seq", "format")}
+
+
+def _plain_attempt(one: AttemptRow) -> dict[str, Any]:
+    return {k: v for k, v in asdict(one).items() if k not in ("job", "fence", "handle")}
 
 
 def _plain_schedule(one: Schedule) -> dict[str, Any]:

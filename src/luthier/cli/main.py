@@ -39,7 +39,7 @@ DEFAULT_BASE = "smollm2-135m-instruct"
 
 ASKING = frozenset({
     "init", "plan", "profile", "run", "search", "merge", "compare", "show", "lineage", "list", "chat", "serve", "export", "verify",
-    "doctor", "advise", "select", "report", "data", "traffic", "audit", "rollout", "monitor", "deploy", "harness", "remote",
+    "doctor", "advise", "select", "report", "data", "traffic", "audit", "rollout", "monitor", "deploy", "harness", "remote", "job",
 })  # fmt: skip
 """Commands that know of servers: they ask the one that is meant, or say that they cannot. Any other is refused where one is meant."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from luthier.core.errors import did_you_mean
 from luthier.core.verbs import VERBS
@@ -76,11 +77,19 @@ class _Either:
         return self._drive(flows.waited(job_id, into, watch, stop))
 
     def job(self, job_id: str) -> Any:
-        return self._drive(flows.asked(flows.Ask("GET", f"/luthier/v1/jobs/{job_id}")))
+        return self._ask_queue("GET", f"/{quote(job_id, safe='')}")
 
-    def jobs(self) -> Any:
-        """The newest jobs of the project."""
-        return self._drive(flows.asked(flows.Ask("GET", "/luthier/v1/jobs")))
+    def jobs(self, **wanted: Any) -> Any:
+        """The newest jobs of the project: a page. `state`, `kind`, `after` (older than this one), `limit`."""
+        return self._ask_queue("GET", "", wanted)
+
+    def events(self, job_id: str, **wanted: Any) -> Any:
+        """What a job has told, oldest first: a page. `after` (its number), `limit`."""
+        return self._ask_queue("GET", f"/{quote(job_id, safe='')}/events", wanted)
+
+    def logs(self, job_id: str, **wanted: Any) -> Any:
+        """What an attempt has printed. `attempt`, `lines`, `containing`."""
+        return self._ask_queue("GET", f"/{quote(job_id, safe='')}/logs", wanted)
 
     def download(self, file: Mapping[str, Any], to: Path) -> Any:
         """A file of a result ({"name", "sha256", "size_bytes"}), held against its hash. Never overwrites."""
@@ -92,7 +101,24 @@ class _Either:
 
     def cancel(self, job_id: str) -> Any:
         """Ask a job to stop for good: the job."""
-        return self._drive(flows.asked(flows.Ask("POST", f"/luthier/v1/jobs/{job_id}/cancel")))
+        return self._ask_queue("POST", f"/{quote(job_id, safe='')}/cancel")
+
+    def pause(self, job_id: str) -> Any:
+        """Ask a job to save what it has and stop, until it is resumed: the job."""
+        return self._ask_queue("POST", f"/{quote(job_id, safe='')}/pause")
+
+    def resume(self, job_id: str) -> Any:
+        return self._ask_queue("POST", f"/{quote(job_id, safe='')}/resume")
+
+    def prioritise(self, job_id: str, priority: int) -> Any:
+        """Have a job start sooner (or later) than others: the job."""
+        return self._ask_queue("POST", f"/{quote(job_id, safe='')}/priority", body={"priority": priority})
+
+    def _ask_queue(
+        self, method: str, path: str, wanted: Mapping[str, Any] | None = None, body: Any = None
+    ) -> Any:
+        query = f"?{urlencode(wanted)}" if wanted else ""
+        return self._drive(flows.asked(flows.Ask(method, f"/luthier/v1/jobs{path}{query}", body)))
 
     def me(self) -> Any:
         """Who the server takes this key for. Raises SpecError where it takes it for nobody."""

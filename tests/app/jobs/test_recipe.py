@@ -7,7 +7,7 @@ import json
 import pytest
 
 from luthier.app.jobs.watching import JobWatch
-from luthier.core.errors import SpecError
+from luthier.core.errors import NotAllowed, SpecError
 from luthier.core.event import Event
 
 
@@ -49,7 +49,7 @@ name: router
 base: {base}
 task: {{kind: classify, instruction: "Route the message."}}
 data:
-  sources: [{{files: rows.jsonl, map: {{user: text, label: queue}}}}]
+  sources: [{{files: {rows}, map: {{user: text, label: queue}}}}]
   split: {{validation: 0.15, test: 0.25}}
 train: {{epochs: 1, learning_rate: 0.01, batch: {{rows: 8, micro_tokens: 512}}, dtype: fp32, adapter: {{kind: lora, rank: 4}}}}
 evaluate: {{resamples: 200}}
@@ -61,20 +61,22 @@ def test_a_recipe_is_checked_whole_when_it_is_submitted(yard):
         yard.site.jobs.submit_recipe(yard.caller, "name: x\nbase: tiny\ndata_: {}\n")
     with pytest.raises(SpecError, match="characters"):
         yard.site.jobs.submit_recipe(yard.caller, "x" * 1_000_001)
-    with pytest.raises(SpecError, match="may not name"):
-        yard.site.jobs.submit_recipe(yard.caller, RECIPE.format(base="/srv/base"))
+    with pytest.raises(NotAllowed, match="may not be used"):
+        yard.site.jobs.submit_recipe(yard.caller, RECIPE.format(base="/srv/base", rows="rows.jsonl"))
 
 
 @pytest.mark.slow
 def test_a_recipe_runs_as_a_job(yard, tiny_base):
-    data = yard.site.top.home / "projects" / yard.caller.project / "data"
-    data.mkdir()
     words = ["invoice", "parcel", "error"]
     rows = [{"text": f"Message {n}: the {words[n % 3]} again.", "queue": f"q{n % 3}"} for n in range(60)]
-    (data / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (data / "tiny").symlink_to(tiny_base)
-    job = yard.site.jobs.submit_recipe(yard.caller, RECIPE.format(base="tiny"))
-    again = yard.site.jobs.submit_recipe(yard.caller, RECIPE.format(base="tiny"), needs=[job.id])
+    uploaded = yard.site.app(yard.caller).uploaded
+    with uploaded.arriving() as arrived:
+        arrived.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+        file = uploaded.enter(arrived, "rows.jsonl", "user_data").id
+    yard.site.policies.lay(yard.site.operator(), "site", f"bases: ['{tiny_base}']", "for this test")
+    recipe = RECIPE.format(base=tiny_base, rows=file)
+    job = yard.site.jobs.submit_recipe(yard.caller, recipe)
+    again = yard.site.jobs.submit_recipe(yard.caller, recipe, needs=[job.id])
     done, again = yard.finish(job, again, by=[yard.reconciler()], seconds=600.0)
     assert (done.state, done.error) == ("succeeded", None)
     assert done.result["release"] == again.result["release"] == "router@1"
@@ -83,4 +85,4 @@ def test_a_recipe_runs_as_a_job(yard, tiny_base):
     told = yard.messages(job)
     assert "Began the step model" in told
     assert any(event.data["type"] == "metrics" for event in yard.site.jobs.events(yard.caller, job.id))
-    assert not list(data.glob(".job-*"))
+    assert not list(yard.folder(job).rglob(".job-*"))

@@ -1,5 +1,7 @@
 """What a job uses while it runs: taken from its promise, promised anew while something is left, halted where nothing is; alerts once."""
 
+from dataclasses import replace
+
 import pytest
 
 from luthier.app.spending import ALERT, Spending, settle_left_over
@@ -127,3 +129,15 @@ def test_who_may_set_a_budget_and_read_what_was_used(site, admin, trainer, join)
     for wrong in (["planet"], ["day", "day"]):
         with pytest.raises(SpecError):
             site.budgets.usage(admin, wrong)
+
+
+def test_tokens_that_models_have_read_and_written_are_entered_at_the_end_under_the_name_that_was_asked(
+    site, trainer, admin, spending
+):
+    job = site.jobs.submit(trainer, "eval_run", {"run": "evalrun_1"}, shown={"model": "tiny-1"})
+    with site.store.database.transaction() as connection:
+        done = replace(site.store.jobs.get(job.project, job.id), result={"run": "evalrun_1", "tokens": 34})
+        spending.ended(connection, done)
+        spending.ended(connection, done)
+    rows = site.budgets.usage(admin, ["job", "model"], unit="tokens")
+    assert rows == [{"job": job.id, "model": "tiny-1", "unit": "tokens", "amount": 34}]

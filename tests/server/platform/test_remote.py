@@ -174,3 +174,50 @@ def test_ctrl_c_stops_looking_and_the_job_can_be_followed_and_cancelled(
     finally:
         runner.held.clear()
     assert os.environ.get("LUTHIER_REMOTE") is None
+
+
+def test_the_queue_of_a_server(shell, company, monkeypatch):
+    """Printed as on the server's own host."""
+    _, _, site, runner = company
+    runner.held.set()
+    try:
+        caller = site.local()
+        job = site.jobs.submit(caller, "scripted", {"steps": 1}).id
+        for _ in range(2):
+            site.jobs.submit(caller, "scripted", {"steps": 2})
+        at = ("--remote", "company", "job")
+
+        def here_and_there(*words):
+            with monkeypatch.context() as patch:
+                patch.setenv("LUTHIER_HOME", str(site.top.home))
+                found = shell("job", *words).stdout
+            assert shell(*at, *words).stdout == found
+            return found
+
+        monkeypatch.setattr("luthier.cli.queue.PAGE", 2)
+        assert len(json.loads(here_and_there("list", "--state", "queued", "--newest", "3", "--json"))) == 3
+        assert job in here_and_there("list", "--newest", "100")
+        assert json.loads(shell(*at, "priority", job, "2", "--json").stdout)["priority"] == 2
+        assert json.loads(shell(*at, "pause", job, "--json").stdout)["state"] == "paused"
+        assert json.loads(shell(*at, "resume", job, "--json").stdout)["state"] == "queued"
+        assert shell(*at, "cancel", job).stdout == f"{job} cancelled\n"
+        assert json.loads(here_and_there("show", job, "--json"))["history"] == []
+        assert "cancelled" in here_and_there("show", job)
+        told = here_and_there("events", job, "--json").splitlines()
+        assert json.loads(told[-1])["message"] == "Job cancelled"
+        assert here_and_there("events", job, "--follow").count("\n") == len(told)
+        assert (
+            here_and_there("events", job, "--after", str(json.loads(told[0])["seq"])).count("\n")
+            == len(told) - 1
+        )
+        assert here_and_there("logs", job, "--lines", "5", "--containing", "a & b").strip() == ""
+        assert "no job" in shell(*at, "show", "../me", code=5).stderr
+        for words in (
+            ("work",),
+            ("submit", "recipe.yaml"),
+            ("schedule", "list"),
+            ("abandon", "here", "--gone"),
+        ):
+            assert "works on this machine" in shell(*at, *words, code=2).stderr
+    finally:
+        runner.held.clear()

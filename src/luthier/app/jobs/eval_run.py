@@ -71,7 +71,8 @@ def run(at: Attempt) -> Mapping[str, Any]:
         models.close()
     _told(objects, found, tally)
     at.tell(f"{tally.counts['passed']:,} of {tally.counts['total']:,} items passed")
-    return {"run": found.id, **tally.counts}
+    tokens = sum(one.tokens_in + one.tokens_out for one in tally.usage.values())
+    return {"run": found.id, **tally.counts, "tokens": tokens}
 
 
 def _kept(objects: Objects, run_id: str, tally: Tally) -> set[str]:

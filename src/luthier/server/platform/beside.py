@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from luthier.app.site import Site
     from luthier.server.router import Router
 
-MODELS = "luthier.server.platform.models:ProjectModels"
+MODELS = "luthier.server.platform.models:ProjectRouter"
 WORKERS = (
     "luthier.app.jobs.reconciler:Reconciler",
     "luthier.app.delivering:Deliverer",
