@@ -255,3 +255,31 @@ def test_a_part_of_another_package_is_used_as_it_is_and_where_it_is_named(monkey
     vetted(named, **rules)
     with pytest.raises(NotAllowed, match="nobody has said"):
         vetted(named, data__rules={"quality": [{"acme": {"folder": "/etc"}}]})
+
+
+def test_a_catalog_without_an_address_is_a_source_by_its_name():
+    glue = {"table": "db.secret", "catalog": {"type": "glue", "name": "prod"}}
+    with pytest.raises(NotAllowed, match="glue://prod"):
+        vetted(data__sources__0={"iceberg": glue})
+    vetted(policy(sources=["glue://prod"]), data__sources__0={"iceberg": glue})
+
+
+def test_what_looks_like_an_id_of_a_hub_leads_to_no_folder():
+    open_ = policy(bases=["known", "acme/*"], hub=["acme/*"])
+    vetted(open_, base="acme/small")
+    with pytest.raises(NotAllowed, match="may not be used"):
+        vetted(open_, base="acme/../../secret-model")
+    told = written(base="acme/small")
+    with pytest.raises(NotAllowed, match="stand for a model"):
+        vet(parse(Recipe, Tree(told)), told, open_, ("trainer",), files, ["acme/small/config.json"])
+
+
+def test_a_query_of_duckdb_is_not_for_others():
+    source = {"sql": {"url": "duckdb:////srv/a.db", "query": "select * from read_text('/etc/passwd')", "key": "id"}}
+    with pytest.raises(NotAllowed, match="any file"):
+        vetted(policy(sources=["/srv", "duckdb:////srv/a.db"]), data__sources__0=source)
+
+
+def test_the_default_holds_wherever_the_site_says_nothing():
+    laid = Effective((("site", PolicySpec(methods=["sft"])), ("org_1", PolicySpec(sources=["/srv/data"]))))
+    assert laid.source("/srv/data/x") is not None

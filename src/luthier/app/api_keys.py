@@ -57,11 +57,7 @@ class Keys:
         self._may_hand_out(caller, whose, scope, least)
         if expires_s is not None and expires_s <= now:
             raise SpecError("the key would have expired already.", remedy="Name a time that is to come.")
-        if caller.expires_s is not None and (expires_s is None or expires_s > caller.expires_s):
-            raise NotAllowed(
-                "the key that you use expires, so what it makes must expire no later.",
-                remedy=f"Ask for expires_at {int(caller.expires_s)} or earlier, or use another key.",
-            )
+        _no_later(caller, expires_s)
         return self._make(caller, "key.created", whose, scope, clean(title, "title"), least, expires_s)
 
     def list(self, caller: Caller, scope: str | None = None) -> list[KeyRow]:
@@ -89,16 +85,19 @@ class Keys:
         self, caller: Caller, key_id: str, *, grace_s: float = 0.0, expires_s: float | None = None
     ) -> Made:
         """A new key in place of one, for the same; the old one works for `grace_s` more. `expires_s` None: it lives as long as the old one
-        was to live."""
+        was to live, but no longer than the key that asks for it."""
         if not 0 <= grace_s <= LONGEST_GRACE_S:
             raise SpecError("the old key works on for 0 s to 7 days.", remedy="Give a grace between those.")
         old = self.get(caller, key_id)
         whose = self._whose(caller, old.user)
         least = None if old.permissions is None else list(old.permissions)
         self._may_hand_out(caller, whose, old.scope, least)
-        now = time.time()
+        now, asked_s = time.time(), expires_s
         if expires_s is None and old.expires_s is not None:
             expires_s = now + (old.expires_s - old.created_s)
+        if asked_s is None and caller.expires_s is not None:
+            expires_s = min(expires_s or caller.expires_s, caller.expires_s)
+        _no_later(caller, expires_s)
         if expires_s is not None and expires_s <= now:
             raise SpecError("the key would have expired already.", remedy="Name a time that is to come.")
         return self._make(
@@ -178,3 +177,12 @@ class Keys:
 
 def _facts(scope: str, user: str) -> dict[str, str]:
     return {"scope": scope, "user": user, **({"project": scope} if scope.startswith("proj_") else {})}
+
+
+def _no_later(caller: Caller, expires_s: float | None) -> None:
+    """A key that expires makes none that outlives it. Raises NotAllowed."""
+    if caller.expires_s is not None and (expires_s is None or expires_s > caller.expires_s):
+        raise NotAllowed(
+            "the key that you use expires, so what it makes must expire no later.",
+            remedy=f"Ask for expires_at {int(caller.expires_s)} or earlier, or use another key.",
+        )

@@ -68,6 +68,7 @@ def back_up(site: Site, to: Path) -> Backed:
             _copy_database(source, target)
             known |= _blobs_of(target)
             files[name] = _entry(target)
+            files |= _kept(blobs.root, target, to)
         for source in sorted(blobs.root.glob("??/*")):
             if source.name.startswith("."):  # on its way in, and so in no record of the moment
                 continue
@@ -124,11 +125,29 @@ def _copy_database(source: Path, target: Path) -> None:
 
 def _blobs_of(database: Path) -> set[str]:
     """What a home's records know by its hash."""
-    found: set[str] = set()
     with closing(sqlite3.connect(database)) as opened:
-        for query in ("select sha256 from files", "select sha256 from uploaded_files where ended_s is null"):
-            found |= {row[0] for row in opened.execute(query)}
-    return found
+        return {row[0] for row in opened.execute("select sha256 from files")}
+
+
+def _kept(root: Path, database: Path, to: Path) -> dict[str, Any]:
+    """What people have uploaded (store/kept), copied; a file that was deleted since its record was read is left out, as it is then."""
+    with closing(sqlite3.connect(database)) as opened:
+        rows = opened.execute(
+            "select id, sha256 from uploaded_files where ended_s is null union all select p.id, p.sha256 from upload_parts p "
+            "join uploads u on u.id = p.upload where u.state = 'pending'"
+        ).fetchall()
+    files: dict[str, Any] = {}
+    for key, sha256 in rows:
+        name = f"blobs/kept/{key}"
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(root / "kept" / key, to / name)
+        except FileNotFoundError:
+            continue
+        files[name] = _entry(to / name)
+        if files[name]["sha256"] != sha256:
+            raise DataError(f"the uploaded file {key} is damaged.", remedy="`luthier doctor` says more.")
+    return files
 
 
 def _head(database: Path) -> str | None:

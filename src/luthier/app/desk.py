@@ -98,7 +98,7 @@ class Desk:
         if found.merges:
             deny(vetting(spec, policy, files).refusals)
             return Vetted(dict(tree.value), (), UNCLASSIFIED)
-        return vet(spec, tree.value, policy, roles, files)
+        return vet(spec, tree.value, policy, roles, files, found.beside)
 
     def check_wish(self, caller: Caller, wish: Mapping[str, Any]) -> None:
         """What would be refused now (a schedule, whose jobs are admitted later). Raises as `admit`."""

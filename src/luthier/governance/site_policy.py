@@ -20,7 +20,7 @@ from luthier.core.errors import SpecError
 from luthier.core.spec import Spec, parse, read_yaml
 from luthier.core.units import Seconds
 
-from .access import ROLES
+from .access import ROLES, SITE
 from .reach import covered, matches, within
 
 CLASS_TAG: Final = "class:"
@@ -152,11 +152,13 @@ class Effective:
     layers: tuple[tuple[str, PolicySpec], ...] = ()
 
     def _said(self, rule: str) -> list[tuple[str, Any]]:
-        """(who says it, what), the default only where the widest scopes say nothing."""
+        """(who says it, what); the default first where the site says nothing, whatever narrower scopes were once allowed to say."""
         found = [
             (origin, value) for origin, spec in self.layers if (value := getattr(spec, rule)) is not None
         ]
-        return found or ([(NOT_SAID, value)] if (value := getattr(DEFAULT, rule)) is not None else [])
+        by_site = any(origin == SITE for origin, _ in found)
+        default = getattr(DEFAULT, rule)
+        return found if by_site or default is None else [(NOT_SAID, default), *found]
 
     def _each(self, rule: str, allows: Any, message: str, what: str) -> Refusal | None:
         """The first scope whose list does not have it."""

@@ -33,6 +33,10 @@ _BESIDE: Final = re.compile(
     r"[A-Za-z0-9_][A-Za-z0-9._ +=@*?-]*(/[A-Za-z0-9_*?][A-Za-z0-9._ +=@*?-]*)*", re.ASCII
 )
 """A file that came with the recipe: nothing hidden, nothing upwards, no scheme."""
+_HUB: Final = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._-]+)?", re.ASCII
+)
+"""owner/name, with a revision or without; whatever else has a slash is a place."""
 _WORD: Final = re.compile(r"[^/\\:$~]*")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@[0-9]+)?", re.ASCII)
 _BROKER: Final = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", re.ASCII)
@@ -67,6 +71,8 @@ class _Vetting:
     file: Files
     refusals: list[Refusal] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
+    hubs: list[str] = field(default_factory=list)
+    """Ids of a hub that are to be bases."""
     places: int = 0
     """How often a file's id stands where a file may."""
 
@@ -82,10 +88,19 @@ class _Vetting:
 
 
 def vet(
-    recipe: Any, written: Mapping[str, Any], policy: Effective, roles: Iterable[str], file: Files
+    recipe: Any,
+    written: Mapping[str, Any],
+    policy: Effective,
+    roles: Iterable[str],
+    file: Files,
+    beside: Iterable[str] = (),
 ) -> Vetted:
-    """`recipe`: parsed from `written`. `roles`: what whoever asks is in the project. Raises NotAllowed with every refusal."""
+    """`recipe`: parsed from `written`. `roles`: what whoever asks is in the project. `beside`: files that came with it. Raises NotAllowed
+    with every refusal."""
     found = vetting(recipe, policy, file)
+    for name in beside:
+        if any(name.startswith(f"{one}/") for one in found.hubs):
+            found.never(name, "it would stand for a model of the hub", "Give the folder another name.")
     data_class = class_of(recipe.data.about)
     found.refuse(
         policy.train(data_class, roles), *_licences(recipe, policy), *policy.gate(recipe.evaluate.gate or {})
@@ -208,12 +223,19 @@ def _inline(spec: Spec, name: str) -> bool:
     return isinstance(getattr(spec, name), dict)
 
 
-def _source(spec: Spec, name: str, text: str, at: str, found: _Vetting) -> None:  # noqa: ARG001
+def _source(spec: Spec, name: str, text: str, at: str, found: _Vetting) -> None:
     found.refuse(found.policy.source(text), at=at)
+    if name == "url" and text.strip().lower().startswith("duckdb") and getattr(spec, "query", None):
+        found.never(
+            at, "a query of DuckDB can read any file of this machine", "Name a table in place of the query."
+        )
 
 
 def _sources(told: Mapping[str, Any], at: str, found: _Vetting) -> None:
-    """A mapping of an Iceberg catalog: words, references, and addresses."""
+    """A mapping of an Iceberg catalog: words, references, and addresses. One without an address finds it by itself, in files and variables
+    of the server or in its cloud's account, so it is one too: as TYPE://NAME."""
+    if told and not told.get("uri"):
+        found.refuse(found.policy.source(f"{told.get('type')}://{told.get('name', 'default')}"), at=at)
     for key, value in told.items():
         text = str(value)
         if key not in ("type", "name", "uri", "warehouse", "token", "credential"):
@@ -251,7 +273,9 @@ def _base(spec: Spec, name: str, text: str, at: str, found: _Vetting) -> None:  
     from luthier.models.known import KNOWN
 
     known = KNOWN[text].sha256 if text in KNOWN else None
-    hub = known is None and "://" not in text and not text.startswith(("/", ".", "~")) and "/" in text
+    hub = known is None and _HUB.fullmatch(text) is not None
+    if hub:
+        found.hubs.append(text.partition("@")[0])
     found.refuse(found.policy.base(text, known=known, hub=hub), at=at)
 
 

@@ -8,9 +8,10 @@ moment, when they run. Whoever works on the server's own home is not asked: what
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import NotAllowed, SpecError
@@ -32,6 +33,8 @@ class Foreign:
     sets: Sequence[str]
     merges: bool = False
     folder: Path | None = None
+    beside: Sequence[str] = ()
+    """Names of files that came with it."""
 
     def read(self) -> tuple[Spec, Tree]:
         """Raises SpecError with every fault."""
@@ -48,7 +51,12 @@ def foreign(wish: Mapping[str, Any]) -> Foreign | None:
     if written is None:
         return None
     if isinstance(written, Mapping) and "verb" in wish:
-        return Foreign(written["text"], wish.get("overrides", ()), wish["verb"] == MERGE)
+        return Foreign(
+            written["text"],
+            wish.get("overrides", ()),
+            wish["verb"] == MERGE,
+            beside=tuple(written.get("files", ())),
+        )
     if not isinstance(written, str):
         raise SpecError("a recipe is a text of YAML.", remedy="docs/recipe.md explains every key.")
     folder = wish.get("folder")
@@ -76,13 +84,23 @@ def ready(at: Attempt, folder: Path) -> Vetted | None:
 
     def file(file_id: str) -> str:
         kept = at.app.uploaded.get(file_id)
-        name = f"{file_id}{PurePosixPath(kept.filename).suffix}"
+        name = f"{file_id}{_suffix(kept.filename)}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).unlink(missing_ok=True)
         at.app.uploaded.copy(file_id, folder / name)
         return name
 
     return Desk(site).vetted(job.project, roles_in(site, caller, job.project), found, file)
+
+
+def _suffix(filename: str) -> str:
+    """What a file is read as; nothing that a reader would take for more than that.
+
+    >>> _suffix("rows.jsonl.gz"), _suffix("rows.${HOME}"), _suffix("rows")
+    ('.jsonl.gz', '', '')
+    """
+    found = re.search(r"(\.[A-Za-z0-9]{1,8}){1,2}$", filename, re.ASCII)
+    return found[0] if found else ""
 
 
 def as_yaml(vetted: Vetted) -> str:
