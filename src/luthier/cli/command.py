@@ -59,6 +59,8 @@ def put_json(value: Any) -> None:
 
 def safe(text: str) -> str:
     """What strangers wrote, with what steers a terminal written out."""
+    if text.isascii() and text.isprintable():  # the most, and no reason to load the pages' wording
+        return text
     from luthier.app.report.wording import visible
 
     return visible(text)

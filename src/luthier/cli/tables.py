@@ -12,20 +12,24 @@ from luthier.core.artifact import short
 from luthier.core.units import show_bytes, show_seconds
 
 from .asking import Told
+from .command import one_line, safe
 
 if TYPE_CHECKING:
     from luthier.app.doctor import Finding
 
 
 def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
-    """Left-aligned columns two spaces apart.
+    """Left-aligned columns two spaces apart; what steers a terminal is written out.
 
     >>> print(columns([("a", "1"), ("bcd", "22")]))
     a    1
     bcd  22
+    >>> print(columns([("a\\x1b[2J", "1")]))
+    a⟨U+001B⟩[2J  1
     """
     if not rows:
         return ""
+    rows = [[safe(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         indent + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
@@ -78,9 +82,9 @@ def print_plan(plan: Told) -> None:
         click.echo(f"\n{title}")
         click.echo(columns(facts, "  "))
     for line in plan.over_budget:
-        click.echo(f"\nover budget: {line}")
+        click.echo(f"\nover budget: {safe(line)}")
     for line in plan.notes:
-        click.echo(f"note: {line}")
+        click.echo(f"note: {safe(line)}")
 
 
 def print_run(run: Told) -> None:
@@ -89,12 +93,22 @@ def print_run(run: Told) -> None:
     else:
         click.echo(f"{run.release}: made {', '.join(run.made)} in {show_seconds(run.seconds)}.")
     for line in run.lines:
-        click.echo(f"  {line}")
+        click.echo(f"  {safe(line)}")
     if run.report_path:
         click.echo(f"report: {page_of(run.report_path, run.release)}")
     click.echo(
         f"next:   luthier chat {run.name}   ·   luthier serve {run.name}   ·   luthier lineage {run.release}"
     )
+
+
+def _two_digits(value: float | None) -> str:
+    """
+    >>> _two_digits(0.0123), _two_digits(123.4), _two_digits(None)
+    ('0.012', '123', '')
+    """
+    if value is None:
+        return ""
+    return f"{value:.2g}" if abs(value) < 99.5 else f"{value:,.0f}"
 
 
 def print_comparison(found: Told) -> None:
@@ -119,7 +133,7 @@ def print_comparison(found: Told) -> None:
             f"{one['difference']:+.4g}",
             f"{one['low']:+.4g} to {one['high']:+.4g}",
             f"{one['p']:.2g}",
-            "" if one["detectable"] is None else f"{one['detectable']:.2g}",
+            _two_digits(one["detectable"]),
         )
         for one in found.metrics
     ]
@@ -148,7 +162,8 @@ def print_artifact(found: Mapping[str, Any]) -> None:
         print_about(found["about"])
     for one in found.get("waivers") or ():
         click.echo(
-            f"waived: {one['metric']} {one['rule']} ({one['verdict']}) by {one['by']} on {one['on']}: {one['because']}"
+            f"waived: {one['metric']} {one['rule']} ({one['verdict']}) by {one_line(one['by'])} on {one['on']}: "
+            f"{one_line(one['because'], 300)}"
         )
         if not one["recorded"]:
             click.echo("  this home's ledger knows nothing of it")
@@ -215,7 +230,7 @@ def print_lineage(found: Told) -> None:
         click.echo(
             f"answer {found.subject}: {_figures({k: found.answer[k] for k in shown if k in found.answer})}"
         )
-    order = ("source", "dataset", "model", "report", "package", "release")
+    order = ("source", "dataset", "model", "calibration", "report", "package", "release")
     nodes = sorted(
         found.nodes, key=lambda n: (order.index(n["kind"]) if n["kind"] in order else 9, n["relation"])
     )
