@@ -58,8 +58,10 @@ class Company:
         assert said, (self.place / "log").read_text()
         told = json.loads(said)
         self.address, self.key = told["address"], told["api_key"] or self.key
-        self.http = httpx.Client(base_url=self.address, headers={"authorization": f"Bearer {self.key}"}, timeout=120)  # fmt: skip
-        self.client = openai.OpenAI(base_url=told["base_url"], api_key=self.key, max_retries=0, timeout=120)
+        self.http = httpx.Client(base_url=self.address, headers={"authorization": f"Bearer {self.key}"}, timeout=PATIENCE_S)  # fmt: skip
+        self.client = openai.OpenAI(
+            base_url=told["base_url"], api_key=self.key, max_retries=0, timeout=PATIENCE_S
+        )
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
@@ -67,7 +69,7 @@ class Company:
 
     def luthier(self, *words, given=None):
         done = subprocess.run(
-            [sys.executable, "-m", "luthier", *words], env=self.environ, input=given, capture_output=True, text=True, timeout=120
+            [sys.executable, "-m", "luthier", *words], env=self.environ, input=given, capture_output=True, text=True, timeout=PATIENCE_S
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert self.key not in done.stdout + done.stderr
@@ -81,13 +83,16 @@ def company(tmp_path):
     tiny_model(home / "tiny")
     (home / "bases.yaml").write_text("tiny-1: tiny\n")
     company = Company(tmp_path)
-    company.start()
-    yield company
-    company.process.terminate()
-    assert company.process.wait(60) == 0
-    for folder in (home / "jobs").iterdir():
-        for attempt in (1, 2, 3):
-            processes.kill(processes.marked(f"{folder.name}/{attempt}"))
+    try:
+        company.start()
+        yield company
+        company.process.terminate()
+        assert company.process.wait(PATIENCE_S) == 0
+    finally:
+        company.kill()
+        for folder in (home / "jobs").glob("*"):
+            for attempt in (1, 2, 3):
+                processes.kill(processes.marked(f"{folder.name}/{attempt}"))
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
@@ -130,7 +135,8 @@ def test_from_a_file_to_a_model_and_back_through_a_kill(company):
         job = _trained_through_a_kill(company, file.id)
         _told_of(company, job)
         name = job.fine_tuned_model
-        answer = company.client.chat.completions.create(
+        patient = company.client.with_options(max_retries=3)  # a model that is still loading is a 503
+        answer = patient.chat.completions.create(
             model=name, messages=[{"role": "user", "content": "1 one?"}], max_tokens=4
         )
         run = _measured(company, name)
