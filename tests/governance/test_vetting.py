@@ -275,7 +275,9 @@ def test_what_looks_like_an_id_of_a_hub_leads_to_no_folder():
 
 
 def test_a_query_of_duckdb_is_not_for_others():
-    source = {"sql": {"url": "duckdb:////srv/a.db", "query": "select * from read_text('/etc/passwd')", "key": "id"}}
+    source = {
+        "sql": {"url": "duckdb:////srv/a.db", "query": "select * from read_text('/etc/passwd')", "key": "id"}
+    }
     with pytest.raises(NotAllowed, match="any file"):
         vetted(policy(sources=["/srv", "duckdb:////srv/a.db"]), data__sources__0=source)
 

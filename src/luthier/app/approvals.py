@@ -13,9 +13,10 @@ import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-from luthier.core.errors import NotAllowed, NotFound, SpecError, did_you_mean
+from luthier.core.errors import Conflict, NotAllowed, NotFound, SpecError, did_you_mean
 from luthier.store.approvals import Approval, Step
 
 from .acting import SERVER
@@ -125,7 +126,8 @@ class Approvals:
             act = SERVER.act(
                 "approval.expired", one.id, {"kind": one.kind, "subject": one.subject, "project": one.project}
             )
-            self._rows.decide(one, "expired", SERVER.id, "nobody decided in time", now_s, act)
+            with suppress(Conflict):  # somebody decided a moment ago
+                self._rows.decide(one, "expired", SERVER.id, "nobody decided in time", now_s, act)
         return len(found)
 
     # -- four eyes --------------------------------------------------------------------------------------------------

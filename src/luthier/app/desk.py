@@ -124,7 +124,8 @@ class Desk:
                     "a recipe's folder is for whoever works on the server itself.", remedy="Leave it out."
                 )
             found = self.vetted(project, roles_in(self._site, caller, project), written, self._known(project))
-            return (None if written.merges else found.data_class), found.files
+            trains = wish.get("verb") in (None, "recipes.run", "recipes.search")
+            return (found.data_class if trains else None), found.files
         self.check_base(caller, wish.get("base") if "verb" in wish else None)
         given = wish.get("files")
         if not isinstance(given, Mapping):

@@ -192,6 +192,9 @@ class Evals:
             )
         except KnownJob as error:
             job = self._site.jobs.get(caller, error.job)
+        except BaseException:
+            app.store.objects.end(RUN, run_id, None)
+            raise
         if job.id != run_id:  # this request was worked on before
             app.store.objects.end(RUN, run_id, None)
             return self.get_run(caller, eval_id, job.id)

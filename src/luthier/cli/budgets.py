@@ -126,7 +126,7 @@ def usage(
                 "  ".join(
                     [
                         *(one_line(str(row[name] or "-"), 40) for name in dimensions),
-                        f"{row['amount']:,.6g}",
+                        f"{row['amount']:,.10g}",
                         row["unit"],
                     ]
                 )
@@ -143,6 +143,6 @@ def _tell(one: dict[str, Any]) -> None:
         )
         return
     put(
-        f"{one['id']}  {one['scope']}  {period}: {one['amount']:,.6g} {one['unit']}, used {one['used']:,.6g}, "
-        f"promised {one['promised']:,.6g}, left {one['left']:,.6g}"
+        f"{one['id']}  {one['scope']}  {period}: {one['amount']:,.10g} {one['unit']}, used {one['used']:,.10g}, "
+        f"promised {one['promised']:,.10g}, left {one['left']:,.10g}"
     )

@@ -298,8 +298,8 @@ class Attempts:
                 ended(connection, _locked(connection, job.id))
         return len(found)
 
-    def abandon(self, host: str, act: Act, now_s: float) -> list[str]:
-        """Somebody says that a host is gone for good: what ran there is lost, and begins again elsewhere."""
+    def abandon(self, host: str, act: Act, now_s: float, ended: Also) -> list[str]:
+        """Somebody says that a host is gone for good: what ran there is lost, and begins again elsewhere, where it is still wanted."""
         found = []
         with self._database.transaction() as connection:
             for job, attempt in _running(connection):
@@ -314,8 +314,12 @@ class Attempts:
                 connection.execute(
                     attempts.update().where(mine).values(state="lost", reason=why, finished_s=now_s)
                 )
-                connection.execute(jobs.update().where(jobs.c.id == job.id).values(state="queued"))
+                state = {"run": "queued", "pause": "paused", "cancel": "cancelled"}[job.wanted]
+                over = {"finished_s": now_s} if state in ENDED else {}
+                connection.execute(jobs.update().where(jobs.c.id == job.id).values(state=state, **over))
                 _tell(connection, told(job.id, f"Attempt {attempt.number} was given up: {why}", level="warn"))
+                if over:
+                    ended(connection, _locked(connection, job.id))
                 found.append(job.id)
             self._audit.enter(connection, act)
         return found

@@ -33,7 +33,12 @@ class Database:
         address, self.shown = address_of(url, environ, "LUTHIER_DATABASE")
         self.is_sqlite = address.get_backend_name() == "sqlite"
         try:
-            self.engine = sa.create_engine(address, pool_pre_ping=not self.is_sqlite)
+            if (
+                "options" in address.query
+            ):  # a project's schema: many of them share a server, and none holds a connection it does not use
+                self.engine = sa.create_engine(address, poolclass=sa.pool.NullPool)
+            else:
+                self.engine = sa.create_engine(address, pool_pre_ping=not self.is_sqlite)
         except ModuleNotFoundError as error:
             raise missing_part(str(error.name), "postgres", "a PostgreSQL store") from None
         if self.is_sqlite:

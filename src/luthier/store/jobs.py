@@ -95,7 +95,7 @@ class Jobs:
                         return known
                 values = {k: _plain(v) for k, v in vars(job).items() if k != "seq"}
                 seq = connection.execute(jobs.insert().values(values).returning(jobs.c.seq)).scalar_one()
-                for needed in needs:
+                for needed in dict.fromkeys(needs):
                     query = sa.select(jobs.c.id).where(
                         jobs.c.id == clean(needed), jobs.c.project == job.project
                     )

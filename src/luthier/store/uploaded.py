@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -226,9 +226,11 @@ class Uploaded:
             query = sa.select(uploads.c.id).where(uploads.c.state == "pending", uploads.c.expires_s <= now)
             stale = list(connection.execute(query).scalars())
         for file_id in late:
-            self.end(file_id, act_of(file_id))
+            with suppress(NotFound):  # another process was quicker
+                self.end(file_id, act_of(file_id))
         for upload_id in stale:
-            self.finish(upload_id, "expired", act_of(upload_id))
+            with suppress(NotFound, Conflict):
+                self.finish(upload_id, "expired", act_of(upload_id))
         return len(late) + len(stale)
 
     # -- uploads: files in parts ------------------------------------------------------------------------------------

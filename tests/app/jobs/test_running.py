@@ -132,7 +132,9 @@ def test_who_was_taken_for_dead_can_change_nothing(yard):
     yard.until(lambda: yard.get(job).attempts and yard.pids(job), reconciler)
     old = yard.site.jobs.attempts(yard.caller, job.id)[0]
     yard.until(lambda: yard.site.jobs.attempts(yard.caller, job.id)[0].state == "running", reconciler)
-    yard.site.store.attempts.abandon("here", yard.caller.actor.act("host.abandoned", "here"), time.time())
+    yard.site.store.attempts.abandon(
+        "here", yard.caller.actor.act("host.abandoned", "here"), time.time(), lambda *_: None
+    )
     assert yard.site.store.attempts.asked(job.id, old.fence) == "stale"
     yard.until(lambda: not yard.pids(job))  # it has noticed by itself
 

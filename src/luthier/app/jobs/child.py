@@ -194,6 +194,9 @@ class LookedAfter:
             except (OSError, LuthierError) as error:  # the records may be away for a while; the work goes on
                 logger.warning("could not look: %s", error)
                 continue
+            except Exception:  # who does not look any more never hears that the work is to stop
+                logger.exception("could not look")
+                continue
             if asked == "stop":
                 at.stop.set()
             elif asked == "stale":

@@ -79,6 +79,8 @@ class Reconciler:
                 moved += work()
             except LuthierError as error:
                 logger.warning("%s: %s", work.__name__.strip("_"), error)
+            except Exception:  # a defect in one of them must not keep the others from being done
+                logger.exception("%s failed", work.__name__.strip("_"))
         return moved
 
     @contextmanager
@@ -124,11 +126,20 @@ class Reconciler:
         refused: dict[str, Halt] = {}
 
         def decide(queue: Queue) -> Choice:
-            refused.update(
-                {job.id: halt for job in queue.waiting if (halt := self._observer.may_run(job)) is not None}
-            )
-            allowed = [job for job in queue.waiting if job.id not in refused]
-            return choose(replace(queue, waiting=allowed), self._host, self._spec, used, now_s)
+            waiting = {job.id: job for job in queue.waiting}
+            while True:
+                choice = choose(
+                    replace(queue, waiting=list(waiting.values())), self._host, self._spec, used, now_s
+                )
+                halted = {
+                    one: halt
+                    for one in choice.start
+                    if (halt := self._observer.may_run(waiting[one])) is not None
+                }
+                if not halted:
+                    return choice
+                refused.update(halted)
+                waiting = {one: job for one, job in waiting.items() if one not in halted}
 
         started = self._attempts.start(
             decide, owner=self.owner, launcher=self._launcher.name, now_s=now_s, lease_s=self._lease_s, also=self._observer.started
@@ -159,7 +170,9 @@ class Reconciler:
             return 0  # another drives it
         except (LuthierError, OSError) as error:
             logger.warning("%s: %s", job.id, error)
-            return 0
+        except Exception:
+            logger.exception("%s: its attempt could not be driven", job.id)
+        return 0
 
     def _drive(self, job: Job, attempt: AttemptRow) -> int:
         lease = self._site.store.leases.take(

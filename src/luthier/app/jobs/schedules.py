@@ -108,6 +108,8 @@ def fire_due(site: Site, now_s: float) -> int:
             logger.warning("the schedule %s: %s", schedule.id, error)
             if _move_on(site, schedule, now_s):
                 site.store.ledger.append(Event("schedule.failed", schedule.id, {"message": error.message}))
+        except Exception:  # a defect in one schedule is no other's matter
+            logger.exception("the schedule %s could not be fired", schedule.id)
     return fired
 
 

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -76,10 +77,10 @@ def choose(queue: Queue, host: Host, spec: QueueSpec, used: Mapping[str, float],
     start: dict[str, dict[str, object]] = {}
     stop: dict[str, str] = {}
     waits: dict[str, str] = {}
-    waiting, kept = list(queue.waiting), False
+    kept = False
+    waiting = deque(sorted(queue.waiting, key=lambda one: _order(one, spec, had, now_s)))
     while waiting:
-        job = min(waiting, key=lambda one: _order(one, spec, had, now_s))
-        waiting.remove(job)
+        job = waiting.popleft()
         wants, share = wants_of(job, host), spec.share_of(job.project)
         if share.at_once is not None and counts.get(job.project, 0) >= share.at_once:
             waits[job.id] = f"its project has {share.at_once} jobs running, as many as it may"
@@ -91,6 +92,7 @@ def choose(queue: Queue, host: Host, spec: QueueSpec, used: Mapping[str, float],
             start[job.id] = {"host": host.name, "gpus": free.take(wants), "cores": wants.cores}
             counts[job.project] = counts.get(job.project, 0) + 1
             had[job.project] = had.get(job.project, 0.0) + A_TURN_S * wants.cores / share.weight
+            waiting = deque(sorted(waiting, key=lambda one: _order(one, spec, had, now_s)))
         else:
             victims = [] if free.fits(wants, free.coming) else _victims(job, wants, free, here, stop, host)
             for victim in victims:

@@ -158,7 +158,7 @@ class Jobs:
     def abandon(self, caller: Caller, host: str) -> Sequence[str]:
         """A host is gone for good: what ran there begins again elsewhere. Whoever says so of a host that lives has two trainers."""
         act = caller.actor.act("host.abandoned", host)
-        return self._site.store.attempts.abandon(host, act, time.time())
+        return self._site.store.attempts.abandon(host, act, time.time(), observer_of(self._site).ended)
 
     # -- recipes ------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from luthier.app.spending import spend
-from luthier.core.errors import LuthierError, NotFound
+from luthier.core.errors import NotFound
 from luthier.cost.quota import MICRO, MONEY, TOKENS, micro, month_of
 from luthier.server.errors import ApiError
 from luthier.store.budgets import Use, Whose
@@ -102,7 +102,7 @@ class Served:
             uses = self._uses(taken)
             with self._site.store.database.transaction() as connection:
                 spend(self._site, connection, uses)
-        except LuthierError:
+        except Exception:  # whatever it is, what was used is not lost and the next time comes
             logger.exception("what was used could not be entered; it is tried again")
             with self._lock:
                 for place, amount in taken.items():
