@@ -1,4 +1,4 @@
-"""What every command is made of: `--json`, errors as messages and exit codes. which App is behind it. How a verb is asked of it, or of a server: asking."""
+"""What every command is made of: `--json`, errors as messages and exit codes, which App is behind it. Not here: how a verb is asked of it, or of a server: asking."""
 
 from __future__ import annotations
 
