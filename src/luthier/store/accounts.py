@@ -286,6 +286,16 @@ class Accounts:
         key = KeyRow(**{column.name: told[column.name] for column in api_keys.c})
         return key, User(**{column.name: told[f"user_{column.name}"] for column in users.c})
 
+    def owner(self, key_id: str) -> str | None:
+        """The id of whose key that is or was; None for one that there never was."""
+        row = self._one(sa.select(api_keys.c.user).where(api_keys.c.id == key_id))
+        return None if row is None else str(row.user)
+
+    def is_service(self, user_id: str) -> bool:
+        """Also of one that was ended."""
+        row = self._one(sa.select(users.c.kind).where(users.c.id == user_id))
+        return row is not None and row.kind == "service"
+
     def keys(self, *, user: str | None = None, scopes: Sequence[str] | None = None) -> list[KeyRow]:
         """Those that were not ended, newest first."""
         query = sa.select(api_keys).where(api_keys.c.ended_s.is_(None))
