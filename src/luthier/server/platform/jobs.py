@@ -156,7 +156,7 @@ class JobRoutes:
         header = request.headers.get("last-event-id")
         after = _number(asked if header is None else {"after": header}, "after", 0, 0, 1 << 62)
         if "text/event-stream" in request.headers.get("accept", ""):
-            return await self._streams.open(caller(request), job_id, after)
+            return await self._streams.open(caller(request), job_id, after, request.state.still)
         limit = _number(asked, "limit", 100, 1, MOST_EVENTS)
 
         def work(who: Caller) -> dict[str, Any]:
