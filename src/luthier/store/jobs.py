@@ -65,6 +65,10 @@ class Job:
     seq: int | None = None
 
 
+MATCHED_ROWS = 200
+"""How many jobs at least are read at once where a condition of ours chooses among them."""
+
+
 class Jobs:
     """Safe for several processes; durable on return. `also` runs in the same transaction: what must hold together with the change
     (a budget's reservation) is written there, and what it raises undoes all."""
@@ -161,10 +165,9 @@ class Jobs:
         """(newest first, whether there are more). `before`: only those older than this job. Raises NotFound where that is none."""
         found: list[Job] = []
         seq = None if before is None else self.get(project, before).seq
+        rows = limit + 1 if matching is None else max(limit + 1, MATCHED_ROWS)
         while True:
-            query = (
-                sa.select(jobs).where(jobs.c.project == project).order_by(jobs.c.seq.desc()).limit(limit + 1)
-            )
+            query = sa.select(jobs).where(jobs.c.project == project).order_by(jobs.c.seq.desc()).limit(rows)
             if kinds:
                 query = query.where(jobs.c.kind.in_(list(kinds)))
             if states:
@@ -174,7 +177,7 @@ class Jobs:
             with self._database.reading() as connection:
                 page = [job_of(row) for row in connection.execute(query)]
             found += [one for one in page if matching is None or matching(one)]
-            if len(found) > limit or len(page) <= limit:
+            if len(found) > limit or len(page) < rows:
                 return found[:limit], len(found) > limit
             seq = page[-1].seq
 
@@ -249,6 +252,20 @@ class Jobs:
             page = connection.execute(query.limit(limit)).all()
         for row in page:
             yield Event(row.kind, row.subject, row.data, row.time_s, row.seq)
+
+    def newest_told(self, job_id: str, *, before: int | None = None, limit: int) -> list[Event]:
+        """Lines of the story of a job that was found, newest first, those in front of the line `before`. Raises NotFound for one that
+        is none of its lines."""
+        mine = (events.c.subject == job_id) & (events.c.kind == "job.told")
+        query = sa.select(events).where(mine).order_by(events.c.seq.desc()).limit(limit)
+        with self._database.reading() as connection:
+            if before is not None:
+                there = sa.select(events.c.seq).where(mine, events.c.seq == before)
+                if connection.execute(there).first() is None:
+                    raise NotFound("the job has no such event to go on after.")
+                query = query.where(events.c.seq < before)
+            page = connection.execute(query).all()
+        return [Event(row.kind, row.subject, row.data, row.time_s, row.seq) for row in page]
 
 
 _ENDED_AS = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cancelled"}
