@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from luthier.core.errors import NotFound
+from luthier.core.errors import Conflict, NotFound
 from luthier.store import Store
 from luthier.store.audit import Act
 from luthier.store.jobs import Job, told
@@ -48,3 +48,16 @@ def test_the_end_of_a_story_is_read_from_its_end(store):
     assert [one.data["message"] for one in rest] == ["Step 2", "Step 1", "Created job"]
     with pytest.raises(NotFound):
         store.jobs.newest_told("job-other", before=first[0].seq, limit=2)
+
+
+def test_a_key_of_a_request_is_its_users_and_of_its_kind(store):
+    once = ("monday", "0" * 64)
+    first = store.jobs.submit(JOB, ACT, once=once)
+    assert store.jobs.submit(replace(JOB, id="job-again"), ACT, once=once).id == first.id
+    for n, other in enumerate(({"by": "user_b"}, {"kind": "verb"}, {"project": "proj_b"})):
+        made = store.jobs.submit(replace(JOB, id=f"job-other-{n}", **other), ACT, once=("monday", "1" * 64))
+        assert made.id == f"job-other-{n}"
+    assert store.retries.known("proj_a", "user_a", "fine_tune", once) == "job-0"
+    assert store.retries.known("proj_a", "user_c", "fine_tune", once) is None
+    with pytest.raises(Conflict):
+        store.retries.known("proj_a", "user_b", "fine_tune", once)

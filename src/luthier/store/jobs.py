@@ -11,6 +11,7 @@ process that was taken for dead can change nothing when it wakes. What happened 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,8 +87,8 @@ class Jobs:
         once: tuple[str, str] | None = None,
         also: Callable[[sa.Connection], None] | None = None,
     ) -> Job:
-        """Enter a job. `once`: (what the caller calls this request, SHA-256 of it as hexadecimal): where the project sent that before,
-        the job of then is returned and nothing is entered. Raises Conflict where it was another request then, NotFound for a need that
+        """Enter a job. `once`: (what the caller calls this request, SHA-256 of it as hexadecimal): where the same user sent that before in
+        the project, for a job of this kind, the job of then is returned and nothing is entered. Raises Conflict where it was another request then, NotFound for a need that
         is not of the project."""
         for value in (job.wish, job.shown, job.resources):
             canonical(value)
@@ -121,9 +122,7 @@ class Jobs:
         return Job(**{**vars(job), "seq": seq})
 
     def _once(self, connection: sa.Connection, job: Job, once: tuple[str, str]) -> Job | None:
-        import hashlib
-
-        key = hashlib.sha256(once[0].encode("utf-8", "surrogatepass")).hexdigest()
+        key = known_as(job.by, job.kind, once[0])
         row = connection.execute(
             sa.select(idempotency).where(
                 idempotency.c.project == job.project, idempotency.c.key_sha256 == key
@@ -277,6 +276,15 @@ def told(job_id: str, message: str, *, level: Literal["info", "warn", "error"] =
     return Event(
         "job.told", job_id, {"level": level, "message": message, "type": type, "data": dict(data or {})}
     )
+
+
+def known_as(user: str, kind: str, key: str) -> str:
+    """How a request with a key of its own is kept: what somebody calls his is nobody else's, and of no other kind of job.
+
+    >>> known_as("user_a", "verb", "1") == known_as("user_b", "verb", "1")
+    False
+    """
+    return hashlib.sha256(canonical([user, kind, key.encode("utf-8", "surrogatepass").hex()])).hexdigest()
 
 
 def clean(name: str) -> str:

@@ -236,7 +236,7 @@ def _once(request: Request, body: Wire) -> tuple[str, str] | None:
         return None
     if not 0 < len(key) <= LONGEST_KEY:
         raise ApiError(400, "invalid_value", f"Idempotency-Key has 1 to {LONGEST_KEY} characters.")
-    return key, hashlib.sha256(canonical(body.plain())).hexdigest()
+    return f"{request.url.path}:{key}", hashlib.sha256(canonical(body.plain())).hexdigest()
 
 
 def _query(request: Request, *known: str) -> dict[str, str]:
