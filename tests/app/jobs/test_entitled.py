@@ -48,13 +48,9 @@ def test_each_kind_needs_what_submitting_it_takes(yard, other):
 
 
 def test_a_wish_for_fine_tuning_is_held_against_the_policy_of_the_moment(yard):
-    wish = {
-        "base": "smollm2-135m-instruct",
-        "files": {"train": None},
-        "train": {"method": "sft", "epochs": 1},
-    }
+    wish = {"base": "smollm2-135m-instruct", "files": {"train": None}, "train": {"epochs": 1}}
     job = yard.site.jobs.submit(yard.caller, "fine_tune", wish)
     still_allowed(yard.site, job)
-    yard.site.policies.lay(yard.caller, "project", "methods: [dpo]", "no more of that")
-    with pytest.raises(NotAllowed, match="method 'sft'"):
+    yard.site.policies.lay(yard.caller, "project", "data: {public: {}}", "no more of that")
+    with pytest.raises(NotAllowed, match="class 'unclassified'"):
         still_allowed(yard.site, job)
