@@ -163,8 +163,19 @@ class Guard:
                 404, "unknown_route", f"There is no {scope['method']} {scope['path'][:200]!r} here."
             )
         self._authorise(key, route)
+        state["still"] = lambda: self._still(scope, route)
         if route is not None:
             self._count(key, route, state)
+
+    async def _still(self, scope: Scope, route: Route | None) -> bool:
+        """Whether who asked would be let in again: what is answered for long asks now and then (job_stream)."""
+        try:
+            self._authorise(await self._authenticate(scope, route), route)
+        except ApiError as refusal:
+            if refusal.status < 500:
+                return False
+            raise
+        return True
 
     def _count(self, key: Key, route: Route, state: dict[str, Any]) -> None:
         """Raises ApiError 429."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, unquote_plus
 
 import sqlalchemy as sa
 
@@ -108,6 +110,13 @@ class Jobs:
         self.get(caller, job_id)
         return self._rows.events(job_id, after=after, limit=limit)
 
+    def newest_told(
+        self, caller: Caller, job_id: str, *, before: int | None = None, limit: int
+    ) -> list[Event]:
+        """See store.jobs.Jobs.newest_told."""
+        self.get(caller, job_id)
+        return self._rows.newest_told(job_id, before=before, limit=limit)
+
     def follow(
         self, caller: Caller, job_id: str, *, after: int = 0, pause: Callable[[float], object] = time.sleep
     ) -> Iterator[Event]:
@@ -175,19 +184,45 @@ class Jobs:
 
 
 def masked(lines: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    """Without values of the environment that look like secrets.
+    """Without values of the environment that look like secrets, and without the passwords in addresses there, as they are written and as
+    they are meant.
 
     >>> masked(["cannot log in with hunter22"], {"PGPASSWORD": "hunter22"})
     ['cannot log in with ${PGPASSWORD}']
+    >>> masked(["no p@ss (p%40ss) for proxy:80"], {"HTTP_PROXY": "http://me:p%40ss@proxy:80"})
+    ['no ${HTTP_PROXY} (${HTTP_PROXY}) for proxy:80']
     """
     words = ("PASSWORD", "SECRET", "TOKEN", "KEY", "CREDENTIAL", "DATABASE", "_URL", "_DSN", "CONNECTION")
-    secret = {
-        name: value for name, value in environ.items()
+    secret = [
+        (value, name) for name, value in environ.items()
         if len(value) >= 6 and any(word in name.upper() for word in words)
-    }  # fmt: skip
+    ]  # fmt: skip
+    secret += [(one, name) for name, value in environ.items() for one in _passwords(value)]
+    secret.sort(key=lambda pair: -len(pair[0]))  # what holds another is masked whole
     found = []
     for line in lines:
-        for name, value in secret.items():
+        for value, name in secret:
             line = line.replace(value, f"${{{name}}}")
         found.append(line)
     return found
+
+
+SHORTEST_PASSWORD = 4
+"""A shorter one stands in words that are no secret."""
+_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#:@]*:([^\s/?#]*)@")
+_ASKED = re.compile(r"[?&](?:password|passwd|pwd)=([^\s&#]+)", re.IGNORECASE)
+
+
+def _passwords(value: str) -> set[str]:
+    """In addresses, raw and percent-decoded.
+
+    >>> sorted(_passwords("postgresql://me:a%2Fb%20c@db/luthier?password=hunter22"))
+    ['a%2Fb%20c', 'a/b c', 'hunter22']
+    """
+    raw = {*_PASSWORD.findall(value), *_ASKED.findall(value)}
+    return {
+        one
+        for text in raw
+        for one in (text, unquote(text), unquote_plus(text))
+        if len(one) >= SHORTEST_PASSWORD
+    }

@@ -104,4 +104,4 @@ def _once(request: Request, verb: Verb, wish: Wish) -> tuple[str, str] | None:
             param="Idempotency-Key",
         )
     asked = json.dumps([verb.name, wish.plain()], sort_keys=True).encode()
-    return given[0], hashlib.sha256(asked).hexdigest()
+    return f"{verb.path}:{given[0]}", hashlib.sha256(asked).hexdigest()
