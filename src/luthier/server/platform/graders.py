@@ -18,7 +18,7 @@ from .asked import answered, body_of, caller
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
 
-LONGEST_SAMPLE = 200_000
+LONGEST_SAMPLE = 50_000
 
 
 class Validated(Wire):
