@@ -40,6 +40,9 @@ NAME, NEW, BY = "learn-again", "fonts", "circle.py"
 JUDGED = 0.8
 QUIET, SHIFTED, CANARY, AFTER, PLANTED = 120, 240, 240, 40, 200
 """The most requests of each stretch."""
+ENDED = ("promoted", "rolled_back", "rejected")
+PAUSE_S = 1.0
+"""Between two handfuls of requests, so that a rollout's seconds are not over before anybody was asked."""
 STEP_S = 60.0
 """How often cron calls."""
 WAIT_S = 1800.0
@@ -154,6 +157,7 @@ class Circle:
             self.ask(client, name, rows.pop())
             if (n + 1) % every:
                 continue
+            time.sleep(PAUSE_S)
             if time.monotonic() - self.stepped_s >= STEP_S:
                 self.step()
             if over():
@@ -164,7 +168,7 @@ class Circle:
         """`luthier monitor step`, as cron calls it; what it says that is new is written down."""
         self.stepped_s = time.monotonic()
         began_s = time.monotonic()
-        found = self.luthier("monitor", "step", NAME, "--folder", self.folder)
+        found = self.luthier("monitor", "step", NAME, "--recipe", "recipe.yaml")
         for look in found["looks"]:
             if look["alarms"]:
                 by_then = sum(one.time_s < look["until_s"] for one in self.asked)
@@ -191,6 +195,9 @@ class Circle:
                 seconds=seconds,
             )
         return found
+
+    def trained_anew(self) -> bool:
+        return any(step["what"].startswith("retrain") for step in self.steps)
 
     def rollout(self) -> str:
         """Its state; steps of it that are new are written down. A drift alarm pauses it: somebody looks and lets it go on, since
@@ -232,19 +239,19 @@ def run(circle: Circle) -> dict[str, Any]:
         circle.say("the new topic begins")
         began = len(circle.asked)
         pool = mixed(SHIFTED)
-        if not circle.stretch(
-            client, "new topic", pool, SHIFTED, lambda: circle.steps[-1]["what"].startswith("retrain")
-        ):
-            waited(lambda: circle.step()["retrain"]["state"] != "waiting", "a new run")
+        if not circle.stretch(client, "new topic", pool, SHIFTED, circle.trained_anew):
+            waited(lambda: bool(circle.step()) and circle.trained_anew(), "a new run")
         new.extend(row for row in pool if row["section"] == NEW)
         old.extend(row for row in pool if row["section"] != NEW)
-        if circle.steps[-1]["what"] != "retrain: handed over":
+        if not any(step["what"] == "retrain: handed over" for step in circle.steps):
             return record(circle, began, None, [f"{NAME}@1"])
         circle.rollout()
         pool = mixed(CANARY)
-        circle.stretch(client, "canary", pool, CANARY, lambda: circle.rollout() == "promoted", every=5)
+        circle.stretch(client, "canary", pool, CANARY, lambda: circle.rollout() in ENDED, every=5)
         new.extend(row for row in pool if row["section"] == NEW)
         old.extend(row for row in pool if row["section"] != NEW)
+        if circle.rollout() != "promoted":
+            return record(circle, began, None, [f"{NAME}@1", f"{NAME}@2"])
         circle.stretch(client, "after", mixed(AFTER), AFTER, lambda: False)
         bad = circle.luthier(
             "run", "bad.yaml", "--waive", "macro_f1", "--by", BY,
@@ -254,9 +261,7 @@ def run(circle: Circle) -> dict[str, Any]:
         circle.app.rollouts.start(bad["release"], by=BY, reason="planted, to see it taken back")
         planted = len(circle.asked)
         circle.rollout()
-        circle.stretch(
-            client, "planted", mixed(PLANTED), PLANTED, lambda: circle.rollout() == "rolled_back", every=5
-        )
+        circle.stretch(client, "planted", mixed(PLANTED), PLANTED, lambda: circle.rollout() in ENDED, every=5)
         circle.stretch(client, "end", mixed(20), 20, lambda: False)
         circle.rollout()
     releases = [f"{NAME}@{n}" for n in (1, 2, 3)]
