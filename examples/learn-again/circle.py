@@ -5,7 +5,7 @@
                raises an alarm and, once enough is judged, trains anew; what passes the gate goes to a rollout
     canary     the new release answers a growing share, and is promoted
     planted    a model of shuffled sections, let through the gate by name, goes to a rollout and is taken back by the rule
-    later      every release answers packages that nobody has learnt from
+    later      both releases answer packages that nobody has learnt from
 
 Everything is as in earnest: `luthier run`, `serve`, `monitor step`, `rollout` as processes, requests and feedback by OpenAI's own client.
 Only the people are simulated: of every answer somebody says with probability JUDGED whether it was right, and if not what would have been.
@@ -38,7 +38,7 @@ from luthier.app.app import App
 HERE = Path(__file__).resolve().parent
 NAME, NEW, BY = "learn-again", "fonts", "circle.py"
 JUDGED = 0.8
-QUIET, SHIFTED, CANARY, AFTER, PLANTED = 120, 240, 240, 40, 200
+QUIET, SHIFTED, CANARY, PLANTED = 40, 120, 120, 100
 """The most requests of each stretch."""
 ENDED = ("promoted", "rolled_back", "rejected")
 PAUSE_S = 1.0
@@ -252,7 +252,6 @@ def run(circle: Circle) -> dict[str, Any]:
         old.extend(row for row in pool if row["section"] != NEW)
         if circle.rollout() != "promoted":
             return record(circle, began, None, [f"{NAME}@1", f"{NAME}@2"])
-        circle.stretch(client, "after", mixed(AFTER), AFTER, lambda: False)
         bad = circle.luthier(
             "run", "bad.yaml", "--waive", "macro_f1", "--by", BY,
             "--because", "Planted: its sections are shuffled, to see whether the rollout takes it back.",
@@ -262,10 +261,9 @@ def run(circle: Circle) -> dict[str, Any]:
         planted = len(circle.asked)
         circle.rollout()
         circle.stretch(client, "planted", mixed(PLANTED), PLANTED, lambda: circle.rollout() in ENDED, every=5)
-        circle.stretch(client, "end", mixed(20), 20, lambda: False)
+        circle.stretch(client, "end", mixed(10), 10, lambda: False)
         circle.rollout()
-    releases = [f"{NAME}@{n}" for n in (1, 2, 3)]
-    return record(circle, began, planted, releases)
+    return record(circle, began, planted, [f"{NAME}@1", f"{NAME}@2"])
 
 
 def waited(there: Callable[[], bool], what: str) -> None:

@@ -26,9 +26,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 OLD, NEW = ("games", "net", "science", "text"), "fonts"
-ROWS, ASKED, LATER = 130, 180, 60
+ROWS, ASKED, LATER = 130, 100, 30
 """Packages of each old section."""
-NEW_ASKED, NEW_LATER = 300, 80
+NEW_ASKED, NEW_LATER = 200, 60
 LONGEST = 150
 
 
