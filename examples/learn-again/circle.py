@@ -5,7 +5,8 @@
                raises an alarm and, once enough is judged, trains anew; what passes the gate goes to a rollout
     canary     the new release answers a growing share, and is promoted
     planted    a model of shuffled sections, let through the gate by name, goes to a rollout and is taken back by the rule
-    later      both releases answer packages that nobody has learnt from
+
+At the end the new release and the one before are compared on test rows, which neither has learnt from: of the four old sections and of the new.
 
 Everything is as in earnest: `luthier run`, `serve`, `monitor step`, `rollout` as processes, requests and feedback by OpenAI's own client.
 Only the people are simulated: of every answer somebody says with probability JUDGED whether it was right, and if not what would have been.
@@ -29,7 +30,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from measured import figures
+from measured import tested
 from openai import OpenAI
 from timeline import drawing
 
@@ -244,14 +245,14 @@ def run(circle: Circle) -> dict[str, Any]:
         new.extend(row for row in pool if row["section"] == NEW)
         old.extend(row for row in pool if row["section"] != NEW)
         if not any(step["what"] == "retrain: handed over" for step in circle.steps):
-            return record(circle, began, None, [f"{NAME}@1"])
+            return record(circle, began, None, None)
         circle.rollout()
         pool = mixed(CANARY)
         circle.stretch(client, "canary", pool, CANARY, lambda: circle.rollout() in ENDED, every=5)
         new.extend(row for row in pool if row["section"] == NEW)
         old.extend(row for row in pool if row["section"] != NEW)
         if circle.rollout() != "promoted":
-            return record(circle, began, None, [f"{NAME}@1", f"{NAME}@2"])
+            return record(circle, began, None, f"{NAME}@2")
         bad = circle.luthier(
             "run", "bad.yaml", "--waive", "macro_f1", "--by", BY,
             "--because", "Planted: its sections are shuffled, to see whether the rollout takes it back.",
@@ -263,7 +264,7 @@ def run(circle: Circle) -> dict[str, Any]:
         circle.stretch(client, "planted", mixed(PLANTED), PLANTED, lambda: circle.rollout() in ENDED, every=5)
         circle.stretch(client, "end", mixed(10), 10, lambda: False)
         circle.rollout()
-    return record(circle, began, planted, [f"{NAME}@1", f"{NAME}@2"])
+    return record(circle, began, planted, f"{NAME}@2")
 
 
 def waited(there: Callable[[], bool], what: str) -> None:
@@ -274,39 +275,21 @@ def waited(there: Callable[[], bool], what: str) -> None:
         time.sleep(10)
 
 
-def record(circle: Circle, began: int, planted: int | None, releases: list[str]) -> dict[str, Any]:
-    """What is kept: steps, requests in four strings, and how each release does on packages that nobody has learnt from."""
-    rows = circle.rows("later")
-    said: dict[str, list[str]] = {}
-    with circle.serving(*releases) as client:
-        for release in releases:
-            said[release] = [
-                client.chat.completions.create(
-                    model=release, messages=[{"role": "user", "content": row["text"]}]
-                )
-                .choices[0]
-                .message.content
-                or ""
-                for row in rows
-            ]
-    circle.say("measured")
+def record(circle: Circle, began: int, planted: int | None, anew: str | None) -> dict[str, Any]:
+    """What is kept: steps, requests, and how the release that was trained anew and the one before do on test rows."""
+    asked = circle.asked
     return {
-        "name": NAME,
-        "new": NEW,
-        "judged": JUDGED,
-        "new_topic_after": began,
-        "planted_after": planted,
-        "seconds": round(time.monotonic() - circle.began_s),
-        "steps": circle.steps,
+        "name": NAME, "new": NEW, "judged": JUDGED, "new_topic_after": began, "planted_after": planted,
+        "seconds": round(time.monotonic() - circle.began_s), "steps": circle.steps,
         "requests": {
-            "stretch": [one.stretch for one in circle.asked],
-            "topic": [one.topic for one in circle.asked],
-            "release": "".join(one.release.rpartition("@")[2] for one in circle.asked),
-            "right": "".join(str(int(one.right)) for one in circle.asked),
-            "judged": "".join(str(int(one.judged)) for one in circle.asked),
+            "stretch": [one.stretch for one in asked],
+            "topic": [one.topic for one in asked],
+            "release": "".join(one.release.rpartition("@")[2] for one in asked),
+            "right": "".join(str(int(one.right)) for one in asked),
+            "judged": "".join(str(int(one.judged)) for one in asked),
         },
-        "later": figures([row["section"] for row in rows], said, NEW),
-    }
+        "tested": None if anew is None else tested(circle.app, anew, NEW),
+    }  # fmt: skip
 
 
 def main() -> None:
