@@ -84,10 +84,10 @@ def test_recipes_of_clients_are_vetted_and_the_operators_are_not(site, admin, tr
 
 def test_files_are_put_in_when_it_runs(site, admin):
     from luthier.app.desk import Desk
+    from luthier.app.jobs.foreign import Foreign
 
-    found = Desk(site).vetted(
-        admin.project, ["trainer"], RECIPE, ["train.epochs=1"], lambda one: f"{one}/rows.jsonl"
-    )
+    recipe = Foreign(RECIPE, ["train.epochs=1"])
+    found = Desk(site).vetted(admin.project, ["trainer"], recipe, lambda one: f"{one}/rows.jsonl")
     assert found.written["data"]["sources"] == [{"files": "file-abc/rows.jsonl"}]
     assert found.written["train"] == {"epochs": 1}
 
