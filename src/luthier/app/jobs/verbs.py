@@ -12,7 +12,6 @@ from urllib.parse import unquote, unquote_plus
 
 import sqlalchemy as sa
 
-from luthier.app.desk import Desk
 from luthier.core.errors import SpecError
 from luthier.core.event import Event
 from luthier.store.attempts import AttemptRow
@@ -66,6 +65,8 @@ class Jobs:
     ) -> Job:
         """Durable on return. `id`: made by the caller, in place of one made here. `once`: see store.jobs.Jobs.submit. Raises SpecError for numbers out of bounds, NotAllowed for what policy
         denies, OverBudget where a budget has not enough left."""
+        from luthier.app.desk import Desk  # it reads wishes with a module of this package
+
         check_priority(caller, priority)
         check_numbers(resources or {}, most_attempts)
         admitted = Desk(self._site).admit(caller, kind, wish, resources, shown)
