@@ -24,6 +24,7 @@ from luthier.server.errors import ApiError
 from luthier.store.jobs import ENDED, Job
 
 from .asked import worked
+from .lanes import COMMON
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
@@ -69,7 +70,7 @@ class Streams:
         began_s = sent_s = time.monotonic()
         while time.monotonic() - began_s < self._longest_s:
             try:
-                job, told = await asyncio.to_thread(self._look, who, job_id, after)
+                job, told = await COMMON.run(self._look, who, job_id, after)
             except LuthierError:
                 return  # the records are away: the client asks again with what it has
             for event in told:
