@@ -27,6 +27,7 @@ from luthier.server.errors import ApiError
 from luthier.store.jobs import ENDED, Job
 
 from .asked import worked
+from .lanes import COMMON
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
@@ -70,7 +71,7 @@ class Streams:
             try:
                 if not await still():
                     return
-                job, told = await asyncio.to_thread(self._look, who, job_id, after)
+                job, told = await COMMON.run(self._look, who, job_id, after)
             except (ApiError, LuthierError):
                 return  # the records are away: the client asks again with what it has
             for event in told:
