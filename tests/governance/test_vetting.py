@@ -219,6 +219,14 @@ def test_every_release_has_the_gates_that_are_asked():
     vetted(loose, task=task, evaluate={"gate": {"macro_f1": {"at_least": 0.9}}})
 
 
+def test_the_method_that_is_used_where_none_is_written_is_held_against_the_policy():
+    narrow = policy(methods=["dpo"])
+    for train in ({}, {"method": "sft"}, {"method": {"sft": {"turns": "last"}}}):
+        with pytest.raises(NotAllowed, match="method 'sft'"):
+            vetted(narrow, train=train)
+    vetted(policy(methods=["sft"]))
+
+
 def test_what_a_policy_asks_of_a_gate_its_author_does_not_waive():
     from luthier.governance.policy import judge
     from luthier.governance.waiver import Asked, grant

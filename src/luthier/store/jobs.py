@@ -252,7 +252,7 @@ class Jobs:
         for row in page:
             yield Event(row.kind, row.subject, row.data, row.time_s, row.seq)
 
-    def newest_told(self, job_id: str, *, before: int | None = None, limit: int) -> list[Event]:
+    def newest_told(self, job_id: str, *, before: int | None = None, limit: int) -> Sequence[Event]:
         """Lines of the story of a job that was found, newest first, those in front of the line `before`. Raises NotFound for one that
         is none of its lines."""
         mine = (events.c.subject == job_id) & (events.c.kind == "job.told")

@@ -113,7 +113,7 @@ class Jobs:
 
     def newest_told(
         self, caller: Caller, job_id: str, *, before: int | None = None, limit: int
-    ) -> list[Event]:
+    ) -> Sequence[Event]:
         """See store.jobs.Jobs.newest_told."""
         self.get(caller, job_id)
         return self._rows.newest_told(job_id, before=before, limit=limit)
