@@ -186,7 +186,7 @@ class Provider:
         found = self._read(where).get("keys")
         if not isinstance(found, list):
             raise NotProven("the provider's keys cannot be read.")
-        keys = [one for one in found[:100] if isinstance(one, dict)]
+        keys: list[Mapping[str, Any]] = [one for one in found[:100] if isinstance(one, dict)]
         with self._lock:
             self._keys = keys, time.monotonic()
         return keys
