@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from luthier.core.errors import LuthierError
 from luthier.data.augment import edits
 from luthier.data.draws import Draw
-from luthier.data.records import fold
+from luthier.data.digests import fold
 
 SENTENCES = [
     f"please send the {word} back to number {i}"

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from luthier.data import answers, numbering, report, split
-from luthier.data.opened import Opened
+from luthier.data.opened import Opened, strings
 from luthier.data.plan import Group, Step
 from luthier.data.reading import removed_lines, trail_lines
 from luthier.data.records import replace
@@ -185,7 +185,7 @@ def _see_changes(
     for k in report.lowest(names):
         row, reason = int(rows[k]), why[int(rows[k])].as_py()
         places = opened.places(row)
-        old, new = before.gather(places).to_list(), opened.text.gather(places).to_list()
+        old, new = strings(before, places), strings(opened.text, places)
         one = report.changed(names[k], old, new, reason)
         told.append(report.Example(one.id, HIDDEN, HIDDEN, reason) if step.hidden else one)
     account.show(told)

@@ -28,10 +28,12 @@ def repaired(
     labels. Counts are of texts, by the names that `repair` gives."""
     import numpy as np
 
+    from luthier.data.opened import strings
+
     hits = np.flatnonzero(suspects)
     told: dict[str, list[int]] = {}
     places, after = [], []
-    for place, before in zip(hits.tolist(), rows.text.gather(hits).to_list(), strict=True):
+    for place, before in zip(hits.tolist(), strings(rows.text, hits), strict=True):
         repaired_text, names = repair(before)
         if repaired_text != before:
             places.append(place)
