@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.data import split
-from luthier.data.opened import Opened
 from luthier.data.digests import fold
+from luthier.data.opened import Opened
 from luthier.data.records import RECORD
 from luthier.data.spec import SplitSpec
 

@@ -72,8 +72,8 @@ def _grow(rows: Opened, settings: Augment) -> pa.RecordBatch:
     import polars as pl
     import pyarrow as pa
 
-    from luthier.data.opened import Opened
     from luthier.data.digests import fold
+    from luthier.data.opened import Opened
     from luthier.data.records import made_ids, replace
 
     user, texts = rows.says("user", "text"), rows.text.to_list()

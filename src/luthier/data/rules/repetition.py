@@ -67,7 +67,6 @@ ROLES = {
 
 def _run(rows: Opened, settings: Repetition) -> Said:
     """Cheap bounds first, for all texts at once; what they let pass is counted exactly, text by text."""
-    import numpy as np
 
     from luthier.data.words import words_at
 
