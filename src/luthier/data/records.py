@@ -68,18 +68,24 @@ def turns(batch: pa.RecordBatch) -> pl.DataFrame:
     rows = [np.repeat(np.arange(batch.num_rows, dtype=np.uint32), message_counts(batch["messages"]))]
     roles = [_series(batch["messages"].flatten().field("role"))]
     for name in ("text", "rejected"):
+        if batch[name].null_count == batch.num_rows:
+            continue
         told = np.flatnonzero(batch[name].is_valid().to_numpy(zero_copy_only=False)).astype(np.uint32)
         rows.append(told)
         roles.append(pl.repeat(name, len(told), dtype=pl.String, eager=True))
-    return pl.DataFrame({"row": np.concatenate(rows), "role": pl.concat(roles), "content": contents(batch)})
+    role = roles[0] if len(roles) == 1 else pl.concat(roles)
+    return pl.DataFrame({"row": np.concatenate(rows), "role": role, "content": contents(batch)})
 
 
 def contents(batch: pa.RecordBatch) -> pl.Series:
     """The content of every turn, T strings, in the order of `turns`."""
-    said = batch["messages"].flatten().field("content")
-    return pl.concat(
-        [_series(said), _series(batch["text"].drop_null()), _series(batch["rejected"].drop_null())]
-    )
+    told = [_series(batch["messages"].flatten().field("content"))]
+    told += [
+        _series(batch[name].drop_null())
+        for name in ("text", "rejected")
+        if batch[name].null_count < batch.num_rows
+    ]
+    return told[0] if len(told) == 1 else pl.concat(told)
 
 
 def replace(batch: pa.RecordBatch, **columns: pa.Array) -> pa.RecordBatch:
