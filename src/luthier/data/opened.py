@@ -304,10 +304,12 @@ class Opened:
 
     def previews(self, rows: np.ndarray, longest: int) -> list[str]:
         """The beginning of what the user says in each of these rows, for people."""
-        wanted = np.isin(self.row, rows) & self.says("user", "text")
-        told = self._per_row(pl.col("text").str.join("\n"), wanted)
-        texts = [told[row] for row in rows.tolist()]
-        return [text if len(text) <= longest else text[: longest - 1] + "…" for text in texts]
+        wanted = self.says("user", "text")
+        told = []
+        for row in rows.tolist():
+            places = self.places(row)
+            told.append("\n".join(strings(self._text, places[wanted[places]])))
+        return [text if len(text) <= longest else text[: longest - 1] + "…" for text in told]
 
     def _strings(self) -> pa.Array:
         """The contents in the order of records.turns, as they now are."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .opened import Opened
 
 NOT_MET = 1 << 7
+BLOCK = 256
 
 
 class Points:
@@ -46,7 +47,9 @@ class Points:
     def codes(self, texts: pl.Series) -> np.ndarray:
         """All characters of the texts one after the other, uint32; what they are is known after that."""
         codes = np.frombuffer("".join(texts.to_list()).encode("utf-32-le"), "<u4")
-        self._meet(self.table, np.unique(codes[self.table[codes] == NOT_MET]))
+        if len(new := np.unique(codes[self.table[codes] == NOT_MET] // BLOCK)):
+            near = (new[:, None] * BLOCK + np.arange(BLOCK)).ravel()  # characters of one script come together
+            self._meet(self.table, near[(near < 0xD800) | (near > 0xDFFF)])
         return codes
 
     def of(self, rows: Opened, places: np.ndarray) -> np.ndarray:

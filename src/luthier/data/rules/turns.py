@@ -147,11 +147,11 @@ def _marked(rows: Opened) -> np.ndarray:
     """Texts that hold a template's mark, [T]; each begins with `<` or `[`."""
     import numpy as np
 
-    from luthier.data.opened import BRACKET, TAG
+    from luthier.data.opened import BRACKET, TAG, strings
 
     found = rows.have(TAG, BRACKET)
-    if len(places := np.flatnonzero(found)):
-        found[places] = rows.some(places).str.contains_any(list(MARKS)).to_numpy()
+    places = np.flatnonzero(found)
+    found[places] = [any(mark in text for mark in MARKS) for text in strings(rows.text, places)]
     return found
 
 
