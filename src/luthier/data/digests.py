@@ -115,11 +115,10 @@ def of_rows(
         library.luthier_row_digests, told, edges, texts, begins, rows, np.frombuffer(b"".join(head_bytes), np.uint8),
         head_edges, before, tail, len(tail), int(folds), _forms.form, _forms.pool, scratch, out, left,
     )  # fmt: skip
-    for row in (others := np.flatnonzero(left)).tolist():
+    for row in np.flatnonzero(left).tolist():
         (text,) = _joined(told, edges, texts, begins, [row], heads, before, after)
         _forms.meet(text)
         out[row] = np.frombuffer(digest(fold(text)).encode(), np.uint8)
-    del others
     return _strings(out)
 
 
@@ -146,12 +145,12 @@ def _joined(
     after: str,
 ) -> list[str]:
     """What these rows' digests are of."""
-    data, out = memoryview(np.ascontiguousarray(told)), []
+    out = []
     for row in rows:
         mine = slice(int(begins[row]), int(begins[row + 1]))
         pieces = zip(texts[mine].tolist(), before[mine].tolist(), strict=True)
         out.append(
-            "".join(f"{heads[k]}{str(data[edges[t] : edges[t + 1]], 'utf-8')}{after}" for t, k in pieces)
+            "".join(f"{heads[k]}{told[edges[t] : edges[t + 1]].tobytes().decode()}{after}" for t, k in pieces)
         )
     return out
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -58,6 +59,19 @@ def _kinds() -> np.ndarray:
 
 KINDS = _kinds()
 FEW = 32
+
+
+def _marks(told: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Which kinds of bytes texts have, as bits, uint16 [T]."""
+    found = np.zeros(len(edges) - 1, np.uint16)
+    if (library := compiled.library()) is not None:
+        told, edges = np.ascontiguousarray(told), np.ascontiguousarray(edges)
+        compiled.call(library.luthier_marks, told, edges, len(found), KINDS, found)
+        return found
+    full = np.flatnonzero(np.diff(edges))  # reduceat takes an empty stretch for its neighbour
+    if len(full):
+        found[full] = np.bitwise_or.reduceat(KINDS[told], edges[:-1][full])
+    return found
 
 
 def some(texts: pl.Series, places: np.ndarray) -> pl.Series:
@@ -128,13 +142,19 @@ class Opened:
         text: pl.Series | None = None,
         label: pa.Array | None = None,
         columns: dict[str, pa.Array] | None = None,
+        edited: np.ndarray | None = None,
     ) -> None:
-        """For who runs the rules: the result of one becomes what the next sees."""
+        """For who runs the rules: the result of one becomes what the next sees. `edited` are the places of the only texts that are not
+        what they were."""
         if text is not None:
             self._text = text
             self._inputs.clear()
+            marks = self.__dict__.get("marks")
             for name in ("bytes", "marks", "words"):
                 self.__dict__.pop(name, None)
+            if marks is not None and edited is not None:
+                marks[edited] = _marks(*digests.bytes_of(some(text, edited).to_arrow()))
+                self.__dict__["marks"] = marks
         if label is not None:
             self._label = label
         self._columns |= columns or {}
@@ -147,16 +167,7 @@ class Opened:
     @cached_property
     def marks(self) -> np.ndarray:
         """Which kinds of bytes each text has, as bits, uint16 [T]."""
-        told, edges = self.bytes
-        found = np.zeros(len(edges) - 1, np.uint16)
-        if (library := compiled.library()) is not None:
-            told, edges = np.ascontiguousarray(told), np.ascontiguousarray(edges)
-            compiled.call(library.luthier_marks, told, edges, len(found), KINDS, found)
-            return found
-        full = np.flatnonzero(np.diff(edges))  # reduceat takes an empty stretch for its neighbour
-        if len(full):
-            found[full] = np.bitwise_or.reduceat(KINDS[told], edges[:-1][full])
-        return found
+        return _marks(*self.bytes)
 
     def have(self, *kinds: int) -> np.ndarray:
         """Texts in which any of these kinds of bytes occurs, bool [T]."""
@@ -305,10 +316,9 @@ class Opened:
     def previews(self, rows: np.ndarray, longest: int) -> list[str]:
         """The beginning of what the user says in each of these rows, for people."""
         wanted = self.says("user", "text")
-        told = []
-        for row in rows.tolist():
-            places = self.places(row)
-            told.append("\n".join(strings(self._text, places[wanted[places]])))
+        mine = [places[wanted[places]] for places in map(self.places, rows.tolist())]
+        every = iter(strings(self._text, np.concatenate([np.zeros(0, np.int64), *mine])))
+        told = ["\n".join(islice(every, len(places))) for places in mine]
         return [text if len(text) <= longest else text[: longest - 1] + "…" for text in told]
 
     def _strings(self) -> pa.Array:

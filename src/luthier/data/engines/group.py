@@ -145,7 +145,7 @@ def _row_step(step: Step, opened: Opened, account: Account, removed: list[pa.Rec
         said = rule.run(opened, step.given)
     before = opened.text
     edits = said.text is not None or said.label is not None or bool(said.columns)
-    opened.edit(said.text, said.label, dict(said.columns))
+    opened.edit(said.text, said.label, dict(said.columns), said.edited)
     if said.changed is not None:
         texts = said.text is not None or said.label is not None or "group" in said.columns
         what = "changed" if texts else "weighed" if said.columns else "noted"

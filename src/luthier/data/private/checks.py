@@ -12,7 +12,6 @@ import re
 from collections.abc import Sequence
 from operator import mul
 
-
 _TWICE = str.maketrans("0123456789", "0246813579")
 """Each digit twice, and the digits of that added up."""
 

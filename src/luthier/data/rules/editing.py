@@ -48,6 +48,7 @@ def repaired(
     why = [(name, np.intersect1d(of, places)) for name, of in sorted(told.items())]
     return Said(
         text=text,
+        edited=np.array(places, np.int64),
         label=None if label is None else label.to_arrow().cast("string"),
         changed=rows.named(why),
         counts=counts,

@@ -79,7 +79,8 @@ def _run(rows: Opened, settings: Normalize) -> Said:
     cleaned = _clean(label, settings) if label.null_count() < len(label) else label
     if not edited and (cleaned is label or not label.ne_missing(cleaned).any()):
         return Said()
-    return Said(text=texts, label=cleaned.to_arrow().cast("string"), changed=rows.named(why))
+    said = cleaned.to_arrow().cast("string")
+    return Said(text=texts, edited=places[edited], label=said, changed=rows.named(why))
 
 
 def _clean(text: pl.Series, settings: Normalize) -> pl.Series:
