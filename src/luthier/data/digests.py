@@ -15,6 +15,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from threading import Lock
 
 import numpy as np
 import polars as pl
@@ -167,24 +168,24 @@ class _Forms:
 
     def __init__(self) -> None:
         self.form = np.zeros(0x110000, np.uint32)
-        self.pool = np.zeros(1 << 12, np.uint8)
+        self.pool = np.zeros(
+            1 << 24, np.uint8
+        )  # more than all characters need: it never moves while somebody reads
         self._end = 1  # so that no form is BLANK
         self._met: set[str] = set()
+        self._one_at_a_time = Lock()
 
     def meet(self, text: str) -> None:
-        for character in set(text) - self._met:
-            self._met.add(character)
-            form = fold_alone(character)
-            if form is None:
-                continue
-            if not form:
-                self.form[ord(character)] = BLANK
-                continue
-            while self._end + len(form) > len(self.pool):
-                self.pool = np.concatenate([self.pool, np.zeros_like(self.pool)])
-            self.pool[self._end : self._end + len(form)] = np.frombuffer(form, np.uint8)
-            self.form[ord(character)] = self._end << 4 | len(form)
-            self._end += len(form)
+        with self._one_at_a_time:
+            for character in set(text) - self._met:
+                self._met.add(character)
+                form = fold_alone(character)
+                if form is None:
+                    continue
+                if form:
+                    self.pool[self._end : self._end + len(form)] = np.frombuffer(form, np.uint8)
+                self.form[ord(character)] = self._end << 4 | len(form) if form else BLANK
+                self._end += len(form)
 
 
 def fold_alone(character: str) -> bytes | None:

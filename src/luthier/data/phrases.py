@@ -39,10 +39,11 @@ class Phrases:
         return out
 
     def _plainly(self, texts: pl.Series) -> np.ndarray:
-        start = (
-            texts.str.slice(0, self._most).str.to_lowercase().str.replace_all(*self._as_ascii, literal=True)
-        )
-        return start.str.contains_any(self._phrases).to_numpy()
+        if not len(texts):
+            return np.zeros(0, bool)
+        start = pl.col("text").str.slice(0, self._most).str.to_lowercase()
+        found = start.str.replace_all(*self._as_ascii, literal=True).str.contains_any(self._phrases)
+        return pl.DataFrame({"text": texts}).select(found).to_series().to_numpy()
 
     @cached_property
     def _machine(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -340,10 +340,10 @@ class _Characters:
             folded = fold(told)
             kinds = {kind_of(part) for part in folded}
             apart, alike = kinds == {APART}, self._alike(told, folded)
-            self.simple[point] = apart or alike
-            self.hard[point] = not self.simple[point]
             self.lower[point] = ord(folded) if alike and not apart else point
             self.kind[point] = APART if apart else kind_of(chr(self.lower[point]))
+            self.simple[point] = apart or alike
+            self.hard[point] = not self.simple[point]  # last: other threads may look at it
 
     @staticmethod
     def _alike(told: str, folded: str) -> bool:

@@ -175,6 +175,7 @@ def _refusals() -> Phrases:
 def _cut_off(rows: Opened) -> tuple[np.ndarray, np.ndarray]:
     """(answers with code that is never closed, answers that end in the middle of a sentence), [T] each."""
     import numpy as np
+    import polars as pl
 
     from luthier.data.opened import FENCE
 
@@ -191,12 +192,10 @@ def _cut_off(rows: Opened) -> tuple[np.ndarray, np.ndarray]:
     places = places[~plain[told[edges[1:][places] - 1]]]
     cut[:] = False
     if len(places):
-        texts = rows.some(places)
-        long, ended = (
-            texts.str.len_chars().to_numpy() >= LONG,
-            texts.str.tail(40).str.contains(END).to_numpy(),
-        )
-        cut[places] = long & ~ended & texts.str.contains(INSIDE).to_numpy()
+        text = pl.col("text")
+        long, ended = text.str.len_chars() >= LONG, text.str.tail(40).str.contains(END)
+        texts = pl.DataFrame({"text": rows.some(places)})
+        cut[places] = texts.select(long & ~ended & text.str.contains(INSIDE)).to_series().to_numpy()
     return unclosed, cut
 
 
