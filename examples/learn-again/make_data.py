@@ -1,12 +1,11 @@
-"""Write the rows that the circle learns from, the requests that it is asked, and the rows that it is measured on at the end.
+"""Write the rows that the circle learns from, and the requests that it is asked.
 
     rows.jsonl         what there is at first: packages of four sections of Debian, with their section
     shuffled.jsonl     the same packages with their sections dealt out anew: what the bad candidate learns from
     requests.jsonl     what is asked over time: other packages of these four sections, and of a fifth one, `fonts`
-    later.jsonl        what nobody learns from: other packages again, of all five
 
 A row has `text` (the synopsis and how the description begins), `section`, `package`. No two packages are built from one source, so that
-nothing is asked or measured whose like was learnt.
+nothing is asked whose like was learnt.
 
 Usage: python make_data.py [--packages FILE]
 FILE is what ../debian-descriptions/make_data.py writes with `--sections 30`; without it that is run, which needs apt-get. Another day's
@@ -26,9 +25,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 OLD, NEW = ("games", "net", "science", "text"), "fonts"
-ROWS, ASKED, LATER = 180, 180, 75
+ROWS, ASKED = 130, 100
 """Packages of each old section."""
-NEW_ASKED, NEW_LATER = 300, 100
+NEW_ASKED = 200
 LONGEST = 150
 
 
@@ -64,7 +63,6 @@ def parts(found: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
     made = {
         "rows": [row for section in OLD for row in of[section][:ROWS]],
         "requests": [row for section in OLD for row in of[section][ROWS:cut]] + of[NEW][:NEW_ASKED],
-        "later": [row for section in OLD for row in of[section][cut:][:LATER]] + of[NEW][NEW_ASKED:][:NEW_LATER],
     }  # fmt: skip
     draw = random.Random(0)  # noqa: S311
     for part in made.values():

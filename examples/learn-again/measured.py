@@ -1,5 +1,6 @@
-"""How releases do on the same rows: accuracy with intervals, for all, for the old topics and for the new one, and each release against
-the first: the paired bootstrap's interval and McNemar's exact test. The arithmetic is Luthier's own (`luthier.evaluation`)."""
+"""How the release that was trained anew and the one before do on the same test rows, which neither has learnt from: accuracy with
+intervals, for all, for the old topics and for the new one, and their difference by the paired bootstrap and McNemar's exact test. The
+answers stand in the new release's report; the arithmetic is Luthier's own (`luthier.evaluation`)."""
 
 from __future__ import annotations
 
@@ -8,9 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from luthier.evaluation import compare, significance
+from luthier.app.app import App
+from luthier.evaluation import compare, predictions, significance
 
 RESAMPLES, CONFIDENCE = 2000, 0.95
+
+
+def tested(app: App, release: str, new: str) -> dict[str, Any]:
+    """Of the report that the gate has judged: `production` is the release that answered then."""
+    report = app.store.catalog.get(app.store.catalog.get(release).parents["report"])
+    answers = predictions.by_system(predictions.read(app.store.folder(report) / "predictions.parquet"))
+    before, after = answers["production"], answers["tuned"]
+    assert before.ids == after.ids and before.references == after.references
+    said = {
+        "before": [one or "" for one in before.predictions],
+        "after": [one or "" for one in after.predictions],
+    }
+    return figures(after.references, said, new)
 
 
 def figures(topics: Sequence[str], said: Mapping[str, Sequence[str]], new: str) -> dict[str, Any]:

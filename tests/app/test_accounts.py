@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -170,6 +171,53 @@ def test_rotation(site, tenants):
         verbs.create(admin, scope=first, title="none", permissions=[])
 
 
+def test_a_key_made_for_little_ends_none_made_for_more(site, root, tenants):
+    (first, admin), _ = tenants
+    verbs = site.accounts.keys
+    full = verbs.create(admin, scope=first, title="full").key
+    narrow = site.check(verbs.create(admin, scope=first, title="narrow", permissions=["keys.own"]).text)
+    peer = verbs.create(admin, scope=first, title="peer", permissions=["keys.own"]).key
+    with pytest.raises(NotAllowed, match="which you do not hold"):
+        verbs.end(narrow, full.id)
+    verbs.end(narrow, peer.id)
+    verbs.end(narrow, narrow.key_id)
+    verbs.end(admin, full.id)
+    assert [one.title for one in verbs.list(admin)] == ["admin"]
+
+
+def test_a_user_has_so_many_keys_and_no_more(site, tenants, monkeypatch):
+    monkeypatch.setattr("luthier.app.api_keys.MOST_KEYS", 3)
+    (first, admin), _ = tenants
+    verbs = site.accounts.keys
+    verbs.create(admin, scope=first, title="second")
+    last = verbs.create(admin, scope=first, title="third").key
+    with pytest.raises(Conflict, match="3 keys already"):
+        verbs.create(admin, scope=first, title="fourth")
+    verbs.end(admin, verbs.rotate(admin, last.id).key.id)
+    verbs.create(admin, scope=first, title="fourth")
+
+
+def test_an_identity_is_given_by_who_admins_more_than_a_project(site, root, tenants):
+    (first, admin), _ = tenants
+    organisation = site.accounts.project(root, first).organisation
+    boss = member(site, organisation, "admin")
+    who = {"scope": first, "role": "viewer", "issuer": "https://i.example"}
+    for identity in ({"subject": "sub-1"}, {"email": "ann@example.com"}):
+        with pytest.raises(NotAllowed, match="admin of the organisation"):
+            site.accounts.create_user(admin, "person", "Ann", **who, **identity)
+        assert site.accounts.create_user(boss, "person", "Ann", **who, **identity).issuer == who["issuer"]
+
+
+def test_who_is_nothing_anywhere_is_the_sites(site, root, tenants):
+    (first, admin), _ = tenants
+    user = site.accounts.create_user(admin, "person", "Bob", scope=first, role="viewer")
+    site.accounts.end_grant(admin, first, user.id, "viewer")
+    himself = replace(admin, user=user.id)
+    with pytest.raises(NotAllowed):
+        site.accounts.rename_user(himself, user.id, "Rob")
+    site.accounts.end_user(root, user.id)
+
+
 @BOTH
 def test_the_last_admin_stays(site, root, tenants):
     (first, admin), _ = tenants
@@ -279,7 +327,7 @@ def test_every_change_is_in_the_trail_and_names_nobody_in_what_stays(site, root,
     (first, admin), _ = tenants
     secret_name = "Ann Canary"
     user = site.accounts.create_user(
-        admin,
+        root,
         "person",
         secret_name,
         scope=first,
@@ -304,7 +352,7 @@ def test_every_change_is_in_the_trail_and_names_nobody_in_what_stays(site, root,
 def test_who_somebody_was_can_be_taken_out(site, root, tenants):
     (first, admin), _ = tenants
     ann = site.accounts.create_user(
-        admin,
+        root,
         "person",
         "Ann Canary",
         scope=first,

@@ -72,7 +72,7 @@ def test_every_recipe_is_listed(page):
     assert [name for name in RECIPES if f"{name}`" not in text] == []
 
 
-@pytest.mark.parametrize("name", ["licence-notices", "support-answers", "mail-headers"])
+@pytest.mark.parametrize("name", ["licence-notices", "support-answers", "mail-headers", "learn-again"])
 def test_the_larger_examples_are_accepted_too(tmp_path, name):
     assert (
         App(tmp_path / "home", {}).recipes.read(EXAMPLES.parent / name / "recipe.yaml", ()).recipe.name

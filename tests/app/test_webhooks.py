@@ -14,7 +14,7 @@ from luthier.app.delivering import LEASE_S, MOST_TRIES, Deliverer
 from luthier.app.server_key import derived
 from luthier.app.site import Site
 from luthier.app.webhooks import Webhooks, egress_of
-from luthier.core.egress import Egress
+from luthier.core.egress import Egress, NotReached
 from luthier.core.errors import Conflict, NotFound, SpecError, StoreError
 from luthier.store.webhooks import entered
 
@@ -140,18 +140,75 @@ def test_two_deliverers_take_turns_and_a_dead_ones_claim_runs_out(site, caller):
     for _ in range(20):
         ended(site, caller)
     pair = [Deliverer(site, receiver), Deliverer(site, receiver)]
-    threads = [threading.Thread(target=lambda one=one: [one.step() for _ in range(6)]) for one in pair]
+    threads = [threading.Thread(target=lambda one=one: [one.step() for _ in range(30)]) for one in pair]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert len(receiver.sent) == len({headers["webhook-id"] for _, _, headers in receiver.sent}) == 20
 
     ended(site, caller)
-    ((dead, _),) = site.store.webhooks.claim(time.time(), LEASE_S, 8)  # and its server is killed here
+    ((dead, _),) = site.store.webhooks.claim(time.time(), LEASE_S, 8, 2)  # and its server is killed here
     now = time.time()
     assert Deliverer(site, receiver, clock=lambda: now + LEASE_S / 2).step() == 0
     assert Deliverer(site, receiver, clock=lambda: now + LEASE_S + 1).step() == 1
     assert not site.store.webhooks.settle(dead, "given_up", None, 0.0, "woke up late")
     assert hooks.deliveries(caller, hook.id)[0].state == "delivered"
+
+
+def second(site):
+    root = site.operator()
+    organisation = site.accounts.projects(root)[0].organisation
+    project = site.accounts.create_project(root, organisation, "second")
+    user = site.accounts.create_user(root, "person", "another", scope=project.id, role="admin")
+    return site.check(site.accounts.keys.create(root, scope=project.id, title="k", user=user.id).text)
+
+
+def test_one_projects_slow_receiver_holds_up_nobody_else(site, caller):
+    slow, over = threading.Event(), threading.Event()
+
+    class Slow(Receiver):
+        def post(self, url, body, headers):
+            if "slow" in url:
+                slow.set()
+                over.wait(20)
+            return super().post(url, body, headers)
+
+    receiver, other = Slow(), second(site)
+    hooks = Webhooks(site, receiver)
+    hooks.create(caller, title="a", url="https://slow.example.com", events=[EVAL])
+    hooks.create(other, title="b", url="https://quick.example.com", events=[EVAL])
+    for who in [*[caller] * 20, other]:
+        ended(site, who)
+    assert [row.project for _, row in site.store.webhooks.claim(time.time(), 0.0, 16, 2)].count(
+        other.project
+    ) == 1
+    with Deliverer(site, receiver, every_s=0.02).running():
+        assert slow.wait(10)
+        for _ in range(3):  # and again, while the slow ones are still under way
+            count = len(receiver.sent)
+            ended(site, other)
+            until = time.monotonic() + 10
+            while len(receiver.sent) == count and time.monotonic() < until:
+                time.sleep(0.02)
+            assert len(receiver.sent) > count
+        assert {url for url, _, _ in receiver.sent} == {"https://quick.example.com"}
+        over.set()
+
+
+def test_a_host_that_did_not_answer_is_left_alone_for_a_while(site, caller):
+    receiver = Receiver(NotReached("nobody"), 200)
+    hooks = Webhooks(site, receiver)
+    hook, _ = hooks.create(caller, title="a", url="https://a.example.com", events=[EVAL])
+    now = [time.time()]
+    deliverer = Deliverer(site, receiver, clock=lambda: now[0])
+    for _ in range(2):
+        ended(site, caller)
+        now[0] = time.time() + 1
+        assert deliverer.step() == 1
+    assert len(receiver.sent) == 1
+    assert {row.state for row in hooks.deliveries(caller, hook.id)} == {"waiting"}
+    now[0] += 600
+    assert deliverer.step() == 2
+    assert {row.state for row in hooks.deliveries(caller, hook.id)} == {"delivered"}
 
 
 def test_a_deliverer_in_its_thread_sends_and_stops(site, caller):

@@ -4,7 +4,7 @@ import pytest
 
 from luthier.app.merging import MergeFile
 from luthier.app.recipe import Recipe
-from luthier.core.errors import NotAllowed, NotFound
+from luthier.core.errors import NotAllowed, NotFound, SpecError
 from luthier.core.spec import Spec, Tree, parse
 from luthier.governance.site_policy import Effective, EndpointRule, PolicySpec
 from luthier.governance.vetted_fields import FIELDS, called, every_field, kind_of
@@ -206,7 +206,7 @@ def test_a_class_of_data_is_for_those_who_may():
 
 
 def test_every_release_has_the_gates_that_are_asked():
-    site = policy(gates={"macro_f1": {"at_least": 0.8, "waivable": False}})
+    site = policy(gates={"macro_f1": {"at_least": 0.8}})  # which nobody waives, since it does not say so
     assert site.gate_floor() == {"macro_f1": {"at_least": 0.8, "waivable": False}}
     gate = {"macro_f1": {"at_least": 0.85, "waivable": False}}
     task = {"kind": "classify"}
@@ -214,6 +214,33 @@ def test_every_release_has_the_gates_that_are_asked():
     for asked in ({}, {"macro_f1": {"at_least": 0.7, "waivable": False}}, {"macro_f1": {"at_least": 0.9}}):
         with pytest.raises(NotAllowed, match="macro_f1"):
             vetted(site, task=task, evaluate={"gate": asked})
+    loose = policy(gates={"macro_f1": {"at_least": 0.8, "waivable": True}})
+    assert loose.gate_floor() == {"macro_f1": {"at_least": 0.8}}
+    vetted(loose, task=task, evaluate={"gate": {"macro_f1": {"at_least": 0.9}}})
+
+
+def test_the_method_that_is_used_where_none_is_written_is_held_against_the_policy():
+    narrow = policy(methods=["dpo"])
+    for train in ({}, {"method": "sft"}, {"method": {"sft": {"turns": "last"}}}):
+        with pytest.raises(NotAllowed, match="method 'sft'"):
+            vetted(narrow, train=train)
+    vetted(policy(methods=["sft"]))
+
+
+def test_what_a_policy_asks_of_a_gate_its_author_does_not_waive():
+    from luthier.governance.policy import judge
+    from luthier.governance.waiver import Asked, grant
+
+    site = policy(gates={"macro_f1": {"at_least": 0.8}})
+    gate = {"macro_f1": {"at_least": 0.8, "waivable": False}, "accuracy": {"at_least": 0.9}}
+    told = vetted(site, task={"kind": "classify"}, evaluate={"gate": gate}).written
+    rules = parse(Recipe, Tree(told)).evaluate.gate
+    report = {"systems": {"tuned": {"metrics": {"macro_f1": 0.1, "accuracy": 0.1}}}}
+    verdicts = judge(rules, report)
+    asked = lambda metric: Asked((metric,), "it is good enough for me", "ann")  # noqa: E731
+    assert grant(asked("accuracy"), verdicts, "report", ())[0]
+    with pytest.raises(SpecError, match="may not be waived"):
+        grant(asked("macro_f1"), verdicts, "report", ())
 
 
 def test_the_page_explains_every_key_of_a_policy():

@@ -134,6 +134,8 @@ class Accounts:
             raise SpecError(
                 "a service account does not log in.", remedy="Leave issuer, subject and e-mail out."
             )
+        if issuer is not None:
+            self._may_name_identity(rights, scope)
         if email is not None:
             subject = invited_as(email)
         elif subject is not None:
@@ -146,6 +148,16 @@ class Accounts:
         act = caller.actor.act("user.created", made.id, {"kind": kind, **_in(scope), "role": role})
         self._rows.add(made, Grant(scope, made.id, role, now), act=act)
         return made
+
+    def _may_name_identity(self, rights: Rights, scope: str) -> None:
+        """Who somebody is to a provider holds for the whole site, and the first who says it has it; so an admin of a project alone makes
+        users without it. Raises NotAllowed."""
+        wider = self._rows.project(scope).organisation if scope.startswith("proj_") else scope
+        if "members.write" not in rights.held(wider):
+            raise NotAllowed(
+                "who may log in as somebody is for an admin of the organisation to say, and you are one of a project.",
+                remedy="Ask an admin of the organisation to add that person, and give him his role here.",
+            )
 
     def users(self, caller: Caller, scope: str) -> list[User]:
         """Those who are something in the scope itself, or in a project of the organisation, or, for the site, all."""
@@ -201,7 +213,10 @@ class Accounts:
     def _over(self, caller: Caller, user_id: str) -> None:
         """Raises NotAllowed unless the caller may write members wherever that user is something, and hold what he holds."""
         rights = self._rights(caller)
-        for one in self._rows.grants(user=user_id):
+        grants = self._rows.grants(user=user_id)
+        if not grants:  # nobody is over him but who is over all
+            rights.need("members.write", SITE)
+        for one in grants:
             held = rights.held(one.scope)
             if not held >= {"members.write", *ROLES.get(one.role, ())}:
                 raise NotAllowed(

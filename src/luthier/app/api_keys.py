@@ -7,12 +7,12 @@ maker may do there too, and with a key that was made for less, or expires, none 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from luthier.core import keys
-from luthier.core.errors import NotAllowed, NotFound, SpecError
+from luthier.core.errors import Conflict, NotAllowed, NotFound, SpecError
 from luthier.core.names import clean
 from luthier.governance.access import SITE, check_permissions, permissions_of
 from luthier.store.accounts import KeyRow, User
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .site import Caller, Site
 
 LONGEST_GRACE_S = 7 * 86_400.0
+MOST_KEYS = 50
+"""That live, of one user."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,21 @@ class Keys:
         )
 
     def end(self, caller: Caller, key_id: str) -> None:
-        """One's own, or any of a scope in which one may write keys."""
+        """The key that is used, another of one's own, or any of a scope in which one may write keys; but for the first, none that may do
+        more than the caller, so that a key made for little does not end those made for more."""
         row = self.get(caller, key_id)
+        rights = Rights(self._rows, caller)
         if row.user != caller.user or caller.operator:
-            Rights(self._rows, caller).need("keys.write", row.scope)
+            rights.need("keys.write", row.scope)
+        elif row.id != caller.key_id:
+            rights.need("keys.own", row.scope)
+        if row.id != caller.key_id and not caller.operator:
+            for within, permissions in self._may(rights, row.user, row.scope, row.permissions):
+                if more := sorted(permissions - rights.held(within)):
+                    raise NotAllowed(
+                        f"the key {row.id} holds the permission {more[0]!r} in {within}, which you do not hold there.",
+                        remedy="Use a key that may do as much, or ask an admin there.",
+                    )
         self._rows.end_key(key_id, caller.actor.act("key.ended", key_id, _facts(row.scope, row.user)))
 
     # -- what a key may be made for -----------------------------------------------------------------------------------
@@ -137,11 +150,17 @@ class Keys:
                 "the key that you use was made for less than all, so what it makes must be too.",
                 remedy="Name the permissions of the new key.",
             )
-        for within in self._within(scope):
-            roles = self._rows.roles(whose.id, rights.above(within))
-            rights.at_most(permissions_of(roles, least), within)
+        for within, permissions in self._may(rights, whose.id, scope, least):
+            rights.at_most(permissions, within)
         if least is not None:
             rights.at_most(least, scope)
+
+    def _may(
+        self, rights: Rights, user: str, scope: str, least: Sequence[str] | None
+    ) -> Iterator[tuple[str, frozenset[str]]]:
+        """What a key of that user may do now, in its scope and in each that lies in it."""
+        for within in self._within(scope):
+            yield within, permissions_of(self._rows.roles(user, rights.above(within)), least)
 
     def _within(self, scope: str) -> Sequence[str]:
         if scope.startswith("proj_"):
@@ -161,6 +180,12 @@ class Keys:
         self, caller: Caller, action: str, whose: User, scope: str, title: str, least: Sequence[str] | None,
         expires_s: float | None, old: KeyRow | None = None, old_until_s: float = 0.0,
     ) -> Made:  # fmt: skip
+        now = time.time()
+        living = [
+            one for one in self._rows.keys(user=whose.id) if one.expires_s is None or one.expires_s > now
+        ]
+        if len([one for one in living if old is None or one.id != old.id]) >= MOST_KEYS:
+            raise Conflict(f"{whose.id} has {MOST_KEYS} keys already.", remedy="End those that are not used.")
         text, key_id, sha256 = keys.generate()
         row = KeyRow(
             key_id, sha256, whose.id, scope, title, time.time(), least, expires_s,

@@ -140,7 +140,8 @@ class Approvals:
             raise NotAllowed(
                 "an approval is given by a person with a key of his own.", remedy="Set LUTHIER_KEY to yours."
             )
-        if caller.user == approval.by or caller.user in self.makers(approval.project, approval.subject):
+        part = {approval.by, *self.makers(approval.project, approval.subject)}
+        if caller.user in self._with_keepers(part):
             raise NotAllowed(f"{who}.", remedy=other)
         user = self._user(caller)
         if user is not None and user != "person":
@@ -174,12 +175,34 @@ class Approvals:
         people = store.audit.people([one.seq for one in entries])
         return {self._acted(one, people.get(one.seq)) for one in entries}
 
+    def _with_keepers(self, part: set[str]) -> set[str]:
+        """For a service account also whoever made it, or made or rotated a key of it: he could act as it, whatever became of the key."""
+        found: set[str] = set()
+        while new := part - found:
+            found |= new
+            part = {
+                user
+                for one in new
+                if self._site.store.accounts.is_service(one)
+                for user in self._keepers(one)
+            }
+        return found
+
+    def _keepers(self, service: str) -> set[str]:
+        trail = self._site.store.audit
+        made = list(trail.read(action="user.created", subject=service))
+        made += [
+            one for one in trail.read(action="key.")
+            if one.action in ("key.created", "key.rotated") and one.data.get("user") == service
+        ]  # fmt: skip
+        return {self._acted(one, None) for one in made}
+
     def _acted(self, entry: Entry, person: Person | None) -> str:
-        """The user behind an entry of the trail, also where who that is was erased."""
+        """The user behind an entry of the trail, also where who that is was erased and the key was ended."""
         if person is not None and isinstance(user := person.person.get("user"), str):
             return user
-        key = self._site.store.accounts.key(entry.actor[4:]) if entry.actor.startswith("key:") else None
-        return key[1].id if key else entry.actor
+        key = entry.actor[4:] if entry.actor.startswith("key:") else None
+        return (self._site.store.accounts.owner(key) if key else None) or entry.actor
 
     # -- what waits for one -----------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The deliverer: sends what waits for webhooks, again and later where it did not arrive, and gives up after about three days.
 
 Several servers may run one beside each other: each delivery is claimed by one of them, and a claim that its server did not live to
-settle runs out. So a delivery is made at least once, with the same webhook-id each time. A status of 200 to 299 is its arrival; anything
+settle runs out. A project has at most OF_EACH under way, and the others do not wait for them to end. So a delivery is made at least once, with the same webhook-id each time. A status of 200 to 299 is its arrival; anything
 else, a redirect too, is not.
 """
 
@@ -11,11 +11,14 @@ import logging
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from luthier.core.egress import NotReached
 from luthier.core.errors import LuthierError
 from luthier.store.webhooks import Delivery, Webhook
 
@@ -32,7 +35,11 @@ MOST_TRIES = 28
 FIRST_WAIT_S, LONGEST_WAIT_S = 10.0, 4 * 3600.0
 LEASE_S = 120.0
 """Far longer than one try may take (core/egress)."""
-AT_ONCE = 8
+AT_ONCE = 16
+OF_EACH = 2
+"""Of one project at a time, so that receivers of one that answer slowly leave room for the others'."""
+LEFT_S, MOST_SILENT = 60.0, 10_000
+"""A host that did not answer is left alone by its project's other deliveries for this long."""
 EVERY_S = 1.0
 
 
@@ -49,7 +56,12 @@ class Deliverer:
     ) -> None:
         self._site, self._clock, self._every_s = site, clock, every_s
         self._webhooks = Webhooks(site, egress)
-        self._stop = threading.Event()
+        self._stop, self._wake = threading.Event(), threading.Event()
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="deliver")
+        self._lock = threading.Lock()
+        self._under_way: Counter[str] = Counter()
+        self._silent: dict[tuple[str, str], float] = {}
+        """(project, host): until when it is left alone."""
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -60,31 +72,64 @@ class Deliverer:
             yield
         finally:
             self._stop.set()
+            self._wake.set()
             thread.join()
+            self._threads.shutdown()
 
     def step(self) -> int:
-        """Send what is due now; how many tries that was."""
-        due = self._site.store.webhooks.claim(self._clock(), LEASE_S, AT_ONCE)
-        if due:
-            with ThreadPoolExecutor(len(due), thread_name_prefix="deliver") as threads:
-                list(threads.map(lambda one: self._deliver(*one), due))
-        return len(due)
+        """Send what is due now, until it has arrived or not; how many tries that was."""
+        begun = self._begin()
+        for one in begun:
+            one.result()
+        return len(begun)
+
+    def _begin(self) -> list[Future[None]]:
+        """Of each project that has none under way, what is due now."""
+        with self._lock:
+            room, without = AT_ONCE - self._under_way.total(), list(self._under_way)
+        due = self._site.store.webhooks.claim(self._clock(), LEASE_S, room, OF_EACH, without) if room else ()
+        with self._lock:
+            self._under_way.update(webhook.project for _, webhook in due)
+        return [self._threads.submit(self._one, *one) for one in due]
+
+    def _one(self, delivery: Delivery, webhook: Webhook) -> None:
+        try:
+            self._deliver(delivery, webhook)
+        except LuthierError as error:  # the claim runs out, and it is tried again
+            logger.warning("what became of %s could not be written: %s", delivery.id, error.message)
+        except Exception:
+            logger.exception("delivering %s failed", delivery.id)
+        finally:
+            with self._lock:
+                self._under_way[webhook.project] -= 1
+                self._under_way += Counter()  # forgets those at nought
+            self._wake.set()
 
     def _loop(self) -> None:
         while not self._stop.is_set():
             try:
-                if self.step():
+                if self._begin():
                     continue
             except LuthierError as error:  # the records are away for a while
                 logger.warning("webhooks wait: %s", error.message)
             except Exception:
                 logger.exception("delivering failed; it goes on")
-            self._stop.wait(self._every_s)
+            self._wake.wait(self._every_s)
+            self._wake.clear()
 
     def _deliver(self, delivery: Delivery, webhook: Webhook) -> None:
         status, why = None, ""
+        where = webhook.project, urlsplit(webhook.url).netloc
         try:
+            if self._clock() < self._silent.get(where, 0.0):
+                raise NotReached(f"{where[1]} did not answer another delivery a moment ago.")
             status = self._webhooks.send(webhook, delivery.id, delivery.event, self._clock())
+            self._silent.pop(where, None)
+        except NotReached as error:
+            why = error.message
+            if len(self._silent) >= MOST_SILENT:
+                self._silent.clear()
+            self._silent.setdefault(where, self._clock() + LEFT_S)
         except LuthierError as error:
             why = error.message
         rows = self._site.store.webhooks

@@ -76,9 +76,7 @@ class Desk:
         with every refusal, SpecError for a recipe that is none."""
         project = project_of(caller)
         policy = Policies(self._site).effective(project)
-        metadata = (shown or {}).get("metadata")
-        said = metadata.get("data_class") if isinstance(metadata, Mapping) else None
-        data_class, files = self._checked(caller, project, policy, wish, str(said or UNCLASSIFIED))
+        data_class, files = self._checked(caller, project, policy, wish, _class_of(shown))
         forecast = foresee(self._site, kind, wish, dict(resources or {}), self._sizes(project, files))
         organisation = self._site.store.accounts.project(project).organisation
         whose = Whose(organisation, project, caller.user, caller.key_id)
@@ -104,6 +102,13 @@ class Desk:
         """What would be refused now (a schedule, whose jobs are admitted later). Raises as `admit`."""
         project = project_of(caller)
         self._checked(caller, project, Policies(self._site).effective(project), wish, UNCLASSIFIED)
+
+    def check_tuning(self, caller: Caller, wish: Mapping[str, Any], shown: Mapping[str, Any]) -> None:
+        """A wish for fine-tuning that was let in before, by the policy of this moment. Raises NotAllowed."""
+        project = project_of(caller)
+        if isinstance(wish.get("files"), Mapping):
+            policy = Policies(self._site).effective(project)
+            deny(self._tuning(caller, project, policy, wish, _class_of(shown)))
 
     def check_base(self, caller: Caller, base: str | None) -> None:
         """A base that a verb names beside a recipe. Raises NotAllowed."""
@@ -238,3 +243,10 @@ class Desk:
                 f"left: {show(standing.used_micro, unit)} are used and {show(standing.held_micro, unit)} promised. {about}".rstrip(),
                 remedy="Wait for what runs, make the job smaller, or have the budget raised.",
             )
+
+
+def _class_of(shown: Mapping[str, Any] | None) -> str:
+    """Of which class the rows are, as the dialect's metadata says."""
+    metadata = (shown or {}).get("metadata")
+    said = metadata.get("data_class") if isinstance(metadata, Mapping) else None
+    return str(said or UNCLASSIFIED)

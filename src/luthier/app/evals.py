@@ -161,7 +161,7 @@ class Evals:
 
             Grammar.of_schema(wish.sampling_params.schema_wanted()).check()
         project, retries = caller.project or "", self._site.store.retries
-        if once is not None and (known := retries.known(project, once)) is not None:
+        if once is not None and (known := retries.known(project, caller.user, "eval_run", once)) is not None:
             return self.get_run(caller, eval_id, known)
         run_id = f"evalrun_{secrets.token_hex(16)}"
         model = wish.model if isinstance(wish, ModelSource) and wish.model else ""

@@ -93,7 +93,7 @@ class FineTuning:
         """Durable on return. `shown`: the dialect's own part, to which what was chosen is added. `once`, `tried`: how the request is known
         when it comes again; then the job of before is returned. Raises NotFound, SpecError, Conflict."""
         project, retries = caller.project or "", self._site.store.retries
-        if once is not None and (known := retries.known(project, once)) is not None:
+        if once is not None and (known := retries.known(project, caller.user, KIND, once)) is not None:
             return self._site.jobs.get(caller, known)
         wish, chosen = self._wish(caller, asked)
         told = {

@@ -3,7 +3,7 @@ so it is quick and rough; the plan of a recipe (app/planning) is the one to read
 
     tokens       bytes of the rows ÷ BYTES_PER_TOKEN × epochs, and no more than train.stop_at.tokens
     time         tokens × the seconds a token took in such jobs that succeeded; not known where there were none
-    GPU hours    time × the GPUs that the job asks for
+    GPU hours    time × the GPUs that the job asks for, or that it is given where it does not say (jobs/scheduling)
     money        time × the price of an hour of the server's machine
 
 What is not known is promised in parts (spending.CHUNK_S) while the job runs.
@@ -39,7 +39,7 @@ def foresee(
     sizes_bytes: Mapping[str, int],
 ) -> Wanted:
     """`sizes_bytes`: of the uploaded files that the wish names."""
-    gpus, hourly = int(resources.get("gpus", 0)), hourly_of(site)
+    gpus, hourly = _gpus(site, resources), hourly_of(site)
     tokens, basis = _tokens(wish, sum(sizes_bytes.values()))
     a_token_s = None if tokens is None else _seconds_a_token(site, kind, wish)
     chunk = spent(CHUNK_S, gpus, hourly)
@@ -53,6 +53,14 @@ def foresee(
         {},
         (*basis, f"{a_token_s * 1e3:.3g} ms a token, as such jobs took"),
     )
+
+
+def _gpus(site: Site, resources: Mapping[str, Any]) -> int:
+    from .jobs.queue_spec import host_of, read_queue
+    from .jobs.scheduling import gpus_wanted
+
+    host = host_of(read_queue(site.top.home / "queue.yaml"), "", site.environ)
+    return gpus_wanted(resources, host)
 
 
 def _tokens(wish: Mapping[str, Any], size_bytes: int) -> tuple[float | None, tuple[str, ...]]:

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.errors import Busy
-from luthier.evaluation.graders.grading import ERRORS, Grade, Usage, grade, sample_of
+from luthier.core.errors import Busy, SpecError
+from luthier.evaluation.graders.grading import ERRORS, Grade, Usage, comparing, grade, sample_of
 from luthier.evaluation.graders.spec import Grader, models_of
 
 from .eval_models import EvalModels
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .site import Caller, Site
 
 WAIT_S = 30.0
+MOST_COMPARED = 10**8
+"""Characters times characters of one request, which takes about a tenth of a second of the process that answers everybody."""
 _one_at_a_time = threading.Lock()
 
 
@@ -23,7 +25,13 @@ def graded(
     site: Site, caller: Caller, grader: Grader, sample: str, item: Mapping[str, Any]
 ) -> dict[str, Any]:
     """OpenAI's answer to running a grader. Models are opened for this and closed again, one request's at a time: raises Busy where
-    another's take long."""
+    another's take long, SpecError for more to compare than MOST_COMPARED."""
+    answer = sample_of(sample)
+    if (work := comparing(grader, item, answer)) > MOST_COMPARED:
+        raise SpecError(
+            f"its text_similarity graders compare {work:,} pairs of characters, and at most {MOST_COMPARED:,} are compared at once.",
+            remedy="Compare shorter texts, or fewer, or make an eval, which is a job.",
+        )
     models = EvalModels(lambda name: site.models.open(site.models.find(caller, name))[0].engine)
     asks = any(models_of([grader]))
     if asks and not _one_at_a_time.acquire(timeout=WAIT_S):
@@ -31,7 +39,7 @@ def graded(
     try:
         for model in models_of([grader]):
             models.open(model)
-        return told(grade(grader, item, sample_of(sample), models))
+        return told(grade(grader, item, answer, models))
     finally:
         models.close()
         if asks:

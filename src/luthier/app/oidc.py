@@ -38,6 +38,8 @@ KNOWN_S = 3_600.0
 """How long endpoints and keys are held for known."""
 AGAIN_S = 30.0
 """Keys are fetched anew for a `kid` that is not known, and no more often than this."""
+SILENT_S = 5.0
+"""A provider that did not answer is not asked again for this long; who logs in meanwhile is told so at once."""
 
 
 class NotProven(LuthierError):
@@ -53,6 +55,8 @@ class Provider:
         self._lock = threading.Lock()
         self._about: tuple[Mapping[str, Any], float] | None = None
         self._keys: tuple[list[Mapping[str, Any]], float] | None = None
+        self._silent: dict[str, float] = {}
+        """Address: until when it is not asked."""
 
     def authorize_url(self, asked: Mapping[str, str]) -> str:
         """Where the browser is sent. Raises NotProven where the provider does not answer."""
@@ -137,14 +141,29 @@ class Provider:
 
     def _known(self) -> Mapping[str, Any]:
         with self._lock:
-            if self._about is None or self._about[1] < time.monotonic() - KNOWN_S:
-                about = _fetch(f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
-                if about.get("issuer") != self.issuer:
-                    raise NotProven(f"{self.issuer} says that it is another issuer.")
-                for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
-                    _checked(str(about.get(name)))
-                self._about = about, time.monotonic()
-            return self._about[0]
+            known = self._about
+        if known is not None and known[1] >= time.monotonic() - KNOWN_S:
+            return known[0]
+        about = self._read(f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
+        if about.get("issuer") != self.issuer:
+            raise NotProven(f"{self.issuer} says that it is another issuer.")
+        for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
+            _checked(str(about.get(name)))
+        with self._lock:
+            self._about = about, time.monotonic()
+        return about
+
+    def _read(self, url: str) -> Mapping[str, Any]:
+        """What stands there. Nobody waits for another's reading, and what failed a moment ago fails at once."""
+        with self._lock:
+            if time.monotonic() < self._silent.get(url, 0.0):
+                raise NotProven(f"{self.issuer} did not answer a moment ago.")
+        try:
+            return _fetch(url)
+        except NotProven:
+            with self._lock:
+                self._silent = {url: time.monotonic() + SILENT_S}
+            raise
 
     def _key_of(self, kid: Any, algorithm: str) -> Mapping[str, Any]:
         """The one key of the provider that may have signed so."""
@@ -160,13 +179,17 @@ class Provider:
     def _signing(self, fresh: bool) -> list[Mapping[str, Any]]:
         where = str(self._known()["jwks_uri"])
         with self._lock:
-            age_s = time.monotonic() - self._keys[1] if self._keys else KNOWN_S
-            if self._keys is None or age_s >= KNOWN_S or (fresh and age_s >= AGAIN_S):
-                found = _fetch(where).get("keys")
-                if not isinstance(found, list):
-                    raise NotProven("the provider's keys cannot be read.")
-                self._keys = [one for one in found[:100] if isinstance(one, dict)], time.monotonic()
-            return self._keys[0]
+            known = self._keys
+            age_s = time.monotonic() - known[1] if known else KNOWN_S
+        if known is not None and age_s < (AGAIN_S if fresh else KNOWN_S):
+            return known[0]
+        found = self._read(where).get("keys")
+        if not isinstance(found, list):
+            raise NotProven("the provider's keys cannot be read.")
+        keys: list[Mapping[str, Any]] = [one for one in found[:100] if isinstance(one, dict)]
+        with self._lock:
+            self._keys = keys, time.monotonic()
+        return keys
 
 
 _KINDS = {"RS": ("RSA", None), "PS": ("RSA", None), "Ed": ("OKP", "Ed25519")}

@@ -8,6 +8,7 @@ data and have names), blobs (they are never removed).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -20,9 +21,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from luthier.core.errors import DataError, NotFound, SpecError
-from luthier.store.files import explained, sha256_of
+from luthier.store.files import check_free, explained, sha256_of
 
 KEPT_S = 30 * 86_400.0
+MOST_BYTES = 50 * 10**9
+"""Of one project, together."""
+LOOK_BYTES = 64 * 1024 * 1024
+"""As often the disk is looked at while a file comes."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,12 @@ class Passed:
 
 
 class Arriving:
-    """A file as it comes: written, counted and hashed. `write` raises SpecError for more than `most` bytes."""
+    """A file as it comes: written, counted and hashed. `write` raises SpecError for more than `most` bytes, StoreError where the disk has no
+    more room."""
 
-    def __init__(self, handle: IO[bytes], most: int) -> None:
-        self._handle, self._most, self._sha256 = handle, most, hashlib.sha256()
-        self.size_bytes = 0
+    def __init__(self, handle: IO[bytes], folder: Path, most: int) -> None:
+        self._handle, self._folder, self._most, self._sha256 = handle, folder, most, hashlib.sha256()
+        self.size_bytes = self._looked = 0
 
     def write(self, part: bytes) -> None:
         self.size_bytes += len(part)
@@ -49,6 +55,9 @@ class Arriving:
                 f"the file has more than {self._most:,} bytes.",
                 remedy="Name rows where the server can read them, as a database or an object store.",
             )
+        if self.size_bytes - self._looked >= LOOK_BYTES:
+            self._looked = self.size_bytes
+            check_free(self._folder)
         self._sha256.update(part)
         self._handle.write(part)
 
@@ -64,23 +73,39 @@ class Passing:
         self._root = home / "passing"
 
     @contextmanager
-    def arriving(self, most: int) -> Iterator[Arriving]:
-        """What is written until the block ends is there afterwards; nothing is where it raises."""
+    def arriving(self, most: int, declared: int = 0) -> Iterator[Arriving]:
+        """What is written until the block ends is there afterwards; nothing is where it raises. `declared`: how many bytes are announced.
+        Raises SpecError where the project has no room for them, StoreError where the disk has none."""
         self.purge()
+        self._room(declared)
+        check_free(self._root, declared)
         with explained(self._root):
             self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
             partial = self._root / f".{uuid.uuid4().hex}.partial"
             try:
                 with partial.open("xb") as handle:
-                    yield (found := Arriving(handle, most))
+                    yield (found := Arriving(handle, self._root, most))
+                self._room(0)  # others came meanwhile, and not all say how long they are
                 os.replace(partial, self._root / found.sha256)
             finally:
                 partial.unlink(missing_ok=True)
+
+    def _room(self, more: int) -> None:
+        used = 0
+        for path in self._root.glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                used += path.stat().st_size
+        if used + more > MOST_BYTES:
+            raise SpecError(
+                f"this project's files on their way would be {used + more:,} bytes, and at most {MOST_BYTES:,} are kept.",
+                remedy=f"What nobody used for {KEPT_S / 86_400:g} days goes by itself; or name rows where the server can read them.",
+            )
 
     def enter(self, source: Path, name: str) -> Passed:
         """A file of ours, on its way out."""
         with explained(self._root):
             self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            check_free(self._root, source.stat().st_size)
             partial = self._root / f".{uuid.uuid4().hex}.partial"
             try:
                 shutil.copyfile(source, partial)

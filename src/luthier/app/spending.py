@@ -11,17 +11,17 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
+
 from luthier.core.event import Event
 from luthier.cost.quota import MICRO, TOKENS, Standing, crossed, grown, month_of, plain, show, spent
 from luthier.store.budgets import Budget, Hold, Use, Whose
 from luthier.store.ledger import row_of
-from luthier.store.tables import events
+from luthier.store.tables import attempts, events
 
 from .acting import SERVER
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
-
     from luthier.store.jobs import Job
 
     from .jobs.observing import Halt
@@ -49,8 +49,11 @@ def whose_of(site: Site, job: Job) -> Whose:
     return Whose(organisation, job.project, job.by, job.key_id)
 
 
-def gpus_of(job: Job) -> int:
-    return int(job.resources.get("gpus", 0))
+def gpus_of(connection: sa.Connection, job: Job) -> int:
+    """Those that its newest attempt was given, whether it asked for them or not."""
+    mine = (attempts.c.job == job.id) & (attempts.c.number == job.attempts)
+    handle = connection.execute(sa.select(attempts.c.handle).where(mine)).scalar() or {}
+    return len(handle["gpus"]) if "gpus" in handle else int(job.resources.get("gpus", 0))
 
 
 def spend(site: Site, connection: sa.Connection, uses: Iterable[Use]) -> None:
@@ -98,7 +101,7 @@ class Spending:
 
     def metered(self, connection: sa.Connection, job: Job, seconds: float) -> None:
         """Take what so much time uses out of the job's promises, and promise it more where that is used up and something is left."""
-        self._meter(connection, job, spent(seconds, gpus_of(job), self._hourly()))
+        self._meter(connection, job, spent(seconds, gpus_of(connection, job), self._hourly()))
 
     def ended(self, connection: sa.Connection, job: Job) -> None:
         """What was promised and not used is free again. Tokens that the job says it used are entered, where nobody counted them."""
@@ -126,7 +129,7 @@ class Spending:
         if not any(amounts.values()):
             return
         whose, now = whose_of(self._site, job), time.time()
-        month, chunks = month_of(now), spent(CHUNK_S, max(gpus_of(job), 1), self._hourly())
+        month, chunks = month_of(now), spent(CHUNK_S, max(gpus_of(connection, job), 1), self._hourly())
         budgets = self._rows.applying(connection, whose)
         held = {one.unit: one for one in self._rows.holds_of(connection, job.id)}
         for unit, amount in amounts.items():

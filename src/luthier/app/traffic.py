@@ -152,10 +152,10 @@ class Traffic:
         self._kept.judge([_judgement(exchange_id, choice, rating, correction, comment, by)])
         return True
 
-    def feedback(self, path: str | Path, by: str) -> dict[str, int]:
+    def feedback(self, path: str | Path, by: str, most_rows: int | None = None) -> dict[str, int]:
         """Judgements of a file (JSONL, CSV, Parquet, ...) with `id` and at least one of rating, correction, comment; all or none.
-        {"judged", "unknown"}: ids that are not kept here are counted. Raises DataError, SpecError."""
-        rows = _judgements(str(path), self._app._environ)
+        {"judged", "unknown"}: ids that are not kept here are counted. Raises DataError (for more than `most_rows` too), SpecError."""
+        rows = _judgements(str(path), self._app._environ, most_rows)
         known = self._kept.find([str(row["id"]) for _, row in rows])
         new, unknown = [], 0
         for place, row in rows:
@@ -220,7 +220,7 @@ def _judgement(
     )
 
 
-def _judgements(path: str, environ: Any) -> list[tuple[str, dict[str, Any]]]:
+def _judgements(path: str, environ: Any, most_rows: int | None) -> list[tuple[str, dict[str, Any]]]:
     """(place, row) of every row; empty cells are left out."""
     from luthier.core.spec import resolve
     from luthier.data.connectors import connect
@@ -243,6 +243,11 @@ def _judgements(path: str, environ: Any) -> list[tuple[str, dict[str, Any]]]:
         for n, place in enumerate(block.origins()):
             row = {name: cells[n] for name, cells in columns.items() if cells[n] not in (None, "")}
             found.append((place, {"id": "", **row}))
+        if most_rows is not None and len(found) > most_rows:
+            raise DataError(
+                f"{path}: it has more than {most_rows:,} rows.",
+                remedy="Divide the file and send one part after the other.",
+            )
     return found
 
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from luthier.core.errors import Conflict, NotFound, SpecError
 from luthier.core.units import show_bytes
-from luthier.store.files import explained
+from luthier.store.files import check_free, explained
 from luthier.store.objects import Object
 from luthier.store.uploaded import Arriving, Upload, UploadedFile, UploadPart
 
@@ -73,7 +73,7 @@ class Uploaded:
         check_filename(filename)
         if own is None:
             check_purpose(purpose)
-        self._room(arrived.size_bytes)
+        self.check_room(arrived.size_bytes)
         arrived.close()
         file, found = self._file(arrived, filename, purpose, expires_after_s)
         file = file if own is None else replace(file, id=own)
@@ -98,12 +98,14 @@ class Uploaded:
     def _remember(self, file_id: str, found: Checked) -> None:
         self._objects.add(Object(CHECKED, file_id, found.plain(), self._by, time.time()), act=None)
 
-    def _room(self, size_bytes: int) -> None:
+    def check_room(self, size_bytes: int) -> None:
+        """Raises SpecError where the project has no room for that, StoreError where the disk has none."""
         if self._rows.size_bytes() + size_bytes > MOST_BYTES:
             raise SpecError(
                 f"this project's files would be more than {show_bytes(MOST_BYTES)}.",
                 remedy="Delete files that are no longer needed.",
             )
+        check_free(self._rows.kept.temporary, size_bytes)
 
     # -- there --------------------------------------------------------------------------------------------------------
 
@@ -148,7 +150,12 @@ class Uploaded:
 
     @contextmanager
     def content(self, file_id: str) -> Iterator[tuple[UploadedFile, Path]]:
-        """The file and a copy of its bytes that is gone when the block ends."""
+        """The file and its bytes, verified, to read: where they are kept on this machine, else in a copy that is gone when the block ends."""
+        file = self.get(file_id)
+        kept = self._rows.kept.there(file.id, file.sha256)
+        if kept is not None:
+            yield file, kept
+            return
         path = self._rows.kept.room()
         try:
             yield self.copy(file_id, path), path
@@ -171,7 +178,7 @@ class Uploaded:
             raise SpecError(
                 f"{size_bytes:,} bytes are more than {LARGEST_UPLOAD_BYTES:,}.", remedy="Divide it."
             )
-        self._room(size_bytes)
+        self.check_room(size_bytes)
         expires = None if expires_after_s is None else {"seconds": check_expiry(expires_after_s)}
         now = time.time()
         upload = Upload(
@@ -191,7 +198,7 @@ class Uploaded:
             raise SpecError(
                 f"the parts are more than {LARGEST_UPLOAD_BYTES:,} bytes.", remedy="Divide the file."
             )
-        self._room(arrived.size_bytes)
+        self.check_room(arrived.size_bytes)
         arrived.close()
         part = UploadPart(
             f"part_{secrets.token_hex(12)}", upload_id, arrived.sha256, arrived.size_bytes, time.time()

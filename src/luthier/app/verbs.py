@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from .app import App
     from .jobs.attempt import Attempt
 
+JUDGED_IN = (".jsonl", ".ndjson", ".csv")
+MOST_JUDGED_BYTES, MOST_JUDGED = 64_000_000, 200_000
+"""Of a file of judgements that comes from afar: bytes, rows."""
+
 
 def here(app: App, name: str, /, *given: Any, **named: Any) -> Any:
     """The plain result. Where App asks who takes a step and nobody is named, it is who acts; `watch` and `stop` are for verbs that take
@@ -147,8 +151,24 @@ def check(app: App, name: str, wish: Wish) -> None:
                 for sha256 in written.files.values():
                     passing.find(sha256)
             case Sent() as sent:
-                passing.find(sent.sha256)
+                _check_sent(name, sent.name, passing.find(sent.sha256))
     _check(VERBS[name], getattr(wish, "reference", None))
+
+
+def _check_sent(name: str, called: str, path: Path) -> None:
+    """Judgements of a stranger are read as plain text alone, and not without end. Raises SpecError."""
+    if name != "traffic.feedback":
+        return
+    if Path(called).suffix.lower() not in JUDGED_IN:
+        raise SpecError(
+            f"{called} is none of {', '.join(JUDGED_IN)}, which a server reads judgements from.",
+            remedy="Write it as JSON Lines or CSV, not compressed.",
+        )
+    if (size := path.stat().st_size) > MOST_JUDGED_BYTES:
+        raise SpecError(
+            f"{called} has {size:,} bytes, and at most {MOST_JUDGED_BYTES:,} are taken in at once.",
+            remedy="Divide the file and send one part after the other.",
+        )
 
 
 def asked_by(app: App) -> str:
@@ -209,7 +229,12 @@ def _run(app: App, *, waive: tuple[str, ...], because: str | None, **given: Any)
     return app.recipes.run(waive=Asked.of(waive, because, asked_by(app) if waive else None), **given)
 
 
-_OTHERS: Mapping[str, Callable[..., Any]] = {"recipes.run": _run}
+def _feedback(app: App, *, path: Path) -> Any:
+    _check_sent("traffic.feedback", path.name, path)
+    return app.traffic.feedback(path, asked_by(app), MOST_JUDGED)
+
+
+_OTHERS: Mapping[str, Callable[..., Any]] = {"recipes.run": _run, "traffic.feedback": _feedback}
 
 
 def _plain(verb: Verb, found: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What every command is made of: `--json`, errors as messages and exit codes. which App is behind it. How a verb is asked of it, or of a server: asking."""
+"""What every command is made of: `--json`, errors as messages and exit codes, which App is behind it. Not here: how a verb is asked of it, or of a server: asking."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def put_json(value: Any) -> None:
 
 def safe(text: str) -> str:
     """What strangers wrote, with what steers a terminal written out."""
-    if text.isascii() and text.isprintable():  # the most, and no reason to load the pages' wording
-        return text
+    if text.replace("\n", "").replace("\t", "").isprintable():
+        return text  # as most are, and then the pages' wording need not be loaded
     from luthier.app.report.wording import visible
 
     return visible(text)
@@ -93,7 +93,8 @@ def told(command: Callable[..., None]) -> Callable[..., None]:
                         }
                     }
                 )
-            click.echo(f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {error}", err=True)
+            kind = "stopped" if isinstance(error, Interrupted) else "error"
+            click.echo(safe(f"{kind}: {error}"), err=True)  # it may hold a server's words
             sys.exit(error.exit_code)
         except BrokenPipeError:  # `luthier list | head`
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115

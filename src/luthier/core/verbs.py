@@ -337,7 +337,7 @@ _TABLE = (
     Verb("traffic.names", "data.read", Nothing, "Names whose traffic is kept."),
     Verb("traffic.listing", "data.read", NewestWish, "The newest exchanges of a name."),
     Verb("traffic.show", "data.read", ExchangeWish, "One exchange."),
-    Verb("traffic.feedback", "feedback", FeedbackWish, "Judgements of a file."),
+    Verb("traffic.feedback", "feedback", FeedbackWish, "Judgements of a file (.jsonl or .csv, at most 64 MB).", long=True),
     Verb("traffic.remove", "data.write", RemoveWish, "Take exchanges out."),
     Verb("rollouts.start", "rollouts.write", StartWish, "Begin to put a version in place of another."),
     Verb("rollouts.promote", "rollouts.write", StepWish, "The candidate answers from now on."),

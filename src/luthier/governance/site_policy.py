@@ -59,8 +59,8 @@ class FloorRule(Spec):
     """The gate's own `at_most` is this or less."""
     better_than: str | None = None
     """The gate must ask for more than this system gives."""
-    waivable: bool = True
-    """false: the gate must say so too, so that nobody waives it."""
+    waivable: bool = False
+    """Whether whoever runs a recipe may waive the rule; if not, the gate must say `waivable: false` too, so that nobody does."""
 
 
 class ApprovalSpec(Spec):
@@ -273,9 +273,11 @@ class Effective:
         for _, floors in self._said("gates"):
             for metric, floor in floors.items():
                 known = found.setdefault(metric, {})
-                for name, value in floor.model_dump(exclude_defaults=True).items():
+                for name, value in floor.model_dump(exclude_defaults=True, exclude={"waivable"}).items():
                     stricter = {"at_least": max, "at_most": min}.get(name)
                     known[name] = stricter(known[name], value) if stricter and name in known else value
+                if not floor.waivable:
+                    known["waivable"] = False
         return found
 
     def needs_approval(self, of: Literal["release", "rollout"]) -> str | None:

@@ -167,12 +167,23 @@ def _walk(spec: Spec, at: str, found: _Vetting) -> None:
             _WHOLE[kind](value or {}, here, found)
             continue
         if kind is None and value == about.get_default(call_default_factory=True):
+            _unwritten(value, here, found)
             continue  # of a part of another package, as it is without anybody's word
         if holds_text(type(spec), name):
             for text in _strings(value):
                 _text(spec, name, text, here, found)
         for child in _specs(value):
             _walk(child, here, found)
+
+
+def _unwritten(value: Any, at: str, found: _Vetting) -> None:
+    """A method that nobody wrote is used all the same."""
+    if isinstance(value, PartSpec):
+        if value.kind == "method":
+            found.refuse(found.policy.method(value.name), at=at)
+    elif isinstance(value, Spec):
+        for name in type(value).model_fields:
+            _unwritten(getattr(value, name), f"{at}.{name}", found)
 
 
 def _text(spec: Spec, name: str, text: str, at: str, found: _Vetting) -> None:

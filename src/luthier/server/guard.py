@@ -17,6 +17,7 @@ import re
 import secrets
 import time
 from collections.abc import Collection, Sequence
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from starlette.routing import compile_path
@@ -25,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from luthier.governance.access import KNOWN
 from luthier.server.errors import ApiError, internal
 from luthier.server.keys import Key, Opens, Sessions, is_loopback
-from luthier.server.rates import Rates
+from luthier.server.rates import Rate, Rates
 from luthier.server.router import Lease
 from luthier.server.routes import CHAT, PUBLIC, TABLE, Route
 from luthier.server.watch import Seen, Watch
@@ -36,6 +37,8 @@ LONGEST_CREDENTIAL = 256
 CSRF = b"x-luthier-csrf"
 CLIENT_GONE = 499
 """What is told of a request whose client left before there was a status."""
+OF_ADDRESS, OF_STRANGERS = Rate(120, 60.0), Rate(600, 60.0)
+"""Requests without a key (logins) of one address, and of all; /healthz is not counted."""
 _METHODS = frozenset({"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?", re.ASCII)
 
@@ -130,6 +133,7 @@ class Guard:
     ) -> None:
         self._app = app
         self._rates, self._calls, self._together = rates, calls, together
+        self._of_address, self._of_strangers = Rates(OF_ADDRESS), Rates(OF_STRANGERS)
         self._keys = keys
         self._sessions = sessions
         self._hosts = {host.lower() for host in allowed_hosts}
@@ -155,6 +159,8 @@ class Guard:
             if route.permission is PUBLIC:
                 if route.for_browsers:
                     self._check_host(scope)
+                if route not in self._of_models:
+                    self._count_stranger(scope)
                 return
         self._check_host(scope)
         key = state["key"] = await self._authenticate(scope, route)
@@ -163,8 +169,24 @@ class Guard:
                 404, "unknown_route", f"There is no {scope['method']} {scope['path'][:200]!r} here."
             )
         self._authorise(key, route)
+        state["still"] = lambda: self._still(scope, route)
         if route is not None:
             self._count(key, route, state)
+
+    async def _still(self, scope: Scope, route: Route | None) -> bool:
+        """Whether who asked would be let in again: what is answered for long asks now and then (job_stream)."""
+        try:
+            self._authorise(await self._authenticate(scope, route), route)
+        except ApiError as refusal:
+            if refusal.status < 500:
+                return False
+            raise
+        return True
+
+    def _count_stranger(self, scope: Scope) -> None:
+        """Raises ApiError 429. Whoever asks too often for himself takes nothing from the others."""
+        self._of_address.take(_address(scope), "The address")
+        self._of_strangers.take("together", "Everybody without a key,")
 
     def _count(self, key: Key, route: Route, state: dict[str, Any]) -> None:
         """Raises ApiError 429."""
@@ -273,6 +295,16 @@ def _password(text: str) -> str:
         return base64.b64decode(text, validate=True).decode("ascii").partition(":")[2]
     except (binascii.Error, UnicodeDecodeError):
         return ""
+
+
+def _address(scope: Scope) -> str:
+    """Of who asks; of IPv6 the network of 64 bits, whose addresses are all one customer's."""
+    host = str((scope.get("client") or ("unknown",))[0])
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host[:100]
+    return str(ip_network((address, 64), strict=False)) if address.version == 6 else host
 
 
 def _header(scope: Scope, name: bytes) -> list[str]:

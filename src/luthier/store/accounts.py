@@ -182,10 +182,7 @@ class Accounts:
             connection.execute(projects.update().where(projects.c.id == project_id).values(ended_s=now))
             _end_scope(connection, project_id, now)
             of_it = jobs.c.project == project_id
-            waiting = of_it & jobs.c.state.in_(("held", "queued", "paused"))
-            connection.execute(
-                jobs.update().where(waiting).values(wanted="cancel", state="cancelled", finished_s=now)
-            )
+            _cancel_waiting(connection, of_it, now)
             connection.execute(jobs.update().where(of_it, jobs.c.state == "running").values(wanted="cancel"))
 
     # -- users and what they are --------------------------------------------------------------------------------------
@@ -221,7 +218,7 @@ class Accounts:
             raise Conflict("somebody else is that to this provider.", remedy="End that user first.") from None
 
     def end_user(self, user_id: str, act: Act) -> None:
-        """With his grants, keys and sessions. Raises Conflict for the last admin of anything."""
+        """With his grants, keys, sessions and the jobs of his that wait. Raises Conflict for the last admin of anything."""
         now = time.time()
         with self._changing(act) as connection:
             held = connection.execute(sa.select(grants).where(grants.c.user == user_id)).all()
@@ -231,6 +228,7 @@ class Accounts:
                     _check_admin(connection, row.scope)
             connection.execute(users.update().where(users.c.id == user_id).values(ended_s=now))
             _end_keys(connection, api_keys.c.user == user_id, now)
+            _cancel_waiting(connection, jobs.c.by == user_id, now)
             connection.execute(
                 sessions.update()
                 .where(sessions.c.user == user_id, sessions.c.ended_s.is_(None))
@@ -285,6 +283,16 @@ class Accounts:
         told = row._mapping
         key = KeyRow(**{column.name: told[column.name] for column in api_keys.c})
         return key, User(**{column.name: told[f"user_{column.name}"] for column in users.c})
+
+    def owner(self, key_id: str) -> str | None:
+        """The id of whose key that is or was; None for one that there never was."""
+        row = self._one(sa.select(api_keys.c.user).where(api_keys.c.id == key_id))
+        return None if row is None else str(row.user)
+
+    def is_service(self, user_id: str) -> bool:
+        """Also of one that was ended."""
+        row = self._one(sa.select(users.c.kind).where(users.c.id == user_id))
+        return row is not None and row.kind == "service"
 
     def keys(self, *, user: str | None = None, scopes: Sequence[str] | None = None) -> list[KeyRow]:
         """Those that were not ended, newest first."""
@@ -346,6 +354,13 @@ def _any(connection: sa.Connection) -> bool:
 def _end_keys(connection: sa.Connection, which: sa.ColumnElement[bool], at_s: float) -> int:
     living = api_keys.update().where(which, api_keys.c.ended_s.is_(None))
     return connection.execute(living.values(ended_s=at_s)).rowcount
+
+
+def _cancel_waiting(connection: sa.Connection, which: sa.ColumnElement[bool], at_s: float) -> None:
+    waiting = which & jobs.c.state.in_(("held", "queued", "paused"))
+    connection.execute(
+        jobs.update().where(waiting).values(wanted="cancel", state="cancelled", finished_s=at_s)
+    )
 
 
 def _end_scope(connection: sa.Connection, scope: str, at_s: float) -> None:

@@ -19,6 +19,7 @@ from luthier.core.testing import fault
 from luthier.core.units import show_bytes
 
 CHUNK_BYTES = 1 << 20
+RESERVE_BYTES, RESERVE_SHARE = 10**9, 0.05
 DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO))
 
 
@@ -53,6 +54,20 @@ def _nearest(folder: Path) -> Path:
     while not folder.exists():
         folder = folder.parent
     return folder
+
+
+def check_free(folder: Path, more_bytes: int = 0) -> None:
+    """Raises StoreError where less than RESERVE_BYTES, or RESERVE_SHARE of the disk, would be left: what comes from afar takes no more, so
+    that records can still be written."""
+    there = _nearest(folder)
+    with explained(there):
+        disk = shutil.disk_usage(there)
+    least = max(RESERVE_BYTES, int(disk.total * RESERVE_SHARE))
+    if disk.free - more_bytes < least:
+        raise StoreError(
+            f"the disk under {folder} has {show_bytes(disk.free)} free, and {show_bytes(least)} of it are kept for records.",
+            remedy="Free some space, or point LUTHIER_HOME at a larger disk.",
+        )
 
 
 def fsync_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ process that was taken for dead can change nothing when it wakes. What happened 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,10 @@ class Job:
     seq: int | None = None
 
 
+MATCHED_ROWS = 200
+"""How many jobs at least are read at once where a condition of ours chooses among them."""
+
+
 class Jobs:
     """Safe for several processes; durable on return. `also` runs in the same transaction: what must hold together with the change
     (a budget's reservation) is written there, and what it raises undoes all."""
@@ -82,8 +87,8 @@ class Jobs:
         once: tuple[str, str] | None = None,
         also: Callable[[sa.Connection], None] | None = None,
     ) -> Job:
-        """Enter a job. `once`: (what the caller calls this request, SHA-256 of it as hexadecimal): where the project sent that before,
-        the job of then is returned and nothing is entered. Raises Conflict where it was another request then, NotFound for a need that
+        """Enter a job. `once`: (what the caller calls this request, SHA-256 of it as hexadecimal): where the same user sent that before in
+        the project, for a job of this kind, the job of then is returned and nothing is entered. Raises Conflict where it was another request then, NotFound for a need that
         is not of the project."""
         for value in (job.wish, job.shown, job.resources):
             canonical(value)
@@ -117,9 +122,7 @@ class Jobs:
         return Job(**{**vars(job), "seq": seq})
 
     def _once(self, connection: sa.Connection, job: Job, once: tuple[str, str]) -> Job | None:
-        import hashlib
-
-        key = hashlib.sha256(once[0].encode("utf-8", "surrogatepass")).hexdigest()
+        key = known_as(job.by, job.kind, once[0])
         row = connection.execute(
             sa.select(idempotency).where(
                 idempotency.c.project == job.project, idempotency.c.key_sha256 == key
@@ -161,10 +164,9 @@ class Jobs:
         """(newest first, whether there are more). `before`: only those older than this job. Raises NotFound where that is none."""
         found: list[Job] = []
         seq = None if before is None else self.get(project, before).seq
+        rows = limit + 1 if matching is None else max(limit + 1, MATCHED_ROWS)
         while True:
-            query = (
-                sa.select(jobs).where(jobs.c.project == project).order_by(jobs.c.seq.desc()).limit(limit + 1)
-            )
+            query = sa.select(jobs).where(jobs.c.project == project).order_by(jobs.c.seq.desc()).limit(rows)
             if kinds:
                 query = query.where(jobs.c.kind.in_(list(kinds)))
             if states:
@@ -174,7 +176,7 @@ class Jobs:
             with self._database.reading() as connection:
                 page = [job_of(row) for row in connection.execute(query)]
             found += [one for one in page if matching is None or matching(one)]
-            if len(found) > limit or len(page) <= limit:
+            if len(found) > limit or len(page) < rows:
                 return found[:limit], len(found) > limit
             seq = page[-1].seq
 
@@ -250,6 +252,20 @@ class Jobs:
         for row in page:
             yield Event(row.kind, row.subject, row.data, row.time_s, row.seq)
 
+    def newest_told(self, job_id: str, *, before: int | None = None, limit: int) -> Sequence[Event]:
+        """Lines of the story of a job that was found, newest first, those in front of the line `before`. Raises NotFound for one that
+        is none of its lines."""
+        mine = (events.c.subject == job_id) & (events.c.kind == "job.told")
+        query = sa.select(events).where(mine).order_by(events.c.seq.desc()).limit(limit)
+        with self._database.reading() as connection:
+            if before is not None:
+                there = sa.select(events.c.seq).where(mine, events.c.seq == before)
+                if connection.execute(there).first() is None:
+                    raise NotFound("the job has no such event to go on after.")
+                query = query.where(events.c.seq < before)
+            page = connection.execute(query).all()
+        return [Event(row.kind, row.subject, row.data, row.time_s, row.seq) for row in page]
+
 
 _ENDED_AS = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cancelled"}
 
@@ -260,6 +276,15 @@ def told(job_id: str, message: str, *, level: Literal["info", "warn", "error"] =
     return Event(
         "job.told", job_id, {"level": level, "message": message, "type": type, "data": dict(data or {})}
     )
+
+
+def known_as(user: str, kind: str, key: str) -> str:
+    """How a request with a key of its own is kept: what somebody calls his is nobody else's, and of no other kind of job.
+
+    >>> known_as("user_a", "verb", "1") == known_as("user_b", "verb", "1")
+    False
+    """
+    return hashlib.sha256(canonical([user, kind, key.encode("utf-8", "surrogatepass").hex()])).hexdigest()
 
 
 def clean(name: str) -> str:

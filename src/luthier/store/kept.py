@@ -63,10 +63,18 @@ class Kept:
                     shutil.copyfile(path, target)
         if not found or sha256_of(target) != sha256:
             target.unlink(missing_ok=True)
-            raise StoreError(
-                f"the bytes of {key} are {'damaged' if found else 'gone'}.",
-                remedy="Restore them from a backup, or upload the file again.",
-            )
+            raise _spoilt(key, found)
+
+    def there(self, key: str, sha256: str) -> Path | None:
+        """Where the bytes are kept, verified, to be read alone; None where they are not kept on this machine. Raises StoreError."""
+        _check(key)
+        if isinstance(self._blobs, RemoteBlobs):
+            return None
+        path = self._blobs.root / "kept" / key
+        found = path.is_file()
+        if not found or sha256_of(path) != sha256:
+            raise _spoilt(key, found)
+        return path
 
     def drop(self, key: str) -> None:
         """Take the bytes away, if they are there."""
@@ -88,3 +96,10 @@ class Kept:
 def _check(key: str) -> None:
     if not _KEY.fullmatch(key):
         raise ValueError(f"{key[:80]!r} is no key of ours")
+
+
+def _spoilt(key: str, found: bool) -> StoreError:
+    return StoreError(
+        f"the bytes of {key} are {'damaged' if found else 'gone'}.",
+        remedy="Restore them from a backup, or upload the file again.",
+    )

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from luthier.core.errors import Conflict
 
 from .database import Database
+from .jobs import known_as
 from .tables import idempotency
 
 WINDOW_S = 86_400.0
@@ -69,9 +70,9 @@ class Retries:
             project=project, key_sha256=mine, body_sha256=one.words, subject=job, created_s=now_s,
         ))  # fmt: skip
 
-    def known(self, project: str, once: tuple[str, str]) -> str | None:
-        """The job of a request with a key of its own. Raises Conflict where it was another request then."""
-        key = hashlib.sha256(once[0].encode("utf-8", "surrogatepass")).hexdigest()
+    def known(self, project: str, user: str, kind: str, once: tuple[str, str]) -> str | None:
+        """The job of a user's request with a key of its own. Raises Conflict where it was another request then."""
+        key = known_as(user, kind, once[0])
         query = sa.select(idempotency).where(
             idempotency.c.project == project, idempotency.c.key_sha256 == key
         )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -154,14 +154,24 @@ class Webhooks:
         with self._database.reading() as connection:
             return [Delivery(**row._mapping) for row in connection.execute(query)]
 
-    def claim(self, now_s: float, lease_s: float, limit: int) -> Sequence[tuple[Delivery, Webhook]]:
-        """What is due, each for this deliverer alone for `lease_s`; what its webhook no longer wants is given up."""
-        due = (
-            sa.select(deliveries)
+    def claim(
+        self, now_s: float, lease_s: float, limit: int, of_each: int, without: Collection[str] = ()
+    ) -> Sequence[tuple[Delivery, Webhook]]:
+        """What is due, at most `of_each` project and of none in `without`, each for this deliverer alone for `lease_s`; what its webhook no
+        longer wants is given up."""
+        place = sa.func.row_number().over(partition_by=webhooks.c.project, order_by=deliveries.c.next_s)
+        ranked = (
+            sa.select(deliveries.c.seq, deliveries.c.next_s, place.label("place"))
+            .join_from(deliveries, webhooks, webhooks.c.id == deliveries.c.webhook)
             .where(deliveries.c.state == "waiting", deliveries.c.next_s <= now_s)
-            .order_by(deliveries.c.next_s)
-            .limit(limit)
+            .where(webhooks.c.project.not_in(list(without)))
+            .subquery()
         )
+        first = (
+            sa.select(ranked.c.seq).where(ranked.c.place <= of_each).order_by(ranked.c.next_s).limit(limit)
+        )
+        due = sa.select(deliveries).where(deliveries.c.seq.in_(first), deliveries.c.state == "waiting")
+        due = due.where(deliveries.c.next_s <= now_s).order_by(deliveries.c.next_s)
         with self._database.reading() as connection:  # looking takes no lock
             if connection.execute(due.limit(1)).first() is None:
                 return []

@@ -22,8 +22,8 @@ BOUNDARIES = (
 )
 
 
-class Died(Exception):
-    pass
+class Died(BaseException):
+    """As a process dies: nothing that the code does about errors stops it."""
 
 
 def drive(yard, jobs, launcher, owners, seconds=0.0):

@@ -90,6 +90,23 @@ def test_a_second_key_makes_no_second_person(strict, admin, upload):
         strict.approvals.grant(strict.check(text), strict.approvals.list(admin)[0].id, "yes")
 
 
+def test_a_service_account_of_ones_own_is_no_second_person(strict, admin, join, upload):
+    keeper, other, third = join("kim", "admin"), join("lea", "admin"), join("moe", "admin")
+    keys = strict.accounts.keys
+    bot = strict.accounts.create_user(keeper, "service", "bot", scope=admin.project, role="trainer")
+    key = keys.create(other, scope=admin.project, title="robot", user=bot.id)
+    key = keys.rotate(admin, key.key.id)
+    submitted(strict, strict.check(key.text), upload)
+    keys.end(admin, key.key.id)
+    for one in (keeper, other):  # neither ended keys nor erased names make them strangers
+        keys.end(admin, one.key_id)
+    [asked] = strict.approvals.list(admin, ["open"])
+    for one in (keeper, other, admin):
+        with pytest.raises(NotAllowed, match="yourself"):
+            strict.approvals.grant(one, asked.id, "looks good to me")
+    assert strict.approvals.grant(third, asked.id, "looked at the rows").state == "granted"
+
+
 def release(site, caller, name="router"):
     """A version of a name, as a run in the caller's name leaves it."""
     from luthier.core.artifact import Artifact

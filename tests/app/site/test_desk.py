@@ -1,8 +1,10 @@
 """What is let in: vetted, within policy, and within every budget; nothing that is refused leaves a trace of a job."""
 
+import subprocess
+import sys
+
 import pytest
 
-from luthier.app.permitted import operator
 from luthier.core.errors import NotAllowed, NotFound, OverBudget
 from luthier.cost.quota import MICRO
 
@@ -33,9 +35,9 @@ def test_a_job_is_foreseen_and_its_part_promised(site, admin, trainer):
 
 @pytest.mark.parametrize("site", ["sqlite", "postgres"], indirect=True)
 def test_every_scope_counts(site, admin, trainer, join):
-    site.budgets.add(operator(), trainer.user, "tokens", 2_000)
+    site.budgets.add(site.operator(), trainer.user, "tokens", 2_000)
     site.budgets.add(admin, trainer.key_id, "tokens", 9_000)
-    site.budgets.add(operator(), "site", "tokens", 3_999)
+    site.budgets.add(site.operator(), "site", "tokens", 3_999)
     site.jobs.submit(trainer, "fine_tune", WISH)
     with pytest.raises(OverBudget, match=f"of ({trainer.user}|site)"):
         site.jobs.submit(trainer, "fine_tune", WISH)
@@ -74,7 +76,7 @@ def test_recipes_of_clients_are_vetted_and_the_operators_are_not(site, admin, tr
         with pytest.raises((NotAllowed, NotFound)):
             site.jobs.submit(trainer, "any", wish)
     assert len(jobs(site, trainer)) == 1
-    mine = operator(admin.organisation, admin.project)
+    mine = site.operator(admin.project)
     site.jobs.submit(
         mine, "recipe", {"recipe": RECIPE.replace("file-abc", "rows.jsonl"), "sets": [], "folder": "/srv"}
     )
@@ -82,10 +84,10 @@ def test_recipes_of_clients_are_vetted_and_the_operators_are_not(site, admin, tr
 
 def test_files_are_put_in_when_it_runs(site, admin):
     from luthier.app.desk import Desk
+    from luthier.app.jobs.foreign import Foreign
 
-    found = Desk(site).vetted(
-        admin.project, ["trainer"], RECIPE, ["train.epochs=1"], lambda one: f"{one}/rows.jsonl"
-    )
+    recipe = Foreign(RECIPE, ["train.epochs=1"])
+    found = Desk(site).vetted(admin.project, ["trainer"], recipe, lambda one: f"{one}/rows.jsonl")
     assert found.written["data"]["sources"] == [{"files": "file-abc/rows.jsonl"}]
     assert found.written["train"] == {"epochs": 1}
 
@@ -106,3 +108,8 @@ def test_classes_methods_and_roles(site, admin, trainer, join):
     site.jobs.submit(
         admin, "fine_tune", {**WISH, "gate": site.policies.effective(admin.project).gate_floor()}
     )
+
+
+@pytest.mark.parametrize("first", ["desk", "spending"])
+def test_either_side_of_the_queue_may_be_imported_first(first):
+    subprocess.run([sys.executable, "-c", f"import luthier.app.{first}"], check=True)

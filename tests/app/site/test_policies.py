@@ -12,7 +12,10 @@ def test_nothing_said_is_the_default_and_each_rule_names_who_says_it(site, admin
     assert told["rules"]["bases"] == [{"from": "the default", "value": ["known"]}]
     site.policies.lay(admin, "project", "bases: [smollm2-135m-instruct]", "one base is enough")
     told = site.policies.show(admin)
-    assert told["rules"]["bases"] == [{"from": admin.project, "value": ["smollm2-135m-instruct"]}]
+    assert told["rules"]["bases"] == [
+        {"from": "the default", "value": ["known"]},
+        {"from": admin.project, "value": ["smollm2-135m-instruct"]},
+    ]
     entry = site.store.audit.head()
     assert (entry.action, entry.subject, entry.data["reason"]) == (
         "policy.laid",

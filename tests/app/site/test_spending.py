@@ -34,6 +34,27 @@ def standing(site, admin):
     return told["used"], told["promised"], told["left"]
 
 
+def test_gpu_hours_are_of_the_gpus_that_a_job_is_given_whatever_it_says(
+    site, admin, trainer, upload, spending
+):
+    from luthier.store.tables import attempts
+
+    upload("file-abc", 3_000)
+    site.environ["CUDA_VISIBLE_DEVICES"] = "0,1"
+    site.budgets.add(admin, "project", "gpu_hours", 1.0)
+    job = site.jobs.submit(trainer, "fine_tune", WISH)  # it does not say how many
+    assert standing(site, admin)[1] == 0.25
+    with site.store.database.transaction() as connection:
+        connection.execute(
+            job_rows.update().where(job_rows.c.id == job.id).values(state="running", attempts=1)
+        )
+        connection.execute(attempts.insert().values(
+            job=job.id, number=1, state="running", fence=1, launcher="local", handle={"gpus": ["0", "1"]}, created_s=0.0,
+        ))  # fmt: skip
+    meter(site, spending, site.store.jobs.get(job.project, job.id), 360)
+    assert standing(site, admin)[0] == pytest.approx(0.2)
+
+
 @pytest.mark.parametrize("site", ["sqlite", "postgres"], indirect=True)
 def test_metered_while_running_and_settled_at_the_end(site, admin, job, spending):
     assert standing(site, admin) == (0, 0.5, 1.5)

@@ -44,9 +44,12 @@ def test_a_job_of_a_verb_is_entered_once(client, site, first_key, allow):
         for _ in range(2)
     )
     assert one.status_code == two.status_code == 202 and one.json()["id"] == two.json()["id"]
-    other = client.post("/luthier/v1/do/recipes.plan", json=sent, headers={"idempotency-key": "k"})
+    another = {"recipe": RECIPE, "fresh": True}
+    other = client.post("/luthier/v1/do/recipes.run", json=another, headers={"idempotency-key": "k"})
     assert other.status_code == 409
     (job,), _ = site.jobs.list(site.check(first_key))
+    elsewhere = client.post("/luthier/v1/do/recipes.plan", json=sent, headers={"idempotency-key": "k"})
+    assert elsewhere.status_code == 202 and elsewhere.json()["id"] != job.id
     assert (job.kind, job.wish["verb"], job.wish["recipe"]["text"]) == ("verb", "recipes.run", RECIPE["text"])
     at_once = client.post("/luthier/v1/do/records.listing", json={}, headers={"idempotency-key": "k"})
     assert at_once.status_code == 400

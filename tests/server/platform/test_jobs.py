@@ -193,7 +193,7 @@ def test_a_stream_beats_while_nothing_happens_and_tells_what_comes(site, who):
     streams = Streams(site, look_s=0.01, beat_s=0.0)
 
     async def follow():
-        pieces = streams._counted(who, job.id, 0)
+        pieces = streams._pieces(who, job.id, 0, _still)
         first = await _take(pieces, 2)
         site.jobs.ask(who, job.id, "cancel")
         rest = [piece async for piece in pieces]
@@ -205,7 +205,69 @@ def test_a_stream_beats_while_nothing_happens_and_tells_what_comes(site, who):
     assert len(rest) == 2
     assert b"Job cancelled" in rest[0]
     assert b"job.ended" in rest[1]
-    assert streams._open == 0
+
+
+def test_a_stream_ends_with_the_right_to_read_it(site, who, first_key):
+    import asyncio
+
+    from starlette.requests import Request
+
+    from luthier.server.guard import Guard
+    from luthier.server.platform.jobs import JobRoutes
+    from luthier.server.platform.ring import Ring
+
+    job = site.jobs.submit(who, "scripted", {})
+    routes = JobRoutes(site)
+    routes._streams = Streams(site, look_s=0.01, beat_s=0.0)
+    path = f"/luthier/v1/jobs/{job.id}/events"
+    head = {"host": "127.0.0.1", "authorization": f"Bearer {first_key}", "accept": "text/event-stream"}
+    scope = {
+        "type": "http", "method": "GET", "path": path, "query_string": b"", "app": None,
+        "headers": [(name.encode(), value.encode()) for name, value in head.items()],
+    }  # fmt: skip
+
+    async def follow():
+        async def app(scope, receive, send):
+            answer = await routes.events(Request(scope), job.id)
+            assert routes._streams._open[who.project] == 1
+            pieces = answer.body_iterator
+            assert b"Created job" in await anext(pieces)
+            site.store.accounts.end_key(who.key_id, site.top.actor.act("key.ended", who.key_id))
+            async with asyncio.timeout(20):
+                assert {piece async for piece in pieces} <= {b": beat\n\n"}
+
+        await Guard(app, Ring(site), (), routes=JobRoutes.ROUTES)(scope, None, None)
+
+    asyncio.run(follow())
+
+
+def test_streams_are_bounded_for_each_project_from_when_they_are_opened(site, who, monkeypatch):
+    import asyncio
+
+    from luthier.server.errors import ApiError
+    from luthier.server.platform import job_stream
+
+    monkeypatch.setattr(job_stream, "MOST_OF_A_PROJECT", 2)
+    job = site.jobs.submit(who, "scripted", {})
+    site.jobs.ask(who, job.id, "cancel")
+    streams = Streams(site)
+
+    async def ask():
+        first, _ = [await streams.open(who, job.id, 0, _still) for _ in range(2)]
+        with pytest.raises(ApiError, match="2 of the project"):
+            await streams.open(who, job.id, 0, _still)
+        await first({"type": "http", "asgi": {"spec_version": "2.4"}}, None, _nothing)
+        await streams.open(who, job.id, 0, _still)
+
+    asyncio.run(ask())
+
+
+async def _still():
+    return True
+
+
+async def _nothing(_message):
+    pass
 
 
 def test_schedules(client):

@@ -29,6 +29,7 @@ from luthier.store.jobs import FORMAT, Job, told
 
 from . import logs
 from .ends import failure
+from .entitled import still_allowed
 from .launchers import processes
 from .launchers.local import LOST_THE_RACE, hold
 from .watching import JobWatch
@@ -151,6 +152,7 @@ def _run(
         actor = Actor(f"key:{job.key_id}" if job.key_id else job.by, {"user": job.by})
         at = Here(site, job, number, fence, site.app_of(job.project, actor), files, stop)
         with LookedAfter(at, folder):
+            still_allowed(site, job)
             work = plugin.load("job", job.kind)
             result = work(at)
             at.watch.flush()

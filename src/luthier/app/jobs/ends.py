@@ -21,6 +21,7 @@ from luthier.core.errors import (
     LuthierError,
     MissingPart,
     ModelError,
+    NotAllowed,
     NotFound,
     SpecError,
 )
@@ -37,6 +38,7 @@ FINAL: Mapping[type[LuthierError], str] = {
     MissingPart: "missing_part",
     GateFailed: "gate_failed",
     NotFound: "not_found",
+    NotAllowed: "not_allowed",
 }
 """What would fail again in the same way, and the code that the job's error has then."""
 LONGEST_MESSAGE = 4_000

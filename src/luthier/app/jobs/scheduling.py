@@ -14,6 +14,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from luthier.core.units import show_bytes
 from luthier.store.attempts import AttemptRow, Choice, Queue
@@ -64,8 +65,13 @@ def wants_of(job: Job, host: Host) -> Wants:
     return Wants(
         int(said.get("cores", max(1, host.cores // host.at_once))),
         int(said.get("memory_bytes", 0)),
-        int(said.get("gpus", min(1, len(host.gpus)))),
+        gpus_wanted(said, host),
     )
+
+
+def gpus_wanted(said: Mapping[str, Any], host: Host) -> int:
+    """One where nothing is said and the host has some."""
+    return int(said.get("gpus", min(1, len(host.gpus))))
 
 
 def choose(queue: Queue, host: Host, spec: QueueSpec, used: Mapping[str, float], now_s: float) -> Choice:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, unquote_plus
 
 import sqlalchemy as sa
 
-from luthier.app.desk import Desk
 from luthier.core.errors import SpecError
 from luthier.core.event import Event
 from luthier.store.attempts import AttemptRow
@@ -64,6 +65,8 @@ class Jobs:
     ) -> Job:
         """Durable on return. `id`: made by the caller, in place of one made here. `once`: see store.jobs.Jobs.submit. Raises SpecError for numbers out of bounds, NotAllowed for what policy
         denies, OverBudget where a budget has not enough left."""
+        from luthier.app.desk import Desk  # it reads wishes with a module of this package
+
         check_priority(caller, priority)
         check_numbers(resources or {}, most_attempts)
         admitted = Desk(self._site).admit(caller, kind, wish, resources, shown)
@@ -107,6 +110,13 @@ class Jobs:
         """Oldest first."""
         self.get(caller, job_id)
         return self._rows.events(job_id, after=after, limit=limit)
+
+    def newest_told(
+        self, caller: Caller, job_id: str, *, before: int | None = None, limit: int
+    ) -> Sequence[Event]:
+        """See store.jobs.Jobs.newest_told."""
+        self.get(caller, job_id)
+        return self._rows.newest_told(job_id, before=before, limit=limit)
 
     def follow(
         self, caller: Caller, job_id: str, *, after: int = 0, pause: Callable[[float], object] = time.sleep
@@ -175,19 +185,45 @@ class Jobs:
 
 
 def masked(lines: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    """Without values of the environment that look like secrets.
+    """Without values of the environment that look like secrets, and without the passwords in addresses there, as they are written and as
+    they are meant.
 
     >>> masked(["cannot log in with hunter22"], {"PGPASSWORD": "hunter22"})
     ['cannot log in with ${PGPASSWORD}']
+    >>> masked(["no p@ss (p%40ss) for proxy:80"], {"HTTP_PROXY": "http://me:p%40ss@proxy:80"})
+    ['no ${HTTP_PROXY} (${HTTP_PROXY}) for proxy:80']
     """
     words = ("PASSWORD", "SECRET", "TOKEN", "KEY", "CREDENTIAL", "DATABASE", "_URL", "_DSN", "CONNECTION")
-    secret = {
-        name: value for name, value in environ.items()
+    secret = [
+        (value, name) for name, value in environ.items()
         if len(value) >= 6 and any(word in name.upper() for word in words)
-    }  # fmt: skip
+    ]  # fmt: skip
+    secret += [(one, name) for name, value in environ.items() for one in _passwords(value)]
+    secret.sort(key=lambda pair: -len(pair[0]))  # what holds another is masked whole
     found = []
     for line in lines:
-        for name, value in secret.items():
+        for value, name in secret:
             line = line.replace(value, f"${{{name}}}")
         found.append(line)
     return found
+
+
+SHORTEST_PASSWORD = 4
+"""A shorter one stands in words that are no secret."""
+_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#:@]*:([^\s/?#]*)@")
+_ASKED = re.compile(r"[?&](?:password|passwd|pwd)=([^\s&#]+)", re.IGNORECASE)
+
+
+def _passwords(value: str) -> set[str]:
+    """In addresses, raw and percent-decoded.
+
+    >>> sorted(_passwords("postgresql://me:a%2Fb%20c@db/luthier?password=hunter22"))
+    ['a%2Fb%20c', 'a/b c', 'hunter22']
+    """
+    raw = {*_PASSWORD.findall(value), *_ASKED.findall(value)}
+    return {
+        one
+        for text in raw
+        for one in (text, unquote(text), unquote_plus(text))
+        if len(one) >= SHORTEST_PASSWORD
+    }

@@ -133,6 +133,20 @@ def grade(
     )  # fmt: skip
 
 
+def comparing(grader: Grader, item: Mapping[str, Any], sample: Mapping[str, Any]) -> int:
+    """How much there is to compare: characters times characters of every text_similarity. What cannot be rendered is not compared."""
+    match grader:
+        case TextSimilaritySpec():
+            names = {"item": item, "sample": sample}
+            try:
+                return len(rendered(grader.input, names)) * len(rendered(grader.reference, names))
+            except SpecError:
+                return 0
+        case MultiSpec():
+            return sum(comparing(one, item, sample) for one in grader.graders.values())
+    return 0
+
+
 @dataclass
 class _Found:
     score: float = 0.0

@@ -7,7 +7,7 @@ async def create(self, request: Request) -> Response:
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +28,13 @@ from luthier.core.errors import (
 from luthier.server.body import read_json
 from luthier.server.errors import ApiError
 
+from .lanes import COMMON, Lane
 from .ring import caller_of
 
 if TYPE_CHECKING:
     from fastapi import Request
+
+logger = logging.getLogger("luthier.server")
 
 LARGEST_BODY_BYTES = 4_000_000
 BODY_TIMEOUT_S = 30.0
@@ -47,14 +50,16 @@ async def body_of(request: Request, largest_bytes: int = LARGEST_BODY_BYTES) -> 
     return await read_json(request, largest_bytes, BODY_TIMEOUT_S)
 
 
-async def answered(work: Callable[..., Any], *given: Any, status: int = 200, **named: Any) -> Response:
+async def answered(
+    work: Callable[..., Any], *given: Any, status: int = 200, lane: Lane = COMMON, **named: Any
+) -> Response:
     """`work` in a thread, its plain result as JSON. Errors of ours become errors of the API."""
-    return JSONResponse(await worked(work, *given, **named), status)
+    return JSONResponse(await worked(work, *given, lane=lane, **named), status)
 
 
-async def worked(work: Callable[..., Any], *given: Any, **named: Any) -> Any:
+async def worked(work: Callable[..., Any], *given: Any, lane: Lane = COMMON, **named: Any) -> Any:
     try:
-        return await asyncio.to_thread(work, *given, **named)
+        return await lane.run(work, *given, **named)
     except ApiError:
         raise
     except LuthierError as error:
@@ -78,6 +83,7 @@ def as_api_error(error: LuthierError) -> ApiError:
                 503, "busy", "The records are busy. Try again soon.", headers={"retry-after": "2"}
             )
         case StoreError() | MissingPart():
+            logger.warning("%s", text)
             return ApiError(503, "unavailable", "The server cannot do this now; its log says why.")
         case GateFailed():
             return ApiError(409, "gate_failed", text, headers={"x-should-retry": "false"}, cause=error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 from collections.abc import Mapping
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastapi import Request
 from fastapi.responses import FileResponse, Response
-from starlette.background import BackgroundTask
 
 from luthier.app.uploaded import LARGEST_FILE_BYTES
 from luthier.core.errors import LuthierError
@@ -18,10 +16,15 @@ from luthier.server.errors import ApiError
 from luthier.server.routes import Route
 
 from .asked import answered, as_api_error, caller, worked
+from .lanes import COMMON, DOWNLOADS, UPLOADS
 from .multipart import read_form
 from .paging import limit_of, newest_first, page, query_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from starlette.types import Receive, Scope, Send
+
     from luthier.app.app import App
     from luthier.app.site import Caller, Site
     from luthier.store.uploaded import Arriving, UploadedFile
@@ -71,11 +74,11 @@ class FileRoutes:
 
     async def content(self, request: Request, file_id: str) -> Response:
         app = await worked(self._site.app, caller(request))
-        opened = contextlib.ExitStack()
-        file, path = await worked(lambda: opened.enter_context(app.uploaded.content(file_id)))
-        headers = {"content-disposition": f'attachment; filename="{file.id}"'}
-        done = BackgroundTask(opened.close)
-        return FileResponse(path, media_type="application/octet-stream", headers=headers, background=done)
+        with contextlib.ExitStack() as held:
+            held.enter_context(DOWNLOADS.of(caller(request).project))
+            file, path = await worked(lambda: held.enter_context(app.uploaded.content(file_id)))
+            headers = {"content-disposition": f'attachment; filename="{file.id}"'}
+            return HeldFile(held.pop_all(), path, headers=headers)
 
     def _list(self, who: Caller, asked: Mapping[str, Any]) -> dict[str, Any]:
         found, more = self._site.app(who).uploaded.list(**asked)
@@ -84,6 +87,24 @@ class FileRoutes:
     def _delete(self, who: Caller, file_id: str) -> dict[str, Any]:
         self._site.app(who).uploaded.delete(file_id)
         return {"id": file_id, "object": "file", "deleted": True}
+
+
+class HeldFile(FileResponse):
+    """A file's bytes. `held` is closed when they were sent, or nobody takes them any more."""
+
+    def __init__(self, held: contextlib.ExitStack, path: str | Path, headers: Mapping[str, str]) -> None:
+        super().__init__(path, headers=headers, media_type="application/octet-stream")
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            await super().__call__(scope, receive, send)
+
+
+def declared_of(request: Request) -> int:
+    """How many bytes the body is said to have; 0 where it is not said."""
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() and len(declared) <= 18 else 0
 
 
 class Arrival:
@@ -99,6 +120,8 @@ class Arrival:
     async def __aenter__(self) -> tuple[Any, Arriving]:
         arriving = self._app.uploaded.arriving(self._most_bytes)
         try:
+            self._opened.enter_context(UPLOADS.of(caller(self._request).project))
+            await worked(self._app.uploaded.check_room, min(declared_of(self._request), self._most_bytes))
             arrived: Arriving = await worked(lambda: self._opened.enter_context(arriving))
             form = await read_form(
                 self._request,
@@ -112,7 +135,7 @@ class Arrival:
                 name = self._file_field
                 raise ApiError(400, "missing_required_parameter", f"{name} is missing.", param=name)
         except LuthierError as error:
-            await asyncio.to_thread(self._opened.close)
+            await COMMON.run(self._opened.close)
             raise error if isinstance(error, ApiError) else as_api_error(error) from error
         except BaseException:
             self._opened.close()
@@ -120,7 +143,7 @@ class Arrival:
         return form, arrived
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self._opened.close)
+        await COMMON.run(self._opened.close)
 
 
 def expires_after(told: Mapping[str, Any]) -> int | None:

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from luthier.app.fine_tuning import CHECKPOINT, KIND, Asked
 from luthier.app.jobs.verbs import Wanted
+from luthier.core.errors import NotFound
 from luthier.core.event import Event
 from luthier.server.errors import ApiError
 from luthier.server.parts import Wire, checked, supported
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
 
 MOST_METADATA, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
+_EVENT = re.compile(r"ftevent-([0-9]{1,18})", re.ASCII)
 _OF_METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 
 
@@ -241,16 +243,16 @@ class FineTuningRoutes:
 
     def _events(self, who: Caller, job_id: str, after: str | None, limit: int) -> dict[str, Any]:
         self._job(who, job_id)
-        told = [one for one in self._site.jobs.events(who, job_id) if one.kind == "job.told"]
-        lines = [shown_event(one) for one in reversed(told)]
+        before = None
         if after is not None:
-            at = next((n for n, one in enumerate(lines) if one["id"] == after), None)
-            if at is None:
-                raise ApiError(
-                    404, "not_found", f"the job has no event {after[:80]!r} to go on after.", param="after"
-                )
-            lines = lines[at + 1 :]
-        return page(lines[:limit], len(lines) > limit)
+            match = _EVENT.fullmatch(after)
+            before = int(match[1]) if match else 0
+        try:
+            told = self._site.jobs.newest_told(who, job_id, before=before, limit=limit + 1)
+        except NotFound:
+            said = f"the job has no event {str(after)[:80]!r} to go on after."
+            raise ApiError(404, "not_found", said, param="after") from None
+        return page([shown_event(one) for one in told[:limit]], len(told) > limit)
 
     def _checkpoints(self, who: Caller, job_id: str, after: str | None, limit: int) -> dict[str, Any]:
         self._job(who, job_id)

@@ -14,11 +14,12 @@ from luthier.server.parts import Wire, checked
 from luthier.server.routes import Route
 
 from .asked import answered, body_of, caller
+from .lanes import GRADING
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
 
-LONGEST_SAMPLE = 200_000
+LONGEST_SAMPLE = 50_000
 
 
 class Validated(Wire):
@@ -46,7 +47,7 @@ class GraderRoutes:
         return await answered(lambda: {"grader": body["grader"]})
 
     async def run(self, request: Request) -> Response:
-        return await answered(self._run, caller(request), checked(Ran, await body_of(request)))
+        return await answered(self._run, caller(request), checked(Ran, await body_of(request)), lane=GRADING)
 
     def _run(self, who: Caller, body: Ran) -> dict[str, Any]:
         return graded(self._site, who, body.grader, body.model_sample, body.item or {})

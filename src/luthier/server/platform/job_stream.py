@@ -4,8 +4,9 @@ id: 17
 event: job.told
 data: {"level": "info", "message": "Finished step 2", ...}
 
-The last event is `job.ended`. A stream is cut after an hour, or at the end of the server; clients ask again with the last id that they have.
-What is told is read from the records once a second for each open stream, so their number is bounded.
+The last event is `job.ended`. A stream is cut after an hour, at the end of the server, or where who asked may not read the job any more;
+clients ask again with the last id that they have. What is told is read from the records once a second for each open stream, so their
+number is bounded, in all and for each project.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from luthier.core.errors import LuthierError
 from luthier.core.event import Event
@@ -24,11 +27,12 @@ from luthier.server.errors import ApiError
 from luthier.store.jobs import ENDED, Job
 
 from .asked import worked
+from .lanes import COMMON
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
 
-MOST_STREAMS = 100
+MOST_STREAMS, MOST_OF_A_PROJECT = 100, 20
 LOOK_S = 1.0
 BEAT_S = 15.0
 LONGEST_S = 3600.0
@@ -43,34 +47,32 @@ class Streams:
     ) -> None:
         self._site = site
         self._look_s, self._beat_s, self._longest_s = look_s, beat_s, longest_s
-        self._open = 0
+        self._open: Counter[str | None] = Counter()
 
-    async def open(self, who: Caller, job_id: str, after: int) -> StreamingResponse:
-        """Raises ApiError 404, and 429 where too many are open."""
+    async def open(
+        self, who: Caller, job_id: str, after: int, still: Callable[[], Awaitable[bool]]
+    ) -> StreamingResponse:
+        """`still`: whether who asks may go on. Raises ApiError 404, and 429 where too many are open."""
         await worked(self._site.jobs.get, who, job_id)
-        if self._open >= MOST_STREAMS:
+        if self._open.total() >= MOST_STREAMS or self._open[who.project] >= MOST_OF_A_PROJECT:
             raise ApiError(
                 429,
                 "too_many_streams",
-                f"{MOST_STREAMS} streams are open. Try again soon.",
+                f"{MOST_STREAMS} streams are open, or {MOST_OF_A_PROJECT} of the project. Try again soon.",
                 headers={"retry-after": "10"},
             )
-        return StreamingResponse(self._counted(who, job_id, after), media_type="text/event-stream")
+        return _Counted(self._pieces(who, job_id, after, still), self._open, who.project)
 
-    async def _counted(self, who: Caller, job_id: str, after: int) -> AsyncIterator[bytes]:
-        self._open += 1
-        try:
-            async for piece in self._pieces(who, job_id, after):
-                yield piece
-        finally:
-            self._open -= 1
-
-    async def _pieces(self, who: Caller, job_id: str, after: int) -> AsyncIterator[bytes]:
+    async def _pieces(
+        self, who: Caller, job_id: str, after: int, still: Callable[[], Awaitable[bool]]
+    ) -> AsyncIterator[bytes]:
         began_s = sent_s = time.monotonic()
         while time.monotonic() - began_s < self._longest_s:
             try:
-                job, told = await asyncio.to_thread(self._look, who, job_id, after)
-            except LuthierError:
+                if not await still():
+                    return
+                job, told = await COMMON.run(self._look, who, job_id, after)
+            except (ApiError, LuthierError):
                 return  # the records are away: the client asks again with what it has
             for event in told:
                 after = event.seq or after
@@ -90,6 +92,21 @@ class Streams:
         """The job first: all that it told before it ended is then among the events."""
         job = self._site.jobs.get(who, job_id)
         return job, list(self._site.jobs.events(who, job_id, after=after, limit=PAGE))
+
+
+class _Counted(StreamingResponse):
+    """Counts from when it is made, so that many that are asked for at once are not all let in, until it is over, however it ends."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], open_: Counter[str | None], project: str | None) -> None:
+        super().__init__(pieces, media_type="text/event-stream")
+        self._open, self._project = open_, project
+        open_[project] += 1
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._open[self._project] -= 1
 
 
 def line(event: Event) -> dict[str, Any]:

@@ -156,7 +156,7 @@ class JobRoutes:
         header = request.headers.get("last-event-id")
         after = _number(asked if header is None else {"after": header}, "after", 0, 0, 1 << 62)
         if "text/event-stream" in request.headers.get("accept", ""):
-            return await self._streams.open(caller(request), job_id, after)
+            return await self._streams.open(caller(request), job_id, after, request.state.still)
         limit = _number(asked, "limit", 100, 1, MOST_EVENTS)
 
         def work(who: Caller) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def _once(request: Request, body: Wire) -> tuple[str, str] | None:
         return None
     if not 0 < len(key) <= LONGEST_KEY:
         raise ApiError(400, "invalid_value", f"Idempotency-Key has 1 to {LONGEST_KEY} characters.")
-    return key, hashlib.sha256(canonical(body.plain())).hexdigest()
+    return f"{request.url.path}:{key}", hashlib.sha256(canonical(body.plain())).hexdigest()
 
 
 def _query(request: Request, *known: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +18,7 @@ from luthier.server.routes import PUBLIC, Route
 from luthier.store.sessions import LOGIN_S
 
 from .asked import answered, as_api_error, caller
+from .lanes import LOGINS
 from .query import asked_in
 from .ring import cookie_of
 
@@ -87,11 +87,13 @@ class LoginRoutes:
 async def _proven(work: Callable[..., Any], *given: Any) -> Any:
     """Whoever logs in learns nothing of what failed that he could use; the server's log says why."""
     try:
-        return await asyncio.to_thread(work, *given)
+        return await LOGINS.run(work, *given)
     except NotProven as error:
         logger.warning("a login failed: %s", error.message)
         raise ApiError(
             401, "login_failed", "That login was not accepted. Begin again, or ask an admin to invite you."
         ) from None
+    except ApiError:
+        raise
     except LuthierError as error:
         raise as_api_error(error) from error

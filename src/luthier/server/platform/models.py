@@ -27,6 +27,7 @@ from luthier.server.routes import Route
 from luthier.server.served import ServedModel
 
 from .asked import answered, as_api_error, caller
+from .lanes import COMMON
 
 if TYPE_CHECKING:
     from luthier.app.project_models import Found
@@ -213,8 +214,8 @@ class ProjectRouter(Router):
 async def _found(work: Any, *given: Any) -> Any:
     """NotFound as it is, other errors as the API's."""
     try:
-        return await asyncio.to_thread(work, *given)
-    except NotFound:
+        return await COMMON.run(work, *given)
+    except (NotFound, ApiError):
         raise
     except LuthierError as error:
         raise as_api_error(error) from error

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from luthier.server.errors import ApiError
 
+from .lanes import COMMON
+
 if TYPE_CHECKING:
     from fastapi import Request
 
@@ -126,7 +128,7 @@ class _Reader:
                     raise _too_large(self._most_bytes)
                 if ready:
                     piece = bytes(memoryview(self._held)[:ready])
-                    await asyncio.to_thread(self._write, piece)
+                    await COMMON.run(self._write, piece)
                     del self._held[:ready]
             if at >= 0:
                 del self._held[: len(self._delimiter)]

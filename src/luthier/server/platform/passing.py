@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import re
 from typing import TYPE_CHECKING, ClassVar
 
 from fastapi import Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 
 from luthier.app.passing import Passing
 from luthier.core.errors import LuthierError
@@ -16,6 +17,8 @@ from luthier.server.errors import ApiError
 from luthier.server.routes import Described, Route
 
 from .asked import as_api_error, caller, worked
+from .files import HeldFile, declared_of
+from .lanes import COMMON, DOWNLOADS, UPLOADS
 
 if TYPE_CHECKING:
     from luthier.app.site import Site
@@ -47,20 +50,32 @@ class PassingRoutes:
             raise ApiError(
                 415, "unsupported_media_type", "Send the bytes as application/octet-stream, not compressed."
             )
-        passing = await self._passing(request)
+        if (declared := declared_of(request)) > LARGEST_BYTES:
+            raise ApiError(
+                413,
+                "request_too_large",
+                f"The file is larger than {LARGEST_BYTES:,} bytes.",
+                headers={"connection": "close"},
+            )
+        with UPLOADS.of(caller(request).project):
+            return await self._send(request, await self._passing(request), declared)
+
+    async def _send(self, request: Request, passing: Passing, declared: int) -> Response:
         parts = request.stream()
         try:
-            with passing.arriving(LARGEST_BYTES) as found:
+            with passing.arriving(LARGEST_BYTES, declared) as found:
                 while True:
                     async with asyncio.timeout(IDLE_S):
                         part = await anext(parts, None)
                     if part is None:
                         break
-                    await asyncio.to_thread(found.write, part)
+                    await COMMON.run(found.write, part)
         except TimeoutError:
             raise ApiError(
                 408, "request_timeout", f"No part came within {IDLE_S:g} s.", headers={"connection": "close"}
             ) from None
+        except ApiError:
+            raise
         except LuthierError as error:
             raise as_api_error(error) from error
         return JSONResponse({"sha256": found.sha256, "size_bytes": found.size_bytes})
@@ -71,10 +86,10 @@ class PassingRoutes:
 
     async def fetch(self, request: Request, sha256: str) -> Response:
         digest = base64.b64encode(bytes.fromhex(sha256)).decode() if _SHA256.fullmatch(sha256) else ""
-        path = await self._found(request, sha256)
-        return FileResponse(
-            path, headers={"repr-digest": f"sha-256=:{digest}:"}, media_type="application/octet-stream"
-        )
+        with contextlib.ExitStack() as held:
+            held.enter_context(DOWNLOADS.of(caller(request).project))
+            path = await self._found(request, sha256)
+            return HeldFile(held.pop_all(), path, headers={"repr-digest": f"sha-256=:{digest}:"})
 
     async def _found(self, request: Request, sha256: str) -> str:
         if not _SHA256.fullmatch(sha256):

@@ -28,6 +28,7 @@ from luthier.server.routes import Described, Route
 
 from .asked import answered, body_of, caller
 from .jobs import plain
+from .lanes import VERBS as VERBS_LANE
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
@@ -68,7 +69,7 @@ class VerbRoutes:
                     f"{verb.name} is answered at once and takes no Idempotency-Key.",
                     param="Idempotency-Key",
                 )
-            return await answered(self._do, caller(request), verb, wish)
+            return await answered(self._do, caller(request), verb, wish, lane=VERBS_LANE)
 
         return endpoint
 
@@ -104,4 +105,4 @@ def _once(request: Request, verb: Verb, wish: Wish) -> tuple[str, str] | None:
             param="Idempotency-Key",
         )
     asked = json.dumps([verb.name, wish.plain()], sort_keys=True).encode()
-    return given[0], hashlib.sha256(asked).hexdigest()
+    return f"{verb.path}:{given[0]}", hashlib.sha256(asked).hexdigest()

@@ -17,6 +17,7 @@ from luthier.server.routes import Route
 from luthier.store.webhooks import TYPES, Webhook
 
 from .asked import answered, body_of, caller
+from .lanes import HOOKS
 from .paging import limit_of, page, query_of
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class WebhookRoutes:
 
     async def test(self, request: Request, webhook_id: str) -> Response:
         body = checked(Tested, await body_of(request))
-        return await answered(self._test, caller(request), webhook_id, body.event_type)
+        return await answered(self._test, caller(request), webhook_id, body.event_type, lane=HOOKS)
 
     async def event_types(self, request: Request) -> Response:
         return await answered(lambda: {"object": "list", "data": sorted(TYPES)})

@@ -353,7 +353,7 @@ def test_a2_what_was_denied_is_in_the_trail(fresh):
     facts = {"code": "insufficient_permissions", "times": 1, "project": fresh.a.project}
     assert (f"key:{viewer}", f"POST {V}/grants", facts) in found
     assert ("nobody", f"POST {V}/grants", {"code": "invalid_api_key", "times": 2}) in found
-    assert (f"key:{fresh.a.key_id}", f"POST {V}/organisations", facts) in found
+    assert (f"key:{fresh.a.key_id}", f"POST {V}/organisations", {**facts, "code": "not_allowed"}) in found
     told = fresh.ask("GET", f"{V}/audit?trail=site&action=request", fresh.keys["auditor"]).json()["data"]
     assert {one["subject"] for one in told} == {f"POST {V}/grants", f"POST {V}/organisations"}
 

@@ -17,6 +17,7 @@ from luthier.app.site import Site
 from luthier.core.errors import SpecError
 from luthier.server.openai import Limits
 from luthier.server.platform.make import create_platform
+from luthier.server.rates import Rate
 
 V = "/luthier/v1"
 pytest.importorskip("joserfc", reason="joserfc is not installed (pip install 'luthier[oidc]')")
@@ -497,3 +498,39 @@ def test_without_a_file_there_are_keys_alone(tmp_path):
             client.post(f"{V}/logout", json={}, headers={"authorization": f"Bearer {key}"}).status_code == 404
         )
         assert client.get(f"{V}/me", headers={"cookie": "luthier-session=x"}).status_code == 401
+
+
+def test_who_begins_too_many_logins_is_asked_to_wait(site, provider, monkeypatch):
+    monkeypatch.setattr("luthier.server.guard.OF_ADDRESS", Rate(3, 86_400.0))
+    client = Browser(site, provider).client
+    assert [client.get(f"{V}/login/callback").status_code for _ in range(5)] == [401] * 3 + [429] * 2
+    answer = client.get(f"{V}/login")
+    assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
+    assert client.get("/healthz").status_code == 200
+
+
+def test_a_provider_that_is_silent_is_not_asked_again_at_once(monkeypatch):
+    asked = []
+
+    def silent(url, form=None):
+        asked.append(url)
+        raise oidc.NotProven("does not answer")
+
+    monkeypatch.setattr(oidc, "_fetch", silent)
+    provider = oidc.Provider("https://login.example", "luthier", None)
+    for said in ("does not answer", "a moment ago", "a moment ago"):
+        with pytest.raises(oidc.NotProven, match=said):
+            provider.authorize_url({})
+    assert len(asked) == 1
+    monkeypatch.setattr(oidc, "SILENT_S", 0.0)
+    provider = oidc.Provider("https://login.example", "luthier", None)
+    for _ in range(2):
+        with pytest.raises(oidc.NotProven, match="does not answer"):
+            provider.authorize_url({})
+
+
+def test_addresses_of_one_ipv6_network_are_counted_together():
+    from luthier.server.guard import _address
+
+    told = [_address({"client": (host, 1)}) for host in ("2001:db8::1", "2001:db8::ffff:2", "192.0.2.1", "x")]
+    assert told == ["2001:db8::/64", "2001:db8::/64", "192.0.2.1", "x"]
