@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from luthier.core import plugin
 from luthier.core.errors import DataError
 from luthier.core.spec import Spec
+from luthier.data.digests import fold, folded
 from luthier.data.engines.group import Grouped, run_group
 from luthier.data.opened import Opened
 from luthier.data.plan import Group, Step, plan_of
-from luthier.data.records import RECORD, fold, folded
+from luthier.data.records import RECORD
 from luthier.data.report import EXAMPLES, HIDDEN, Account, Example
 from luthier.data.rules.primitives import AtMost, Distinct
 from luthier.data.rules.rule import RowRule, Said

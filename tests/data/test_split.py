@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.data import split
+from luthier.data.digests import fold
 from luthier.data.opened import Opened
-from luthier.data.records import RECORD, fold
+from luthier.data.records import RECORD
 from luthier.data.spec import SplitSpec
 
 Row = tuple[str, str, str | None]  # what the user says, the label, the group

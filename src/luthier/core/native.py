@@ -38,10 +38,14 @@ def default_folder() -> Path:
 
 
 def load(
-    source: Path, flags: Sequence[str], folder: Path | None = None, linked: Sequence[Path] = ()
+    source: Path,
+    flags: Sequence[str],
+    folder: Path | None = None,
+    linked: Sequence[Path] = (),
+    beside: Sequence[Path] = (),
 ) -> Native:
-    """The compiled `source`, from `folder` (else the user's cache) or compiled into it now (a second or two). `linked` are
-    libraries that it needs. Safe to call from several processes at once: each compiles under a name of its own and renames."""
+    """The compiled `source` and what stands `beside` it, from `folder` (else the user's cache) or compiled into it now (a second or
+    two). `linked` are libraries that they need. Safe to call from several processes at once: each compiles under a name of its own and renames."""
     if not hasattr(os, "getuid"):
         return Native(None, "this system does not say who owns a file, so compiled code could not be trusted")
     compiler = next((found for one in COMPILERS if (found := shutil.which(one))), None)
@@ -50,7 +54,7 @@ def load(
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if why := _distrust(folder, stat.S_ISDIR):
             return Native(None, why)
-        name = _name(source, flags, linked)
+        name = _name(source, flags, linked, beside)
         for path in sorted(folder.glob(f"{name}-*.so")):
             try:
                 if why := _distrust(path, stat.S_ISREG):
@@ -63,16 +67,17 @@ def load(
         if compiler is None:
             return Native(None, "no C compiler was found (cc, gcc or clang)")
         # A library that is linked comes by its path, so the loader finds one that is already there by its name.
-        command = [compiler, *flags, str(source), *map(str, linked), "-lm"]
+        command = [compiler, *flags, str(source), *map(str, (*beside, *linked)), "-lm"]
         return _compile(command, folder, name)
     except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows where home is
         return Native(None, f"compiled code cannot be kept or loaded: {error}")
 
 
-def _name(source: Path, flags: Sequence[str], linked: Sequence[Path]) -> str:
+def _name(source: Path, flags: Sequence[str], linked: Sequence[Path], beside: Sequence[Path]) -> str:
     """-march=native makes code for this processor alone, and a home folder may be shared between machines."""
     parts = [" ".join(flags).encode(), *(str(one).encode() for one in linked), _processor().encode()]
-    told = b"".join(len(part).to_bytes(8, "little") + part for part in (source.read_bytes(), *parts))
+    sources = (one.read_bytes() for one in (source, *beside))
+    told = b"".join(len(part).to_bytes(8, "little") + part for part in (*sources, *parts))
     return f"{source.stem}-{_digest(told)}"
 
 

@@ -1,10 +1,11 @@
-"""words.c for NumPy: the same functions as in words.py and sketch.py, several times as fast, where there is a C compiler.
+"""words.c and texts.c for NumPy: what words.py, sketch.py, opened.py, points.py, phrases.py and digests.py do, several times as fast,
+where there is a C compiler.
 
     library()        the compiled functions, None where there are none: then the plain twins do the same work
     use(folder)      compile or load them now; says why not
     plainly()        within it, the plain twins: for tests and comparisons
 
-Not here: what the functions mean (words.py, sketch.py), how they are compiled (core/native).
+Not here: what the functions mean (those files), how they are compiled (core/native).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from luthier.core import native
 
 SOURCE = Path(__file__).with_name("words.c")
+BESIDE = (SOURCE.with_name("texts.c"),)
 FLAGS = ("-O2", "-march=native", "-std=gnu11", "-fPIC", "-shared")
 SEED = int.from_bytes(os.urandom(8), "little", signed=True)
 """Of tables that only one process sees."""
@@ -33,7 +35,7 @@ def use(folder: Path | None = None) -> str:
     """Compile or load the functions for this process, once. Returns why there are none; empty if they are in use."""
     global _found
     if _found is None:
-        _found = native.load(SOURCE, FLAGS, folder)
+        _found = native.load(SOURCE, FLAGS, folder, beside=BESIDE)
     return _found.reason
 
 
@@ -56,7 +58,7 @@ def plainly() -> Iterator[None]:
 
 
 def call(function: Any, *arguments: np.ndarray | int) -> int:
-    """Arrays become pointers, whole numbers 64 bits. What is given must be contiguous and of the type that words.c names."""
+    """Arrays become pointers, whole numbers 64 bits. What is given must be contiguous and of the type that the C files name."""
     told: list[Any] = []
     for one in arguments:
         if isinstance(one, np.ndarray):

@@ -16,7 +16,9 @@ Not here: what rules decide (rules/), and the order they run in (engines/group).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -24,16 +26,20 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from . import compiled
-from .records import build_messages, hashed, message_counts, replace, turns
+from . import compiled, digests
+from .records import build_messages, message_counts, replace, turns
 from .tools import ARGUMENT, Arguments
 
 # What kinds of bytes a text has, as bits: a rule looks only where its own can be.
-BLANK, TAB, BREAK, CONTROL, DIGIT, UPPER, LOWER, AT, TAG, FROM_0300, NOT_ASCII = (1 << k for k in range(11))
+(BLANK, TAB, BREAK, CONTROL, DIGIT, UPPER, LOWER, AT, TAG, FROM_0300, NOT_ASCII, BRACKET, FENCE, SIGN) = (
+    1 << k for k in range(14)
+)
+SEEN = DIGIT | UPPER | LOWER | AT | TAG | BRACKET | FENCE | SIGN
+"""What every reader sees: no blank and no control character."""
 
 
 def _kinds() -> np.ndarray:
-    table = np.zeros(256, np.uint16)
+    table = np.full(256, SIGN, np.uint16)
     table[:32] = CONTROL
     table[127] = CONTROL
     table[ord(" ")] = BLANK
@@ -44,12 +50,38 @@ def _kinds() -> np.ndarray:
     table[ord("a") : ord("z") + 1] = LOWER
     table[ord("@")] = AT
     table[[ord("<"), ord("&")]] = TAG
+    table[ord("[")] = BRACKET
+    table[[ord("`"), ord("~")]] = FENCE
     table[128:] = NOT_ASCII
     table[0xCC:] = NOT_ASCII | FROM_0300  # lead bytes of U+0300, where combining marks begin, and above
     return table
 
 
 KINDS = _kinds()
+FEW = 32
+
+
+def _marks(told: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Which kinds of bytes texts have, as bits, uint16 [T]."""
+    found = np.zeros(len(edges) - 1, np.uint16)
+    if (library := compiled.library()) is not None:
+        told, edges = np.ascontiguousarray(told), np.ascontiguousarray(edges)
+        compiled.call(library.luthier_marks, told, edges, len(found), KINDS, found)
+        return found
+    full = np.flatnonzero(np.diff(edges))  # reduceat takes an empty stretch for its neighbour
+    if len(full):
+        found[full] = np.bitwise_or.reduceat(KINDS[told], edges[:-1][full])
+    return found
+
+
+def some(texts: pl.Series, places: np.ndarray) -> pl.Series:
+    """The texts at `places`, [n]. Taking them by an expression of Polars costs a millisecond whatever their number."""
+    return texts[pl.Series(places.astype(np.uint32))] if len(places) else texts.clear()
+
+
+def strings(texts: pl.Series, places: np.ndarray) -> list[str]:
+    """The texts at `places`, [n]."""
+    return [texts[k] for k in places.tolist()] if len(places) < FEW else some(texts, places).to_list()
 
 
 def _with_arguments(frame: pl.DataFrame, turns_: int) -> tuple[pl.DataFrame, Arguments]:
@@ -110,13 +142,19 @@ class Opened:
         text: pl.Series | None = None,
         label: pa.Array | None = None,
         columns: dict[str, pa.Array] | None = None,
+        edited: np.ndarray | None = None,
     ) -> None:
-        """For who runs the rules: the result of one becomes what the next sees."""
+        """For who runs the rules: the result of one becomes what the next sees. `edited` are the places of the only texts that are not
+        what they were."""
         if text is not None:
             self._text = text
             self._inputs.clear()
+            marks = self.__dict__.get("marks")
             for name in ("bytes", "marks", "words"):
                 self.__dict__.pop(name, None)
+            if marks is not None and edited is not None:
+                marks[edited] = _marks(*digests.bytes_of(some(text, edited).to_arrow()))
+                self.__dict__["marks"] = marks
         if label is not None:
             self._label = label
         self._columns |= columns or {}
@@ -124,27 +162,12 @@ class Opened:
     @cached_property
     def bytes(self) -> tuple[np.ndarray, np.ndarray]:
         """(UTF-8 of all texts one after the other, uint8 [N]; where each begins and the last ends, int64 [T + 1])."""
-        array = self._text.to_arrow()
-        if not pa.types.is_large_string(array.type):
-            array = array.cast(pa.large_string())
-        _, offsets, data = array.buffers()
-        edges = np.frombuffer(offsets, np.int64, len(array) + 1, array.offset * 8)
-        told = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
-        return told[edges[0] : edges[-1]], edges - edges[0]
+        return digests.bytes_of(self._text.to_arrow())
 
     @cached_property
     def marks(self) -> np.ndarray:
         """Which kinds of bytes each text has, as bits, uint16 [T]."""
-        told, edges = self.bytes
-        found = np.zeros(len(edges) - 1, np.uint16)
-        if (library := compiled.library()) is not None:
-            told, edges = np.ascontiguousarray(told), np.ascontiguousarray(edges)
-            compiled.call(library.luthier_marks, told, edges, len(found), KINDS, found)
-            return found
-        full = np.flatnonzero(np.diff(edges))  # reduceat takes an empty stretch for its neighbour
-        if len(full):
-            found[full] = np.bitwise_or.reduceat(KINDS[told], edges[:-1][full])
-        return found
+        return _marks(*self.bytes)
 
     def have(self, *kinds: int) -> np.ndarray:
         """Texts in which any of these kinds of bytes occurs, bool [T]."""
@@ -153,9 +176,32 @@ class Opened:
             wanted |= kind
         return (self.marks & np.uint16(wanted)) != 0
 
+    def some(self, places: np.ndarray) -> pl.Series:
+        """The texts at `places` as they now are, [n]."""
+        return some(self._text, places)
+
+    def matching(self, where: np.ndarray, pattern: str) -> np.ndarray:
+        """Those of the texts `where` [T] which the pattern matches, bool [T]; it is not asked of others."""
+        found = np.zeros(len(where), bool)
+        if len(places := np.flatnonzero(where)):
+            found[places[self.some(places).str.contains(pattern).to_numpy()]] = True
+        return found
+
     def says(self, *roles: str) -> np.ndarray:
         """Texts of these roles, bool [T]."""
-        return self.role.is_in(list(roles)).to_numpy()
+        names, codes = self._roles
+        return np.array([name in roles for name in names], bool)[codes]
+
+    def roles(self, names: Sequence[str]) -> np.ndarray:
+        """Of each text the place of its role among `names`, -1 where it is none of them, int64 [T]."""
+        told, codes = self._roles
+        return np.array([names.index(name) if name in names else -1 for name in told], np.int64)[codes]
+
+    @cached_property
+    def _roles(self) -> tuple[list[str], np.ndarray]:
+        """(the roles there are, of each text [T] which one)."""
+        told = self.role.to_arrow().dictionary_encode()
+        return told.dictionary.to_pylist(), told.indices.to_numpy()
 
     def per_row(self, values: np.ndarray, how: Literal["any", "sum", "max"] = "any") -> np.ndarray:
         """From texts [T] to rows [B]; 0 or False for a row without any text."""
@@ -207,7 +253,7 @@ class Opened:
 
     def of_row(self, row: int) -> list[str]:
         """The texts of one row as they now are."""
-        return self._text.gather(self.places(row)).to_list()
+        return strings(self._text, self.places(row))
 
     def joined(self, *roles: str) -> list[str]:
         """The texts of these roles in each row [B], joined by a line break; empty where there is none."""
@@ -227,8 +273,34 @@ class Opened:
     def hashed_inputs(self, *, fold: bool) -> pa.Array:
         """128-bit hashes of what the user says [B], made once."""
         if fold not in self._inputs:
-            self._inputs[fold] = hashed(self.joined("user", "text"), fold=fold)
+            texts, begins = self._stand(self.says("user", "text"))
+            first = np.zeros(len(texts), bool)
+            first[begins[:-1][begins[:-1] < begins[1:]]] = True
+            self._inputs[fold] = digests.of_rows(
+                *self.bytes, texts, begins, folds=fold, heads=("\n", ""), before=first
+            )
         return self._inputs[fold]
+
+    def hashed_whole(self, *, fold: bool) -> pa.Array:
+        """128-bit hashes of `whole` [B]."""
+        names, codes = self._roles
+        texts, begins = self._stand(np.ones(len(self.row), bool))
+        heads = [f"\x00{name}\x00 " for name in names]
+        return digests.of_rows(
+            *self.bytes, texts, begins, folds=fold, heads=heads, before=codes[texts], after=" "
+        )
+
+    def hashed_answers(self, *, fold: bool) -> pa.Array:
+        """128-bit hashes of `answers` [B]."""
+        last = self.last(self.says("assistant"))
+        begins = np.concatenate([[0], np.cumsum(last >= 0)])
+        return digests.of_rows(*self.bytes, last[last >= 0], begins, folds=fold)
+
+    def _stand(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(places of these texts, row after row; where each row's begin, and the end)."""
+        order, begins = self._by_row
+        inside = which[order]
+        return order[inside], np.concatenate([[0], np.cumsum(inside)])[begins]
 
     def _per_row(self, what: pl.Expr, which: np.ndarray) -> list[str]:
         mask = pl.Series(which)
@@ -243,10 +315,11 @@ class Opened:
 
     def previews(self, rows: np.ndarray, longest: int) -> list[str]:
         """The beginning of what the user says in each of these rows, for people."""
-        wanted = np.isin(self.row, rows) & self.says("user", "text")
-        told = self._per_row(pl.col("text").str.join("\n"), wanted)
-        texts = [told[row] for row in rows.tolist()]
-        return [text if len(text) <= longest else text[: longest - 1] + "…" for text in texts]
+        wanted = self.says("user", "text")
+        mine = [places[wanted[places]] for places in map(self.places, rows.tolist())]
+        every = iter(strings(self._text, np.concatenate([np.zeros(0, np.int64), *mine])))
+        told = ["\n".join(islice(every, len(places))) for places in mine]
+        return [text if len(text) <= longest else text[: longest - 1] + "…" for text in told]
 
     def _strings(self) -> pa.Array:
         """The contents in the order of records.turns, as they now are."""

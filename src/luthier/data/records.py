@@ -16,14 +16,14 @@ content, not the place: rows may be reordered, files renamed, rules changed, and
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
-from hashlib import blake2b
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from . import digests
 
 TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 TURNS = pa.list_(TURN)
@@ -68,18 +68,24 @@ def turns(batch: pa.RecordBatch) -> pl.DataFrame:
     rows = [np.repeat(np.arange(batch.num_rows, dtype=np.uint32), message_counts(batch["messages"]))]
     roles = [_series(batch["messages"].flatten().field("role"))]
     for name in ("text", "rejected"):
+        if batch[name].null_count == batch.num_rows:
+            continue
         told = np.flatnonzero(batch[name].is_valid().to_numpy(zero_copy_only=False)).astype(np.uint32)
         rows.append(told)
         roles.append(pl.repeat(name, len(told), dtype=pl.String, eager=True))
-    return pl.DataFrame({"row": np.concatenate(rows), "role": pl.concat(roles), "content": contents(batch)})
+    role = roles[0] if len(roles) == 1 else pl.concat(roles)
+    return pl.DataFrame({"row": np.concatenate(rows), "role": role, "content": contents(batch)})
 
 
 def contents(batch: pa.RecordBatch) -> pl.Series:
     """The content of every turn, T strings, in the order of `turns`."""
-    said = batch["messages"].flatten().field("content")
-    return pl.concat(
-        [_series(said), _series(batch["text"].drop_null()), _series(batch["rejected"].drop_null())]
-    )
+    told = [_series(batch["messages"].flatten().field("content"))]
+    told += [
+        _series(batch[name].drop_null())
+        for name in ("text", "rejected")
+        if batch[name].null_count < batch.num_rows
+    ]
+    return told[0] if len(told) == 1 else pl.concat(told)
 
 
 def replace(batch: pa.RecordBatch, **columns: pa.Array) -> pa.RecordBatch:
@@ -94,42 +100,12 @@ def last_contents(messages: pa.Array) -> pa.Array:
     return messages.flatten().field("content").take(index)
 
 
-def fold(text: str) -> str:
-    """The form in which inputs count as identical: Unicode variants, case and whitespace do not matter.
-
-    >>> fold("  Ｈello\\n WORLD ")
-    'hello world'
-    """
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
 def hashed(texts: Iterable[str] | pa.Array, *, fold: bool = False, salt: str = "") -> pa.Array:
     """128-bit hashes as hexadecimal digits [B]."""
-    strings = texts.to_pylist() if isinstance(texts, pa.Array) else list(texts)
-    if fold:
-        strings = folded(strings)
-    return pa.array([_hash(salt + text) for text in strings], pa.string())
-
-
-def folded(texts: Sequence[str]) -> list[str]:
-    """`fold` of each, those of ASCII alone all at once.
-
-    >>> folded([" A\t\x1fb ", "Ａ"])
-    ['a b', 'a']
-    """
-    series = pl.Series(texts, dtype=pl.String)
-    ascii_ = series.str.len_bytes() == series.str.len_chars()
-    plain = (
-        series.filter(ascii_)
-        .str.to_lowercase()
-        .str.replace_all(r"[\s\x1c-\x1f]{2,}|[\s\x1c-\x1f--\x20]", " ")
-    )
-    quick = iter(plain.str.strip_chars(" ").to_list())
-    return [next(quick) if one else fold(text) for text, one in zip(texts, ascii_, strict=True)]
-
-
-def _hash(text: str) -> str:
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+    if salt:
+        told = texts if isinstance(texts, pa.Array) else pa.array(list(texts), pa.string())
+        texts = pc.binary_join_element_wise(salt, told, "")
+    return digests.of(texts, folds=fold)
 
 
 def content_ids(

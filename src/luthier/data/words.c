@@ -1,4 +1,4 @@
-/* What words.py, sketch.py and Opened.marks do, one text and one row after the other, so that nothing is written to memory and read again in
+/* What words.py and sketch.py do, one text and one row after the other, so that nothing is written to memory and read again in
    between. Whole numbers alone: the plain twins in NumPy give the same bits (tests/data/test_compiled.py).
 
    T texts with W words, of B rows. Sizes are checked by who calls (compiled.py); nothing here keeps anything.
@@ -40,76 +40,135 @@ static inline u64 hash_word(const uint8_t *told, int64_t n) {
   return h;
 }
 
-/* opened.marks: which kinds of bytes each text has, of `kinds` [256]. */
-void luthier_marks(const uint8_t *told, const int64_t *edges, int64_t texts, const uint16_t *kinds, uint16_t *out) {
-  for (int64_t t = 0; t < texts; t++) {
-    const int64_t last = edges[t + 1];
-    unsigned one = 0, other = 0;
-    int64_t at = edges[t];
-    for (; at + 1 < last; at += 2) {
-      one |= kinds[told[at]];
-      other |= kinds[told[at + 1]];
-    }
-    if (at < last) one |= kinds[told[at]];
-    out[t] = (uint16_t)(one | other);
+#define WIDE 32
+typedef uint8_t v32 __attribute__((vector_size(WIDE)));
+
+/* A text of n bytes of ASCII: its letters in small and 0 for all else into `folded`. */
+static void fold_ascii(const uint8_t *told, uint8_t *folded, int64_t n, const uint8_t *ascii) {
+  int64_t at = 0;
+  for (; n - at >= WIDE; at += WIDE) {
+    v32 v;
+    memcpy(&v, told + at, WIDE);
+    const v32 upper = (v32)(v >= 'A') & (v32)(v <= 'Z');
+    const v32 other = ((v32)(v >= 'a') & (v32)(v <= 'z')) | ((v32)(v >= '0') & (v32)(v <= '9'));
+    v = (v + (upper & 32)) & (upper | other);
+    memcpy(folded + at, &v, WIDE);
   }
+  for (; at < n; at++) folded[at] = ascii[told[at]];
 }
 
-/* words.cut. `folded` has eight bytes more than `told`, the others room for W. A text that is left to Python is marked in `left`, has no
-   words and is not folded. Returns W. */
+static int is_ascii(const uint8_t *told, int64_t n) {
+  u64 seen = 0, some;
+  for (; n >= 8; told += 8, n -= 8) {
+    memcpy(&some, told, 8);
+    seen |= some;
+  }
+  for (; n > 0; told++, n--) seen |= *told;
+  return !(seen & 0x8080808080808080ULL);
+}
+
+/* The words of such a text, which stands at folded[at .. last]. Returns how many there are with the n before. -1: one is too long. */
+static int64_t cut_ascii(const uint8_t *folded, int64_t at, int64_t last, u64 *hashes, int64_t *start, int64_t *end, int64_t n) {
+  const int64_t mine = n;
+  int64_t ended = n;
+  u64 before = 0; /* whether the byte before is a letter */
+  for (; at < last; at += 64) {
+    u64 letters = 0;
+    const int64_t here = last - at < 64 ? last - at : 64;
+    for (int64_t k = 0; k < here; k += 8) { /* up to seven bytes behind the text are read, and not looked at */
+      const u64 some = eight(folded + at + k, 8) + 0x7F7F7F7F7F7F7F7FULL;
+      letters |= ((some & 0x8080808080808080ULL) >> 7) * 0x0102040810204080ULL >> 56 << k;
+    }
+    if (here < 64) letters &= ((u64)1 << here) - 1;
+    const u64 shifted = letters << 1 | before;
+    for (u64 begins = letters & ~shifted; begins; begins &= begins - 1) start[n++] = at + __builtin_ctzll(begins);
+    for (u64 ends = ~letters & shifted; ends; ends &= ends - 1) {
+      const int64_t place = at + __builtin_ctzll(ends);
+      if (place < last) end[ended++] = place;
+    }
+    before = letters >> 63;
+  }
+  if (ended < n) end[ended] = last;
+  for (int64_t w = mine; w < n; w++) {
+    if (end[w] - start[w] > LONGEST) return -1;
+    hashes[w] = hash_word(folded + start[w], end[w] - start[w]);
+  }
+  return n;
+}
+
+/* What is known of characters: ASCII's letters in small, and of each code point what it is, folds to and whether it folds by itself. */
+typedef struct {
+  const uint8_t *ascii, *kinds;
+  const uint32_t *lowers;
+  const uint8_t *simple;
+} Known;
+
+/* The words of a text at told[at .. last], folded into folded[at .. last]. Returns as cut_ascii does; -1 also where a character does not
+   fold by itself. `ready`: the text has been folded. */
+static int64_t cut_text(const uint8_t *told, int64_t at, int64_t last, const Known *known, int ready, uint8_t *folded, u64 *hashes,
+                        int64_t *start, int64_t *end, int64_t n) {
+  if (is_ascii(told + at, last - at)) {
+    fold_ascii(told + at, folded + at, last - at, known->ascii);
+    return cut_ascii(folded, at, last, hashes, start, end, n);
+  }
+  int64_t begun = -1;
+  while (at < last) {
+    const uint8_t lead = told[at];
+    int64_t size = 1;
+    int kind;
+    if (lead < 0x80) {
+      kind = (folded[at] = known->ascii[lead]) != 0;
+    } else {
+      size = 2 + (lead >= 0xE0) + (lead >= 0xF0);
+      if (lead < 0xC0 || at + size > last) return -1;
+      uint32_t point = lead & (0x7F >> size);
+      for (int64_t k = 1; k < size; k++) point = point << 6 | (told[at + k] & 0x3F);
+      if (point >= 0x110000 || !(ready || known->simple[point])) return -1;
+      kind = known->kinds[point];
+      const uint32_t lower = ready ? point : known->lowers[point];
+      if (lower == point) {
+        memcpy(folded + at, told + at, (size_t)size);
+      } else {
+        folded[at] = (uint8_t)((size == 2 ? 0xC0 : 0xE0) | lower >> 6 * (size - 1));
+        for (int64_t k = 1; k < size; k++) folded[at + k] = (uint8_t)(0x80 | (lower >> 6 * (size - 1 - k) & 0x3F));
+      }
+    }
+    if (kind != LETTER && begun >= 0) {
+      if (at - begun > LONGEST) return -1;
+      start[n] = begun;
+      end[n] = at;
+      hashes[n++] = hash_word(folded + begun, at - begun);
+      begun = -1;
+    }
+    if (kind == LETTER && begun < 0) begun = at;
+    if (kind == ALONE) {
+      start[n] = at;
+      end[n] = at + size;
+      hashes[n++] = hash_word(folded + at, size);
+    }
+    at += size;
+  }
+  if (begun >= 0) {
+    if (last - begun > LONGEST) return -1;
+    start[n] = begun;
+    end[n] = last;
+    hashes[n++] = hash_word(folded + begun, last - begun);
+  }
+  return n;
+}
+
+/* words.cut. `folded` has eight bytes more than `told`, the others room for W. A text that is left to Python is marked in `left`, and has no
+   words. `ready` [texts]: a text has been folded. Returns W. */
 int64_t luthier_cut(const uint8_t *told, const int64_t *edges, int64_t texts, const uint8_t *ascii, const uint8_t *kinds,
-                    const uint32_t *lowers, const uint8_t *simple, uint8_t *folded, u64 *hashes, int64_t *start,
+                    const uint32_t *lowers, const uint8_t *simple, const uint8_t *ready, uint8_t *folded, u64 *hashes, int64_t *start,
                     int64_t *end, int64_t *first, uint8_t *left) {
+  const Known known = {ascii, kinds, lowers, simple};
   int64_t n = 0;
   first[0] = 0;
   for (int64_t t = 0; t < texts; t++) {
-    const int64_t last = edges[t + 1], mine = n;
-    int64_t at = edges[t], begun = -1;
-    while (at < last) {
-      const uint8_t lead = told[at];
-      int64_t size = 1;
-      int kind;
-      if (lead < 0x80) {
-        kind = (folded[at] = ascii[lead]) != 0;
-      } else {
-        size = 2 + (lead >= 0xE0) + (lead >= 0xF0);
-        if (lead < 0xC0 || at + size > last) break;
-        uint32_t point = lead & (0x7F >> size);
-        for (int64_t k = 1; k < size; k++) point = point << 6 | (told[at + k] & 0x3F);
-        if (point >= 0x110000 || !simple[point]) break;
-        kind = kinds[point];
-        const uint32_t lower = lowers[point];
-        if (lower == point) {
-          memcpy(folded + at, told + at, (size_t)size);
-        } else {
-          folded[at] = (uint8_t)((size == 2 ? 0xC0 : 0xE0) | lower >> 6 * (size - 1));
-          for (int64_t k = 1; k < size; k++) folded[at + k] = (uint8_t)(0x80 | (lower >> 6 * (size - 1 - k) & 0x3F));
-        }
-      }
-      if (kind != LETTER && begun >= 0) {
-        if (at - begun > LONGEST) break;
-        start[n] = begun;
-        end[n] = at;
-        hashes[n++] = hash_word(folded + begun, at - begun);
-        begun = -1;
-      }
-      if (kind == LETTER && begun < 0) begun = at;
-      if (kind == ALONE) {
-        start[n] = at;
-        end[n] = at + size;
-        hashes[n++] = hash_word(folded + at, size);
-      }
-      at += size;
-    }
-    left[t] = at < last || (begun >= 0 && last - begun > LONGEST);
-    if (left[t]) {
-      n = mine;
-    } else if (begun >= 0) {
-      start[n] = begun;
-      end[n] = last;
-      hashes[n++] = hash_word(folded + begun, last - begun);
-    }
-    first[t + 1] = n;
+    const int64_t more = cut_text(told, edges[t], edges[t + 1], &known, ready[t], folded, hashes, start, end, n);
+    left[t] = more < 0;
+    first[t + 1] = n = more < 0 ? n : more;
   }
   return n;
 }
@@ -131,6 +190,56 @@ int64_t luthier_lines(const uint8_t *told, const int64_t *start, const int64_t *
     ends[b] = n;
   }
   return n;
+}
+
+enum { AGAIN = 1, WORD_RUN = 2, LONG_WORD = 4, LEFT = 8 };
+
+/* Whether two, three or four words in a row may stand there `often`, and make up more than `share` [3] of n words. `counted` has `room`
+   places, a power of two: hashes that meet there only make a text look worse. */
+static unsigned is_again(const u64 *hashes, int64_t n, int64_t often, int64_t longest, int64_t bytes, const double *share,
+                         uint32_t *counted, int64_t room) {
+  for (int64_t wide = 2; wide <= 4; wide++) {
+    int64_t places = 64;
+    int64_t most = 0;
+    while (places < 4 * n && places < room) places *= 2;
+    memset(counted, 0, sizeof(*counted) * (size_t)places);
+    for (int64_t w = 0; w + wide <= n; w++) {
+      u64 h = hashes[w];
+      for (int64_t k = 1; k < wide; k++) h = h * STEP + hashes[w + k];
+      const int64_t times = ++counted[(h ^ h >> 32) & (u64)(places - 1)];
+      most = times > most ? times : most;
+    }
+    if (most < often) return 0; /* more words in a row are no more frequent */
+    if (1.000001 * (double)most * (double)wide * (double)longest >= share[wide - 2] * (double)bytes) return AGAIN;
+  }
+  return 0;
+}
+
+/* repetition: which texts need a closer look. AGAIN: see above, for texts of `shortest` words. WORD_RUN: one word stands there more than
+   `word_run` times in a row. LONG_WORD: one has more than `letter_run` bytes. LEFT: Python must cut the text; into `counts` goes how
+   many words a text has. `folded`, `hashes`, `start` and `end` have room for the longest text, `counted` for `room`. */
+void luthier_repeats(const uint8_t *told, const int64_t *edges, int64_t texts, const uint8_t *ascii, const uint8_t *kinds,
+                     const uint32_t *lowers, const uint8_t *simple, int64_t shortest, int64_t often, int64_t word_run, int64_t letter_run,
+                     const double *share, uint8_t *folded, u64 *hashes, int64_t *start, int64_t *end, uint32_t *counted, int64_t room,
+                     int64_t *counts, uint8_t *out) {
+  const Known known = {ascii, kinds, lowers, simple};
+  for (int64_t t = 0; t < texts; t++) {
+    const int64_t n = cut_text(told + edges[t], 0, edges[t + 1] - edges[t], &known, 0, folded, hashes, start, end, 0);
+    counts[t] = n < 0 ? 0 : n;
+    out[t] = n < 0 ? LEFT : 0;
+    int64_t run = 0, longest = 0, bytes = 0;
+    unsigned found = 0;
+    for (int64_t w = 0; w < n; w++) {
+      const int64_t size = end[w] - start[w];
+      bytes += size;
+      longest = size > longest ? size : longest;
+      run = w && hashes[w] == hashes[w - 1] ? run + 1 : 1;
+      if (run > word_run) found |= WORD_RUN;
+    }
+    if (longest > letter_run) found |= LONG_WORD;
+    if (n >= shortest && n >= often) found |= is_again(hashes, n, often, longest, bytes, share, counted, room);
+    out[t] |= (uint8_t)found;
+  }
 }
 
 static int compare(const void *a, const void *b) {

@@ -21,6 +21,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,14 @@ def words_of(rows: Opened) -> Words:
     return found
 
 
+def words_at(rows: Opened, places: np.ndarray) -> Words:
+    """The words of some texts of a batch, those at `places`."""
+    told, edges = rows.bytes
+    pieces = [told[edges[k] : edges[k + 1]] for k in places.tolist()]
+    own = np.concatenate([[0], np.cumsum(np.diff(edges)[places])])
+    return cut(np.concatenate([np.zeros(0, np.uint8), *pieces]), own)
+
+
 def words_in(texts: Sequence[str]) -> Words:
     """The words of texts that are in no batch.
 
@@ -92,17 +101,47 @@ def cut(told: np.ndarray, edges: np.ndarray) -> Words:
         return _plainly(told, edges)
     texts = len(edges) - 1
     told, edges = np.ascontiguousarray(told), np.ascontiguousarray(edges, np.int64)
+    given = told, edges
+    told, edges, ready = _hard_ones_folded(library, told, edges)
     most = len(told) // 2 + texts + 1  # a word has a byte, and another one behind it where no text ends
     folded, left = np.empty(len(told) + 8, np.uint8), np.empty(texts, np.uint8)
     hashes, first = np.empty(most, np.uint64), np.empty(texts + 1, np.int64)
     start, end = np.empty(most, np.int64), np.empty(most, np.int64)
-    known = _characters.kind, _characters.lower, _characters.simple
-    ascii_ = np.frombuffer(ASCII, np.uint8)
     n = compiled.call(
-        library.luthier_cut, told, edges, texts, ascii_, *known, folded, hashes, start, end, first, left
+        library.luthier_cut, told, edges, texts, *known(), ready, folded, hashes, start, end, first, left
     )
     found = Words(folded[: len(told)], hashes[:n], first, start[:n], end[:n])
-    return _with_left(found, told, edges, np.flatnonzero(left)) if left.any() else found
+    return _with_left(found, *given, np.flatnonzero(left)) if left.any() else found
+
+
+def known() -> tuple[np.ndarray, ...]:
+    """What compiled functions must know of characters."""
+    return np.frombuffer(ASCII, np.uint8), _characters.kind, _characters.lower, _characters.simple
+
+
+def _hard_ones_folded(
+    library: Any, told: np.ndarray, edges: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(bytes, edges, which texts have been folded [T]): those with a character that does not fold by itself. All others are met."""
+    texts = len(edges) - 1
+    every, found = np.arange(texts), np.empty(texts, np.uint8)
+    compiled.call(library.luthier_points, told, edges, every, texts, _characters.hard, 1, found)
+    hard = np.flatnonzero(found)
+    if len(hard):
+        points = _points_of(b"".join(told[edges[k] : edges[k + 1]].tobytes() for k in hard.tolist()))
+        _characters.meet(points)
+        compiled.call(library.luthier_points, told, edges, hard, len(hard), _characters.hard, 1, found)
+        hard = hard[found[: len(hard)] != 0]
+    ready = np.zeros(texts, np.uint8)
+    ready[hard] = 1
+    if len(hard):
+        told, edges = _folded_by_python(told, edges, hard)
+        _characters.meet(_points_of(b"".join(told[edges[k] : edges[k + 1]].tobytes() for k in hard.tolist())))
+    return told, edges, ready
+
+
+def _points_of(told: bytes) -> np.ndarray:
+    return np.frombuffer(told.decode().encode("utf-32-le"), "<u4")
 
 
 def _with_left(found: Words, told: np.ndarray, edges: np.ndarray, left: np.ndarray) -> Words:
@@ -293,6 +332,7 @@ class _Characters:
         self.kind = np.full(0x110000, UNKNOWN, np.uint8)
         self.lower = np.zeros(0x110000, np.uint32)
         self.simple = np.zeros(0x110000, bool)
+        self.hard = np.ones(0x110000, np.uint8)  # not met, or not simple
 
     def meet(self, points: np.ndarray) -> None:
         for point in np.unique(points[self.kind[points] == UNKNOWN]).tolist():
@@ -300,9 +340,10 @@ class _Characters:
             folded = fold(told)
             kinds = {kind_of(part) for part in folded}
             apart, alike = kinds == {APART}, self._alike(told, folded)
-            self.simple[point] = apart or alike
             self.lower[point] = ord(folded) if alike and not apart else point
             self.kind[point] = APART if apart else kind_of(chr(self.lower[point]))
+            self.simple[point] = apart or alike
+            self.hard[point] = not self.simple[point]  # last: other threads may look at it
 
     @staticmethod
     def _alike(told: str, folded: str) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from luthier.app.data.profile import balance
 from luthier.app.report.data_page import render
 from luthier.core.errors import NotFound, SpecError
-from luthier.data.records import fold
+from luthier.data.digests import fold
 
 HOSTILE = [
     "</style><script>alert(1)</script>", "\u202egnirts\u202c", "a\x00b", "<img src=x onerror=alert(1)>",

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import LuthierError
 from luthier.data.augment import edits
+from luthier.data.digests import fold
 from luthier.data.draws import Draw
-from luthier.data.records import fold
 
 SENTENCES = [
     f"please send the {word} back to number {i}"

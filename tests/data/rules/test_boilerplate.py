@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data.records import fold, hashed
+from luthier.data.digests import fold
+from luthier.data.records import hashed
 from luthier.data.rules.boilerplate import PIECES
 from luthier.data.testing import HOSTILE, batch_of, gathered
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from luthier.data import answers, numbering, report, split
-from luthier.data.opened import Opened
+from luthier.data.opened import Opened, strings
 from luthier.data.plan import Group, Step
 from luthier.data.reading import removed_lines, trail_lines
 from luthier.data.records import replace
@@ -145,7 +145,7 @@ def _row_step(step: Step, opened: Opened, account: Account, removed: list[pa.Rec
         said = rule.run(opened, step.given)
     before = opened.text
     edits = said.text is not None or said.label is not None or bool(said.columns)
-    opened.edit(said.text, said.label, dict(said.columns))
+    opened.edit(said.text, said.label, dict(said.columns), said.edited)
     if said.changed is not None:
         texts = said.text is not None or said.label is not None or "group" in said.columns
         what = "changed" if texts else "weighed" if said.columns else "noted"
@@ -185,7 +185,7 @@ def _see_changes(
     for k in report.lowest(names):
         row, reason = int(rows[k]), why[int(rows[k])].as_py()
         places = opened.places(row)
-        old, new = before.gather(places).to_list(), opened.text.gather(places).to_list()
+        old, new = strings(before, places), strings(opened.text, places)
         one = report.changed(names[k], old, new, reason)
         told.append(report.Example(one.id, HIDDEN, HIDDEN, reason) if step.hidden else one)
     account.show(told)

@@ -1,4 +1,4 @@
-"""The keys of all rows, in DuckDB, which spills: the local engine's decide.Tables.
+"""The keys of all rows, in DuckDB, which spills: the local engine's decide.Tables. Those of few rows never see a disk.
 
 Not here: what is asked of them (decide, rules/primitives), and the rows themselves (spool).
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,22 +24,29 @@ class Keys:
 
     def __init__(self, folder: Path, memory_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._database = duckdb.connect(
-            str(folder / "keys.duckdb"),
-            config={
-                "memory_limit": f"{memory_bytes}B",
-                "temp_directory": str(folder / "spill"),
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-            },
-        )
+        self._folder, self._memory_bytes = folder, memory_bytes
+        self._opened: duckdb.DuckDBPyConnection | None = None
+        self._few = False
         self._waiting: list[pa.RecordBatch] = []
         self._rows = 0
         self._made = False
 
+    @property
+    def _database(self) -> duckdb.DuckDBPyConnection:
+        """A file's, once rows did not fit into one flush."""
+        if self._opened is None:
+            config: dict[str, str | bool | int] = {
+                "memory_limit": f"{self._memory_bytes}B",
+                "temp_directory": str(self._folder / "spill"),
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+            }
+            name = ":memory:" if self._few else str(self._folder / "keys.duckdb")
+            self._opened = duckdb.connect(name, config=config | ({"threads": 1} if self._few else {}))
+        return self._opened
+
     def add(self, batch: pa.RecordBatch) -> None:
-        rows = pa.array(range(self._rows, self._rows + batch.num_rows), pa.int64())
+        rows = pa.array(np.arange(self._rows, self._rows + batch.num_rows, dtype=np.int64))
         self._waiting.append(batch.append_column("row", rows))
         self._rows += batch.num_rows
         if sum(b.num_rows for b in self._waiting) >= KEYS_AT_ONCE:
@@ -59,6 +67,7 @@ class Keys:
 
     def ready(self) -> bool:
         """Whether there is any row; call once after the last `add`."""
+        self._few = not self._made
         self._flush()
         return self._made
 
@@ -94,16 +103,20 @@ class Keys:
 
     def decisions(self, sql: str) -> Decisions:
         """`sql` gives (row, ...) with exactly one line per row, in any order."""
-        path = self._answered("decisions", f"SELECT * FROM ({sql}) ORDER BY row")
+        ordered = f"SELECT * FROM ({sql}) ORDER BY row"
+        if self._few:
+            batches = iter(self._database.sql(ordered).to_arrow_table().to_batches())
+        else:
+            batches = pq.ParquetFile(self._answered("decisions", ordered)).iter_batches()
         self._database.close()
-        return Decisions(path)
+        return Decisions(batches)
 
 
 class Decisions:
     """The answers in the order of the rows, taken as the rows stream by."""
 
-    def __init__(self, path: Path) -> None:
-        self._batches = pq.ParquetFile(path).iter_batches()
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
         self._held: pa.Table | None = None
 
     def take(self, n: int) -> pa.RecordBatch:

@@ -35,7 +35,7 @@ from .making import make_rows
 from .pairs import features_of
 from .parallel import Rows, Spread, workers_for
 from .protocol import At, LocalEngineSpec, Look
-from .spool import Spool
+from .spool import HELD_BYTES, Spool
 
 Batches = Iterator[pa.RecordBatch]
 
@@ -120,7 +120,7 @@ class LocalEngine:
                 yield found.batch
             return
         folder = self._at.work / f"group-{self._groups}"
-        spool, table = Spool(folder / "rows.arrow", RECORD), Keys(folder, self._settings.memory)
+        spool, table = Spool(folder / "rows.arrow", RECORD, HELD_BYTES), Keys(folder, self._settings.memory)
         for found in passed:
             table.add(found.keys)
             spool.write(found.batch)

@@ -14,34 +14,60 @@ import pyarrow as pa
 
 from luthier.data import shards
 
+HELD_BYTES = 32_000_000
+"""Rows of so many bytes wait in memory between two steps."""
 OPEN_AT_ONCE = 256
 """Shards that are filled in one pass over the rows; a side of more is passed over again."""
 Batches = Iterator[pa.RecordBatch]
 
 
 class Spool:
-    """Record batches on disk, written once, read from the start."""
+    """Record batches, written once, read from the start: on disk, but for those that together have no more than `held_bytes`."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, schema: pa.Schema, held_bytes: int = 0) -> None:
         self.path, self.schema = path, schema
+        self._held: list[pa.RecordBatch] = []
+        self._room = held_bytes
+        self._writer: pa.ipc.RecordBatchStreamWriter | None = None
+        if not held_bytes:
+            self._open()
+
+    def _open(self) -> pa.ipc.RecordBatchStreamWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         options = pa.ipc.IpcWriteOptions(compression="lz4")
-        self._writer = pa.ipc.new_stream(str(path), schema, options=options)
+        self._writer = pa.ipc.new_stream(str(self.path), self.schema, options=options)
+        return self._writer
 
     def write(self, batch: pa.RecordBatch) -> None:
+        if self._writer is None:
+            self._held.append(batch)
+            self._room -= batch.nbytes
+            if self._room >= 0:
+                return
+            waiting, self._held = self._held, []
+            writer = self._open()
+            for one in waiting:
+                writer.write_batch(one)
+            return
         self._writer.write_batch(batch)
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def read(self) -> Batches:
+        if self._writer is None:
+            yield from self._held
+            return
         self._writer.close()
         with pa.ipc.open_stream(str(self.path)) as reader:
             yield from reader
 
     def remove(self) -> None:
-        self._writer.close()
-        self.path.unlink()
+        self._held = []
+        if self._writer is not None:
+            self._writer.close()
+            self.path.unlink()
 
 
 class SortedSide:

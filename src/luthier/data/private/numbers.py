@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from . import checks, national, phones
 from .found import Found
@@ -53,6 +54,10 @@ _OTHER = re.compile(
     re.IGNORECASE,
 )
 _NEAR = 48
+FEWEST = 7
+"""Digits that the shortest number has: one of a telephone."""
+MANY = 12
+"""Groups of a chain from which on what fits is not remembered."""
 
 
 @dataclass(frozen=True)
@@ -110,22 +115,34 @@ def _before_last_group(text: str, start: int, end: int) -> int:
 
 
 def _chain(text: str, start: int, end: int, kinds: Set[str]) -> Iterator[Found]:
+    groups = _GROUP.findall(text, start, end)
+    if sum(map(len, groups)) < FEWEST:
+        return
     spans = [match.span() for match in _GROUP.finditer(text, start, end)]
-    groups = [text[a:b] for a, b in spans]
-    between = [text[spans[n][1] : spans[n + 1][0]] for n in range(len(spans) - 1)]
+    between = [text[one[1] : other[0]] for one, other in pairwise(spans)]
     if "phone" in kinds:
         yield from _phones(text, spans, groups, between)
+    ask = _fitting if len(groups) <= MANY else _fitting.__wrapped__
+    for first, last, rows in ask(tuple(map(len, groups)), tuple(between)):
+        yield from _fit(text, spans, groups, between, first, last, rows, kinds)
+
+
+@lru_cache(maxsize=1 << 11)
+def _fitting(lengths: tuple[int, ...], between: tuple[str, ...]) -> list[tuple[int, int, list[_Row]]]:
+    """(first group, last group, rows) of every layout that fits groups of these lengths."""
     rows, starts = _layouts()
-    for first in range(len(groups)):
+    found = []
+    for first in range(len(lengths)):
         if first and not _apart(between[first - 1]):
             continue
         layout = ""
-        for last in range(first, len(groups)):
-            layout += (between[last - 1] if last > first else "") + str(len(groups[last]))
+        for last in range(first, len(lengths)):
+            layout += (between[last - 1] if last > first else "") + str(lengths[last])
             if layout not in starts:
                 break
-            if layout in rows and (last + 1 == len(groups) or _apart(between[last])):
-                yield from _fit(text, spans, groups, between, first, last, rows[layout], kinds)
+            if layout in rows and (last + 1 == len(lengths) or _apart(between[last])):
+                found.append((first, last, rows[layout]))
+    return found
 
 
 def _apart(gap: str) -> bool:
@@ -143,8 +160,10 @@ def _fit(
     around = ([between[first - 1]] if first else []) + ([between[last]] if last + 1 < len(groups) else [])
     # Three of four blocks that stand with blanks between are no number of three blocks.
     inside = "/" in around or (last > first and " " in around and " " in between[first:last])
+    if _is_attached(text, start, end):
+        return
     for row in rows:
-        if row.kind not in kinds or _is_attached(text, start, end):
+        if row.kind not in kinds:
             continue
         if row.kind == "card":
             if checks.card(digits) and (last > first or not _is_other(text, start)):

@@ -68,10 +68,15 @@ def odd() -> str:
     return "[" + "".join(f"\\x{{{a:x}}}-\\x{{{b:x}}}" for a, b in zip(starts, ends, strict=True)) + "]"
 
 
+@lru_cache(maxsize=1)
+def _known() -> frozenset[str]:
+    return frozenset(map(chr, table()))
+
+
 def _plain(text: str) -> str:
     """`text.translate(table())`. What is put in is ASCII, so it does not matter which character goes first."""
     known = table()
-    found = [c for c in set(text) if not c.isascii() and ord(c) in known]
+    found = _known().intersection(text)
     if len(found) > FEW:
         return text.translate(known)
     for character in found:  # a pass each: translate takes every character of the text for a possible error

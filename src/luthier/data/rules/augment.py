@@ -72,8 +72,9 @@ def _grow(rows: Opened, settings: Augment) -> pa.RecordBatch:
     import polars as pl
     import pyarrow as pa
 
+    from luthier.data.digests import fold
     from luthier.data.opened import Opened
-    from luthier.data.records import fold, made_ids, replace
+    from luthier.data.records import made_ids, replace
 
     user, texts = rows.says("user", "text"), rows.text.to_list()
     ids, labels = rows.column("id").to_pylist(), rows.label.to_list()

@@ -11,8 +11,7 @@ without end.
     lettered_words  share of words with a letter             Gopher keeps 0.8 and more
 
 Each text is judged by itself, short ones not at all: "42" is a good answer. What is not set is not looked at.
-ASCII texts are counted in their bytes, with a table and one sum for all of them, others likewise in their
-code points. Marks of Indic and other scripts are letters. Scripts without blanks have no words: a stretch
+ASCII texts are counted in their bytes, others in their code points. Marks of Indic and other scripts are letters. Scripts without blanks have no words: a stretch
 ends at their characters, and texts that are mostly theirs have no mean word.
 
 Raffel et al. 2020 (C4), section 2.2 and its code; Rae et al. 2021 (Gopher), section A1.1; Chen et al. 2024
@@ -21,7 +20,6 @@ code and numbers too."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from functools import cache, partial
 from typing import TYPE_CHECKING, Literal
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from luthier.data.opened import Opened
+    from luthier.data.points import Points
 
 ROLES = {
     "user": ("user", "text"),
@@ -57,9 +56,8 @@ KINDS = {
     "blank": r"\s",
     "no blanks": f"[{NO_BLANKS}]",
 }
-"""What a character is, by Rust's tables of Unicode; a kind is a bit, in this order."""
+"""What a character is, by Rust's tables of Unicode; a kind is a bit, in this order, which texts.c knows."""
 WORDS = {"words": r"\S+", "lettered": r"\S*[\p{L}\p{M}]\S*"}
-NOT_MET = 1 << 7
 STRETCH = rf"[\S--[{NO_BLANKS}]]+"
 
 
@@ -140,66 +138,20 @@ class _Counts:
     def __init__(self, rows: Opened, settings: Characters) -> None:
         import numpy as np
 
-        from luthier.data.opened import NOT_ASCII
-
-        self._blanks: np.ndarray | None = None
         self._rows, self._longest = rows, settings.run or 0
         long_enough = np.diff(rows.bytes[1]) >= settings.from_chars  # a character has one byte or more
         self.places = np.flatnonzero(rows.says(*ROLES[settings.on]) & long_enough)
         """[J] of texts"""
-        self._other = np.flatnonzero(rows.have(NOT_ASCII)[self.places])  # those that are not ASCII, [O] of J
-        texts = rows.text.gather(self.places[self._other])
-        self._edges = np.concatenate([[0], np.cumsum(texts.str.len_chars().to_numpy(), dtype=np.int64)])
-        self._kinds = _kinds(np.frombuffer("".join(texts.to_list()).encode("utf-32-le"), np.uint32))
-        self._made: dict[str, np.ndarray] = {}
+        self._counts = _counted(rows, self.places)
         self.enough = self["chars"] >= settings.from_chars
 
     def __getitem__(self, kind: str) -> np.ndarray:
-        if kind not in self._made:
-            self._made[kind] = self._count(kind)
-        return self._made[kind]
-
-    def _count(self, kind: str) -> np.ndarray:
         import numpy as np
 
-        if kind == "filled":
-            return self["chars"] - self["blank"]
-        if kind in WORDS:
-            texts = self._rows.text.gather(self.places)
-            return texts.str.count_matches(WORDS[kind]).to_numpy().astype(np.int64)
-        if kind == "chars":
-            counts = np.diff(self._rows.bytes[1])[self.places]
-            counts[self._other] = np.diff(self._edges)
-            return counts
-        counts = self._in_bytes(kind)[self.places]
-        if len(self._kinds):
-            of_kind = self._kinds >> list(KINDS).index(kind) & 1
-            counts[self._other] = np.add.reduceat(of_kind, self._edges[:-1], dtype=np.int64)
-        return counts
-
-    def _in_bytes(self, kind: str) -> np.ndarray:
-        """How many bytes of a kind each text has, [T]."""
-        import numpy as np
-
-        from luthier.data.opened import CONTROL
-
-        edges = self._rows.bytes[1]
-        counts = np.zeros(len(edges) - 1, np.int64)
-        full = np.flatnonzero(np.diff(edges))  # reduceat takes an empty stretch for its neighbour
-        if len(full) and (kind != "broken" or self._rows.have(CONTROL).any()):
-            counts[full] = np.add.reduceat(self._are(kind), edges[:-1][full], dtype=np.int64)
-        return counts
-
-    def _are(self, kind: str) -> np.ndarray:
-        """Which bytes are of a kind, uint8 [N]."""
-        import numpy as np
-
-        if kind == "blank" and self._blanks is not None:
-            return self._blanks  # asked for twice
-        are = np.take(_ascii(kind), self._rows.bytes[0])
-        if kind == "blank":
-            self._blanks = are
-        return are
+        if kind not in self._counts:
+            texts = self._rows.some(self.places)
+            self._counts[kind] = texts.str.count_matches(WORDS[kind]).to_numpy().astype(np.int64)
+        return self._counts[kind]
 
     def share(self, kind: str, of: str = "filled") -> np.ndarray:
         """Not a number where there is nothing to divide."""
@@ -220,56 +172,92 @@ class _Counts:
         blank."""
         import numpy as np
 
-        edges = self._rows.bytes[1]
         longest = np.zeros(len(self.places), np.int64)
-        if np.diff(edges).max(initial=0) <= self._longest:
-            return longest
-        ends = np.append(self._are("blank"), 1)
-        ends[edges] = 1
-        ends = np.flatnonzero(ends)
-        begins = ends[:-1][np.diff(ends) > self._longest]
-        suspects = np.searchsorted(edges, begins, side="right") - 1
-        for k in np.flatnonzero(np.isin(self.places, suspects)).tolist():
+        for k in np.flatnonzero(_long_stretches(self._rows, self.places, self._longest)).tolist():
             runs = self._rows.text.gather([self.places[k]]).str.extract_all(STRETCH).explode()
             longest[k] = max((len(run) for run in runs.drop_nulls()), default=0)
         return longest
 
 
-def _kinds(codes: np.ndarray) -> np.ndarray:
-    """The kinds of characters as bits, uint8 [N]. What has not been met before is looked up in the regular
-    expressions."""
+def _long_stretches(rows: Opened, places: np.ndarray, longest: int) -> np.ndarray:
+    """Texts with more bytes side by side of which none is a blank of ASCII, and perhaps others, [J]."""
     import numpy as np
-    import polars as pl
 
-    table = _met()
-    kinds = table[codes]
-    new = np.unique(codes[kinds == NOT_MET])
-    if not len(new):
-        return kinds
-    characters = pl.Series(list(map(chr, new.tolist())))
-    found = [
-        characters.str.contains(pattern).to_numpy().astype(np.uint8) << k
-        for k, pattern in enumerate(KINDS.values())
-    ]
-    table[new] = np.bitwise_or.reduce(found)
-    return table[codes]
+    from luthier.data import compiled
+
+    told, edges = rows.bytes
+    if (library := compiled.library()) is not None:
+        found = np.zeros(len(places), np.uint8)
+        compiled.call(library.luthier_stretches, told, edges, places, len(places), longest, found)
+        return found != 0
+    if np.diff(edges).max(initial=0) <= longest:
+        return np.zeros(len(places), bool)
+    ends = np.append(_in_ascii("blank")[told], 1)
+    ends[edges] = 1
+    ends = np.flatnonzero(ends)
+    begins = ends[:-1][np.diff(ends) > longest]
+    return np.isin(places, np.searchsorted(edges, begins, side="right") - 1)
+
+
+def _counted(rows: Opened, places: np.ndarray) -> dict[str, np.ndarray]:
+    """How many characters each of these texts has, and of each kind, [J]."""
+    import numpy as np
+
+    from luthier.data import compiled
+    from luthier.data.opened import NOT_ASCII
+
+    names = ["chars", *KINDS]
+    wide = rows.have(NOT_ASCII)
+    other = np.flatnonzero(wide[places])  # those that are not ASCII, [O] of J
+    if (library := compiled.library()) is not None:
+        told, edges = rows.bytes
+        counts = np.empty((len(places), len(names) + 1), np.int64)
+        table, wide = _points().table, wide.view(np.uint8)
+        compiled.call(library.luthier_counts, told, edges, places, len(places), table, wide, counts)
+        found = {name: counts[:, k].copy() for k, name in enumerate(names)}
+        other = other[counts[other, -1] > 0]  # with characters that nobody has met before
+    else:
+        found = _counted_in_bytes(rows, places)
+    if len(other):
+        texts = rows.text.gather(places[other])
+        edges = np.concatenate([[0], np.cumsum(texts.str.len_chars().to_numpy(), dtype=np.int64)])
+        kinds = _points().table[_points().codes(texts)]
+        found["chars"][other] = np.diff(edges)
+        for k, name in enumerate(KINDS):
+            found[name][other] = np.add.reduceat(kinds >> k & 1, edges[:-1], dtype=np.int64)
+    found["filled"] = found["chars"] - found["blank"]
+    return found
+
+
+def _counted_in_bytes(rows: Opened, places: np.ndarray) -> dict[str, np.ndarray]:
+    """For texts of ASCII, whose characters are bytes."""
+    import numpy as np
+
+    told, edges = rows.bytes
+    found = {"chars": np.diff(edges)[places]}
+    full = np.flatnonzero(np.diff(edges))  # reduceat takes an empty stretch for its neighbour
+    for kind in KINDS:
+        counts = np.zeros(len(edges) - 1, np.int64)
+        if len(full):
+            counts[full] = np.add.reduceat(_in_ascii(kind)[told], edges[:-1][full], dtype=np.int64)
+        found[kind] = counts[places]
+    return found
 
 
 @cache
-def _met() -> np.ndarray:
-    """Kinds by code point, filled as they are met."""
-    import numpy as np
+def _points() -> Points:
+    from luthier.data.points import Points
 
-    return np.full(sys.maxunicode + 1, NOT_MET, np.uint8)
+    return Points(KINDS)
 
 
 @cache
-def _ascii(kind: str) -> np.ndarray:
+def _in_ascii(kind: str) -> np.ndarray:
     """Which bytes are ASCII characters of a kind, uint8 [256]."""
     import numpy as np
 
     table = np.zeros(256, np.uint8)
-    table[:128] = _kinds(np.arange(128)) >> list(KINDS).index(kind) & 1
+    table[:128] = _points().table[:128] >> list(KINDS).index(kind) & 1
     return table
 
 

@@ -30,11 +30,9 @@ class Deduplicate(Spec):
 def _keys(rows: Opened, settings: Deduplicate) -> pa.RecordBatch:
     import pyarrow as pa
 
-    from luthier.data.records import hashed
-
     asked = rows.hashed_inputs(fold=settings.fold)
-    key = asked if settings.on == "user" else hashed(rows.whole(), fold=settings.fold)
-    return pa.record_batch({"key": key, "input": asked, "answer": hashed(rows.answers(), fold=settings.fold)})
+    key = asked if settings.on == "user" else rows.hashed_whole(fold=settings.fold)
+    return pa.record_batch({"key": key, "input": asked, "answer": rows.hashed_answers(fold=settings.fold)})
 
 
 deduplicate = KeyedRule(

@@ -23,7 +23,10 @@ class DropEmpty(Spec):
 def _run(rows: Opened, settings: DropEmpty) -> Said:  # noqa: ARG001  every rule has this signature
     import numpy as np
 
-    blank = ~rows.text.str.contains(r"\S").to_numpy() & ~rows.says("system", "tool", "argument")
+    from luthier.data.opened import SEEN
+
+    blank = ~rows.have(SEEN) & ~rows.says("system", "tool", "argument")
+    blank &= ~rows.matching(blank, r"\S")
     why = {
         row: f"the {rows.role[int(turn)]} turn is empty"
         for row, turn in enumerate(rows.first(blank).tolist())
@@ -31,9 +34,10 @@ def _run(rows: Opened, settings: DropEmpty) -> Said:  # noqa: ARG001  every rule
     }
     chosen, rejected = rows.last(~rows.says("text", "rejected", "argument")), rows.last(rows.says("rejected"))
     pairs = np.flatnonzero((chosen >= 0) & (rejected >= 0))
-    same = rows.text.gather(chosen[pairs]).to_numpy() == rows.text.gather(rejected[pairs]).to_numpy()
-    for row in pairs[same].tolist():
-        why.setdefault(row, "the rejected answer is the chosen one")
+    both = zip(rows.some(chosen[pairs]), rows.some(rejected[pairs]), strict=True)
+    for row, (one, other) in zip(pairs.tolist(), both, strict=True):
+        if one == other:
+            why.setdefault(row, "the rejected answer is the chosen one")
     return Said(removed=rows.reasons(why))
 
 

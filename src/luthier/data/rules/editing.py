@@ -28,10 +28,12 @@ def repaired(
     labels. Counts are of texts, by the names that `repair` gives."""
     import numpy as np
 
+    from luthier.data.opened import strings
+
     hits = np.flatnonzero(suspects)
     told: dict[str, list[int]] = {}
     places, after = [], []
-    for place, before in zip(hits.tolist(), rows.text.gather(hits).to_list(), strict=True):
+    for place, before in zip(hits.tolist(), strings(rows.text, hits), strict=True):
         repaired_text, names = repair(before)
         if repaired_text != before:
             places.append(place)
@@ -46,6 +48,7 @@ def repaired(
     why = [(name, np.intersect1d(of, places)) for name, of in sorted(told.items())]
     return Said(
         text=text,
+        edited=np.array(places, np.int64),
         label=None if label is None else label.to_arrow().cast("string"),
         changed=rows.named(why),
         counts=counts,

@@ -108,16 +108,13 @@ class Html(Spec):
 
 
 def _run(rows: Opened, settings: Html) -> Said:
-    import numpy as np
-
     from luthier.data.opened import TAG
 
     if settings.mode == "document":
         _parser()  # whether it is there must not depend on the rows
-    suspects = rows.have(TAG)
-    places = np.flatnonzero(suspects)
-    suspects[places] = _suspect(rows.text.gather(places)).to_numpy()
-    return repaired(rows, suspects, _suspect, partial(cleaned, mode=settings.mode))
+    return repaired(
+        rows, rows.matching(rows.have(TAG), SUSPECT), _suspect, partial(cleaned, mode=settings.mode)
+    )
 
 
 def _suspect(text: pl.Series) -> pl.Series:

@@ -11,6 +11,7 @@ encodings."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from luthier.core.spec import Spec
@@ -19,12 +20,14 @@ from .editing import repaired
 from .rule import RowRule, Said
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
 
     from luthier.data.opened import Opened
 
 # U+0080 to U+00BF as they are in Latin-1, those that Windows-1252 shows instead, and what a lost byte leaves.
-SECOND = r"[\u{80}-\u{bf}€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ\u{fffd}]"
+SHOWN = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ\ufffd"
+SECOND = rf"[\u{{80}}-\u{{bf}}{SHOWN}]"
 TRACE = (
     "[Â-ô]" + SECOND + "|Ã "
 )  # the last: à, whose second byte is a no-break space, which became a plain one
@@ -37,12 +40,30 @@ class Mojibake(Spec):
 def _run(rows: Opened, settings: Mojibake) -> Said:  # noqa: ARG001  every rule has this signature
     import numpy as np
 
+    from luthier.data import compiled
     from luthier.data.opened import NOT_ASCII
 
     suspects = rows.have(NOT_ASCII)
-    places = np.flatnonzero(suspects)
-    suspects[places] = _trace(rows.text.gather(places)).to_numpy()
+    if (library := compiled.library()) is None:
+        suspects = rows.matching(suspects, TRACE)
+    else:
+        told, edges = rows.bytes
+        places = np.flatnonzero(suspects)
+        found = np.zeros(len(places), np.uint8)
+        compiled.call(library.luthier_trace, told, edges, places, len(places), _second(), found)
+        suspects[places] = found != 0
     return repaired(rows, suspects, _trace, _repair)
+
+
+@cache
+def _second() -> np.ndarray:
+    """Which code points are of SECOND, uint8 [0x10000]."""
+    import numpy as np
+
+    table = np.zeros(1 << 16, np.uint8)
+    table[0x80:0xC0] = 1
+    table[list(map(ord, SHOWN))] = 1
+    return table
 
 
 def _trace(text: pl.Series) -> pl.Series:

@@ -8,6 +8,7 @@ that can make a text read differently from what it is (Boucher and Anderson, "Tr
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from typing import TYPE_CHECKING, Literal
 
 from luthier.core.spec import Spec
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
     import polars as pl
 
     from luthier.data.opened import Opened
+    from luthier.data.points import Points
 
-    Step = tuple[str, Callable[[pl.Series], pl.Series], Callable[[Opened], np.ndarray]]
+    Step = tuple[str, Callable[[pl.Expr], pl.Expr], Callable[[Opened], np.ndarray]]
 
 INVISIBLE = "\u00ad\u180e\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069"
+GONE = r"[\p{Cc}" + INVISIBLE + r"&&[^\t\n\r\x{85}]]"
 
 # What NFC may change (UAX 15, NFC_Quick_Check): marks, parts of Hangul and Kirat Rai, what stands for other characters, and
 # what is too new for the expression to know, but perhaps not for the normalization. Whole blocks, where a few characters of
@@ -48,32 +51,52 @@ class Normalize(Spec):
 def _run(rows: Opened, settings: Normalize) -> Said:
     """A step looks only at texts that have one of its kinds of bytes, which are few."""
     import numpy as np
+    import polars as pl
 
-    before = texts = rows.text
-    touched = np.zeros(len(before), bool)
+    from luthier.data.opened import strings
+
+    steps = _steps(settings)
+    can = [can_change(rows) for _, _, can_change in steps]
+    places = np.flatnonzero(np.logical_or.reduce([np.zeros(len(rows.text), bool), *can]))
+    told = strings(rows.text, places)
+    touched: set[int] = set()
     why = []
-    for what, step, can_change in _steps(settings):
+    for (what, step, _), mask in zip(steps, can, strict=True):
         # What an earlier step has changed may be work for this one.
-        places = np.flatnonzero(can_change(rows) | touched)
-        some = texts.gather(places)
-        after = step(some)
-        differs = after.ne_missing(some)
-        if differs.any():
-            changed = places[differs.to_numpy()]
-            why.append((what, changed))
-            touched[changed] = True
-            texts = texts.clone().scatter(changed, after.filter(differs))
+        mine = [k for k, may in enumerate(mask[places].tolist()) if may or k in touched]
+        after = _applied(step, pl.Series([told[k] for k in mine], dtype=pl.String)).to_list() if mine else []
+        changed = [(k, text) for k, text in zip(mine, after, strict=True) if text != told[k]]
+        if changed:
+            why.append((what, places[[k for k, _ in changed]]))
+            touched |= {k for k, _ in changed}
+            for k, text in changed:
+                told[k] = text
+    edited = sorted(touched)
+    texts = rows.text
+    if edited:
+        texts = texts.clone().scatter(places[edited], [told[k] for k in edited])
     label = rows.label
-    cleaned = _clean(label, settings)
-    if texts is before and not label.ne_missing(cleaned).any():
+    cleaned = _clean(label, settings) if label.null_count() < len(label) else label
+    if not edited and (cleaned is label or not label.ne_missing(cleaned).any()):
         return Said()
-    return Said(text=texts, label=cleaned.to_arrow().cast("string"), changed=rows.named(why))
+    said = cleaned.to_arrow().cast("string")
+    return Said(text=texts, edited=places[edited], label=said, changed=rows.named(why))
 
 
 def _clean(text: pl.Series, settings: Normalize) -> pl.Series:
-    for _, step, _ in _steps(settings):
-        text = step(text)
-    return text
+    def all_of(told: pl.Expr) -> pl.Expr:
+        for _, step, _ in _steps(settings):
+            told = step(told)
+        return told
+
+    return _applied(all_of, text)
+
+
+def _applied(step: Callable[[pl.Expr], pl.Expr], text: pl.Series) -> pl.Series:
+    """All of a step's expressions at once: what Polars takes for a call is the same for one and for five."""
+    import polars as pl
+
+    return pl.DataFrame({"text": text}).select(step(pl.col("text"))).to_series()
 
 
 def _steps(settings: Normalize) -> list[Step]:
@@ -82,15 +105,37 @@ def _steps(settings: Normalize) -> list[Step]:
 
     steps: list[Step] = []
     if settings.invisible:
-        steps.append(
-            ("invisible characters", _invisible, lambda rows: rows.have(opened.CONTROL, opened.NOT_ASCII))
-        )
+        steps.append(("invisible characters", _invisible, _has_invisible))
     if (form := settings.form) != "none":
         can_change = _not_composed if form == "NFC" else lambda rows: rows.have(opened.NOT_ASCII)
         steps.append((f"Unicode {form}", lambda text: text.str.normalize(form), can_change))
     if settings.whitespace != "keep" or settings.newlines == "space":
-        steps.append(("whitespace", lambda text: _whitespace(text, settings), _has_whitespace))
+        steps.append(
+            (
+                "whitespace",
+                lambda text: _whitespace(text, settings),
+                partial(_has_whitespace, settings=settings),
+            )
+        )
     return steps
+
+
+@cache
+def _points() -> Points:
+    from luthier.data.points import Points
+
+    return Points({"invisible": GONE, "composed": COMPOSED})
+
+
+def _has_invisible(rows: Opened) -> np.ndarray:
+    import numpy as np
+
+    from luthier.data import opened
+
+    found = rows.have(opened.CONTROL, opened.NOT_ASCII)
+    places = np.flatnonzero(found)
+    found[places] = (_points().of(rows, places) & _points().bit("invisible")) != 0
+    return found
 
 
 def _not_composed(rows: Opened) -> np.ndarray:
@@ -101,34 +146,39 @@ def _not_composed(rows: Opened) -> np.ndarray:
 
     found = rows.have(opened.FROM_0300)
     places = np.flatnonzero(found)
-    found[places] = rows.text.gather(places).str.contains(COMPOSED).to_numpy()
+    found[places] = (_points().of(rows, places) & _points().bit("composed")) != 0
     return found
 
 
-def _has_whitespace(rows: Opened) -> np.ndarray:
-    """Texts that are not words with single blanks between: that have a break or another blank, two blanks side by side,
-    or one at an end."""
+def _has_whitespace(rows: Opened, settings: Normalize) -> np.ndarray:
+    """Texts that are not words with single blanks between, and line breaks where they may stay: no two blanks side by side, none at
+    an end. It may take a text for one that is none."""
     import numpy as np
 
-    from luthier.data import opened
+    from luthier.data import compiled, opened
 
     told, edges = rows.bytes
-    found = rows.have(opened.TAB, opened.BREAK, opened.CONTROL, opened.NOT_ASCII)
+    special = rows.have(opened.TAB, opened.BREAK, opened.CONTROL, opened.NOT_ASCII)
+    if (library := compiled.library()) is not None:
+        found = np.zeros(len(special), np.uint8)
+        compiled.call(library.luthier_untidy, told, edges, len(special), special.view(np.uint8), found)
+        untidy = found != 0
+        return untidy | rows.have(opened.BREAK) if settings.newlines == "space" else untidy
     if not len(told):
-        return found
+        return special
     blank = told == 32
     double = np.flatnonzero(blank[1:] & blank[:-1])
-    found[np.searchsorted(edges, double, side="right") - 1] = True
+    special[np.searchsorted(edges, double, side="right") - 1] = True
     full = np.flatnonzero(np.diff(edges))
-    found[full[blank[edges[:-1][full]] | blank[edges[1:][full] - 1]]] = True
-    return found
+    special[full[blank[edges[:-1][full]] | blank[edges[1:][full] - 1]]] = True
+    return special
 
 
-def _invisible(text: pl.Series) -> pl.Series:
-    return text.str.replace_all(r"[\p{Cc}" + INVISIBLE + r"&&[^\t\n\r\x{85}]]", "")
+def _invisible(text: pl.Expr) -> pl.Expr:
+    return text.str.replace_all(GONE, "")
 
 
-def _whitespace(text: pl.Series, settings: Normalize) -> pl.Series:
+def _whitespace(text: pl.Expr, settings: Normalize) -> pl.Expr:
     text = text.str.replace_all(r"\r\n|[\r\x{85}\x{2028}\x{2029}]", "\n")
     if settings.newlines == "space":
         text = text.str.replace_all(r"\s*\n\s*", " ")

@@ -67,21 +67,55 @@ ROLES = {
 
 def _run(rows: Opened, settings: Repetition) -> Said:
     """Cheap bounds first, for all texts at once; what they let pass is counted exactly, text by text."""
-    from luthier.data.words import words_of
 
-    words = words_of(rows)
+    from luthier.data.words import words_at
+
     judged = rows.says(*ROLES[settings.on])
-    long = judged & (words.counts() >= settings.shortest)
+    looks, counts = _looked(rows, judged, settings)
+    words = words_at(rows, looks)
+    counts[looks] = words.counts()
+    long = judged & (counts >= settings.shortest)
+    limits = {2: settings.top_2, 3: settings.top_3, 4: settings.top_4}
     why: dict[int, str] = {}
     for found in (
         _lines(rows, long, settings),
-        _grams(words, long, {2: settings.top_2, 3: settings.top_3, 4: settings.top_4}, settings.often),
-        _word_runs(words, judged, settings.word_run),
-        _letter_runs(words, judged, settings.letter_run),
+        _placed(_grams(words, long[looks], limits, settings.often), looks),
+        _placed(_word_runs(words, settings.word_run), looks),
+        _placed(_letter_runs(words, settings.letter_run), looks),
     ):
         for text in sorted(found):
             why.setdefault(int(rows.row[text]), found[text].format(turn=f"the {rows.role[text]} turn"))
     return Said(removed=rows.reasons(why))
+
+
+def _looked(rows: Opened, judged: np.ndarray, settings: Repetition) -> tuple[np.ndarray, np.ndarray]:
+    """(texts that are judged and need a closer look, how many words each text has [T] where it needs none)."""
+    import numpy as np
+
+    from luthier.data import compiled, words
+
+    told, edges = rows.bytes
+    texts = len(edges) - 1
+    counts = np.zeros(texts, np.int64)
+    if (library := compiled.library()) is None:
+        return np.flatnonzero(judged), counts
+    longest = int(np.diff(edges).max(initial=0))
+    room = 1 << 16
+    shares = [settings.top_2, settings.top_3, settings.top_4]
+    limits = np.array([np.inf if share is None else share for share in shares], np.float64)
+    never = longest + 1
+    runs = (never if run is None else run for run in (settings.word_run, settings.letter_run))
+    folded, found = np.empty(longest + 8, np.uint8), np.empty(texts, np.uint8)
+    hashes, start, end = (np.empty(longest // 2 + 2, kind) for kind in (np.uint64, np.int64, np.int64))
+    compiled.call(
+        library.luthier_repeats, told, edges, texts, *words.known(), settings.shortest, settings.often, *runs, limits, folded,
+        hashes, start, end, np.empty(room, np.uint32), room, counts, found,
+    )  # fmt: skip
+    return np.flatnonzero(judged & (found != 0)), counts
+
+
+def _placed(found: dict[int, str], places: np.ndarray) -> dict[int, str]:
+    return {int(places[k]): why for k, why in found.items()}
 
 
 def _lines(rows: Opened, long: np.ndarray, settings: Repetition) -> dict[int, str]:
@@ -93,7 +127,7 @@ def _lines(rows: Opened, long: np.ndarray, settings: Repetition) -> dict[int, st
     if settings.lines is None and settings.line_characters is None:
         return found
     places = np.flatnonzero(long & rows.have(opened.BREAK))
-    for text, told in zip(places, rows.text.gather(places).to_list(), strict=True):
+    for text, told in zip(places, opened.strings(rows.text, places), strict=True):
         lines = [line for part in told.split("\n") if (line := part.strip())]
         seen = Counter(lines)
         again = len(lines) - len(seen)
@@ -169,7 +203,7 @@ def _top(told: list[bytes], n: int, often: int) -> float:
     return min(1.0, most / sum(map(len, told)))
 
 
-def _word_runs(words: Words, judged: np.ndarray, limit: int | None) -> dict[int, str]:
+def _word_runs(words: Words, limit: int | None) -> dict[int, str]:
     import numpy as np
 
     found: dict[int, str] = {}
@@ -182,12 +216,12 @@ def _word_runs(words: Words, judged: np.ndarray, limit: int | None) -> dict[int,
     for k in np.flatnonzero(lengths > limit).tolist():
         start, n = int(begin[k]), int(lengths[k])
         text = int(np.searchsorted(words.first, start, "right")) - 1
-        if judged[text] and len(set(words.spoken(start, start + n))) == 1:
+        if len(set(words.spoken(start, start + n))) == 1:
             found.setdefault(text, f"one word stands {n} times in a row in {{turn}}, more than {limit}")
     return found
 
 
-def _letter_runs(words: Words, judged: np.ndarray, limit: int | None) -> dict[int, str]:
+def _letter_runs(words: Words, limit: int | None) -> dict[int, str]:
     import re
 
     import numpy as np
@@ -198,7 +232,7 @@ def _letter_runs(words: Words, judged: np.ndarray, limit: int | None) -> dict[in
     run = re.compile(rf"(.)\1{{{limit},}}", re.DOTALL)
     for k in np.flatnonzero(words.end - words.start > limit).tolist():
         text = int(np.searchsorted(words.first, k, "right")) - 1
-        if judged[text] and (hit := run.search(words.spoken(k, k + 1)[0].decode())):
+        if hit := run.search(words.spoken(k, k + 1)[0].decode()):
             found.setdefault(
                 text, f"one letter stands {len(hit[0])} times in a row in {{turn}}, more than {limit}"
             )

@@ -43,6 +43,7 @@ class Said:
     """What a rule says of B rows with T texts. What is None stays as it is.
 
     text     the texts, edited                                                  [T]
+    edited   where the texts stand that are not what they were; None: anywhere
     label    the labels, edited                                                 [B]
     columns  other columns of the rows by name (weight, group), as they now are [B]
     changed  why a row was edited, null where it was not; or what is to be noted of a row that nothing edits  [B]
@@ -51,6 +52,7 @@ class Said:
     """
 
     text: pl.Series | None = None
+    edited: np.ndarray | None = None
     label: pa.Array | None = None
     columns: Mapping[str, pa.Array] = field(default_factory=dict)
     changed: pa.Array | None = None

@@ -14,6 +14,7 @@ WizardLM's unfiltered set), shortened to those that hardly occur otherwise."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from luthier.data.opened import Opened
+    from luthier.data.phrases import Phrases
 
 NEXT = {
     "": ("system", "user"),
@@ -62,6 +64,8 @@ BEGINNING = 200
 LONG = 100
 """Characters from which on an answer is expected to end like a sentence."""
 END = r"""[.!?…。！？।؟։:;)\]}>"'”’»」』`*_|~\p{So}]\s*$"""
+PLAIN_END = b".!?:;)]}>\"'*_|~`"
+"""Those of END that are one byte."""
 INSIDE = r"[.!?。！？।؟]\s"
 
 
@@ -111,9 +115,7 @@ def _order(rows: Opened, why: dict[int, str]) -> None:
 
     turns = np.flatnonzero(~rows.says("text", "rejected", "argument"))  # of messages alone, row after row
     names = list(NEXT)
-    codes = np.full(len(turns), -1, np.int64)
-    for code, name in enumerate(names):
-        codes[rows.says(name)[turns]] = code
+    codes = rows.roles(names)[turns]
     row = rows.row[turns]
     first = np.ones(len(turns), bool)
     first[1:] = row[1:] != row[:-1]
@@ -142,41 +144,58 @@ def _firsts(rows: Opened, mask: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _marked(rows: Opened) -> np.ndarray:
-    """Texts that hold a template's mark, [T]."""
-    return rows.text.str.contains_any(list(MARKS)).to_numpy()
+    """Texts that hold a template's mark, [T]; each begins with `<` or `[`."""
+    import numpy as np
+
+    from luthier.data.opened import BRACKET, TAG, strings
+
+    found = rows.have(TAG, BRACKET)
+    places = np.flatnonzero(found)
+    found[places] = [any(mark in text for mark in MARKS) for text in strings(rows.text, places)]
+    return found
 
 
 def _refusing(rows: Opened) -> np.ndarray:
     """Answers that refuse, [T]."""
     import numpy as np
-    import polars as pl
 
     found = rows.says("assistant")
     places = np.flatnonzero(found)
-    start = (
-        rows.text.gather(places)
-        .str.slice(0, BEGINNING)
-        .str.to_lowercase()
-        .str.replace_all("’", "'", literal=True)
-    )
-    found[places] = (
-        start.to_frame("t").select(pl.col("t").str.contains_any(list(REFUSALS))).to_series().to_numpy()
-    )
+    found[places] = _refusals().within(rows, places)
     return found
+
+
+@cache
+def _refusals() -> Phrases:
+    from luthier.data.phrases import Phrases
+
+    return Phrases(REFUSALS, BEGINNING)
 
 
 def _cut_off(rows: Opened) -> tuple[np.ndarray, np.ndarray]:
     """(answers with code that is never closed, answers that end in the middle of a sentence), [T] each."""
     import numpy as np
+    import polars as pl
 
-    unclosed, cut = rows.says("assistant"), rows.says("assistant")
-    places = np.flatnonzero(unclosed)
-    texts = rows.text.gather(places)
-    fences = texts.str.count_matches(r"(?m)^ {0,3}(?:```|~~~)").to_numpy()
-    unclosed[places] = fences % 2 == 1
-    long = texts.str.len_chars().to_numpy() >= LONG
-    ended = texts.str.tail(40).str.contains(END).to_numpy()
-    cut[places] = long & ~ended & ~unclosed[places] & texts.str.contains(INSIDE).to_numpy()
+    from luthier.data.opened import FENCE
+
+    told, edges = rows.bytes
+    spoken = rows.says("assistant")
+    unclosed = spoken & rows.have(FENCE)
+    if len(places := np.flatnonzero(unclosed)):
+        fences = rows.some(places).str.count_matches(r"(?m)^ {0,3}(?:```|~~~)").to_numpy()
+        unclosed[places] = fences % 2 == 1
+    cut = spoken & ~unclosed & (np.diff(edges) >= LONG)  # a character has one byte or more
+    places = np.flatnonzero(cut)
+    plain = np.zeros(256, bool)
+    plain[list(PLAIN_END)] = True
+    places = places[~plain[told[edges[1:][places] - 1]]]
+    cut[:] = False
+    if len(places):
+        text = pl.col("text")
+        long, ended = text.str.len_chars() >= LONG, text.str.tail(40).str.contains(END)
+        texts = pl.DataFrame({"text": rows.some(places)})
+        cut[places] = texts.select(long & ~ended & text.str.contains(INSIDE)).to_series().to_numpy()
     return unclosed, cut
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
+from luthier.data.digests import fold
 from luthier.data.languages import detect
-from luthier.data.records import fold
 
 _WORD = re.compile(r"\w+")
 MASK = re.compile(r"\[[A-Z][A-Z_]*(?:[_:][0-9A-Za-z]+)?\]")

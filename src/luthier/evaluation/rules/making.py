@@ -21,11 +21,12 @@ import polars as pl
 import pyarrow as pa
 
 from luthier.core.artifact import digest_of
+from luthier.data.digests import fold
 from luthier.data.draws import Draw
 from luthier.data.forgotten import stem
 from luthier.data.languages import detect, name
 from luthier.data.opened import Opened
-from luthier.data.records import fold, made_ids
+from luthier.data.records import made_ids
 from luthier.data.records import replace as with_columns
 from luthier.data.rules.rule import Lent, WouldAsk
 from luthier.store.answers import Answers

@@ -1,0 +1,81 @@
+"""Which texts have one of some phrases near their beginning, whatever the case: one pass over the bytes for all phrases (Aho and
+Corasick, 1975), where there is a compiled function, and Polars elsewhere.
+
+Not here: what phrases a rule looks for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+from . import compiled
+from .opened import Opened
+
+
+class Phrases:
+    """`phrases` are in lower case; `as_ascii` says what else a character may stand for, such as a curly apostrophe for a plain one."""
+
+    def __init__(self, phrases: Sequence[str], most: int, as_ascii: tuple[str, str] = ("’", "'")) -> None:
+        self._phrases, self._most, self._as_ascii = list(phrases), most, as_ascii
+
+    def within(self, rows: Opened, places: np.ndarray) -> np.ndarray:
+        """Whether one stands in the first `most` characters of each of these texts, bool [n]."""
+        if (library := compiled.library()) is None or not len(places):
+            return self._plainly(rows.some(places))
+        told, edges = rows.bytes
+        letters, steps, ends = self._machine
+        found = np.zeros(len(places), np.uint8)
+        compiled.call(
+            library.luthier_phrases, told, edges, places, len(places), self._most, steps.shape[1], letters, steps, ends, found,
+        )  # fmt: skip
+        out = found == 1
+        if len(wide := np.flatnonzero(found == 2)):
+            out[wide] = self._plainly(rows.some(places[wide]))
+        return out
+
+    def _plainly(self, texts: pl.Series) -> np.ndarray:
+        if not len(texts):
+            return np.zeros(0, bool)
+        start = pl.col("text").str.slice(0, self._most).str.to_lowercase()
+        found = start.str.replace_all(*self._as_ascii, literal=True).str.contains_any(self._phrases)
+        return pl.DataFrame({"text": texts}).select(found).to_series().to_numpy()
+
+    @cached_property
+    def _machine(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(the number of each letter of ASCII, of both cases; from a state by a letter's number to the next; states in which a
+        phrase has ended). Phrases beyond ASCII are for Polars, as texts with them are."""
+        phrases = [phrase for phrase in self._phrases if phrase.isascii()]
+        letters = np.zeros(128, np.uint8)
+        for number, letter in enumerate(sorted(set("".join(phrases))), 1):
+            letters[[ord(letter), ord(letter.upper())]] = number
+        width = int(letters.max()) + 1
+        steps, ends = [[0] * width], [False]
+        for phrase in phrases:
+            state = 0
+            for letter in phrase:
+                number = int(letters[ord(letter)])
+                if not steps[state][number]:
+                    steps[state][number] = len(steps)
+                    steps.append([0] * width)
+                    ends.append(False)
+                state = steps[state][number]
+            ends[state] = True
+        assert len(steps) < 1 << 16
+        back = [0] * len(steps)
+        waiting = deque(filter(None, steps[0]))
+        while waiting:
+            state = waiting.popleft()
+            ends[state] = ends[state] or ends[back[state]]
+            for number in range(width):
+                other = steps[back[state]][number]
+                if following := steps[state][number]:
+                    back[following] = other
+                    waiting.append(following)
+                else:
+                    steps[state][number] = other
+        return letters, np.array(steps, np.uint16), np.array(ends, np.uint8)
