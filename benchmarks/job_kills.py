@@ -86,7 +86,7 @@ def main() -> int:
 
 def fuse(points: tuple[str, ...], passes: int, chance: float = 0.5) -> None:
     """Perhaps a point of this process at which it kills itself, having said so."""
-    dice = random.Random(os.urandom(8))
+    dice = random.Random(os.urandom(8))  # noqa: S311
     if dice.random() > chance:
         return
     name, left = dice.choice(points), dice.randint(1, passes)
@@ -164,7 +164,7 @@ class Storm:
         key = site.found()
         caller = site.check(key) if key else None
         assert caller is not None, "the database must be empty"
-        return cls(site, caller, environ, servers, random.Random(seed))
+        return cls(site, caller, environ, servers, random.Random(seed))  # noqa: S311
 
     def blow(self, kills: int, jobs: int, seconds: float) -> None:
         """Until so many were killed; jobs come as long as it lasts."""
@@ -230,7 +230,7 @@ class Storm:
         self.servers = [one for one in self.servers if one.poll() is None]
         while len(self.servers) < self.how_many:
             command = [sys.executable, str(Path(__file__).resolve()), "--as", "server"]
-            self.servers.append(subprocess.Popen(command, env=self.environ, stdin=subprocess.DEVNULL))
+            self.servers.append(subprocess.Popen(command, env=self.environ, stdin=subprocess.DEVNULL))  # noqa: S603
 
     def _submit(self) -> None:
         needs = [self.jobs[-1].id] if self.jobs and self.dice.random() < 0.1 else []
