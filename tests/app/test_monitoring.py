@@ -17,6 +17,7 @@ import pytest
 from luthier.app.acting import system_user
 from luthier.app.app import App
 from luthier.app.monitoring import Monitor
+from luthier.app.retraining import Retraining
 from luthier.core.artifact import key_of
 from luthier.core.errors import Busy, Interrupted, NotFound, SpecError
 from luthier.core.event import Event
@@ -24,6 +25,7 @@ from luthier.core.spec import resolve
 from luthier.data.connectors.traffic import TrafficConnector
 from luthier.data.records import RECORD
 from luthier.evaluation import predictions
+from luthier.monitoring import retrain as rule
 from luthier.store.traffic import Exchange, Judgement
 
 DAY = 86_400.0
@@ -489,6 +491,21 @@ def test_the_recipe_is_that_of_the_release_that_answers(desk, runs):
     desk.judge(0, 40, correction="billing")
     assert desk.monitor.step("desk").retrain.state == "pending"
     assert "rows.jsonl" in runs[0].text and "shuffled" not in runs[0].text
+
+
+@pytest.mark.parametrize("desk", [RETRAIN.replace("[drift, labels]", "drift")], indirect=True)
+@pytest.mark.parametrize(("release", "state"), [("desk@1", "pending"), ("desk@0", "waiting")])
+def test_an_alarm_of_a_release_that_answers_no_longer_makes_nothing_due(desk, runs, release, state):
+    """In a canary the one before is still watched; once another is promoted, that one was made for it."""
+    desk.app.store.ledger.append(
+        Event("drift.look", "desk", {"release": release, "alarms": [{"id": "quality-1"}]}, START)
+    )
+    desk.traffic(0, 60)
+    desk.judge(0, 40, correction="billing")
+    facts = Retraining(desk.app, lambda: desk.now_s)._facts("desk")
+    assert (facts.alarms == ["quality-1"]) is (state == "pending")
+    settings = desk.monitor.settings("desk").retrain
+    assert (rule.due(settings, facts).why is not None) is (state == "pending")
 
 
 @pytest.mark.parametrize("desk", [RETRAIN.replace("on:", "start: release, on:")], indirect=True)

@@ -102,10 +102,12 @@ class Retraining:
             name, begun[-1].data["judgements"] if begun else 0, store.traffic.through().judgements
         )
         labels = sum(one.correction is not None or (one.rating or 0) > 0 for one in judged)
+        # what was told of a release that answers no longer is what the one in use was made for
+        in_use = self._in_use(name)
         alarms = [
             one["id"]
             for event in store.ledger.read(kind="drift.look", subject=name)
-            if event.time_s > last_s
+            if event.time_s > last_s and event.data["release"] in (None, in_use)
             for one in event.data["alarms"]
         ]
         return Facts(self._clock(), last_s, labels, alarms)
