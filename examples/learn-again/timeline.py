@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 WIDTH, LEFT, RIGHT = 960.0, 60.0, 20.0
-TOP, HEIGHT = 150.0, 220.0
+TOP, HEIGHT = 50.0, 220.0
 WITHIN = 30
 """The share of right answers is that of the newest so many requests of a topic."""
 COLOURS = {"old": "#2f5d9b", "new": "#8f521e"}
@@ -31,7 +31,8 @@ def drawing(told: Mapping[str, Any]) -> str:
         points = [(x, y) for x, y in _shares(asked["right"], [one == wanted for one in old])]
         line = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{COLOURS[name]}" stroke-width="2.5"/>')
-    parts += _marks(_happened(told), x_of)
+    marks = _happened(told)
+    parts += _marks(marks, x_of)
     parts += _legend(told)
     foot = TOP + HEIGHT
     for request in range(0, n + 1, 100):
@@ -40,7 +41,7 @@ def drawing(told: Mapping[str, Any]) -> str:
         )
     parts.append(f'<text x="{LEFT}" y="{foot + 64}" fill="#665f55">requests</text>')
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:.0f} {foot + 76:.0f}" font-family="sans-serif" font-size="12">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:.0f} {foot + 90 + 18 * len(marks):.0f}" font-family="sans-serif" font-size="12">'
         f'<rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>\n'
     )
 
@@ -76,21 +77,24 @@ def _happened(told: Mapping[str, Any]) -> list[tuple[int, str]]:
         if what == "alarm":
             what = f"alarm: {step['groups']}"
         elif what.startswith("rollout"):
-            what = f"{step['candidate'].rpartition('@')[2]} {what.removeprefix('rollout: ')}"
+            what = f"release {step['candidate'].rpartition('@')[2]} {what.removeprefix('rollout: ')}"
         elif what.startswith("retrain"):
             what = f"new run {what.removeprefix('retrain: ')}"
-        elif what not in ("the new topic begins", "planted", "episode ended"):
+        elif what not in ("the new topic begins", "planted"):
             continue
         found.setdefault(step["after_request"], []).append(what)
     return [(at, ", ".join(what)) for at, what in found.items()]
 
 
 def _marks(marks: Sequence[tuple[int, str]], x_of: Any) -> Iterator[str]:
-    """Each with its words above, slanted so that neighbours can be read."""
-    for at, what in marks:
-        x = x_of(at)
-        yield f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 8}" y2="{TOP + HEIGHT + 8}" stroke="#17635c" stroke-dasharray="3 3"/>'
-        yield f'<text x="{x:.1f}" y="{TOP - 12}" transform="rotate(-35 {x:.1f} {TOP - 12})" fill="#17635c">{escape(what)}</text>'
+    """Each with a number above, neighbours at two heights, and its words below the picture."""
+    for n, (at, what) in enumerate(marks):
+        x, y, told = x_of(at), TOP - 18 * (1 + n % 2), TOP + HEIGHT + 92 + 18 * n
+        yield f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y + 9}" y2="{TOP + HEIGHT + 8}" stroke="#17635c" stroke-dasharray="3 3"/>'
+        for across, down in ((x, y), (LEFT + 8, told - 4)):
+            yield f'<circle cx="{across:.1f}" cy="{down}" r="8" fill="#17635c"/>'
+            yield f'<text x="{across:.1f}" y="{down + 4}" text-anchor="middle" fill="#fff" font-size="11">{n + 1}</text>'
+        yield f'<text x="{LEFT + 24}" y="{told}">after {at}: {escape(what)}</text>'
 
 
 def _legend(told: Mapping[str, Any]) -> Iterator[str]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 
 from luthier.app.app import App
 
 FOLDER = Path(__file__).parents[2] / "examples" / "learn-again"
+RECORDED = FOLDER / "recorded"
 
 
 def script(name: str) -> ModuleType:
@@ -53,4 +56,15 @@ def test_figures_of_releases_on_the_same_rows():
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "bad.yaml"])
 def test_the_recipes_are_accepted(tmp_path, name):
-    assert App(tmp_path / "home", {})._read(FOLDER / name, ()).recipe.name == "learn-again"
+    assert App(tmp_path / "home", {}).recipes.read(FOLDER / name, ()).recipe.name == "learn-again"
+
+
+def test_the_recorded_run_is_what_its_picture_shows():
+    told = json.loads((RECORDED / "record.json").read_text(encoding="utf-8"))
+    picture = (RECORDED / "timeline.svg").read_text(encoding="utf-8")
+    assert script("timeline").drawing(told) == picture
+    ElementTree.fromstring(picture)
+    what = [step["what"] for step in told["steps"]]
+    order = ["the new topic begins", "alarm", "retrain: handed over", "rollout: promoted", "planted", "rollout: rolled back"]  # fmt: skip
+    places = [what.index(one) for one in order]
+    assert places == sorted(places)
