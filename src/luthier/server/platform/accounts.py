@@ -35,7 +35,7 @@ from .account_wire import (
     user_plain,
 )  # fmt: skip
 from .asked import answered, body_of, caller
-from .query import asked_in, page
+from .query import asked_in, page_of
 
 if TYPE_CHECKING:
     from luthier.app.accounts import Accounts
@@ -101,7 +101,7 @@ class AccountRoutes:
     async def organisations(self, request: Request) -> Response:
         told = asked_in(request, ("limit", "after"))
         return await answered(
-            lambda who: page(self._verbs.organisations(who), told, organisation_plain), caller(request)
+            lambda who: page_of(self._verbs.organisations(who), told, organisation_plain), caller(request)
         )
 
     async def create_organisation(self, request: Request) -> Response:
@@ -129,7 +129,7 @@ class AccountRoutes:
     async def projects(self, request: Request) -> Response:
         told = asked_in(request, ("limit", "after", "organisation"))
         return await answered(
-            lambda who: page(self._verbs.projects(who, told.get("organisation")), told, project_plain),
+            lambda who: page_of(self._verbs.projects(who, told.get("organisation")), told, project_plain),
             caller(request),
         )
 
@@ -166,7 +166,7 @@ class AccountRoutes:
 
         def found(who: Caller) -> dict[str, Any]:
             rows = self._verbs.users(who, told.get("scope") or scope_of(who))
-            return page([one for one in rows if one.kind == kind], told, user_plain)
+            return page_of([one for one in rows if one.kind == kind], told, user_plain)
 
         return await answered(found, caller(request))
 
@@ -209,7 +209,9 @@ class AccountRoutes:
     async def grants(self, request: Request) -> Response:
         told = asked_in(request, ("limit", "after", "scope"))
         return await answered(
-            lambda who: page(self._verbs.grants(who, told.get("scope") or scope_of(who)), told, grant_plain),
+            lambda who: page_of(
+                self._verbs.grants(who, told.get("scope") or scope_of(who)), told, grant_plain
+            ),
             caller(request),
         )
 
@@ -226,7 +228,8 @@ class AccountRoutes:
     async def keys(self, request: Request) -> Response:
         told = asked_in(request, ("limit", "after", "scope"))
         return await answered(
-            lambda who: page(self._verbs.keys.list(who, told.get("scope")), told, key_plain), caller(request)
+            lambda who: page_of(self._verbs.keys.list(who, told.get("scope")), told, key_plain),
+            caller(request),
         )
 
     async def create_key(self, request: Request) -> Response:

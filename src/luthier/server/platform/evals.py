@@ -15,7 +15,7 @@ from luthier.server.parts import Wire, checked
 from luthier.server.routes import Route
 
 from .asked import answered, body_of, caller
-from .paging import limit_of, newest_first, page, query_of
+from .query import LONGEST, asked_in, limit_of, newest_first, page
 from .retries import known_by
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _paged(work: Any, who: Caller, *given: Any, **asked: Any) -> dict[str, Any]:
 
 def _asked(request: Request, **choices: tuple[str, ...]) -> dict[str, Any]:
     """What page of a list is asked for. Raises ApiError 400."""
-    query = query_of(request, ("after", "limit", "order", *choices))
+    query = asked_in(request, ("after", "limit", "order", *choices), longest=LONGEST)
     for name, may in choices.items():
         if name in query and query[name] not in may:
             raise ApiError(400, "invalid_value", f"{name} is one of {', '.join(may)}.", param=name)

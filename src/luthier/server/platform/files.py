@@ -18,7 +18,7 @@ from luthier.server.routes import Route
 from .asked import answered, as_api_error, caller, worked
 from .lanes import COMMON, DOWNLOADS, UPLOADS
 from .multipart import read_form
-from .paging import limit_of, newest_first, page, query_of
+from .query import LONGEST, asked_in, limit_of, newest_first, page
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +61,7 @@ class FileRoutes:
         return await answered(shown, file)
 
     async def list(self, request: Request) -> Response:
-        query = query_of(request, ("after", "limit", "order", "purpose"))
+        query = asked_in(request, ("after", "limit", "order", "purpose"), longest=LONGEST)
         asked: dict[str, Any] = {"after": query.get("after"), "purpose": query.get("purpose")}
         asked |= {"limit": limit_of(query, 10_000, 10_000), "newest_first": newest_first(query)}
         return await answered(self._list, caller(request), asked)

@@ -26,7 +26,7 @@ from luthier.store.objects import Object
 
 from . import retries
 from .asked import answered, body_of, caller
-from .paging import limit_of, newest_first, page, query_of
+from .query import LONGEST, asked_in, limit_of, newest_first, page
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
@@ -155,19 +155,19 @@ class FineTuningRoutes:
         return await answered(self._ask, caller(request), job_id, "run")
 
     async def events(self, request: Request, job_id: str) -> Response:
-        query = query_of(request, ("after", "limit"))
+        query = asked_in(request, ("after", "limit"), longest=LONGEST)
         return await answered(
             self._events, caller(request), job_id, query.get("after"), limit_of(query, 20, 1000)
         )
 
     async def checkpoints(self, request: Request, job_id: str) -> Response:
-        query = query_of(request, ("after", "limit"))
+        query = asked_in(request, ("after", "limit"), longest=LONGEST)
         return await answered(
             self._checkpoints, caller(request), job_id, query.get("after"), limit_of(query, 10, 100)
         )
 
     async def permissions(self, request: Request, checkpoint: str) -> Response:
-        query = query_of(request, ("after", "limit", "order", "project_id"))
+        query = asked_in(request, ("after", "limit", "order", "project_id"), longest=LONGEST)
         newest = newest_first(query, ("ascending", "descending"), "descending")
         asked = {"after": query.get("after"), "limit": limit_of(query, 10, 100), "newest_first": newest}
         return await answered(self._permissions, caller(request), checkpoint, query.get("project_id"), asked)

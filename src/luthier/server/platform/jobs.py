@@ -21,7 +21,6 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from luthier.core.artifact import canonical
-from luthier.core.errors import did_you_mean
 from luthier.server.errors import ApiError
 from luthier.server.parts import Wire, checked
 from luthier.server.routes import Route
@@ -30,6 +29,7 @@ from luthier.store.schedules import Schedule
 
 from .asked import answered, body_of, caller
 from .job_stream import Streams, line
+from .query import asked_in, number_in
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
@@ -111,8 +111,8 @@ class JobRoutes:
         return await answered(work, caller(request), status=201)
 
     async def list(self, request: Request) -> Response:
-        asked = _query(request, "state", "kind", "after", "limit")
-        limit = _number(asked, "limit", 20, 1, MOST_LISTED)
+        asked = asked_in(request, ("state", "kind", "after", "limit"))
+        limit = number_in(asked, "limit", 20, MOST_LISTED, 1)
 
         def work(who: Caller) -> dict[str, Any]:
             found, more = self._site.jobs.list(
@@ -152,12 +152,12 @@ class JobRoutes:
         )
 
     async def events(self, request: Request, job_id: str) -> Response:
-        asked = _query(request, "after", "limit")
+        asked = asked_in(request, ("after", "limit"))
         header = request.headers.get("last-event-id")
-        after = _number(asked if header is None else {"after": header}, "after", 0, 0, 1 << 62)
+        after = number_in(asked if header is None else {"after": header}, "after", 0, 1 << 62)
         if "text/event-stream" in request.headers.get("accept", ""):
             return await self._streams.open(caller(request), job_id, after, request.state.still)
-        limit = _number(asked, "limit", 100, 1, MOST_EVENTS)
+        limit = number_in(asked, "limit", 100, MOST_EVENTS, 1)
 
         def work(who: Caller) -> dict[str, Any]:
             found = list(self._site.jobs.events(who, job_id, after=after, limit=limit + 1))
@@ -170,9 +170,9 @@ class JobRoutes:
         return await answered(work, caller(request))
 
     async def logs(self, request: Request, job_id: str) -> Response:
-        asked = _query(request, "lines", "containing", "attempt")
-        lines = _number(asked, "lines", 200, 1, 10_000)
-        attempt = _number(asked, "attempt", 0, 0, 1_000_000) if "attempt" in asked else None
+        asked = asked_in(request, ("lines", "containing", "attempt"))
+        lines = number_in(asked, "lines", 200, 10_000, 1)
+        attempt = number_in(asked, "attempt", 0, 1_000_000) if "attempt" in asked else None
 
         def work(who: Caller) -> dict[str, Any]:
             found = self._site.jobs.logs(
@@ -237,28 +237,6 @@ def _once(request: Request, body: Wire) -> tuple[str, str] | None:
     if not 0 < len(key) <= LONGEST_KEY:
         raise ApiError(400, "invalid_value", f"Idempotency-Key has 1 to {LONGEST_KEY} characters.")
     return f"{request.url.path}:{key}", hashlib.sha256(canonical(body.plain())).hexdigest()
-
-
-def _query(request: Request, *known: str) -> dict[str, str]:
-    """Each parameter at most once, and none that would be ignored. Raises ApiError."""
-    found: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        if name not in known:
-            hint = did_you_mean(name, known)
-            raise ApiError(
-                400, "unknown_parameter", f"There is no parameter {name[:40]!r} here; {hint}", param=name[:40]
-            )
-        if name in found:
-            raise ApiError(400, "invalid_value", f"{name} stands twice.", param=name)
-        found[name] = value
-    return found
-
-
-def _number(asked: Mapping[str, str], name: str, otherwise: int, low: int, high: int) -> int:
-    text = asked.get(name, str(otherwise))
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
-        raise ApiError(400, "invalid_value", f"{name} is a whole number from {low} to {high}.", param=name)
-    return int(text)
 
 
 def _words(asked: Mapping[str, str], name: str) -> list[str]:

@@ -47,7 +47,7 @@ class LoginRoutes:
         return answer
 
     async def finish(self, request: Request) -> Response:
-        login, told = self._there(), asked_in(request)
+        login, told = self._there(), asked_in(request, None)
         entered: Entered = await _proven(login.finish, told, request.cookies.get(self._begun_cookie))
         answer = RedirectResponse(entered.next, 303)
         self._put(answer, cookie_of(login), entered.token, None)

@@ -18,7 +18,7 @@ from luthier.store.webhooks import TYPES, Webhook
 
 from .asked import answered, body_of, caller
 from .lanes import HOOKS
-from .paging import limit_of, page, query_of
+from .query import LONGEST, asked_in, limit_of, page
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
@@ -77,7 +77,7 @@ class WebhookRoutes:
         return await answered(self._create, caller(request), checked(Created, await body_of(request)))
 
     async def list(self, request: Request) -> Response:
-        query = query_of(request, ("after", "limit"))
+        query = asked_in(request, ("after", "limit"), longest=LONGEST)
         return await answered(
             self._list, caller(request), after=query.get("after"), limit=limit_of(query, 20, 100)
         )
