@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from luthier.core.errors import NotAllowed, NotFound
-from luthier.governance.access import SITE, permissions_of
+from luthier.governance.access import SITE
 
-from .rights import missing
+from .rights import Rights, missing
 
 if TYPE_CHECKING:
     from .site import Caller, Site
@@ -51,16 +51,11 @@ def roles_in(site: Site, caller: Caller, project: str) -> list[str]:
 def need(site: Site, caller: Caller, permission: str, scope: str) -> None:
     """Raises NotAllowed where he does not hold it in that scope; NotFound, in the words of a scope that does not exist, where it is no
     scope of his: his key does not reach it, or he is nothing there."""
-    if caller.operator:
-        return
-    above = wider(site, scope)
-    key = site.store.accounts.key(caller.key_id) if caller.key_id else None
-    reaches = caller.key_id is None or caller.scope in above
-    held = permissions_of(site.store.accounts.roles(caller.user, above), key[0].permissions if key else None)
+    held = Rights(site.store.accounts, caller).held_in(wider(site, scope))
     own = scope in (SITE, caller.project, caller.organisation, caller.user, caller.key_id)
-    if not own and not (reaches and held):
+    if not own and not held:
         raise _nowhere(scope)
-    if not reaches or permission not in held:
+    if permission not in held:
         raise NotAllowed(
             f"{permission!r} is not held in {scope}.",
             remedy="Ask an admin of that scope, or use a key that reaches it.",

@@ -5,7 +5,7 @@ A scope that a caller does not reach, or in which he is nothing, is answered as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from luthier.core.errors import NotAllowed, NotFound
@@ -35,10 +35,12 @@ class Rights:
 
     def held(self, scope: str) -> frozenset[str]:
         """Empty where the caller's key does not reach. Raises NotFound for a scope that does not exist."""
+        return self.held_in(self.above(scope))
+
+    def held_in(self, above: Sequence[str]) -> frozenset[str]:
+        """`above`: a scope and what it lies in."""
         if self._caller.operator:
-            self.above(scope)
             return PERMISSIONS
-        above = self.above(scope)
         if self._caller.scope not in above:
             return frozenset()
         return permissions_of(self._rows.roles(self._caller.user, above), self._caller.least)

@@ -28,6 +28,7 @@ from luthier.store.accounts import Grant, KeyRow, Organisation, Project, User
 
 from .acting import Actor, local, system_user
 from .app import App
+from .permitted import project_of
 
 if TYPE_CHECKING:
     from .accounts import Accounts
@@ -165,9 +166,7 @@ class Site:
 
     def app(self, caller: Caller) -> App:
         """The App of the caller's project, which acts in the caller's name. Raises NotFound where there is no project."""
-        if caller.project is None:
-            raise NotFound("no project is named.", remedy="Use a key of a project, or send OpenAI-Project.")
-        return self.app_of(caller.project, caller.actor)
+        return self.app_of(project_of(caller), caller.actor)
 
     def app_of(self, project: str, actor: Actor) -> App:
         environ = self.project_environ(project)

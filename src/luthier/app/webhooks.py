@@ -22,6 +22,7 @@ from luthier.core.egress import Egress
 from luthier.core.errors import NotFound, SpecError, did_you_mean
 from luthier.store.webhooks import TYPES, Delivery, Webhook, event_of
 
+from .permitted import project_of
 from .server_key import derived
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Webhooks:
         self._check(title, url, events)
         now_s = time.time()
         webhook = Webhook(
-            f"whe_{secrets.token_hex(12)}", _project(caller), title, url, sorted(set(events)), caller.user, now_s, now_s
+            f"whe_{secrets.token_hex(12)}", project_of(caller), title, url, sorted(set(events)), caller.user, now_s, now_s
         )  # fmt: skip
         act = caller.actor.act("webhook.created", webhook.id, self._told(webhook))
         secret = self.secret(webhook)  # first: where the site's key cannot be had, nothing is entered
@@ -58,13 +59,13 @@ class Webhooks:
         return webhook, secret
 
     def get(self, caller: Caller, webhook_id: str) -> Webhook:
-        return self._site.store.webhooks.get(_project(caller), webhook_id)
+        return self._site.store.webhooks.get(project_of(caller), webhook_id)
 
     def list(
         self, caller: Caller, *, after: str | None = None, limit: int = 20
     ) -> tuple[list[Webhook], bool]:
         """(newest first, whether there are more)."""
-        found = self._site.store.webhooks.list(_project(caller))
+        found = self._site.store.webhooks.list(project_of(caller))
         if after is not None:
             place = next((i for i, one in enumerate(found) if one.id == after), None)
             if place is None:
@@ -94,14 +95,14 @@ class Webhooks:
 
     def end(self, caller: Caller, webhook_id: str) -> None:
         """What waits for it is not sent any more."""
-        project = _project(caller)
+        project = project_of(caller)
         act = caller.actor.act("webhook.deleted", webhook_id, {"project": project})
         self._site.store.webhooks.change(project, webhook_id, {"ended_s": time.time()}, act)
 
     def rotate(self, caller: Caller, webhook_id: str, *, keep_previous: bool = False) -> tuple[Webhook, str]:
         """Another secret, shown once. `keep_previous`: for a day both sign."""
         until_s = time.time() + OVERLAP_S if keep_previous else None
-        project = _project(caller)
+        project = project_of(caller)
         act = caller.actor.act(
             "webhook.secret_rotated", webhook_id, {"project": project, "keep_previous": keep_previous}
         )
@@ -188,9 +189,3 @@ def _check_types(events: Sequence[str]) -> None:
             raise SpecError(
                 f"there is no type of event {one[:80]!r} here.", remedy=did_you_mean(one[:80], TYPES)
             )
-
-
-def _project(caller: Caller) -> str:
-    if caller.project is None:
-        raise NotFound("no project is named.", remedy="Use a key of a project, or send OpenAI-Project.")
-    return caller.project

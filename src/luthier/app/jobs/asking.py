@@ -1,11 +1,11 @@
-"""What every asking of the queue is held to: a project, and numbers within bounds."""
+"""What every asking of the queue is held to: numbers within bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.errors import NotFound, SpecError, did_you_mean
+from luthier.core.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller
@@ -15,13 +15,6 @@ HIGHEST_OF_USERS = 10
 """Priority is one order for all projects, so more than this is an admin's to give."""
 MOST_ATTEMPTS = 20
 RESOURCES: Mapping[str, int] = {"cores": 4096, "memory_bytes": 1 << 50, "gpus": 64}
-
-
-def project_of(caller: Caller) -> str:
-    """Raises NotFound."""
-    if caller.project is None:
-        raise NotFound("no project is named.", remedy="Use a key of a project, or send OpenAI-Project.")
-    return caller.project
 
 
 def check_priority(caller: Caller, priority: int) -> int:

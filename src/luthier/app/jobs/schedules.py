@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.app.permitted import project_of
 from luthier.core.artifact import canonical
 from luthier.core.errors import LuthierError, SpecError
 from luthier.core.event import Event
 from luthier.store.schedules import Schedule
 
-from .asking import check_numbers, check_priority, project_of
+from .asking import check_numbers, check_priority
 from .cron import parse_cron
 
 if TYPE_CHECKING:

@@ -12,13 +12,14 @@ from urllib.parse import unquote, unquote_plus
 
 import sqlalchemy as sa
 
+from luthier.app.permitted import project_of
 from luthier.core.errors import SpecError
 from luthier.core.event import Event
 from luthier.store.attempts import AttemptRow
 from luthier.store.jobs import ENDED, Job, Wanted
 
 from . import logs
-from .asking import check_numbers, check_priority, project_of
+from .asking import check_numbers, check_priority
 from .observing import observer_of
 
 if TYPE_CHECKING:
