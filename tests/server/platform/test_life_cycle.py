@@ -119,6 +119,7 @@ def _node(node_modules, url, key, job, model, base):
         "KEY": key,
         "JOB": job,
         "MODEL": model,
+        "BASE": base,
     }
     script = Path(__file__).with_name("life_cycle.js")
     done = subprocess.run(["node", str(script)], env=environment, capture_output=True, text=True, timeout=600)

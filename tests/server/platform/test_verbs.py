@@ -275,10 +275,11 @@ class TestBothDoors:
 
 
 @pytest.mark.slow  # two trainings of a tiny model
-def test_a_run_at_a_server_makes_what_a_run_here_makes(tmp_path, at_a_port):
+def test_a_run_at_a_server_makes_what_a_run_here_makes(tmp_path, at_a_port, allow):
     train = "train: {epochs: 1, batch: {rows: 8, micro_tokens: 512}, dtype: fp32, adapter: {kind: lora, rank: 4}}\nevaluate: {resamples: 200}\n"
     site = Site.open({"LUTHIER_HOME": str(tmp_path / "site"), "HOME": str(tmp_path)})
     text, found = site.found(), {}
+    allow(site, bases=["known", "tiny"])
     app = site.app_of("proj_here", site.top.actor)
     furnish(app, tmp_path / "shop")
     recipe = tmp_path / "shop" / "recipe.yaml"
