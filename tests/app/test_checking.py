@@ -15,7 +15,7 @@ from luthier.core.testing import FakeContext
 def test_every_verb_refuses_before_the_home_is_touched(workshop, verb):
     recipe = workshop.folder / "recipe.yaml"
     with pytest.raises(SpecError, match="constrain: labels needs labels"):
-        getattr(App.open(), verb)(recipe, ("task={kind: chat}", "postprocess.constrain=labels"))
+        getattr(App.open().recipes, verb)(recipe, ("task={kind: chat}", "postprocess.constrain=labels"))
     assert not workshop.home.exists()
 
 

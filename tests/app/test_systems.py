@@ -161,7 +161,7 @@ def test_a_rubric_and_the_words_of_people_are_parts_of_what_is_asked(workshop):
     )
     workshop.write("r.yaml", "- {name: tone, asks: Is it polite?, scale: [0, 1]}\n")
     wish = read_recipe(workshop.folder / "recipe.yaml", words)
-    at = App.open({"LUTHIER_HOME": str(workshop.home)})._context(wish, None)
+    at = App.open({"LUTHIER_HOME": str(workshop.home)}).recipes.context(wish, None)
     one = measuring(wish.recipe, at)
     assert one.judge and [c.name for c in one.judge.criteria] == ["tone"]
     workshop.write("r.yaml", "criteria:\n  - {name: tone, asks: Is it kind?, scale: [0, 1]}\n")
