@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luthier.app.repeating import repeating
 from luthier.core import plugin
 from luthier.core.errors import LuthierError, Stale
 from luthier.core.testing import fault
@@ -83,27 +83,9 @@ class Reconciler:
                 logger.exception("%s failed", work.__name__.strip("_"))
         return moved
 
-    @contextmanager
-    def running(self, every_s: float = PASS_S) -> Iterator[None]:
+    def running(self, every_s: float = PASS_S) -> AbstractContextManager[None]:
         """Passes until the block ends. Attempts go on after it."""
-        over = threading.Event()
-
-        def work() -> None:
-            while not over.is_set():
-                try:
-                    moved = self.step()
-                except Exception:  # a defect must not end the queue of a server that goes on
-                    logger.exception("a pass over the queue failed")
-                    moved = 0
-                over.wait(0.0 if moved else every_s)
-
-        thread = threading.Thread(target=work, name="reconciler", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+        return repeating("reconciler", self.step, every_s)
 
     def _fire(self) -> int:
         from .schedules import fire_due

@@ -1,0 +1,38 @@
+"""A piece of work that is done again and again beside something else, for as long as a block lasts."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from luthier.core.errors import LuthierError
+
+logger = logging.getLogger("luthier.site")
+
+
+@contextmanager
+def repeating(name: str, work: Callable[[], int], every_s: float, first_s: float = 0.0) -> Iterator[None]:
+    """In a thread called `name`. `work` says how much it has done: after something it is called again at once, after nothing in `every_s`.
+    What goes wrong is logged and ends nothing. The block's end waits for the call that is under way."""
+    over = threading.Event()
+
+    def run() -> None:
+        wait_s = first_s
+        while not over.wait(wait_s):
+            wait_s = every_s
+            try:
+                wait_s = 0.0 if work() else every_s
+            except LuthierError as error:  # the records may be away for a while
+                logger.warning("%s: %s", name, error)
+            except Exception:  # a defect must not end it for a server that goes on
+                logger.exception("%s failed", name)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
