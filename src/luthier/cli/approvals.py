@@ -73,40 +73,21 @@ def ask(kind: str, subject: str, because: str, project: str | None, as_json: boo
     _tell(site.approvals.ask(caller, kind, subject, because), as_json)
 
 
-@approval.command()
-@click.argument("approval_id")
-@because_option
-@project_option
-@as_json_option
-@told
-def grant(approval_id: str, because: str, project: str | None, as_json: bool) -> None:
-    """Agree to what somebody else asked for."""
-    site, caller = at_site(project, permission="approvals.decide")
-    _tell(site.approvals.grant(caller, approval_id, because), as_json)
+def _step(name: str, permission: str, help: str) -> None:
+    @approval.command(name=name, help=help)
+    @click.argument("approval_id")
+    @because_option
+    @project_option
+    @as_json_option
+    @told
+    def step(approval_id: str, because: str, project: str | None, as_json: bool) -> None:
+        site, caller = at_site(project, permission=permission)
+        _tell(getattr(site.approvals, name)(caller, approval_id, because), as_json)
 
 
-@approval.command()
-@click.argument("approval_id")
-@because_option
-@project_option
-@as_json_option
-@told
-def decline(approval_id: str, because: str, project: str | None, as_json: bool) -> None:
-    """Refuse it; a job that waits for it ends."""
-    site, caller = at_site(project, permission="approvals.decide")
-    _tell(site.approvals.decline(caller, approval_id, because), as_json)
-
-
-@approval.command()
-@click.argument("approval_id")
-@because_option
-@project_option
-@as_json_option
-@told
-def withdraw(approval_id: str, because: str, project: str | None, as_json: bool) -> None:
-    """Take back what you asked for yourself."""
-    site, caller = at_site(project, permission="approvals.ask")
-    _tell(site.approvals.withdraw(caller, approval_id, because), as_json)
+_step("grant", "approvals.decide", "Agree to what somebody else asked for.")
+_step("decline", "approvals.decide", "Refuse it; a job that waits for it ends.")
+_step("withdraw", "approvals.ask", "Take back what you asked for yourself.")
 
 
 def _tell(one: Approval, as_json: bool) -> None:
