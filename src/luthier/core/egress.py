@@ -105,23 +105,12 @@ class Egress:
             with cut:
                 sock = self._connected(to)
                 cut.of(sock)
-                if to.scheme == "https":
-                    context = self.trust or ssl.create_default_context()
-                    sock = context.wrap_socket(sock, server_hostname=to.host)
-                    cut.of(sock)
-                connection = http.client.HTTPConnection(to.host, to.port, timeout=self.timeout_s)
-                connection.sock = sock
-                try:
-                    connection.request("POST", to.path, body, dict(headers))
-                    answer = connection.getresponse()
-                    answer.read(MOST_READ)
-                finally:
-                    connection.close()
+                status = posted(sock, to, body, headers, self.timeout_s, self.trust, cut.of)
         except (OSError, http.client.HTTPException, ValueError) as error:
             if cut.late:
                 raise NotReached(f"{to.host} did not answer within {self.timeout_s:g} s.") from None
             raise NotReached(f"{to.host} does not answer ({type(error).__name__}).") from None
-        return answer.status
+        return status
 
     def addresses(self, to: Target) -> list[tuple[Any, ...]]:
         """Where that host is now. Raises NotReached where it is nowhere, or one of its addresses is none that is connected to."""
@@ -143,6 +132,26 @@ class Egress:
             except OSError as error:
                 last = error
         raise last or OSError("no address")
+
+
+def posted(
+    sock: socket.socket, to: Target, body: bytes, headers: Mapping[str, str], timeout_s: float, trust: ssl.SSLContext | None = None,
+    seen: Callable[[socket.socket], object] = lambda _: None,
+) -> int:  # fmt: skip
+    """POST over a connection that was made to an address that was looked at; the status of the answer. `seen` is given what is read from
+    where that is no longer `sock`. Raises OSError, HTTPException, ValueError."""
+    if to.scheme == "https":
+        sock = (trust or ssl.create_default_context()).wrap_socket(sock, server_hostname=to.host)
+        seen(sock)
+    connection = http.client.HTTPConnection(to.host, to.port, timeout=timeout_s)
+    connection.sock = sock
+    try:
+        connection.request("POST", to.path, body, dict(headers))
+        answer = connection.getresponse()
+        answer.read(MOST_READ)
+        return answer.status
+    finally:
+        connection.close()
 
 
 def forbidden(ip: IPAddress, host: str, allowed: bool) -> str | None:

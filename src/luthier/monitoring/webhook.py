@@ -17,16 +17,16 @@ import http.client
 import ipaddress
 import json
 import socket
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from luthier.core.egress import Target, posted
+
 from .alerts import Alert, NotSent
 from .spec import WebhookSpec
 
-MOST_READ = 10_000
 SHORTEST_SECRET = 16
 
 
@@ -66,25 +66,15 @@ def signature(key: str, stamp: str, body: bytes) -> str:
 def _post(spec: WebhookSpec, body: bytes, headers: Mapping[str, str]) -> None:
     place = urlsplit(spec.url)
     port = place.port or (443 if place.scheme == "https" else 80)
+    to = Target(spec.url, place.scheme, spec.host, port, place.path or "/")
     try:
-        connection: http.client.HTTPConnection
-        sock = connected(spec.host, port, spec.away, spec.timeout)
-        if place.scheme == "https":
-            sock = ssl.create_default_context().wrap_socket(sock, server_hostname=spec.host)
-        connection = http.client.HTTPConnection(spec.host, port, timeout=spec.timeout)
-        connection.sock = sock
-        try:
-            connection.request("POST", place.path or "/", body, dict(headers))
-            answer = connection.getresponse()
-            answer.read(MOST_READ)
-        finally:
-            connection.close()
+        status = posted(connected(spec.host, port, spec.away, spec.timeout), to, body, headers, spec.timeout)
     except (OSError, http.client.HTTPException) as error:
         raise NotSent(f"{spec.url} does not answer ({type(error).__name__})") from None
-    if 300 <= answer.status < 400:
+    if 300 <= status < 400:
         raise NotSent(f"{spec.url} sends requests on to another place, where nothing is sent")
-    if not 200 <= answer.status < 300:
-        raise NotSent(f"{spec.url} answers {answer.status}")
+    if not 200 <= status < 300:
+        raise NotSent(f"{spec.url} answers {status}")
 
 
 def connected(host: str, port: int, away: bool, timeout_s: float) -> socket.socket:
