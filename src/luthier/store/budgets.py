@@ -243,10 +243,6 @@ class Budgets:
         after = int(connection.execute(query.returning(usage_totals.c.amount_micro)).scalar_one())
         return after - amount_micro, after
 
-    def total_of(self, connection: sa.Connection, budget: Budget) -> int:
-        """All that its scope ever used in its unit."""
-        return self._total(connection, budget.scope, budget.unit)
-
     def report(
         self,
         by: Sequence[str],
