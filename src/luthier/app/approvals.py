@@ -20,6 +20,7 @@ from luthier.core.errors import Conflict, NotAllowed, NotFound, SpecError, did_y
 from luthier.store.approvals import Approval, Step
 
 from .acting import SERVER
+from .jobs.observing import observer_of
 from .permitted import project_of, roles_in
 from .policies import Policies, check_reason
 
@@ -114,20 +115,18 @@ class Approvals:
 
     def _decide(self, caller: Caller, approval: Approval, step: Step, reason: str) -> Approval:
         why = check_reason(reason)
-        told = {"kind": approval.kind, "subject": approval.subject, "project": approval.project}
-        act = caller.actor.act(f"approval.{step}", approval.id, told)
-        return self._rows.decide(approval, step, caller.user, why, time.time(), act)
+        act = caller.actor.act(f"approval.{step}", approval.id, facts_of(approval))
+        ended = observer_of(self._site).ended
+        return self._rows.decide(approval, step, caller.user, why, time.time(), act, ended=ended)
 
     def lapse(self, now_s: float | None = None) -> int:
         """Requests whose time is over lapse now; how many."""
         now_s = time.time() if now_s is None else now_s
         found = self._rows.expired(now_s)
         for one in found:
-            act = SERVER.act(
-                "approval.expired", one.id, {"kind": one.kind, "subject": one.subject, "project": one.project}
-            )
+            act, ended = SERVER.act("approval.expired", one.id, facts_of(one)), observer_of(self._site).ended
             with suppress(Conflict):  # somebody decided a moment ago
-                self._rows.decide(one, "expired", SERVER.id, "nobody decided in time", now_s, act)
+                self._rows.decide(one, "expired", SERVER.id, "nobody decided", now_s, act, ended=ended)
         return len(found)
 
     # -- four eyes --------------------------------------------------------------------------------------------------
@@ -215,3 +214,8 @@ class Approvals:
                 f"{subject}: another person must agree first, says the policy of {origin}.",
                 remedy=f"luthier approval ask {kind} {subject} --because '...'",
             )
+
+
+def facts_of(approval: Approval) -> dict[str, str]:
+    """What the trail says of one, whatever becomes of it."""
+    return {"kind": approval.kind, "subject": approval.subject, "project": approval.project}

@@ -3,13 +3,14 @@
     open ──▶ granted | declined | withdrawn | expired          one step, never back; who took it and why stays
 
 Who may take which step is said elsewhere (app/approvals). A job that waits for one stands in state `held`; granting it queues the job
-where no other approval is waited for, and every other end cancels it, in the same transaction.
+where no other approval is waited for, and every other end cancels it, in the same transaction. A job that ends while it waits has its
+request withdrawn. Whoever changes a request for a job locks the job's row first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -19,9 +20,9 @@ from luthier.core.errors import Conflict, NotFound
 
 from .audit import Act, Audit
 from .database import Database
-from .jobs import ENDED, told
+from .jobs import ENDED, Ended, Job, cancelled, job_of, told
 from .ledger import row_of
-from .tables import approvals, events, holds, jobs
+from .tables import approvals, events, jobs
 
 Step = Literal["granted", "declined", "withdrawn", "expired"]
 JOB = "job"
@@ -131,41 +132,57 @@ class Approvals:
         return [one for one in found if one.expires_s <= now_s]
 
     def decide(
-        self, approval: Approval, step: Step, by: str, reason: str, now_s: float, act: Act
+        self, approval: Approval, step: Step, by: str, reason: str, now_s: float, act: Act, *, ended: Ended
     ) -> Approval:
-        """Raises Conflict where somebody else decided a moment before."""
+        """`ended`: called where the job that waits for it is cancelled. Raises Conflict where somebody else decided a moment before."""
         with self._database.transaction() as connection:
+            job = self._job(connection, approval.subject) if approval.kind == JOB else None
             still = sa.and_(approvals.c.id == approval.id, approvals.c.state == "open")
             values = {"state": step, "decided_by": by, "decided_reason": reason, "decided_s": now_s}
             if connection.execute(approvals.update().where(still).values(values)).rowcount != 1:
                 raise Conflict(f"{approval.id} was decided a moment before you.", remedy="Look at it.")
-            if approval.kind == JOB:
-                self._free(connection, approval, step, now_s)
+            if job is not None and job.state not in ENDED:
+                if step == "granted":
+                    self._free(connection, job)
+                else:
+                    cancelled(connection, job, f"{_HOW[step]}: {reason}", now_s, ended)
+                    facts = {"project": job.project, "kind": job.kind, "approval": approval.id}
+                    self._audit.enter(
+                        connection, replace(act, action="job.cancelled", subject=job.id, data=facts)
+                    )
             self._audit.enter(connection, act)
             return _approval(
                 connection.execute(sa.select(approvals).where(approvals.c.id == approval.id)).one()
             )
 
-    def _free(self, connection: sa.Connection, approval: Approval, step: Step, now_s: float) -> None:
-        """Queue the job that waits for this, or cancel it."""
-        job = connection.execute(sa.select(jobs).where(jobs.c.id == approval.subject).with_for_update()).one()
-        if job.state in ENDED:
-            return
-        if step != "granted":
-            connection.execute(
-                jobs.update()
-                .where(jobs.c.id == job.id)
-                .values(state="cancelled", wanted="cancel", finished_s=now_s)
-            )
-            open_ = sa.and_(holds.c.job == job.id, holds.c.settled_s.is_(None))
-            connection.execute(holds.update().where(open_).values(settled_s=now_s))
-            connection.execute(
-                events.insert().values(row_of(told(job.id, f"Job cancelled: its approval was {step}")))
-            )
-            return
+    def close(self, connection: sa.Connection, job: Job, act: Callable[[Approval], Act]) -> None:
+        """In the transaction in which a job ends: what nobody has decided yet is withdrawn with it."""
+        mine = sa.and_(approvals.c.kind == JOB, approvals.c.subject == job.id, approvals.c.state == "open")
+        for row in connection.execute(sa.select(approvals).where(mine)).all():
+            told = act(_approval(row))
+            values = {
+                "state": "withdrawn", "decided_by": told.actor, "decided_reason": f"the job has ended: {job.state}",
+                "decided_s": job.finished_s,
+            }  # fmt: skip
+            connection.execute(approvals.update().where(approvals.c.id == row.id).values(values))
+            self._audit.enter(connection, told)
+
+    @staticmethod
+    def _job(connection: sa.Connection, job_id: str) -> Job:
+        return job_of(connection.execute(sa.select(jobs).where(jobs.c.id == job_id).with_for_update()).one())
+
+    @staticmethod
+    def _free(connection: sa.Connection, job: Job) -> None:
+        """Queue the job that waited for this."""
         connection.execute(events.insert().values(row_of(told(job.id, "Job approved"))))
         if job.state == "held" and not waits(connection, job.id):
             connection.execute(jobs.update().where(jobs.c.id == job.id).values(state="queued"))
+
+
+_HOW: Mapping[str, str] = {
+    "declined": "its approval was declined", "withdrawn": "the request for its approval was withdrawn",
+    "expired": "its approval was not given in time",
+}  # fmt: skip
 
 
 def waits(connection: sa.Connection, job_id: str) -> bool:

@@ -182,7 +182,7 @@ class Jobs:
 
     def ask(
         self, project: str, job_id: str, wanted: Wanted, act: Act, *, message: str,
-        ended: Callable[[sa.Connection, Job], None] | None = None,
+        ended: Ended | None = None,
     ) -> Job:  # fmt: skip
         """Say what is wanted of a job. What waits is paused or cancelled at once (`ended` is called for the latter); what runs, when its
         attempt has stopped. Nothing is entered where nothing changes. Raises Conflict for a job that has ended, and for pausing one
@@ -276,6 +276,18 @@ def told(job_id: str, message: str, *, level: Literal["info", "warn", "error"] =
     return Event(
         "job.told", job_id, {"level": level, "message": message, "type": type, "data": dict(data or {})}
     )
+
+
+Ended = Callable[[sa.Connection, Job], None]
+"""Who must hear that a job has ended (app/jobs/observing), in the transaction in which it does."""
+
+
+def cancelled(connection: sa.Connection, job: Job, why: str, now_s: float, ended: Ended) -> None:
+    """In the caller's transaction, which has locked the job's row: a job that waits ends."""
+    mine = jobs.c.id == job.id
+    connection.execute(jobs.update().where(mine).values(state="cancelled", wanted="cancel", finished_s=now_s))
+    connection.execute(events.insert().values(row_of(told(job.id, f"Job cancelled: {why}", level="warn"))))
+    ended(connection, job_of(connection.execute(sa.select(jobs).where(mine)).one()))
 
 
 def known_as(user: str, kind: str, key: str) -> str:

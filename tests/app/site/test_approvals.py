@@ -2,7 +2,9 @@
 
 import pytest
 
+from luthier.app.webhooks import Webhooks
 from luthier.core.errors import Conflict, NotAllowed, NotFound, SpecError
+from luthier.store.webhooks import TYPES
 
 POLICY = "data: {unclassified: {approval: true}}\napprovals: {release: true, rollout: true}"
 
@@ -45,6 +47,7 @@ def test_a_job_waits_for_another_persons_word(strict, trainer, deployer, upload)
 @pytest.mark.parametrize("how", ["decline", "withdraw", "lapse"])
 def test_without_it_the_job_ends_and_its_budget_is_free(strict, trainer, deployer, upload, how, admin):
     strict.budgets.add(admin, "project", "tokens", 3_000)
+    hook, _ = webhook(strict, admin)
     job = submitted(strict, trainer, upload)
     [asked] = strict.approvals.list(trainer)
     assert strict.budgets.list(admin)[0]["promised"] == 1_000
@@ -60,6 +63,47 @@ def test_without_it_the_job_ends_and_its_budget_is_free(strict, trainer, deploye
     assert strict.jobs.get(trainer, job.id).state == "cancelled"
     assert strict.budgets.list(admin)[0]["promised"] == 0
     assert strict.approvals.list(trainer, ["open"]) == []
+    assert told_of(strict, trainer, job) == f"Job cancelled: {SAID[how]}"
+    [sent] = Webhooks(strict).deliveries(admin, hook.id)
+    assert (sent.event["type"], sent.event["data"]) == ("fine_tuning.job.cancelled", {"id": job.id})
+    [entry] = strict.store.audit.read(action="job.cancelled", subject=job.id)
+    assert entry.data["approval"] == asked.id
+
+
+SAID = {
+    "decline": "its approval was declined: not these rows",
+    "withdraw": "the request for its approval was withdrawn: a mistake",
+    "lapse": "its approval was not given in time: nobody decided",
+}
+
+
+@pytest.mark.parametrize("site", ["sqlite", "postgres"], indirect=True)
+def test_cancelling_what_waits_for_a_word_withdraws_the_request(strict, trainer, deployer, upload, admin):
+    hook, _ = webhook(strict, admin)
+    job = submitted(strict, trainer, upload)
+    [asked] = strict.approvals.list(deployer, ["open"])
+    strict.jobs.ask(trainer, job.id, "cancel")
+    now = strict.approvals.get(deployer, asked.id)
+    assert (now.state, now.decided_by, now.decided_reason) == (
+        "withdrawn",
+        "server",
+        "the job has ended: cancelled",
+    )
+    assert [one.action for one in strict.store.audit.read(subject=asked.id)] == [
+        "approval.asked",
+        "approval.withdrawn",
+    ]
+    assert [one.event["data"]["id"] for one in Webhooks(strict).deliveries(admin, hook.id)] == [job.id]
+    with pytest.raises(Conflict):
+        strict.approvals.grant(deployer, asked.id, "too late")
+
+
+def webhook(site, admin):
+    return Webhooks(site).create(admin, title="told", url="https://hooks.example/in", events=TYPES)
+
+
+def told_of(site, caller, job):
+    return list(site.jobs.events(caller, job.id))[-1].data["message"]
 
 
 def test_who_may_decide(strict, trainer, deployer, upload, join, admin):

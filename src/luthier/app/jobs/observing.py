@@ -62,21 +62,27 @@ class Nobody:
 
 
 class Ours:
-    """Budgets (app/spending), and whoever wants to be told over HTTP (store/webhooks)."""
+    """Budgets (app/spending), whoever wants to be told over HTTP (store/webhooks), and what the job waited for (store/approvals)."""
 
     def __init__(self, site: Site) -> None:
         from luthier.app.spending import Spending
 
+        self._approvals = site.store.approvals
         self._spending = Spending(site)
         self.started, self.metered, self.may_run = (
             self._spending.started, self._spending.metered, self._spending.may_run,
         )  # fmt: skip
 
     def ended(self, connection: sa.Connection, job: Job) -> None:
+        from luthier.app.acting import SERVER
+        from luthier.app.approvals import facts_of
         from luthier.store.webhooks import entered
 
         self._spending.ended(connection, job)
         entered(connection, job)
+        self._approvals.close(
+            connection, job, lambda one: SERVER.act("approval.withdrawn", one.id, facts_of(one))
+        )
 
 
 def observer_of(site: Site) -> Observer:
