@@ -7,6 +7,9 @@
 A reconciler writes under the job's lease. The process that runs an attempt writes under the fence that the attempt was given when it was
 entered: while it is the job's newest attempt and has not ended, it may; else it gets Stale. Each write locks the job's row first, so what
 is told of one job has the order of its numbers for whoever reads along.
+
+Rows are locked in one order in all transactions of a server's home, so that two wait for each other never: jobs, their leases, requests
+for approval, budgets, promises (holds), sums of usage, and the trail last.
 """
 
 from __future__ import annotations
@@ -202,7 +205,7 @@ class Attempts:
         with self._database.transaction() as connection:
             job = _locked(connection, job_id)
             held(connection, lease)
-            _meter(connection, job, _newest(connection, job), until_s, also)
+            _meter(connection, job, _living(connection, job, number), until_s, also)
 
     def end(
         self, lease: Lease, job_id: str, number: int, decide: Callable[[Job, AttemptRow, int], Change], *, now_s: float,
@@ -210,16 +213,15 @@ class Attempts:
     ) -> Job:  # fmt: skip
         """Enter what became of an attempt, and so of its job; once, whoever tries. `decide` is given the job, the attempt and how
         many failed before it. `ended` is called where the job has ended. Raises Stale."""
+        if (
+            ran_until_s is not None
+        ):  # by itself: it and `ended` both go from budgets to the trail, and once each
+            self.meter(lease, job_id, number, ran_until_s, metered)
+            fault("jobs.end.metered")
         with self._database.transaction() as connection:
             job = _locked(connection, job_id)
             held(connection, lease)
-            attempt = _newest(connection, job)
-            if attempt is None or attempt.number != number or attempt.state not in LIVE:
-                raise Stale(
-                    f"attempt {number} of {job_id} has ended before.", remedy="Nothing is to be done."
-                )
-            if ran_until_s is not None:
-                _meter(connection, job, attempt, ran_until_s, metered)
+            attempt = _living(connection, job, number)
             failed = sa.select(sa.func.count()).where(attempts.c.job == job_id, attempts.c.state.in_(COUNTED))
             change = decide(job, attempt, connection.execute(failed).scalar_one())
             over = change.job in ENDED
@@ -235,13 +237,13 @@ class Attempts:
                     finished_s=now_s if over else None,
                 )
             )  # fmt: skip
-            if change.act is not None:
-                self._audit.enter(connection, change.act)
             _tell(connection, told(job_id, change.message, level=change.level, data={"attempt": number}))
             job = _locked(connection, job_id)
             if over:
                 ended(connection, job)
             release(connection, lease)
+            if change.act is not None:
+                self._audit.enter(connection, change.act)
             fault("jobs.end")
         fault("jobs.ended")
         return job
@@ -261,11 +263,11 @@ class Attempts:
             }
             wanted = {} if over else {"wanted": "pause"}
             connection.execute(jobs.update().where(jobs.c.id == job_id).values(**values, **wanted))
-            if change.act is not None:
-                self._audit.enter(connection, change.act)
             _tell(connection, told(job_id, change.message, level=change.level))
             if over:
                 ended(connection, _locked(connection, job_id))
+            if change.act is not None:
+                self._audit.enter(connection, change.act)
 
     def cancel_unmet(self, act: Callable[[Job], Act], now_s: float, ended: Also) -> int:
         """Jobs that wait for one that failed or was cancelled are cancelled, with the reason; what waits for them, next time."""
@@ -293,9 +295,9 @@ class Attempts:
                     "error": {"code": "need_not_met", "message": why, "param": None},
                 }
                 connection.execute(jobs.update().where(jobs.c.id == job.id).values(values))
-                self._audit.enter(connection, act(job))
                 _tell(connection, told(job.id, f"Job cancelled: {why}", level="warn"))
                 ended(connection, _locked(connection, job.id))
+                self._audit.enter(connection, act(job))
         return len(found)
 
     def abandon(self, host: str, act: Act, now_s: float, ended: Also) -> list[str]:
@@ -428,6 +430,14 @@ def _newest(connection: sa.Connection, job: Job) -> AttemptRow | None:
     return None if row is None else _attempt(row)
 
 
+def _living(connection: sa.Connection, job: Job, number: int) -> AttemptRow:
+    """Raises Stale where that is not the newest attempt, or has ended."""
+    attempt = _newest(connection, job)
+    if attempt is None or attempt.number != number or attempt.state not in LIVE:
+        raise Stale(f"attempt {number} of {job.id} has ended before.", remedy="Nothing is to be done.")
+    return attempt
+
+
 def _mine(connection: sa.Connection, job_id: str, fence: int) -> tuple[Job, AttemptRow]:
     job = _locked(connection, job_id)
     attempt = _newest(connection, job)
@@ -456,11 +466,9 @@ def _stopping(connection: sa.Connection, job_id: str, number: int, why: str) -> 
         )
 
 
-def _meter(
-    connection: sa.Connection, job: Job, attempt: AttemptRow | None, until_s: float, also: Metered
-) -> None:
+def _meter(connection: sa.Connection, job: Job, attempt: AttemptRow, until_s: float, also: Metered) -> None:
     """The row of the journal says until when an attempt was counted, so that no second is counted twice."""
-    if attempt is None or attempt.started_s is None:
+    if attempt.started_s is None:
         return
     name = f"metered-{attempt.number}"
     mine = sa.and_(job_steps.c.job == job.id, job_steps.c.name == name)

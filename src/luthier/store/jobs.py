@@ -204,13 +204,13 @@ class Jobs:
             if all(getattr(job, name) == value for name, value in changed.items()):
                 return job
             connection.execute(jobs.update().where(jobs.c.id == job_id).values(changed))
-            self._audit.enter(connection, act)
             waits_for_it = job.state == "running" and wanted != "run"
             said = f"{message}, once its attempt has saved and stopped" if waits_for_it else message
             connection.execute(events.insert().values(row_of(told(job_id, said))))
             job = job_of(connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one())
             if job.state in ENDED and ended is not None:
                 ended(connection, job)
+            self._audit.enter(connection, act)
             return job
 
     def prioritise(self, project: str, job_id: str, priority: int, act: Act) -> Job:

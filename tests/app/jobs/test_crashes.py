@@ -16,6 +16,7 @@ BOUNDARIES = (
     "jobs.started",
     "reconciler.seen",
     "reconciler.asked",
+    "jobs.end.metered",
     "jobs.end.attempt",
     "jobs.end",
     "jobs.ended",
