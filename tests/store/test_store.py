@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import Busy, NotFound, SpecError, StoreError
+from luthier.core.errors import BeingMade, NotFound, SpecError, StoreError
 from luthier.core.event import Event
 from luthier.core.testing import arm
 from luthier.store import Store
@@ -222,7 +222,7 @@ def test_a_second_process_on_the_same_key_is_told_who_holds_it(tmp_path):
     try:
         assert ready.wait(30)
         store = Store.open(tmp_path / "home")
-        with pytest.raises(Busy, match=f"pid {process.pid}"), store.working("a" * 64):
+        with pytest.raises(BeingMade, match=f"pid {process.pid}"), store.working("a" * 64):
             pass
         put(store, key="b" * 64)  # another key is nobody's business
     finally:

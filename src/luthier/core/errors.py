@@ -7,6 +7,7 @@
     ├── StoreError         the home cannot be read or written                             exit 5
     │   ├── NotFound       no artifact, name or row answers to that reference
     │   ├── Busy           another process holds what is needed
+    │   │   └── BeingMade  another process makes this very artifact just now
     │   └── Conflict       somebody else changed it a moment ago
     │       └── Stale      another has taken over what was held; nothing more may be written
     ├── MissingPart        an optional dependency is not installed                        exit 6
@@ -59,6 +60,10 @@ class NotFound(StoreError):
 
 
 class Busy(StoreError):
+    pass
+
+
+class BeingMade(Busy):
     pass
 
 

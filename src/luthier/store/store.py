@@ -22,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from luthier.core.artifact import Artifact, File
-from luthier.core.errors import Busy, StoreError
+from luthier.core.errors import BeingMade, StoreError
 from luthier.core.testing import fault
 
 from .accounts import Accounts
@@ -139,7 +139,7 @@ class Store:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     handle.seek(0)
-                    raise Busy(
+                    raise BeingMade(
                         f"another process ({handle.read().strip() or 'just starting'}) is making this very artifact.",
                         remedy="Wait for it to finish; running the command again then returns its result.",
                     ) from None

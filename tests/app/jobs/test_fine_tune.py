@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from types import SimpleNamespace
 
 import pytest
 
 from luthier.app.checking import check
+from luthier.app.jobs import fine_tune
 from luthier.app.jobs.fine_tune import Figures, _metrics, _write_rows, recipe_of
 from luthier.app.recipe import Recipe
-from luthier.core.errors import DataError
+from luthier.core.errors import BeingMade, Busy, DataError
 from luthier.core.event import Event
 from luthier.core.spec import Tree, parse
 
@@ -149,3 +151,22 @@ def test_the_metrics_of_a_checkpoint_are_those_of_its_step():
         "validation": [{"step": 2, "loss": 0.4}],
     }
     assert _metrics(history, 2) == {"step": 2, "train_loss": 0.5, "valid_loss": 0.4, "full_valid_loss": 0.4}
+
+
+def test_only_the_same_model_is_waited_for(monkeypatch, tmp_path):
+    said, raised = [], [BeingMade("another process is making it."), BeingMade("still."), Busy("writing.")]
+
+    def again(*_, **__):
+        if raised:
+            raise raised.pop(0)
+        return "made"
+
+    at = SimpleNamespace(
+        app=SimpleNamespace(recipes=SimpleNamespace(run=again)), watch=None, stop=threading.Event(),
+        tell=lambda message, **_: said.append(message),
+    )  # fmt: skip
+    monkeypatch.setattr(fine_tune, "WAIT_S", 0.0)
+    with pytest.raises(Busy, match="writing"):
+        fine_tune._run(at, tmp_path / "recipe.json")
+    assert said == ["Another job is making the same model; waiting for it"]
+    assert fine_tune._run(at, tmp_path / "recipe.json") == "made"

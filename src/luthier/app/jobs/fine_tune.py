@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError
 from luthier.app.fine_tuning import CHECKPOINT, MODEL
 from luthier.app.tuning_rows import map_of, rows_of
 from luthier.app.uploaded import RESULTS
-from luthier.core.errors import Busy, DataError, Interrupted
+from luthier.core.errors import BeingMade, DataError, Interrupted
 from luthier.core.event import Event
 from luthier.store.files import write_atomic
 from luthier.store.objects import Object
@@ -94,7 +94,7 @@ def _run(at: Attempt, recipe: Path) -> Run:
     while True:
         try:
             return at.app.recipes.run(recipe, watch=Figures(at.watch), stop=at.stop)
-        except Busy:
+        except BeingMade:  # any other Busy is a failed attempt, and the queue tries again
             if not waited:
                 at.tell("Another job is making the same model; waiting for it", level="warn")
             waited = True
