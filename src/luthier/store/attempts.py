@@ -117,17 +117,15 @@ class Attempts:
             return connection.execute(_ready(now_s).limit(1)).first() is not None
 
     def used(self, since_s: float) -> list[tuple[str, Mapping[str, Any], float, float | None]]:
-        """(project, resources, began, ended) of attempts since then, ended ones and others: what a fair share follows from."""
+        """(project, handle, began, ended) of attempts since then, ended ones and others: what a fair share follows from."""
         query = (
-            sa.select(jobs.c.project, jobs.c.resources, attempts.c.started_s, attempts.c.finished_s)
+            sa.select(jobs.c.project, attempts.c.handle, attempts.c.started_s, attempts.c.finished_s)
             .join(jobs, jobs.c.id == attempts.c.job)
             .where(attempts.c.started_s.is_not(None))
             .where(sa.or_(attempts.c.finished_s.is_(None), attempts.c.finished_s > since_s))
         )
         with self._database.reading() as connection:
-            return [
-                (r.project, r.resources or {}, r.started_s, r.finished_s) for r in connection.execute(query)
-            ]
+            return [(r.project, r.handle or {}, r.started_s, r.finished_s) for r in connection.execute(query)]
 
     def steps(self, job_id: str) -> dict[str, Mapping[str, Any]]:
         """The journal: what was finished, and what it gave."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.app.jobs.launchers.scripted import Scripted
 from luthier.app.jobs.queue_spec import Host, ProjectShareSpec, QueueSpec, read_queue
 from luthier.app.jobs.scheduling import choose, usage, wants_of
 from luthier.core.errors import SpecError
@@ -120,8 +121,23 @@ def test_small_ones_pass_a_large_one_until_its_patience_ends():
 
 def test_use_counts_by_cores_and_fades():
     spec = QueueSpec(memory_of_use=200)
-    rows = [("p", {"cores": 2}, 0.0, 10.0), ("p", {}, 100.0, None), ("q", {}, 0.0, 10.0)]
-    assert usage(rows, spec, 110.0) == {"p": pytest.approx(10 + 10.0), "q": pytest.approx(5.0)}
+    rows = [("p", {"cores": 2}, 0.0, 10.0), ("p", {"cores": 1}, 100.0, None), ("q", {"cores": 1}, 0.0, 10.0)]
+    assert usage(rows, HOST, spec, 110.0) == {"p": pytest.approx(10 + 10.0), "q": pytest.approx(5.0)}
+
+
+def test_a_job_that_says_nothing_counts_as_what_it_was_given(yard):
+    host = replace(HOST, cores=8, at_once=2)
+    job = waiting("a1", resources={})
+    started = choose(Queue([job], []), host, SPEC, {}, 0.0).start["a1"]
+    assert started["cores"] == wants_of(job, host).cores == 4
+    assert usage([("p", started, 0.0, 10.0)], host, SPEC, 10.0) == {"p": 40.0}
+    real = yard.submit()
+    one = yard.reconciler(launcher=Scripted(), clock=lambda: 1e9)
+    one.step()
+    [(_, attempt)] = yard.site.store.attempts.running()
+    yard.site.store.attempts.began(real.id, attempt.fence, {"pid": 1}, 1e9)
+    [(project, handle, _, _)] = yard.site.store.attempts.used(0.0)
+    assert (project, handle["cores"]) == (real.project, 1)  # of four cores for four jobs
 
 
 JOBS = st.builds(

@@ -104,7 +104,7 @@ class Reconciler:
         now_s = self._clock()
         if not self._attempts.any_waiting(now_s):
             return 0
-        used = usage(self._attempts.used(now_s - self._spec.memory_of_use), self._spec, now_s)
+        used = usage(self._attempts.used(now_s - self._spec.memory_of_use), self._host, self._spec, now_s)
         refused: dict[str, Halt] = {}
 
         def decide(queue: Queue) -> Choice:

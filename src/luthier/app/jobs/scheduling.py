@@ -63,10 +63,15 @@ def wants_of(job: Job, host: Host) -> Wants:
     """What it asks for; what it does not say is its part of the host."""
     said = job.resources
     return Wants(
-        int(said.get("cores", max(1, host.cores // host.at_once))),
+        int(said.get("cores", _part_of(host))),
         int(said.get("memory_bytes", 0)),
         gpus_wanted(said, host),
     )
+
+
+def _part_of(host: Host) -> int:
+    """The cores of a job that says nothing."""
+    return max(1, host.cores // host.at_once)
 
 
 def gpus_wanted(said: Mapping[str, Any], host: Host) -> int:
@@ -111,20 +116,21 @@ def choose(queue: Queue, host: Host, spec: QueueSpec, used: Mapping[str, float],
 
 
 def usage(
-    rows: Sequence[tuple[str, Mapping[str, object], float, float | None]], spec: QueueSpec, now_s: float
+    rows: Sequence[tuple[str, Mapping[str, Any], float, float | None]],
+    host: Host,
+    spec: QueueSpec,
+    now_s: float,
 ) -> dict[str, float]:
-    """Core-seconds by project; what lies half of `memory_of_use` back counts half.
+    """Core-seconds by project, of the cores that each attempt was given (its handle); what lies half of `memory_of_use` back counts half.
 
-    >>> usage([("p", {"cores": 2}, 0.0, 10.0)], QueueSpec(), 10.0)
+    >>> usage([("p", {"cores": 2}, 0.0, 10.0)], Host("here", 4, 0, (), 1), QueueSpec(), 10.0)
     {'p': 20.0}
     """
     found: dict[str, float] = {}
     half_s = spec.memory_of_use / 2
-    for project, resources, began_s, ended_s in rows:
+    for project, handle, began_s, ended_s in rows:
         until = now_s if ended_s is None else ended_s
-        cores = resources.get("cores", 1)
-        assert isinstance(cores, int | float)
-        seconds = max(0.0, until - began_s) * float(cores)
+        seconds = max(0.0, until - began_s) * float(handle.get("cores", _part_of(host)))
         found[project] = found.get(project, 0.0) + seconds * 0.5 ** (max(0.0, now_s - until) / half_s)
     return found
 
