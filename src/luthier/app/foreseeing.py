@@ -2,7 +2,7 @@
 so it is quick and rough; the plan of a recipe (app/planning) is the one to read before a long run.
 
     tokens       bytes of the rows ÷ BYTES_PER_TOKEN × epochs, and no more than train.stop_at.tokens
-    time         tokens × the seconds a token took in such jobs that succeeded; not known where there were none
+    time         tokens × the seconds a token took in such jobs that succeeded, while they ran; not known where there were none
     GPU hours    time × the GPUs that the job asks for, or that it is given where it does not say (jobs/scheduling)
     money        time × the price of an hour of the server's machine
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from luthier.cost.quota import TOKENS, Wanted, micro, spent
-from luthier.store.tables import jobs
+from luthier.store.tables import attempts, jobs
 
 from .spending import CHUNK_S, hourly_of, trained_tokens
 
@@ -88,19 +88,23 @@ def _epochs(wish: Mapping[str, Any]) -> tuple[float, float | None]:
 
 
 def _seconds_a_token(site: Site, kind: str, wish: Mapping[str, Any]) -> float | None:
-    """The median of earlier jobs of this kind that name the same base; of any where none does."""
+    """The median of earlier jobs of this kind that name the same base; of any where none does. A job's time is that of its attempts
+    together: between them it waited."""
     query = (
-        sa.select(jobs.c.wish, jobs.c.result, jobs.c.started_s, jobs.c.finished_s)
+        sa.select(jobs.c.id, jobs.c.wish, jobs.c.result)
         .where(jobs.c.kind == kind, jobs.c.state == "succeeded", jobs.c.started_s.is_not(None))
         .order_by(jobs.c.seq.desc())
         .limit(EARLIER_JOBS)
     )
+    ran_s = sa.func.sum(attempts.c.finished_s - attempts.c.started_s).label("ran_s")
     with site.store.database.reading() as connection:
         rows = connection.execute(query).all()
+        times = sa.select(attempts.c.job, ran_s).where(attempts.c.job.in_([row.id for row in rows]))
+        took_s = {row.job: row.ran_s for row in connection.execute(times.group_by(attempts.c.job))}
     took = [
-        (row.wish.get("base") == wish.get("base"), (row.finished_s - row.started_s) / tokens)
+        (row.wish.get("base") == wish.get("base"), float(seconds) / tokens)
         for row in rows
-        if (tokens := trained_tokens(row.result)) and row.finished_s is not None
+        if (tokens := trained_tokens(row.result)) and (seconds := took_s.get(row.id))
     ]
     alike = [seconds for same, seconds in took if same] or [seconds for _, seconds in took]
     return statistics.median(alike) if alike else None

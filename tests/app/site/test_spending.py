@@ -118,10 +118,21 @@ def test_tokens_that_a_job_says_it_learnt_from_are_entered(site, admin, job, spe
 
 
 def test_the_time_a_token_took_is_learnt_from_jobs_that_succeeded(site, trainer, job):
+    from luthier.store.tables import attempts
+
     with site.store.database.transaction() as connection:
         connection.execute(job_rows.update().values(
-            state="succeeded", started_s=100.0, finished_s=150.0, result={"trained_tokens": 1_000}
+            state="succeeded", started_s=100.0, finished_s=9_150.0, result={"trained_tokens": 1_000}
         ))  # fmt: skip
+        for number, state, began_s, ended_s in (
+            (1, "stopped", 100, 130),  # paused for two hours and more
+            (2, "lost", None, 9_000),  # which never began
+            (3, "succeeded", 9_130, 9_150),
+        ):
+            connection.execute(attempts.insert().values(
+                job=job.id, number=number, state=state, fence=number, launcher="local", handle={}, created_s=0.0, started_s=began_s,
+                finished_s=ended_s,
+            ))  # fmt: skip
     later = site.jobs.submit(trainer, "fine_tune", WISH, resources={"gpus": 2})
     held = {one.unit: one.held_micro for one in site.store.budgets.held_by(later.id)}
     # 1,000 tokens at 50 ms: 50 s, with two GPUs
