@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from luthier.core.errors import Conflict, NotFound
 from luthier.store import Store
 from luthier.store.audit import Act
-from luthier.store.jobs import Job, told
+from luthier.store.jobs import Job, in_brief, told
 from luthier.store.tables import jobs
 
 ACT = Act("local", "job.submitted", "job")
@@ -20,6 +20,18 @@ JOB = Job("job-0", "proj_a", "fine_tune", {}, "user_a", 1.0)
 @pytest.fixture
 def store(tmp_path):
     return Store.open(tmp_path / "home")
+
+
+@pytest.mark.parametrize("where", ["sqlite", "postgres"])
+def test_a_brief_list_reads_nothing_that_is_large(where, request, tmp_path):
+    url = None if where == "sqlite" else request.getfixturevalue("postgres_url")
+    store = Store.open(tmp_path / "home", database_url=url)
+    store.jobs.submit(replace(JOB, wish={"recipe": "x" * 1000}, shown={"name": "y"}), ACT)
+    store.jobs.submit(replace(JOB, id="job-1", kind="verb", wish={"verb": "recipes.run", "text": "z"}), ACT)
+    [verb, recipe], _ = store.jobs.list("proj_a", brief=True)
+    assert (verb.wish, recipe.wish, recipe.shown) == ({"verb": "recipes.run"}, {}, {})
+    assert in_brief(recipe)["id"] == "job-0"
+    assert store.jobs.list("proj_a")[0][1].wish == {"recipe": "x" * 1000}
 
 
 def test_a_condition_of_ours_does_not_make_a_query_of_every_two_jobs(store):

@@ -98,7 +98,9 @@ def list_(project: str | None, states: tuple[str, ...], newest: int, as_json: bo
     """The newest first."""
     found, more = queue(project).list(states, newest)
     if as_json:
-        put_json([_plain(one) for one in found])
+        from luthier.store.jobs import in_brief
+
+        put_json([in_brief(one) for one in found])
         return
     for one in found:
         put(f"{one.id:30} {one.state:10} {one.kind:10} {_time(one.created_s)}  {one_line(_how_far(one), 60)}")

@@ -63,7 +63,7 @@ class Here:
     caller: Caller
 
     def list(self, states: Sequence[str], limit: int) -> tuple[list[Job], bool]:
-        return self.site.jobs.list(self.caller, states=states, limit=limit)
+        return self.site.jobs.list(self.caller, states=states, limit=limit, brief=True)
 
     def get(self, job_id: str) -> Job:
         return self.site.jobs.get(self.caller, job_id)
@@ -98,7 +98,10 @@ class There:
             after = {"after": found[-1].id} if found else {}
             wanted = {"state": ",".join(states)} if states else {}
             page = self.client.jobs(limit=min(PAGE, limit - len(found)), **wanted, **after)
-            found += [_row(Job, one) for one in page["data"]]
+            found += [
+                _row(Job, {**one, "wish": {"verb": one["verb"]} if "verb" in one else {}})
+                for one in page["data"]
+            ]
             more = page["has_more"]
         return found, more
 

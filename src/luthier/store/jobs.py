@@ -66,6 +66,8 @@ class Job:
     seq: int | None = None
 
 
+LARGE = ("wish", "shown", "result")
+"""What of a job may be large; a list of many is read without."""
 MATCHED_ROWS = 200
 """How many jobs at least are read at once where a condition of ours chooses among them."""
 
@@ -160,13 +162,18 @@ class Jobs:
         before: str | None = None,
         limit: int = 20,
         matching: Callable[[Job], bool] | None = None,
+        brief: bool = False,
     ) -> tuple[list[Job], bool]:
-        """(newest first, whether there are more). `before`: only those older than this job. Raises NotFound where that is none."""
+        """(newest first, whether there are more). `before`: only those older than this job. `brief`: what is LARGE is left empty, but
+        for which verb a wish is of. Raises NotFound where `before` is none."""
         found: list[Job] = []
         seq = None if before is None else self.get(project, before).seq
         rows = limit + 1 if matching is None else max(limit + 1, MATCHED_ROWS)
+        columns, as_job = (_BRIEF, _brief_job) if brief else (tuple(jobs.c), job_of)
         while True:
-            query = sa.select(jobs).where(jobs.c.project == project).order_by(jobs.c.seq.desc()).limit(rows)
+            query = (
+                sa.select(*columns).where(jobs.c.project == project).order_by(jobs.c.seq.desc()).limit(rows)
+            )
             if kinds:
                 query = query.where(jobs.c.kind.in_(list(kinds)))
             if states:
@@ -174,7 +181,7 @@ class Jobs:
             if seq is not None:
                 query = query.where(jobs.c.seq < seq)
             with self._database.reading() as connection:
-                page = [job_of(row) for row in connection.execute(query)]
+                page = [as_job(row) for row in connection.execute(query)]
             found += [one for one in page if matching is None or matching(one)]
             if len(found) > limit or len(page) < rows:
                 return found[:limit], len(found) > limit
@@ -310,3 +317,21 @@ def _plain(value: Any) -> Any:
 
 def job_of(row: sa.Row) -> Job:
     return Job(**row._mapping)
+
+
+def in_brief(job: Job) -> dict[str, Any]:
+    """A job as a row of a list that people see."""
+    small = {k: v for k, v in vars(job).items() if k not in (*LARGE, "seq", "format")}
+    return small | ({"verb": job.wish["verb"]} if "verb" in job.wish else {})
+
+
+_BRIEF: tuple[sa.ColumnElement[Any], ...] = (
+    *(column for column in jobs.c if column.name not in LARGE),
+    jobs.c.wish["verb"].as_string().label("verb"),
+)
+
+
+def _brief_job(row: sa.Row) -> Job:
+    told = dict(row._mapping)
+    verb = told.pop("verb")
+    return Job(**told, wish={} if verb is None else {"verb": verb})

@@ -59,6 +59,15 @@ def test_a_recipe_is_submitted_listed_shown_and_comes_to_its_end(client, reconci
     assert ([one["message"] for one in rest["data"]], rest["has_more"]) == (["Attempt 1 begins"], True)
 
 
+def test_a_list_is_small_however_large_the_wishes_are(client, site, who):
+    large = submitted(client, sets=["train.epochs=2"] * 200)
+    site.jobs.submit(who, "verb", {"verb": "recipes.run", "recipe": {"text": RECIPE}})
+    verb, row = client.get("/luthier/v1/jobs").json()["data"]
+    assert (verb["verb"], row["id"], row["state"]) == ("recipes.run", large["id"], "queued")
+    assert not {"wish", "shown", "result"} & {*row, *verb}
+    assert len(client.get(f"/luthier/v1/jobs/{large['id']}").json()["wish"]["sets"]) == 200
+
+
 def test_the_same_request_again_is_the_same_job_and_another_with_its_key_is_refused(client):
     head = {"idempotency-key": "monday"}
     one = client.post("/luthier/v1/jobs", json={"recipe": RECIPE}, headers=head).json()

@@ -1,8 +1,8 @@
 """The queue as Luthier's own API shows it: jobs of every kind, beside those of OpenAI's dialect.
 
 POST /luthier/v1/jobs                       a run of a recipe; Idempotency-Key makes sending it again safe
-GET  /luthier/v1/jobs                       newest first: ?state= &kind= &after= &limit=
-GET  /luthier/v1/jobs/ID                    with its attempts
+GET  /luthier/v1/jobs                       newest first, in brief: ?state= &kind= &after= &limit=
+GET  /luthier/v1/jobs/ID                    whole, with its attempts
 POST /luthier/v1/jobs/ID/cancel|pause|resume|priority
 GET  /luthier/v1/jobs/ID/events             ?after= &limit=; as a stream with Accept: text/event-stream (job_stream)
 GET  /luthier/v1/jobs/ID/logs               ?lines= &containing= &attempt=
@@ -24,7 +24,7 @@ from luthier.core.artifact import canonical
 from luthier.server.errors import ApiError
 from luthier.server.parts import Wire, checked
 from luthier.server.routes import Route
-from luthier.store.jobs import Job, Wanted
+from luthier.store.jobs import Job, Wanted, in_brief
 from luthier.store.schedules import Schedule
 
 from .asked import answered, body_of, caller
@@ -116,9 +116,14 @@ class JobRoutes:
 
         def work(who: Caller) -> dict[str, Any]:
             found, more = self._site.jobs.list(
-                who, kinds=_words(asked, "kind"), states=_words(asked, "state"), before=asked.get("after"), limit=limit
+                who, kinds=_words(asked, "kind"), states=_words(asked, "state"), before=asked.get("after"), limit=limit,
+                brief=True,
             )  # fmt: skip
-            return {"object": "list", "data": [plain(one) for one in found], "has_more": more}
+            return {
+                "object": "list",
+                "data": [{"object": "luthier.job", **in_brief(one)} for one in found],
+                "has_more": more,
+            }
 
         return await answered(work, caller(request))
 
