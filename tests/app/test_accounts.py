@@ -8,9 +8,13 @@ from dataclasses import replace
 
 import pytest
 
+from luthier.app.jobs.launchers.scripted import Scripted
+from luthier.app.jobs.reconciler import Reconciler
 from luthier.app.site import Site
+from luthier.app.webhooks import Webhooks
 from luthier.core.errors import Conflict, NotAllowed, NotFound, SpecError
 from luthier.governance.access import ROLES, SITE
+from luthier.store.webhooks import TYPES
 
 BOTH = pytest.mark.parametrize(
     "site", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True
@@ -266,6 +270,38 @@ def test_nobody_ends_a_user_of_others(site, root, tenants):
         site.accounts.end_user(admin, shared.id)
     site.accounts.end_grant(stranger, second, shared.id, "viewer")
     site.accounts.end_user(admin, shared.id)
+
+
+@BOTH
+def test_the_queue_of_a_project_that_ends_ends_and_everybody_hears_of_it(site, tenants):
+    (_, other), (second, admin) = tenants
+    launcher = Scripted()
+    reconciler = Reconciler(site, owner="one", launcher=launcher)
+    runs, theirs = site.jobs.submit(admin, "fine_tune", {}), site.jobs.submit(other, "fine_tune", {})
+    reconciler.step()
+    site.store.attempts.began(runs.id, site.store.attempts.of(runs.id)[0].fence, {}, time.time() - 60)
+    waits = site.jobs.submit(admin, "fine_tune", {})
+    nightly = site.jobs.schedules.add(admin, "nightly", "@daily", "fine_tune", {})
+    hook, _ = Webhooks(site).create(admin, title="told", url="https://hooks.example/in", events=TYPES)
+    site.accounts.end_project(admin, second)
+    get = lambda job: site.store.jobs.get(job.project, job.id)  # noqa: E731
+    assert (get(waits).state, get(runs).state, get(runs).wanted) == ("cancelled", "running", "cancel")
+    assert site.store.schedules.list(second) == []
+    reconciler.step()
+    launcher.end(f"{runs.id}/1", {"state": "stopped", "time_s": time.time()})
+    reconciler.step()
+    assert (get(runs).state, get(theirs).state) == ("cancelled", "running")
+    last = {job.id: [one.data["message"] for one in site.store.jobs.events(job.id)] for job in (waits, runs)}
+    assert last[waits.id][-1] == "Job cancelled: its project was ended"
+    assert "Job cancelled, once its attempt has saved and stopped: its project was ended" in last[runs.id]
+    assert {one.event["data"]["id"] for one in site.store.webhooks.deliveries(hook)} == {waits.id, runs.id}
+    acts = {(one.action, one.subject) for one in site.store.audit.read() if one.data.get("with") == second}
+    assert acts == {
+        ("job.cancelled", waits.id),
+        ("job.cancel", runs.id),
+        ("schedule.removed", nightly.id),
+    }
+    assert site.top.audit.verify().sound
 
 
 @BOTH

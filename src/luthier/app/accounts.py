@@ -18,6 +18,7 @@ from luthier.governance.access import ROLES, SITE, check_role
 from luthier.store.accounts import Grant, Organisation, Project, User
 
 from .api_keys import Keys
+from .jobs.observing import observer_of
 from .login import invited_as
 from .rights import Rights
 from .site import new_id
@@ -100,11 +101,11 @@ class Accounts:
         return row
 
     def end_project(self, caller: Caller, project_id: str) -> None:
-        """Nobody reaches it any more; its records stay until the server's operator removes its home."""
+        """Nobody reaches it any more: its jobs are cancelled, its schedules submit nothing, its records stay until the server's operator
+        removes its home."""
         self._rights(caller).need("projects.write", project_id)
-        self._rows.end_project(
-            project_id, caller.actor.act("project.ended", project_id, {"project": project_id})
-        )
+        act = caller.actor.act("project.ended", project_id, {"project": project_id})
+        self._rows.end_project(project_id, act, observer_of(self._site).ended)
 
     # -- users --------------------------------------------------------------------------------------------------------
 
@@ -186,7 +187,8 @@ class Accounts:
         """With keys and sessions. Only by who may write members wherever that user is something."""
         self.user(caller, user_id)
         self._over(caller, user_id)
-        self._rows.end_user(user_id, caller.actor.act("user.ended", user_id))
+        act = caller.actor.act("user.ended", user_id)
+        self._rows.end_user(user_id, act, observer_of(self._site).ended)
 
     def erase_user(self, caller: Caller, user_id: str, because: str) -> int:
         """Take out who somebody was who has been ended: the name here, and whom the trails of the site and of all projects name. The id

@@ -45,8 +45,7 @@ def hourly_of(site: Site) -> tuple[float, str] | None:
 
 
 def whose_of(site: Site, job: Job) -> Whose:
-    organisation = site.store.accounts.project(job.project).organisation
-    return Whose(organisation, job.project, job.by, job.key_id)
+    return Whose(site.store.accounts.organisation_of(job.project), job.project, job.by, job.key_id)
 
 
 def gpus_of(connection: sa.Connection, job: Job) -> int:

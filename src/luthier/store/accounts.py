@@ -19,6 +19,8 @@ from luthier.core.names import folded
 
 from .audit import Act, Audit
 from .database import Database
+from .ending import cancel_waiting, end_project
+from .jobs import Ended
 from .tables import api_keys, grants, jobs, organisations, projects, sessions, users
 
 ADMIN: Final = "admin"
@@ -175,15 +177,20 @@ class Accounts:
             )
             _end_scope(connection, organisation_id, now)
 
-    def end_project(self, project_id: str, act: Act) -> None:
-        """Its keys end with it; what waits in its queue is cancelled, and what runs is asked to stop. Its records stay where they are."""
+    def organisation_of(self, project_id: str) -> str:
+        """Also of a project that has ended: its last jobs may still be stopping. Raises NotFound."""
+        row = self._one(sa.select(projects.c.organisation).where(projects.c.id == project_id))
+        if row is None:
+            raise NotFound(f"there never was a project {project_id!r}.")
+        return str(row.organisation)
+
+    def end_project(self, project_id: str, act: Act, ended: Ended) -> None:
+        """Its keys end with it, and what it has in the queue (store/ending). Its records stay where they are."""
         now = time.time()
         with self._changing(act) as connection:
             connection.execute(projects.update().where(projects.c.id == project_id).values(ended_s=now))
             _end_scope(connection, project_id, now)
-            of_it = jobs.c.project == project_id
-            _cancel_waiting(connection, of_it, now)
-            connection.execute(jobs.update().where(of_it, jobs.c.state == "running").values(wanted="cancel"))
+            end_project(connection, self._audit, project_id, act, now, ended)
 
     # -- users and what they are --------------------------------------------------------------------------------------
 
@@ -217,7 +224,7 @@ class Accounts:
         except IntegrityError:
             raise Conflict("somebody else is that to this provider.", remedy="End that user first.") from None
 
-    def end_user(self, user_id: str, act: Act) -> None:
+    def end_user(self, user_id: str, act: Act, ended: Ended) -> None:
         """With his grants, keys, sessions and the jobs of his that wait. Raises Conflict for the last admin of anything."""
         now = time.time()
         with self._changing(act) as connection:
@@ -228,12 +235,13 @@ class Accounts:
                     _check_admin(connection, row.scope)
             connection.execute(users.update().where(users.c.id == user_id).values(ended_s=now))
             _end_keys(connection, api_keys.c.user == user_id, now)
-            _cancel_waiting(connection, jobs.c.by == user_id, now)
             connection.execute(
                 sessions.update()
                 .where(sessions.c.user == user_id, sessions.c.ended_s.is_(None))
                 .values(ended_s=now)
             )
+            why = "who submitted it is no user any more"
+            cancel_waiting(connection, self._audit, jobs.c.by == user_id, act, why, now, ended)
 
     def forget_user(self, user_id: str, name: str, act: Act) -> None:
         """Of somebody who was ended, take out who that was; the id stays, and says nothing."""
@@ -354,13 +362,6 @@ def _any(connection: sa.Connection) -> bool:
 def _end_keys(connection: sa.Connection, which: sa.ColumnElement[bool], at_s: float) -> int:
     living = api_keys.update().where(which, api_keys.c.ended_s.is_(None))
     return connection.execute(living.values(ended_s=at_s)).rowcount
-
-
-def _cancel_waiting(connection: sa.Connection, which: sa.ColumnElement[bool], at_s: float) -> None:
-    waiting = which & jobs.c.state.in_(("held", "queued", "paused"))
-    connection.execute(
-        jobs.update().where(waiting).values(wanted="cancel", state="cancelled", finished_s=at_s)
-    )
 
 
 def _end_scope(connection: sa.Connection, scope: str, at_s: float) -> None:

@@ -40,7 +40,7 @@ def test_each_kind_needs_what_submitting_it_takes(yard, other):
     assert permission_of(replace(job, kind="eval_run")) == "evals.write"
     assert permission_of(replace(job, kind="verb", wish={"verb": "data.export"})) == "data.write"
     act = yard.site.top.actor.act("user.ended", other.user)
-    yard.site.store.accounts.end_user(other.user, act)
+    yard.site.store.accounts.end_user(other.user, act, lambda *_: None)
     assert yard.get(job).state == "cancelled"
     for kind in ("recipe", "verb", "eval_run", "scripted"):
         with pytest.raises(NotAllowed, match="any more"):
