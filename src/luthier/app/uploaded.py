@@ -118,8 +118,12 @@ class Uploaded:
 
     def list(self, **asked: Any) -> tuple[Sequence[UploadedFile], bool]:
         """See store.uploaded.Uploaded.files. What has expired goes now."""
-        self._rows.sweep(lambda subject: self._app.actor.act("file.expired", subject))
+        self.sweep()
         return self._rows.files(**asked)
+
+    def sweep(self) -> int:
+        """What has expired goes: files, and parts of uploads that nobody completed; how many."""
+        return self._rows.sweep(lambda subject: self._app.actor.act("file.expired", subject))
 
     def check_of(self, file_id: str) -> Checked:
         """What a file for fine-tuning holds. Raises NotFound, SpecError for another file and for one with faults."""

@@ -67,6 +67,10 @@ class Database:
         except DBAPIError as error:
             raise self._explain(error) from error
 
+    def rest(self) -> None:
+        """Close the connections that nobody uses just now; the next use opens one."""
+        self.engine.dispose()
+
     def forget_removed(self) -> None:
         """What was removed is gone from SQLite's log beside the file too, as far as no other process is reading just now."""
         if self.is_sqlite:

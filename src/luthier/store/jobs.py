@@ -249,6 +249,14 @@ class Jobs:
             )
         return job
 
+    def over(self, job_ids: Sequence[str], before_s: float) -> set[str]:
+        """Of these, of whichever project, those that have ended before then."""
+        gone = jobs.c.state.in_(ENDED) & (jobs.c.finished_s < before_s)
+        with self._database.reading() as connection:
+            return set(
+                connection.execute(sa.select(jobs.c.id).where(jobs.c.id.in_(list(job_ids)), gone)).scalars()
+            )
+
     def events(self, job_id: str, *, after: int = 0, limit: int | None = None) -> Iterator[Event]:
         """Of a job that was found, oldest first, from behind the number `after` on."""
         query = (

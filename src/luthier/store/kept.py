@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from luthier.core.errors import StoreError
@@ -91,6 +92,20 @@ class Kept:
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return folder / f".{uuid.uuid4().hex}.incoming"
+
+    def sweep(self, before_s: float) -> int:
+        """Take away what nobody has written to since then, of whoever died before he had finished; how many files."""
+        places = [(self.temporary, ".*.incoming")]
+        if not isinstance(self._blobs, RemoteBlobs):
+            places.append((self._blobs.root / "kept", ".*.partial"))
+        gone = 0
+        for folder, names in places:
+            for path in folder.glob(names):
+                with suppress(FileNotFoundError):  # another process was quicker
+                    if path.stat().st_mtime < before_s:
+                        path.unlink()
+                        gone += 1
+        return gone
 
 
 def _check(key: str) -> None:

@@ -19,7 +19,7 @@ from luthier.core.errors import Conflict
 
 from .database import Database
 from .jobs import known_as
-from .tables import idempotency
+from .tables import idempotency, jobs, schedules
 
 WINDOW_S = 86_400.0
 
@@ -69,6 +69,18 @@ class Retries:
         connection.execute(idempotency.insert().values(
             project=project, key_sha256=mine, body_sha256=one.words, subject=job, created_s=now_s,
         ))  # fmt: skip
+
+    def forget(self, before_s: float) -> int:
+        """Requests that came before then are not known any more; how many. One of a schedule is, until the schedule has moved on."""
+        still = (
+            sa.select(jobs.c.id)
+            .join(schedules, schedules.c.id == jobs.c.schedule)
+            .where(jobs.c.id == idempotency.c.subject)
+            .where(schedules.c.ended_s.is_(None), schedules.c.next_s <= jobs.c.created_s)
+        )
+        with self._database.transaction() as connection:
+            old = idempotency.delete().where(idempotency.c.created_s < before_s, ~still.exists())
+            return connection.execute(old).rowcount
 
     def known(self, project: str, user: str, kind: str, once: tuple[str, str]) -> str | None:
         """The job of a user's request with a key of its own. Raises Conflict where it was another request then."""

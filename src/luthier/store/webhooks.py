@@ -205,6 +205,15 @@ class Webhooks:
                 connection.execute(events.insert().values(row_of(told)))
         return bool(done.rowcount)
 
+    def forget(self, *, settled_before_s: float, ended_before_s: float) -> int:
+        """Deliveries that were made or given up, and were entered before the one time; all of webhooks that ended before the other. How
+        many."""
+        over = sa.select(webhooks.c.id).where(webhooks.c.ended_s < ended_before_s)
+        settled = (deliveries.c.state != "waiting") & (deliveries.c.created_s < settled_before_s)
+        with self._database.transaction() as connection:
+            gone = deliveries.delete().where(sa.or_(settled, deliveries.c.webhook.in_(over)))
+            return connection.execute(gone).rowcount
+
 
 def entered(connection: sa.Connection, job: Job) -> int:
     """To be called in the transaction in which a job ends, with what it ended as: how many deliveries its event became."""
