@@ -164,7 +164,16 @@ def test_a_job_sees_nothing_of_the_servers_environment_but_what_is_passed_on(yar
     from luthier.app.jobs.environment import environment_of
     from luthier.app.jobs.launchers.launcher import Launch
 
-    there = {"PATH": "/bin", "OPENAI_API_KEY": "s", "TICKETS_URL": "t", "LUTHIER_JOB_ENVIRON": "TICKETS_*"}
-    found = environment_of(there, Launch("job-1", 2, 3, yard.site.top.home, cores=2, gpus=("5",)))
-    assert "OPENAI_API_KEY" not in found
+    there = {
+        "PATH": "/bin",
+        "OPENAI_API_KEY": "s",
+        "TICKETS_URL": "t",
+        "LUTHIER_JOB_ENVIRON": "TICKETS_*",
+        "PGPASSWORD": "p",
+    }
+    launch = Launch("job-1", 2, 3, yard.site.top.home, cores=2, gpus=("5",))
+    found = environment_of(there, launch)
+    assert not {"OPENAI_API_KEY", "PGPASSWORD"} & {*found}
+    records = {"LUTHIER_DATABASE": "postgresql://luthier@db/luthier"}
+    assert environment_of({**there, **records}, launch)["PGPASSWORD"] == "p"
     assert (found["TICKETS_URL"], found["OMP_NUM_THREADS"], found["CUDA_VISIBLE_DEVICES"]) == ("t", "2", "5")
