@@ -247,7 +247,7 @@ class _Endpoints:
         kept = self._traffic is not None and await asyncio.to_thread(
             self._traffic.judge,
             told.id,
-            request.state.key.id,
+            request.state.key,
             choice=told.choice,
             rating=told.rating,
             correction=told.correction,
