@@ -1,8 +1,8 @@
 """What can be done with what is asked and answered: keep it, judge it, look at it, take it out again.
 
-Nothing is kept that nobody asked for: `--capture` of a server says which share, and for how long is app/retention's matter. What is kept has lost its private values before it
-touches a disk, for all that `data.private` finds; names of people need a model and stay. Removing is told in the ledger, by numbers
-and never by words.
+Nothing is kept that nobody asked for: a server's `--capture` says which share, and app/retention for how long. What is kept has lost its
+private values before it touches a disk, for all that `data.private` finds; names of people need a model and stay. Removing is told in
+the ledger, by numbers and never by words.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Traffic:
         if not found:
             raise NotFound(
                 f"no traffic of {name!r} is kept here.",
-                remedy="`luthier traffic list` shows the names; `luthier serve NAME --capture 100%` keeps it.",
+                remedy="`luthier traffic list` shows the names; a server's --capture 100% keeps it.",
             )
         return list(found)
 

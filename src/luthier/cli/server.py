@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from luthier.core.errors import SpecError
 
 from .command import Nearest, as_json_option, put, put_json, told
-from .door import Door
+from .door import Door, door_options
 from .traffic import DURATION
 
 if TYPE_CHECKING:
@@ -75,11 +76,6 @@ def init(title: str, as_json: bool) -> None:
     help="A Host header to accept besides loopback, as people and a proxy in front write it; may be given again.",
 )  # fmt: skip
 @click.option(
-    "--rate",
-    metavar="N/UNIT",
-    help="How many answers of models each key may ask for, such as 60/min. Default: no limit but the queue.",
-)
-@click.option(
     "--calls",
     metavar="N/UNIT",
     default="600/min",
@@ -91,13 +87,6 @@ def init(title: str, as_json: bool) -> None:
     help="How many requests all keys of a project may make together.",
 )  # fmt: skip
 @click.option(
-    "--deadline",
-    "deadline_s",
-    type=DURATION,
-    metavar="TIME",
-    help="End an answer of a model that takes longer. Default: none.",
-)
-@click.option(
     "--drain",
     "drain_s",
     type=DURATION,
@@ -105,25 +94,11 @@ def init(title: str, as_json: bool) -> None:
     show_default=True,
     help="How long what is under way may take once it is to stop.",
 )
-@click.option(
-    "--log",
-    "log_form",
-    type=click.Choice(["plain", "json"]),
-    default="plain",
-    show_default=True,
-    help="json: a line for each request on the error output.",
-)
-@click.option(
-    "--traces",
-    "traces_to",
-    metavar="URL",
-    help="Send OpenTelemetry traces to this collector. Needs the extra otel.",
-)
+@door_options
 @as_json_option
 @told
 def start(
-    host: str, port: int, allowed_hosts: tuple[str, ...], rate: str | None, calls: str, project_calls: str, deadline_s: float | None,
-    drain_s: float, log_form: str, traces_to: str | None, as_json: bool,
+    host: str, port: int, allowed_hosts: tuple[str, ...], calls: str, project_calls: str, drain_s: float, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Answer until Ctrl-C or SIGTERM. The first start on this machine makes the first key and shows it, once.
 
@@ -131,27 +106,30 @@ def start(
     """
     from luthier.app.site import Site
     from luthier.server.denials import Denials
-    from luthier.server.openai import Limits
     from luthier.server.platform.beside import working
+    from luthier.server.platform.captured import Captured
     from luthier.server.platform.make import create_platform
     from luthier.server.rates import Rate
     from luthier.server.serve import serve
 
-    limits = Limits(
-        answer_s=deadline_s, rate=None if rate is None else Rate.parse(rate), calls=Rate.parse(calls),
-        together=Rate.parse(project_calls),
-    )  # fmt: skip
+    door = Door(**given)
+    limits = replace(door.limits(), calls=Rate.parse(calls), together=Rate.parse(project_calls))
+    guard = door.guard()
     site = Site.open()
+    hourly = door.hourly(site.top)
     known = site.store.accounts.any()
     _check_bind(host, known)
     shown = None if known else site.found()
     with ExitStack() as until:
         denials = until.enter_context(Denials(lambda sums: site.denied(sums.items())))
-        observers = until.enter_context(Door(log_form=log_form, traces_to=traces_to).observers())
-        models = until.enter_context(working(site))
+        observers = until.enter_context(door.observers())
+        captured = Captured(site)
+        until.enter_context(door.retention(captured.homes))
+        models = until.enter_context(working(site, hourly))
         made = create_platform(
-            site, models, allowed_hosts=allowed_hosts, limits=limits, observers=[*observers, denials]
-        )
+            site, models, allowed_hosts=allowed_hosts, limits=limits, observers=[*observers, denials],
+            traffic=door.keeping(captured.home), guard=guard,
+        )  # fmt: skip
 
         def ready(address: str) -> None:
             site.top.audit.served("started", ("platform",), address)
