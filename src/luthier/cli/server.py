@@ -18,8 +18,25 @@ from .traffic import DURATION
 
 if TYPE_CHECKING:
     from luthier.app.backup import Backed
+    from luthier.app.checkpoints import Checkpoints
+    from luthier.app.site import Site
 
 PATH = click.Path(path_type=Path)
+
+
+_CHECKPOINTS = (
+    click.option("--checkpoints-to", "sign_to", metavar="FOLDER|URL",
+                 help="Sign the audit trails and write that outside the home, where nobody here can change it (docs/audit.md). Default: no."),
+    click.option("--checkpoint-key", "sign_key", type=PATH, metavar="FILE", help="The private key that signs them."),
+    click.option("--checkpoint-every", "sign_every_s", type=DURATION, default="1 hour", show_default=True, metavar="TIME",
+                 help="How often."),
+)  # fmt: skip
+
+
+def checkpoint_options(command: Any) -> Any:
+    for option in reversed(_CHECKPOINTS):
+        command = option(command)
+    return command
 
 
 @click.group(cls=Nearest)
@@ -95,10 +112,12 @@ def init(title: str, as_json: bool) -> None:
     help="How long what is under way may take once it is to stop.",
 )
 @door_options
+@checkpoint_options
 @as_json_option
 @told
 def start(
-    host: str, port: int, allowed_hosts: tuple[str, ...], calls: str, project_calls: str, drain_s: float, as_json: bool, **given: Any,
+    host: str, port: int, allowed_hosts: tuple[str, ...], calls: str, project_calls: str, drain_s: float, sign_key: Path | None,
+    sign_to: str | None, sign_every_s: float, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Answer until Ctrl-C or SIGTERM. The first start on this machine makes the first key and shows it, once.
 
@@ -117,18 +136,21 @@ def start(
     guard = door.guard()
     site = Site.open()
     hourly = door.hourly(site.top)
+    checkpoints = _checkpoints(site, sign_key, sign_to, sign_every_s)
     known = site.store.accounts.any()
     _check_bind(host, known)
     shown = None if known else site.found()
     with ExitStack() as until:
         denials = until.enter_context(Denials(lambda sums: site.denied(sums.items())))
         observers = until.enter_context(door.observers())
+        if checkpoints is not None:
+            until.enter_context(checkpoints.running())
         captured = Captured(site)
         until.enter_context(door.retention(captured.homes))
         models = until.enter_context(working(site, hourly))
         made = create_platform(
             site, models, allowed_hosts=allowed_hosts, limits=limits, observers=[*observers, denials],
-            traffic=door.keeping(captured.home), guard=guard,
+            traffic=door.keeping(captured.home), guard=guard, beside=[checkpoints] if checkpoints else [],
         )  # fmt: skip
 
         def ready(address: str) -> None:
@@ -137,6 +159,20 @@ def start(
             _say(address, shown, as_json)
 
         serve(made, host, port, chosen_keys=True, on_ready=ready, drain_s=max(1, round(drain_s)))
+
+
+def _checkpoints(site: Site, key: Path | None, to: str | None, every_s: float) -> Checkpoints | None:
+    """Raises SpecError for half of what it takes."""
+    if key is None and to is None:
+        return None
+    if key is None or to is None:
+        raise SpecError(
+            "checkpoints of the audit trail need a key and a place.",
+            remedy="Give both --checkpoint-key and --checkpoints-to (`luthier audit key FILE` makes a key).",
+        )
+    from luthier.app.checkpoints import Checkpoints
+
+    return Checkpoints.of(site, key, to, every_s)
 
 
 def _check_bind(host: str, known: bool) -> None:

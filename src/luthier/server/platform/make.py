@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from luthier.server.exchange import Traffic
     from luthier.server.keys import Opens
     from luthier.server.router import Router
-    from luthier.server.watch import Observer
+    from luthier.server.watch import Beside, Observer
 
 _LIMITS = Limits()
 PARTS: dict[str, str] = {
@@ -64,9 +64,10 @@ def create_platform(
     observers: Sequence[Observer] = (),
     traffic: Traffic | None = None,
     guard: GuardSpec = NO_GUARD,
+    beside: Sequence[Beside] = (),
     keys: Opens | None = None,
 ) -> FastAPI:
-    """The app. Starts no job: reconcilers run beside it (beside.py). `traffic`, `guard`: see create_app. `keys`: in place of the site's own. Where no `limits` are given,
+    """The app. Starts no job: reconcilers run beside it (beside.py). `traffic`, `guard`, `beside`: see create_app. `keys`: in place of the site's own. Where no `limits` are given,
     requests are not limited; `luthier server start` gives some. Raises SpecError for a `login.yaml` that says what cannot be."""
     login, served = Login.of(site), Served(site)
     return create_app(
@@ -77,6 +78,7 @@ def create_platform(
         observers=[*observers, served],
         traffic=traffic,
         guard=guard,
+        beside=beside,
         parts=parts(site),
         sessions=None if login is None else SessionRing(login),
         afford=served.afford,
