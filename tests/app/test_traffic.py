@@ -1,8 +1,12 @@
 """From what was asked and answered, judged by people, to rows that a model learns from."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+
+from luthier.app.retention import Retention
+from luthier.core.errors import StoreError
 
 RECIPE = """
 name: router
@@ -13,6 +17,10 @@ data:
     - {{traffic: router}}
   split: {{validation: 0, test: 0.34}}
 """
+
+
+def _fails(**_):
+    raise StoreError("the disk is gone.")
 
 
 def said(workshop, *words):
@@ -115,10 +123,9 @@ def test_what_strangers_wrote_does_not_steer_the_terminal(workshop):
         assert "⟨U+001B⟩[2J" in told
 
 
-def test_what_a_server_takes_out_by_itself_is_no_persons_act(workshop, monkeypatch):
-    app = capture(workshop, 2)
-    monkeypatch.setattr("luthier.app.traffic.PURGE_EVERY_S", 0.0)
-    keeper = app.traffic.capture(1.0, keep_s=1e-6)
-    keeper._purge()
+def test_what_a_server_takes_out_by_itself_is_no_persons_act(workshop, caplog):
+    app, away = capture(workshop, 2), SimpleNamespace(home="away", traffic=SimpleNamespace(remove=_fails))
+    Retention(lambda: [away, app], 1e-6).step()
+    assert "could not be removed from away" in caplog.text
     [entry] = [one for one in app.store.audit.read() if one.action == "traffic.removed"]
     assert entry.actor == "server" and entry.person_sha256 is None and entry.data["exchanges"] == 2

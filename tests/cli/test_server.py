@@ -78,7 +78,7 @@ def test_people_and_keys_by_hand(tmp_path):
     assert all(one.entry.actor == "local" for one in site.top.audit.read())
 
 
-def test_a_server_that_is_started_drained_and_told_of():
+def test_a_server_that_is_started_drained_and_told_of(tmp_path):
     with started() as told:
         assert told["api_key"].startswith("luthier_")
         head = {"authorization": f"Bearer {told['api_key']}"}
@@ -88,9 +88,17 @@ def test_a_server_that_is_started_drained_and_told_of():
     acts = [(one.entry.action, one.entry.outcome) for one in site.top.audit.read()]
     assert (acts[0][0] == "site.founded" and acts[-1][0] == "request") or acts[-1][0] == "serving.stopped"
     assert ("request", "denied") in acts and ("serving.stopped", "done") in acts
-    with started() as again:
+    (away := tmp_path / "away").mkdir()
+    key = str(tmp_path / "audit.pem")
+    luthier("audit", "key", key)
+    signing = ("--checkpoints-to", str(away), "--checkpoint-key", key)
+    with started("--machine", "local-cpu", "--capture", "0", "--keep-for", "1 day", *signing) as again:
         assert again["api_key"] is None
         assert httpx.get(f"{again['address']}/luthier/v1/me", headers=head).status_code == 200
+        [state] = httpx.get(f"{again['address']}/status/data", headers=head).json()["beside"]
+        assert state["name"] == "audit_checkpoints" and state["ok"]
+    told = luthier("audit", "verify", "--checkpoints", str(away / "site"), "--key", f"{key}.pub", "--json")
+    assert json.loads(told)["proven"] == json.loads(told)["entries"] > 0  # that it stopped is signed too
 
 
 def test_nothing_listens_beyond_this_machine_before_there_is_a_key():
@@ -100,6 +108,23 @@ def test_nothing_listens_beyond_this_machine_before_there_is_a_key():
     with started("--host", "0.0.0.0") as told:
         assert told["api_key"] is None and told["address"].startswith("http://0.0.0.0:")
     assert "no rate" in luthier("server", "start", "--calls", "many", code=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--machine", "none-such"), "no price is known"),
+        (("--keep-for", "1 day"), "--capture"),
+        (("--capture", "7"), "not between 0 and 1"),
+        (("--guard", "nowhere.yaml"), "cannot be read"),
+        (("--rate", "often"), "no rate"),
+        (("--checkpoints-to", "away"), "need a key and a place"),
+        (("--checkpoints-to", "away", "--checkpoint-key", "nowhere.pem"), "no private key"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_made(words, told):
+    assert told in luthier("server", "start", "--port", "0", *words, code=2)
+    assert not Site.open().store.accounts.any()
 
 
 @pytest.mark.postgres

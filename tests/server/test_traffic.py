@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from luthier.app.app import App
-from luthier.cli.serving import _Kept
+from luthier.app.retention import Retention
+from luthier.server.keeping import Keeping
 from luthier.serving.scripted_engine import ScriptedEngine
 
 MODELS = frozenset({"chat", "models.read", "feedback"})
@@ -23,7 +24,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> App:
 
 @pytest.fixture(scope="module")
 def door(open_door: Any, app: App) -> Any:
-    return open_door(ScriptedEngine(), permissions=MODELS, traffic=_Kept(app, 1.0, None))
+    return open_door(ScriptedEngine(), permissions=MODELS, traffic=Keeping(lambda _: app, 1.0))
 
 
 def ask(door: Any, **more: Any) -> str:
@@ -56,7 +57,7 @@ def test_who_says_store_false_is_not_kept(door, app):
 
 
 def test_a_share_of_nothing_keeps_what_clients_ask_to_keep(open_door, app):
-    none = open_door(ScriptedEngine(), permissions=MODELS, traffic=_Kept(app, 0.0, None))
+    none = open_door(ScriptedEngine(), permissions=MODELS, traffic=Keeping(lambda _: app, 0.0))
     kept, left = ask(none, store=True), ask(none)
     assert app.traffic.show(kept).exchange.id == kept
     assert app.store.traffic.find([left]) == {}
@@ -80,7 +81,7 @@ def test_feedback_is_kept_and_masked(door, app):
 
 def test_another_key_cannot_tell_whether_an_exchange_is_there(door, open_door, app):
     one = ask(door)
-    other = open_door(ScriptedEngine(), permissions=MODELS, traffic=_Kept(app, 1.0, None))
+    other = open_door(ScriptedEngine(), permissions=MODELS, traffic=Keeping(lambda _: app, 1.0))
     theirs, nowhere = judge(other, id=one, rating=1), judge(other, id="chatcmpl-nowhere", rating=1)
     assert theirs.status_code == nowhere.status_code == 404
     assert theirs.json() == nowhere.json()
@@ -88,7 +89,7 @@ def test_another_key_cannot_tell_whether_an_exchange_is_there(door, open_door, a
 
 
 def test_a_key_without_the_permission_may_not_judge(open_door, app):
-    weak = open_door(ScriptedEngine(), traffic=_Kept(app, 1.0, None))
+    weak = open_door(ScriptedEngine(), traffic=Keeping(lambda _: app, 1.0))
     assert judge(weak, id=ask(weak), rating=1).status_code == 403
 
 
@@ -130,7 +131,7 @@ def test_a_store_that_fails_does_not_take_the_answer(open_door, caplog):
 
 
 def test_what_is_old_is_removed_while_serving(app, monkeypatch):
-    capture = app.traffic.capture(1.0, keep_s=3600.0)
+    capture = app.traffic.capture(1.0)
     facts: dict[str, Any] = {
         "name": "old", "release": None, "digest": "d" * 64, "key_id": "k", "user_sha256": None, "messages": [("user", "q")],
         "answers": [("a", None)], "probability": None, "asked_to": False,
@@ -141,8 +142,11 @@ def test_what_is_old_is_removed_while_serving(app, monkeypatch):
     monkeypatch.setattr("luthier.app.traffic.time.time", lambda: now - 7200)
     assert capture.keep(id="chatcmpl-old", **facts)
     monkeypatch.undo()
-    capture._next_purge_s = 0.0
     assert capture.keep(id="chatcmpl-new", **facts)
+    until = time.monotonic() + 10
+    with Retention(lambda: [app], 3600.0).running():
+        while "chatcmpl-old" in app.store.traffic.find(["chatcmpl-old"]) and time.monotonic() < until:
+            time.sleep(0.01)
     assert set(app.store.traffic.find(["chatcmpl-old", "chatcmpl-new"])) == {"chatcmpl-new"}
     removed = app.store.ledger.last(kind="traffic.removed")
     assert removed is not None and removed.data["exchanges"] >= 1

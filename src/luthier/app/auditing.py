@@ -87,10 +87,10 @@ class Audit:
             yield Known(entry, person.person if person else None)
 
     def verify(self, checkpoints: Sequence[Path] = (), keys: Sequence[Path] = ()) -> Examined:
-        """The whole trail against its own hashes, and against signed checkpoints. Raises DataError for a checkpoint that is not what
-        was signed."""
+        """The whole trail against its own hashes, and against signed checkpoints: files of them, and folders of such files. Raises DataError for
+        a checkpoint that is not what was signed."""
         known: list[Checkpoint] = []
-        for path in checkpoints:
+        for path in (one for given in checkpoints for one in _files(given)):
             known += trusted(_lines(path), keys, str(path))
         return examine(self._trail.read(), self._trail.people, known)
 
@@ -99,19 +99,8 @@ class Audit:
         return new_key(path)
 
     def checkpoint(self, key: Path, to: Path) -> Checkpoint:
-        """Sign the trail as it stands and add that to a file. Raises NotFound for an empty trail, DataError where it is not sound: what is
-        wrong is not signed."""
-        head = self._trail.head()
-        if head is None:
-            raise NotFound("the audit trail has no entry yet.", remedy="Sign it once something was done.")
-        found = examine((one for one in self._trail.read() if one.seq <= head.seq), self._trail.people)
-        if not found.sound:
-            first = found.faults[0]
-            raise SpecError(
-                f"the trail is not sound ({first.kind} at entry {first.seq}), so it is not signed.",
-                remedy="`luthier audit verify` says more.",
-            )
-        made = sign(head, key, time.time_ns() // 1000)
+        """Sign the trail as it stands and add that to a file. Raises as `signed`, and SpecError for a file that cannot be written."""
+        made = self.signed(key)
         try:
             with to.open("a", encoding="ascii") as file:
                 file.write(made.line() + "\n")
@@ -122,6 +111,34 @@ class Audit:
                 f"{to} cannot be written ({error.strerror}).", remedy="Name a file of yours."
             ) from None
         return made
+
+    def signed(self, key: Path, after: Checkpoint | None = None) -> Checkpoint:
+        """The trail as it stands. `after`: a checkpoint that was made of it before; then what came since is looked at, which must go on from
+        it, and not the whole. Raises NotFound for an empty trail, SpecError for one that is not sound: what is wrong is not signed."""
+        head = self._trail.head()
+        if head is None and after is None:
+            raise NotFound("the audit trail has no entry yet.", remedy="Sign it once something was done.")
+        if head is None or (after is not None and head.seq < after.seq):
+            raise _unsound("truncated", head.seq + 1 if head else 1)
+        entries = self._trail.read(after=after.seq if after else 0)
+        found = examine((one for one in entries if one.seq <= head.seq), self._trail.people, after=after)
+        if not found.sound:
+            raise _unsound(found.faults[0].kind, found.faults[0].seq)
+        if found.head != head.sha256:
+            raise _unsound("restamped", head.seq)
+        return sign(head, key, time.time_ns() // 1000)
+
+    def head_signed(self, key: Path) -> Checkpoint:
+        """The newest entry, whatever the trail before it is like. Raises NotFound, SpecError for a key that signs nothing."""
+        head = self._trail.head()
+        if head is None:
+            raise NotFound("the audit trail has no entry yet.", remedy="Sign it once something was done.")
+        return sign(head, key, time.time_ns() // 1000)
+
+    def unsigned(self, last: Checkpoint | None) -> bool:
+        """Whether the trail is another than at its last checkpoint, as far as its newest entry says."""
+        head = self._trail.head()
+        return (head and (head.seq, head.sha256)) != (last and (last.seq, last.sha256))
 
     def export(self, to: Path, form: Form = "jsonl", *, after: int = 0) -> int:
         """Write entries to a file that is not there yet, one JSON object a line; how many. `otlp`: as logs of OpenTelemetry's JSON file
@@ -214,6 +231,25 @@ def _attribute(name: str, value: str | int) -> dict[str, Any]:
         "key": name,
         "value": {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value},
     }
+
+
+def _unsound(kind: str, seq: int) -> SpecError:
+    return SpecError(
+        f"the trail is not sound ({kind} at entry {seq}), so it is not signed.",
+        remedy="`luthier audit verify` says more.",
+    )
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("*.jsonl"))
+    if not found:
+        raise SpecError(
+            f"{path} holds no checkpoints (*.jsonl).",
+            remedy="Of a server, name the folder of one trail: site, or projects/ID.",
+        )
+    return found
 
 
 def _lines(path: Path) -> list[str]:

@@ -129,7 +129,7 @@ class Budgets:
                 raise SpecError("a month is given beside bounds of time.", remedy="Give one of them.")
             since_s, until_s = _bounds(check_month(month))
         if unit is not None:
-            check_unit(unit)
+            check_unit(unit, counted=True)
         within = caller.project or caller.organisation or SITE
         need(self._site, caller, "usage.read", within)
         found = self._rows.report(by, within=within, since_s=since_s, until_s=until_s, unit=unit)

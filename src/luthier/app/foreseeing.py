@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from luthier.cost.quota import TOKENS, Wanted, micro, spent
-from luthier.store.tables import attempts, jobs
+from luthier.cost.quota import MICRO, TOKENS, Wanted, micro, spent
+from luthier.store.tables import attempts, holds, jobs
 
 from .spending import CHUNK_S, hourly_of, trained_tokens
 
@@ -75,23 +75,22 @@ def _tokens(wish: Mapping[str, Any], size_bytes: int) -> tuple[float | None, tup
 
 def _epochs(wish: Mapping[str, Any]) -> tuple[float, float | None]:
     """(passes over the rows, the most tokens)."""
-    if isinstance(text := wish.get("recipe"), str):
-        from luthier.core.spec import override, parse, read_yaml
+    from .jobs.foreign import foreign
+    from .recipe import Recipe
 
-        from .recipe import Recipe
-
-        train = parse(Recipe, override(read_yaml(text, "the recipe"), list(wish.get("sets", ())))).train
-        return train.epochs, train.stop_at.tokens
+    if (written := foreign(wish)) is not None and isinstance(recipe := written.read()[0], Recipe):
+        return recipe.train.epochs, recipe.train.stop_at.tokens
     told = wish.get("train")
     epochs = told.get("epochs") if isinstance(told, Mapping) else None
     return (float(epochs) if isinstance(epochs, int | float) and epochs > 0 else EPOCHS), None
 
 
 def _seconds_a_token(site: Site, kind: str, wish: Mapping[str, Any]) -> float | None:
-    """The median of earlier jobs of this kind that name the same base; of any where none does. A job's time is that of its attempts
-    together: between them it waited."""
+    """The median of earlier jobs of this kind (of this verb) that name the same base; of any where none does. A job's time is that of its
+    attempts together: between them it waited."""
     query = (
-        sa.select(jobs.c.id, jobs.c.wish, jobs.c.result)
+        sa.select(jobs.c.id, jobs.c.wish, jobs.c.result, holds.c.metered_micro)
+        .outerjoin(holds, sa.and_(holds.c.job == jobs.c.id, holds.c.unit == TOKENS))
         .where(jobs.c.kind == kind, jobs.c.state == "succeeded", jobs.c.started_s.is_not(None))
         .order_by(jobs.c.seq.desc())
         .limit(EARLIER_JOBS)
@@ -104,7 +103,9 @@ def _seconds_a_token(site: Site, kind: str, wish: Mapping[str, Any]) -> float | 
     took = [
         (row.wish.get("base") == wish.get("base"), float(seconds) / tokens)
         for row in rows
-        if (tokens := trained_tokens(row.result)) and (seconds := took_s.get(row.id))
+        if row.wish.get("verb") == wish.get("verb")
+        and (tokens := trained_tokens(row.result) or (row.metered_micro or 0) / MICRO)
+        and (seconds := took_s.get(row.id))
     ]
     alike = [seconds for same, seconds in took if same] or [seconds for _, seconds in took]
     return statistics.median(alike) if alike else None

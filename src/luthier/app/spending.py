@@ -103,8 +103,10 @@ class Spending:
         self._meter(connection, job, spent(seconds, gpus_of(connection, job), self._hourly()))
 
     def ended(self, connection: sa.Connection, job: Job) -> None:
-        """What was promised and not used is free again. Tokens that the job says it used are entered, where nobody counted them."""
-        tokens, open_ = used_tokens(job.result), self._rows.holds_of(connection, job.id)
+        """What was promised and not used is free again. Tokens that the job says it used are entered, where nobody counted them: what its result
+        says, else what its story does, which is there of every attempt, however it ended."""
+        open_ = self._rows.holds_of(connection, job.id)
+        tokens = (used_tokens(job.result) or told_tokens(connection, job.id)) if open_ else None
         counted = sum(one.metered_micro for one in open_ if one.unit == TOKENS)
         if open_ and tokens is not None and (more := tokens * MICRO - counted) > 0:
             self._meter(connection, job, {TOKENS: more})
@@ -197,6 +199,19 @@ def used_tokens(result: Mapping[str, Any] | None) -> int | None:
 def trained_tokens(result: Mapping[str, Any] | None) -> int | None:
     """What a job's result says that it learnt from."""
     return _count(result, "trained_tokens")
+
+
+def told_tokens(connection: sa.Connection, job_id: str) -> int:
+    """What a job's story says that it learnt from, step by step, and that models it asked have read and written (jobs/watching)."""
+    said = sa.select(events.c.data).where(events.c.subject == job_id, events.c.kind == "job.told")
+    found = 0
+    for told in connection.execute(said).yield_per(1_000).scalars():
+        data = told.get("data") or {}
+        if told.get("type") == "metrics" and str(told.get("message")).startswith("Step"):
+            found += _count(data, "tokens") or 0
+        elif data.get("kind") == "asked":
+            found += (_count(data, "tokens_in") or 0) + (_count(data, "tokens_out") or 0)
+    return found
 
 
 def _count(result: Mapping[str, Any] | None, name: str) -> int | None:

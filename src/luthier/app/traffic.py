@@ -1,14 +1,13 @@
 """What can be done with what is asked and answered: keep it, judge it, look at it, take it out again.
 
-Nothing is kept that nobody asked for: `luthier serve --capture` says which share. What is kept has lost its private values before it
-touches a disk, for all that `data.private` finds; names of people need a model and stay. Removing is told in the ledger, by numbers
-and never by words.
+Nothing is kept that nobody asked for: a server's `--capture` says which share, and app/retention for how long. What is kept has lost its
+private values before it touches a disk, for all that `data.private` finds; names of people need a model and stay. Removing is told in
+the ledger, by numbers and never by words.
 """
 
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,23 +18,18 @@ from luthier.core.event import Event
 from luthier.store.traffic import Exchange, Judged, Judgement
 from luthier.store.traffic import Traffic as Kept
 
-from .acting import SERVER
-
 if TYPE_CHECKING:
     from .acting import Actor
     from .app import App
 
-PURGE_EVERY_S = 3600.0
 COLUMNS = ("id", "choice", "rating", "correction", "comment")
 
 
 class Capture:
-    """Keeps a share of the exchanges of one server, for a time. Called from several threads."""
+    """Keeps a share of the exchanges of one home. Called from several threads."""
 
-    def __init__(self, app: App, share: float, keep_s: float | None) -> None:
-        self._app, self._share, self._keep_s = app, share, keep_s
-        self._next_purge_s = 0.0
-        self._one_at_a_time = threading.Lock()
+    def __init__(self, app: App, share: float) -> None:
+        self._app, self._share = app, share
 
     def keep(
         self,
@@ -52,7 +46,6 @@ class Capture:
         asked_to: bool,
     ) -> bool:
         """Whether it was kept. `messages`: (role, content); `answers`: (text, refusal)."""
-        self._purge()
         if not asked_to and _draw(id) >= self._share:
             return False
         from luthier.data.private.masking import masked
@@ -71,15 +64,6 @@ class Capture:
         )  # fmt: skip
         self._app.store.traffic.keep(kept)
         return True
-
-    def _purge(self) -> None:
-        if self._keep_s is None:
-            return
-        with self._one_at_a_time:
-            if time.monotonic() < self._next_purge_s:
-                return
-            self._next_purge_s = time.monotonic() + PURGE_EVERY_S
-        self._app.traffic.remove(older_s=self._keep_s, why="kept long enough", actor=SERVER)
 
 
 def _draw(exchange_id: str) -> float:
@@ -101,9 +85,9 @@ class Traffic:
     def _kept(self) -> Kept:
         return self._app.store.traffic
 
-    def capture(self, share: float, keep_s: float | None = None) -> Capture:
-        """What a server gives its exchanges to. `share`: 0 to 1, of those whose client does not say; `keep_s`: None, for ever."""
-        return Capture(self._app, share, keep_s)
+    def capture(self, share: float) -> Capture:
+        """What a server gives its exchanges to. `share`: 0 to 1, of those whose client does not say."""
+        return Capture(self._app, share)
 
     def names(self) -> list[dict[str, Any]]:
         """Of each served name: {"name", "exchanges", "judged", "first_s", "last_s"}."""
@@ -117,7 +101,7 @@ class Traffic:
         if not found:
             raise NotFound(
                 f"no traffic of {name!r} is kept here.",
-                remedy="`luthier traffic list` shows the names; `luthier serve NAME --capture 100%` keeps it.",
+                remedy="`luthier traffic list` shows the names; a server's --capture 100% keeps it.",
             )
         return list(found)
 

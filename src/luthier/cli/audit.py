@@ -55,7 +55,11 @@ def list_(action: str | None, actor: str | None, subject: str | None, newest: in
 
 @audit.command()
 @click.option(
-    "--checkpoints", multiple=True, type=PATH, metavar="FILE", help="Signed checkpoints; may be given again."
+    "--checkpoints",
+    multiple=True,
+    type=PATH,
+    metavar="FILE|FOLDER",
+    help="Signed checkpoints; may be given again.",
 )
 @click.option(
     "--key", "keys", multiple=True, type=PATH, metavar="FILE.pub", help="A public key that signed them."

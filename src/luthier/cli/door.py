@@ -1,22 +1,25 @@
-"""Options of `luthier serve` that say what passes the door, how fast, and who is told of it."""
+"""Options that `luthier serve` and `luthier server start` share: what passes the door, how fast, what is kept of it, and who is told."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from luthier.core.errors import SpecError
 from luthier.core.units import Money
 
-from .traffic import DURATION
+from .traffic import DURATION, SHARE
 
 if TYPE_CHECKING:
     from luthier.app.app import App
+    from luthier.server.keeping import Keeping
+    from luthier.server.keys import Key
     from luthier.server.openai import Limits
     from luthier.server.screen import GuardSpec
     from luthier.server.watch import Observer
@@ -32,7 +35,7 @@ OPTIONS = (
     click.option(
         "--rate",
         metavar="N/UNIT",
-        help="How many requests each key may make, such as 60/min (s, min, h); more get 429. Default: no limit but the queue.",
+        help="How many answers of models each key may ask for, such as 60/min (s, min, h); more get 429. Default: no limit but the queue.",
     ),
     click.option(
         "--guard",
@@ -44,6 +47,19 @@ OPTIONS = (
         "--machine",
         metavar="NAME",
         help="A machine of the price table: then what each answer cost is recorded. Default: no cost is.",
+    ),
+    click.option(
+        "--capture",
+        type=SHARE,
+        metavar="SHARE",
+        help="Keep this share of what is asked and answered, such as 10%; private values are masked first. 0 keeps what clients ask to keep. Default: nothing.",
+    ),
+    click.option(
+        "--keep-for",
+        "keep_s",
+        type=DURATION,
+        metavar="TIME",
+        help="Remove what is kept after this time, such as '30 days'.",
     ),
     click.option(
         "--log",
@@ -76,8 +92,16 @@ class Door:
     rate: str | None = None
     guard_file: Path | None = None
     machine: str | None = None
+    capture: float | None = None
+    keep_s: float | None = None
     log_form: str = "plain"
     traces_to: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep_s is not None and self.capture is None:
+            raise SpecError(
+                "--keep-for is given, and nothing is kept.", remedy="Add --capture, such as --capture 10%."
+            )
 
     def limits(self) -> Limits:
         from luthier.server.openai import Limits
@@ -100,6 +124,18 @@ class Door:
         for warning in warnings:
             click.echo(f"warning: {warning}", err=True)
         return Money(row.value, row.currency)
+
+    def keeping(self, home: Callable[[Key], App]) -> Keeping | None:
+        """What keeps what is said; `home`: of whoever asks."""
+        from luthier.server.keeping import Keeping
+
+        return None if self.capture is None else Keeping(home, self.capture)
+
+    def retention(self, homes: Callable[[], Iterable[App]]) -> AbstractContextManager[None]:
+        """While it lasts, what was kept for long enough goes."""
+        from luthier.app.retention import Retention
+
+        return nullcontext() if self.keep_s is None else Retention(homes, self.keep_s).running()
 
     @contextmanager
     def observers(self) -> Iterator[list[Observer]]:

@@ -32,7 +32,7 @@ from .policy import policy
 from .remote import remote
 from .rollout import rollout
 from .server import server
-from .traffic import DURATION, SHARE, traffic
+from .traffic import traffic
 
 DEFAULT_BASE = "smollm2-135m-instruct"
 
@@ -336,19 +336,6 @@ def chat(ref: str, ask: str | None, max_tokens: int, temperature: float, seed: i
     help="A Host header to accept besides loopback; may be given again.",
 )
 @click.option(
-    "--capture",
-    type=SHARE,
-    metavar="SHARE",
-    help="Keep this share of what is asked and answered, such as 10%; private values are masked first. 0 keeps what clients ask to keep. Default: nothing.",
-)
-@click.option(
-    "--keep-for",
-    "keep_s",
-    type=DURATION,
-    metavar="TIME",
-    help="Remove what is kept after this time, such as '30 days'.",
-)
-@click.option(
     "--engine",
     default="transformers",
     show_default=True,
@@ -371,8 +358,6 @@ def serve(
     port: int,
     key_file: Path | None,
     allowed_hosts: tuple[str, ...],
-    capture: float | None,
-    keep_s: float | None,
     engine: str,
     engine_settings: tuple[str, ...],
     as_json: bool,
@@ -384,10 +369,6 @@ def serve(
     """
     from .serving import serve_releases
 
-    if keep_s is not None and capture is None:
-        raise SpecError(
-            "--keep-for is given, and nothing is kept.", remedy="Add --capture, such as --capture 10%."
-        )
     serve_releases(
         app(),
         refs,
@@ -395,8 +376,6 @@ def serve(
         port=port,
         key_file=key_file,
         allowed_hosts=allowed_hosts,
-        capture=capture,
-        keep_s=keep_s,
         engine=engine,
         settings=_named(engine_settings),
         door=Door(**door),

@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from luthier.core.errors import SpecError
 
 from .command import Nearest, as_json_option, put, put_json, told
-from .door import Door
+from .door import Door, door_options
 from .traffic import DURATION
 
 if TYPE_CHECKING:
     from luthier.app.backup import Backed
+    from luthier.app.checkpoints import Checkpoints
+    from luthier.app.site import Site
 
 PATH = click.Path(path_type=Path)
+
+
+_CHECKPOINTS = (
+    click.option("--checkpoints-to", "sign_to", metavar="FOLDER|URL",
+                 help="Sign the audit trails and write that outside the home, where nobody here can change it (docs/audit.md). Default: no."),
+    click.option("--checkpoint-key", "sign_key", type=PATH, metavar="FILE", help="The private key that signs them."),
+    click.option("--checkpoint-every", "sign_every_s", type=DURATION, default="1 hour", show_default=True, metavar="TIME",
+                 help="How often."),
+)  # fmt: skip
+
+
+def checkpoint_options(command: Any) -> Any:
+    for option in reversed(_CHECKPOINTS):
+        command = option(command)
+    return command
 
 
 @click.group(cls=Nearest)
@@ -75,11 +93,6 @@ def init(title: str, as_json: bool) -> None:
     help="A Host header to accept besides loopback, as people and a proxy in front write it; may be given again.",
 )  # fmt: skip
 @click.option(
-    "--rate",
-    metavar="N/UNIT",
-    help="How many answers of models each key may ask for, such as 60/min. Default: no limit but the queue.",
-)
-@click.option(
     "--calls",
     metavar="N/UNIT",
     default="600/min",
@@ -91,13 +104,6 @@ def init(title: str, as_json: bool) -> None:
     help="How many requests all keys of a project may make together.",
 )  # fmt: skip
 @click.option(
-    "--deadline",
-    "deadline_s",
-    type=DURATION,
-    metavar="TIME",
-    help="End an answer of a model that takes longer. Default: none.",
-)
-@click.option(
     "--drain",
     "drain_s",
     type=DURATION,
@@ -105,25 +111,13 @@ def init(title: str, as_json: bool) -> None:
     show_default=True,
     help="How long what is under way may take once it is to stop.",
 )
-@click.option(
-    "--log",
-    "log_form",
-    type=click.Choice(["plain", "json"]),
-    default="plain",
-    show_default=True,
-    help="json: a line for each request on the error output.",
-)
-@click.option(
-    "--traces",
-    "traces_to",
-    metavar="URL",
-    help="Send OpenTelemetry traces to this collector. Needs the extra otel.",
-)
+@door_options
+@checkpoint_options
 @as_json_option
 @told
 def start(
-    host: str, port: int, allowed_hosts: tuple[str, ...], rate: str | None, calls: str, project_calls: str, deadline_s: float | None,
-    drain_s: float, log_form: str, traces_to: str | None, as_json: bool,
+    host: str, port: int, allowed_hosts: tuple[str, ...], calls: str, project_calls: str, drain_s: float, sign_key: Path | None,
+    sign_to: str | None, sign_every_s: float, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Answer until Ctrl-C or SIGTERM. The first start on this machine makes the first key and shows it, once.
 
@@ -131,27 +125,33 @@ def start(
     """
     from luthier.app.site import Site
     from luthier.server.denials import Denials
-    from luthier.server.openai import Limits
     from luthier.server.platform.beside import working
+    from luthier.server.platform.captured import Captured
     from luthier.server.platform.make import create_platform
     from luthier.server.rates import Rate
     from luthier.server.serve import serve
 
-    limits = Limits(
-        answer_s=deadline_s, rate=None if rate is None else Rate.parse(rate), calls=Rate.parse(calls),
-        together=Rate.parse(project_calls),
-    )  # fmt: skip
+    door = Door(**given)
+    limits = replace(door.limits(), calls=Rate.parse(calls), together=Rate.parse(project_calls))
+    guard = door.guard()
     site = Site.open()
+    hourly = door.hourly(site.top)
+    checkpoints = _checkpoints(site, sign_key, sign_to, sign_every_s)
     known = site.store.accounts.any()
     _check_bind(host, known)
     shown = None if known else site.found()
     with ExitStack() as until:
         denials = until.enter_context(Denials(lambda sums: site.denied(sums.items())))
-        observers = until.enter_context(Door(log_form=log_form, traces_to=traces_to).observers())
-        models = until.enter_context(working(site))
+        observers = until.enter_context(door.observers())
+        if checkpoints is not None:
+            until.enter_context(checkpoints.running())
+        captured = Captured(site)
+        until.enter_context(door.retention(captured.homes))
+        models = until.enter_context(working(site, hourly))
         made = create_platform(
-            site, models, allowed_hosts=allowed_hosts, limits=limits, observers=[*observers, denials]
-        )
+            site, models, allowed_hosts=allowed_hosts, limits=limits, observers=[*observers, denials],
+            traffic=door.keeping(captured.home), guard=guard, beside=[checkpoints] if checkpoints else [],
+        )  # fmt: skip
 
         def ready(address: str) -> None:
             site.top.audit.served("started", ("platform",), address)
@@ -159,6 +159,20 @@ def start(
             _say(address, shown, as_json)
 
         serve(made, host, port, chosen_keys=True, on_ready=ready, drain_s=max(1, round(drain_s)))
+
+
+def _checkpoints(site: Site, key: Path | None, to: str | None, every_s: float) -> Checkpoints | None:
+    """Raises SpecError for half of what it takes."""
+    if key is None and to is None:
+        return None
+    if key is None or to is None:
+        raise SpecError(
+            "checkpoints of the audit trail need a key and a place.",
+            remedy="Give both --checkpoint-key and --checkpoints-to (`luthier audit key FILE` makes a key).",
+        )
+    from luthier.app.checkpoints import Checkpoints
+
+    return Checkpoints.of(site, key, to, every_s)
 
 
 def _check_bind(host: str, known: bool) -> None:

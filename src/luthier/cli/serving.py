@@ -16,7 +16,7 @@ from luthier.app.app import App
 from luthier.core.errors import SpecError
 from luthier.core.units import Money
 from luthier.server import keys as api_keys
-from luthier.server.exchange import Exchange, Said
+from luthier.server.exchange import Exchange
 
 from .door import Door
 from .show import Lines
@@ -36,8 +36,6 @@ def serve_releases(
     port: int,
     key_file: Path | None,
     allowed_hosts: tuple[str, ...],
-    capture: float | None,
-    keep_s: float | None,
     engine: str,
     settings: Mapping[str, str],
     door: Door,
@@ -87,18 +85,17 @@ def serve_releases(
         )
 
     try:
-        traffic = None if capture is None else _Kept(app, capture, keep_s)
         made = create_app(
             router,
             ring,
             allowed_hosts=allowed_hosts,
             on_exchange=answered,
-            traffic=traffic,
+            traffic=door.keeping(lambda _: app),
             limits=limits,
             guard=guard,
             observers=observers,
         )
-        with router:
+        with router, door.retention(lambda: [app]):
             serve(made, host, port, chosen_keys=ring if key_file else None, on_ready=ready)
     finally:
         with watching:  # closed last: a database that is away must leave no engine open
@@ -154,30 +151,6 @@ def _agreement(parity: Mapping[str, Any]) -> str:
         f"; against transformers: the likeliest token is the same in {parity['top_1']:.1%} of {parity['tokens']}, mean divergence "
         f"{parity['divergence']:.2g} nats{beside}"
     )
-
-
-class _Kept:
-    """server.exchange.Traffic over App."""
-
-    def __init__(self, app: App, share: float, keep_s: float | None) -> None:
-        self._app, self._capture = app, app.traffic.capture(share, keep_s)
-
-    def keep(self, exchange: Exchange, said: Said, asked_to: bool) -> None:
-        self._capture.keep(
-            id=exchange.id,
-            name=exchange.model,
-            release=exchange.release,
-            digest=exchange.package_digest,
-            key_id=exchange.key_id,
-            user_sha256=exchange.user_sha256,
-            messages=[(one.role, one.content) for one in said.messages],
-            answers=said.answers,
-            probability=exchange.probability,
-            asked_to=asked_to,
-        )
-
-    def judge(self, exchange_id: str, key_id: str, **told: Any) -> bool:
-        return self._app.traffic.judge(exchange_id, by=f"key {key_id}", key_id=key_id, **told)
 
 
 def _keys(key_file: Path | None) -> tuple[api_keys.KeyRing, str | None]:

@@ -22,6 +22,8 @@ MICRO: Final = 1_000_000
 LARGEST_MICRO: Final = 10**18
 """A trillion units; sums of several stay below 64 bits."""
 TOKENS, GPU_HOURS, MONEY = "tokens", "gpu_hours", "money:"
+UNPRICED: Final = "unpriced_answers"
+"""Answers of served models of which nobody knows what they cost. Counted in reports; no budget can be of it."""
 ALERTS: Final = (0.5, 0.8, 1.0)
 """Where nobody says otherwise: told at half, at four fifths and when it is used up."""
 
@@ -29,12 +31,13 @@ _MONEY = re.compile(r"money:[A-Z]{3}")
 _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 
 
-def check_unit(unit: str) -> str:
+def check_unit(unit: str, *, counted: bool = False) -> str:
+    """`counted`: what reports know and budgets do not, too. Raises SpecError.
+
+    >>> check_unit("money:EUR"), check_unit("unpriced_answers", counted=True)
+    ('money:EUR', 'unpriced_answers')
     """
-    >>> check_unit("money:EUR")
-    'money:EUR'
-    """
-    if unit not in (TOKENS, GPU_HOURS) and not _MONEY.fullmatch(unit):
+    if unit not in (TOKENS, GPU_HOURS, *((UNPRICED,) if counted else ())) and not _MONEY.fullmatch(unit):
         raise SpecError(
             f"there is no unit {unit[:40]!r}.",
             remedy="Write tokens, gpu_hours, or money: and a currency, as in money:EUR.",

@@ -117,7 +117,7 @@ def insist(
         try:
             asker.ask(missing)
         finally:
-            at.emit("asked", by=name, known=len(known), **purse.spent.plain(purse.price))
+            at.emit("asked", by=name, known=len(known), **purse.since_told())
         known |= answers.find([key for key, _ in missing])
     return [Said.of(known[key]) for key in keys]
 

@@ -107,10 +107,12 @@ def examine(
     entries: Iterable[Entry],
     people: Callable[[Sequence[int]], Mapping[int, Person]],
     checkpoints: Sequence[Checkpoint] = (),
+    after: Checkpoint | None = None,
 ) -> Examined:
-    """Read the whole trail, oldest first, in bounded memory. Checkpoints must have been checked (`trusted`). One fault of the chain is
-    told, the first: what follows it cannot be told from what it brought about."""
-    walk, waiting = _Walk(), sorted(checkpoints, key=lambda one: one.seq)
+    """Read the whole trail, oldest first, in bounded memory; with `after`, what follows that checkpoint. Checkpoints must have been checked
+    (`trusted`). One fault of the chain is told, the first: what follows it cannot be told from what it brought about."""
+    walk = _Walk() if after is None else _Walk(after.seq, after.sha256)
+    waiting = sorted(checkpoints, key=lambda one: one.seq)
     block: list[Entry] = []
     broken = False
     for entry in entries:
@@ -206,6 +208,11 @@ def new_key(path: Path) -> str:
                 f"{place} cannot be written ({error.strerror}).", remedy="Name a file in a folder of yours."
             ) from None
     return _key_id(key.public_key())
+
+
+def check_key(path: Path) -> None:
+    """Whether checkpoints can be signed with it. Raises SpecError, MissingPart."""
+    _private(path)
 
 
 def sign(head: Entry, key_file: Path, time_us: int) -> Checkpoint:

@@ -108,6 +108,6 @@ class Asking:
     def _keep(self, exchange: Exchange, said: Said, asked_to: bool) -> None:
         assert self._traffic is not None
         try:
-            self._traffic.keep(exchange, said, asked_to)
+            self._traffic.keep(exchange, said, asked_to, self.key)
         except Exception:
             logger.exception("%s: what was said could not be kept", self.request_id)

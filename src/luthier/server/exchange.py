@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from luthier.core.artifact import digest_of
+from luthier.server.keys import Key
 from luthier.serving.engine import Call, Message
 
 
@@ -56,13 +57,13 @@ class Traffic(Protocol):
     """Keeps what is asked and answered. Both are called in a thread and may raise; what goes wrong in `keep` is logged and does
     not take the answer from the client."""
 
-    def keep(self, exchange: Exchange, said: Said, asked_to: bool) -> None:
-        """Or leave it, as it samples; `asked_to`: the client wishes it kept (`store: true`)."""
+    def keep(self, exchange: Exchange, said: Said, asked_to: bool, key: Key) -> None:
+        """Or leave it, as it samples; `asked_to`: the client wishes it kept (`store: true`); `key`: whose it is."""
 
     def judge(
         self,
         exchange_id: str,
-        key_id: str,
+        key: Key,
         *,
         choice: int,
         rating: float | None,

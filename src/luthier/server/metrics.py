@@ -6,12 +6,12 @@ pairs the rest is counted as "other". The registry is the app's own, so two apps
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from luthier.core.errors import missing_part
 from luthier.server.router import Router
-from luthier.server.watch import Seen
+from luthier.server.watch import Beside, Seen
 
 try:
     from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -30,7 +30,7 @@ _WHOLE_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 class Metrics:
     """An observer (`watch`), and the text that Prometheus reads."""
 
-    def __init__(self, models: Router) -> None:
+    def __init__(self, models: Router, beside: Sequence[Beside] = ()) -> None:
         self._pairs: set[tuple[str, str]] = set()
         self.registry = registry = CollectorRegistry()
         whose = ("model", "release")
@@ -54,7 +54,7 @@ class Metrics:
             "token_interval", "Between tokens of an answer, its mean; requests for one answer.", _BETWEEN_S
         )
         self._whole = seconds("answer", "From the whole request read to the whole answer made.", _WHOLE_S)
-        registry.register(_Live(models))
+        registry.register(_Live(models, beside))
 
     def __call__(self, seen: Seen) -> None:
         self._requests.labels(seen.route, str(seen.status)).inc()
@@ -93,10 +93,10 @@ class Metrics:
 
 
 class _Live:
-    """What is so at the moment of asking, of each version in memory."""
+    """What is so at the moment of asking, of each version in memory and of what is done beside the answers."""
 
-    def __init__(self, models: Router) -> None:
-        self._models = models
+    def __init__(self, models: Router, beside: Sequence[Beside]) -> None:
+        self._models, self._beside = models, beside
 
     def collect(self) -> Iterator[Any]:
         whose = ["model", "release"]
@@ -111,3 +111,12 @@ class _Live:
             slots.add_metric(of, model.engine.slots)
             ready.add_metric(of, float(model.engine.health().ready))
         yield from (waiting, active, slots, ready)
+        well = GaugeMetricFamily("luthier_beside_ok", "Whether it went well the last time.", labels=["name"])
+        last = GaugeMetricFamily(
+            "luthier_beside_last_seconds", "When it last went well, in Unix time.", labels=["name"]
+        )
+        for one in self._beside:
+            well.add_metric([one.name], float(one.ok))
+            if one.last_s is not None:
+                last.add_metric([one.name], one.last_s)
+        yield from (well, last)

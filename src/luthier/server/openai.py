@@ -46,7 +46,7 @@ from luthier.server.routes import TABLE, Part
 from luthier.server.screen import NO_GUARD, GuardSpec, Screen
 from luthier.server.served import ServedModel
 from luthier.server.status import page
-from luthier.server.watch import Observer, Watch
+from luthier.server.watch import Beside, Observer, Watch
 from luthier.server.wire import StreamOptions, parse, parse_feedback
 from luthier.serving.abilities import Continues
 
@@ -83,6 +83,7 @@ def create_app(
     parts: Sequence[Part] = (),
     sessions: Sessions | None = None,
     afford: Afford | None = None,
+    beside: Sequence[Beside] = (),
 ) -> FastAPI:
     """The ASGI app.
 
@@ -91,7 +92,8 @@ def create_app(
     an error instead of the end of the answer. `traffic` keeps what is said and takes what people say of it; without it neither
     is possible. `guard` is what is not passed on, in either direction. `observers` are told of each request when it is over, beside
     the metrics and the status page; one that has a `close` is closed with the app. `parts`: further routes, each with what answers
-    them. `sessions`: who came by a login, beside `keys`. `afford`: asked before a model is; what it raises is the answer.
+    them. `sessions`: who came by a login, beside `keys`. `afford`: asked before a model is; what it raises is the answer. `beside`: what else the server does,
+    whose state the status page and the metrics show.
     """
 
     router = models if isinstance(models, Router) else Fixed(models)
@@ -112,7 +114,7 @@ def create_app(
         lifespan=lifespan,
         title="Luthier",
     )
-    metrics, pulse = Metrics(router), Pulse(router)
+    metrics, pulse = Metrics(router, beside), Pulse(router, beside=beside)
     endpoints = _Endpoints(router, on_exchange, traffic, limits, guard, metrics, pulse, parts, afford)
     for part in (Part(TABLE, endpoints), *parts):
         for route in part.routes:
@@ -247,7 +249,7 @@ class _Endpoints:
         kept = self._traffic is not None and await asyncio.to_thread(
             self._traffic.judge,
             told.id,
-            request.state.key.id,
+            request.state.key,
             choice=told.choice,
             rating=told.rating,
             correction=told.correction,

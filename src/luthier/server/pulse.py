@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from luthier.server.router import Router
-from luthier.server.watch import Seen
+from luthier.server.watch import Beside, Seen
 
 SECONDS = 300
 MOST_RELEASES = 20
@@ -32,8 +32,11 @@ class Second:
 class Pulse:
     """An observer (`watch`). `clock` gives Unix time."""
 
-    def __init__(self, models: Router, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, models: Router, clock: Callable[[], float] = time.time, beside: Sequence[Beside] = ()
+    ) -> None:
         self._models = models
+        self._beside = beside
         self._clock = clock
         self._began_s = clock()
         self._seconds: deque[tuple[int, dict[str, Second]]] = deque()
@@ -83,6 +86,7 @@ class Pulse:
                 }
                 for name, model in self._models.loaded()
             ],
+            "beside": [{"name": one.name, "ok": one.ok, "last_s": one.last_s} for one in self._beside],
             "seconds": [
                 {"at": at, "of": {name: asdict(one) for name, one in of.items()}} for at, of in self._seconds
             ],

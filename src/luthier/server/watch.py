@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from luthier.server.exchange import Exchange
 
@@ -41,6 +42,22 @@ class Seen:
 
 
 Observer = Callable[[Seen], None]
+
+
+class Beside(Protocol):
+    """Something that a server does by the clock beside its answers, and whose failing must be seen. Both are read, and nothing of its
+    reasons: who may look at a server's state need not know its places."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def ok(self) -> bool:
+        """Whether it went well the last time."""
+
+    @property
+    def last_s(self) -> float | None:
+        """When it last went well, in Unix time."""
 
 
 class Watch:

@@ -11,15 +11,18 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import File
-from luthier.core.errors import SCHEME_EXTRAS, StoreError, missing_part
-from luthier.core.spec import redact, resolve
+from luthier.core.errors import StoreError
 from luthier.core.testing import fault
 
 from .files import explained, fsync_file, fsync_folder, sha256_of
+from .remote import open_url, reachable
+
+WHAT = "the blob store"
 
 
 def open_blobs(where: str, temporary: Path, environ: Mapping[str, str]) -> LocalBlobs | RemoteBlobs:
@@ -86,22 +89,7 @@ class RemoteBlobs:
 
     def _open(self) -> tuple[Any, str]:
         if self._opened is None:
-            import fsspec
-
-            scheme = self.url.split("://", 1)[0]
-            try:
-                self._opened = fsspec.core.url_to_fs(resolve(self.url, self._environ))
-            except ImportError as error:
-                raise missing_part(
-                    str(error.name or scheme),
-                    SCHEME_EXTRAS.get(scheme, scheme),
-                    f"the blob store {scheme}://",
-                ) from None
-            except ValueError as error:
-                raise StoreError(
-                    f"{self.url!r} is not a place for blobs: {error}.",
-                    remedy="Use a folder, s3://, abfs:// or webhdfs://.",
-                ) from None
+            self._opened = open_url(self.url, self._environ, WHAT)
         return self._opened
 
     def path(self, sha256: str) -> str:
@@ -165,22 +153,8 @@ class RemoteBlobs:
             if fs.exists(f"{root}/{name}"):
                 fs.rm_file(f"{root}/{name}")
 
-    def _reachable(self) -> Any:
-        from contextlib import contextmanager
-
-        @contextmanager
-        def guard() -> Any:
-            try:
-                yield
-            except StoreError:
-                raise
-            except (
-                Exception
-            ) as error:  # each file system brings its own family of errors; all mean the same here
-                raise StoreError(f"the blob store {self.url} failed: {type(error).__name__}: {redact(str(error), self.url, self._environ)}.",
-                                 remedy="Check the address, the network and the credentials in the environment.") from error  # fmt: skip
-
-        return guard()
+    def _reachable(self) -> AbstractContextManager[None]:
+        return reachable(self.url, self._environ, WHAT)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

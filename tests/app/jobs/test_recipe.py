@@ -86,3 +86,6 @@ def test_a_recipe_runs_as_a_job(yard, tiny_base):
     assert "Began the step model" in told
     assert any(event.data["type"] == "metrics" for event in yard.site.jobs.events(yard.caller, job.id))
     assert not list(yard.folder(job).rglob(".job-*"))
+    steps = [event.data["data"] for event in yard.site.jobs.events(yard.caller, job.id) if event.data["message"].startswith("Step")]  # fmt: skip
+    used = yard.site.budgets.usage(yard.site.operator(job.project), ["job"], unit="tokens")
+    assert [(one["job"], one["amount"]) for one in used] == [(job.id, sum(one["tokens"] for one in steps))]

@@ -7,6 +7,7 @@ import pytest
 
 from luthier.core.errors import NotAllowed, NotFound, OverBudget
 from luthier.cost.quota import MICRO
+from luthier.store.tables import jobs as job_rows
 
 WISH = {"base": "smollm2-135m-instruct", "files": {"train": "file-abc", "test": None}, "train": {"epochs": 2}}
 RECIPE = "{name: router, base: smollm2-135m-instruct, data: {sources: [{files: file-abc}]}}"
@@ -31,6 +32,28 @@ def test_a_job_is_foreseen_and_its_part_promised(site, admin, trainer):
     with pytest.raises(OverBudget, match=r"500 tokens left.*4,000 tokens promised"):
         site.jobs.submit(trainer, "fine_tune", WISH)
     assert len(jobs(site, trainer)) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "wish"),
+    [
+        ("recipe", {"recipe": RECIPE, "sets": ["train.epochs=4"], "folder": None}),
+        ("verb", {"verb": "recipes.run", "recipe": {"text": RECIPE}, "overrides": ["train.epochs=4"]}),
+    ],
+)
+def test_a_recipe_is_foreseen_by_its_own_epochs_and_by_what_such_runs_took(site, trainer, kind, wish):
+    first = site.jobs.submit(trainer, kind, wish)
+    held = {one.unit: one.held_micro for one in site.store.budgets.held_by(first.id)}
+    assert held == {"tokens": 4_000 * MICRO, "money:EUR": MICRO // 2}  # how long that takes is not known
+    with site.store.database.transaction() as connection:
+        connection.execute(
+            job_rows.update().values(state="succeeded", started_s=100.0, finished_s=150.0, result={})
+        )
+        site.store.budgets.change_hold(connection, first.id, "tokens", metered_micro=1_000 * MICRO)
+    later = site.jobs.submit(trainer, kind, wish)
+    held = {one.unit: one.held_micro for one in site.store.budgets.held_by(later.id)}
+    # 4,000 tokens at 50 ms: 200 s at 2 EUR an hour
+    assert held == {"tokens": 4_000 * MICRO, "money:EUR": 111_111}
 
 
 @pytest.mark.parametrize("site", ["sqlite", "postgres"], indirect=True)

@@ -4,9 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from luthier.app.jobs.watching import JobWatch
 from luthier.app.spending import ALERT, Spending, settle_left_over
 from luthier.core.errors import NotAllowed, SpecError
+from luthier.core.event import Event
 from luthier.cost.quota import MICRO
+from luthier.store.ledger import row_of
+from luthier.store.tables import events
 from luthier.store.tables import jobs as job_rows
 
 WISH = {"base": "smollm2-135m-instruct", "files": {"train": "file-abc", "test": None}, "train": {"epochs": 1}}
@@ -115,6 +119,28 @@ def test_tokens_that_a_job_says_it_learnt_from_are_entered(site, admin, job, spe
         spending.ended(connection, replace(job, result={"trained_tokens": 700}))
         spending.ended(connection, replace(job, result={"trained_tokens": 700}))
     assert site.budgets.usage(admin, [], unit="tokens") == [{"unit": "tokens", "amount": 700}]
+
+
+@pytest.mark.parametrize("site", ["sqlite", "postgres"], indirect=True)
+@pytest.mark.parametrize("state", ["succeeded", "failed"])
+def test_tokens_of_a_run_are_those_that_its_story_tells_of_every_attempt(
+    site, admin, trainer, spending, state
+):
+    job = site.jobs.submit(trainer, "verb", {"verb": "data.prepare"})
+    lines: list = []
+    watch = JobWatch(job.id, lambda events, _: lines.extend(events), lambda: 0.0)
+    for _attempt in range(2):  # the second did the last step again
+        watch.event(Event("step", "run", {"step": 1, "loss": 2.0, "tokens": 90}))
+        watch.event(Event("validation", "run", {"step": 1, "loss": 2.0, "tokens": 1_000}))
+    watch.event(Event("asked", "run", {"by": "judge", "requests": 2, "tokens_in": 30, "tokens_out": 4}))
+    watch.event(Event("step", "run", {"step": 2, "loss": 1.0, "tokens": "many"}))
+    watch.flush()
+    with site.store.database.transaction() as connection:
+        connection.execute(events.insert(), [row_of(one) for one in lines])
+        spending.ended(connection, replace(job, state=state, result={"result": {}, "files": []}))
+        spending.ended(connection, replace(job, state=state, result={"result": {}, "files": []}))
+    rows = site.budgets.usage(admin, ["job", "kind"], unit="tokens")
+    assert rows == [{"job": job.id, "kind": "verb", "unit": "tokens", "amount": 90 + 90 + 34}]
 
 
 def test_the_time_a_token_took_is_learnt_from_jobs_that_succeeded(site, trainer, job):

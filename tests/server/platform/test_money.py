@@ -9,6 +9,8 @@ from fastapi.testclient import TestClient
 
 from luthier.app.sheets import as_csv, as_xlsx, cell
 from luthier.app.spending import spend, whose_of
+from luthier.core.errors import SpecError
+from luthier.core.units import Money
 from luthier.cost.quota import MICRO
 from luthier.server.platform.make import create_platform
 from luthier.server.platform.served import Served
@@ -162,12 +164,17 @@ def test_what_begins_like_a_formula_is_text(text):
 
 
 @pytest.fixture
-def asking(site, first_key):
+def hourly():
+    return None
+
+
+@pytest.fixture
+def asking(site, first_key, hourly):
     """A client of a server with one model, and what asks it once."""
     engine = ScriptedEngine()
     engine.load()
     model = ServedModel(
-        "router", engine, package_digest="0" * 64, release="router@3", created_s=1.0, waiting=4, hourly=None
+        "router", engine, package_digest="0" * 64, release="router@3", created_s=1.0, waiting=4, hourly=hourly
     )
     app = create_platform(site, {"router": model})
     with TestClient(app, base_url="http://127.0.0.1:1", headers=bearer(first_key)) as client:
@@ -183,10 +190,24 @@ def test_each_answer_is_counted_for_its_key_project_and_model(site, first_key, a
     while not rows and time.monotonic() < deadline:
         time.sleep(0.05)
         rows = site.budgets.usage(who, ["project", "user", "key", "model", "kind"])
-    assert rows == [{
-        "project": who.project, "user": who.user, "key": who.key_id, "model": "router@3", "kind": "served", "unit": "tokens",
-        "amount": float(used),
-    }]  # fmt: skip
+    whose = {"project": who.project, "user": who.user, "key": who.key_id, "model": "router@3", "kind": "served"}  # fmt: skip
+    assert rows == [
+        {**whose, "unit": "tokens", "amount": float(used)},
+        {**whose, "unit": "unpriced_answers", "amount": 5.0},  # which is not the same as nothing
+    ]
+    assert [one["amount"] for one in site.budgets.usage(who, [], unit="unpriced_answers")] == [5.0]
+    with pytest.raises(SpecError, match="no unit"):
+        site.budgets.add(who, "project", "unpriced_answers", 1)
+
+
+@pytest.mark.parametrize("hourly", [Money(3600.0, "EUR")])
+def test_an_answer_costs_what_the_machine_does_while_it_holds_a_slot(site, first_key, asking):
+    assert asking().status_code == 200
+    deadline, who, rows = time.monotonic() + 10, site.check(first_key), {}
+    while not rows and time.monotonic() < deadline:
+        time.sleep(0.05)
+        rows = {one["unit"]: one["amount"] for one in site.budgets.usage(who, [])}
+    assert set(rows) == {"tokens", "money:EUR"} and 0 < rows["money:EUR"] < 10  # a euro a second
 
 
 def test_nothing_is_answered_where_nothing_is_left(site, first_key, asking, monkeypatch):

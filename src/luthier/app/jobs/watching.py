@@ -27,6 +27,7 @@ MESSAGES: Mapping[str, str] = {
     "resumed": "Goes on from the checkpoint of step {step} of {of}",
     "trial.started": "Began trial {number}",
     "trial.finished": "Finished trial {number}",
+    "asked": "Asked another model {requests} times",
 }
 Write = Callable[[list[Event], Mapping[str, Any] | None], None]
 
@@ -102,7 +103,7 @@ class JobWatch:
             return told(self._job, str(said), level="warn", data={"kind": event.kind})
         if (form := MESSAGES.get(event.kind)) is None:
             return None
-        known = {name: data.get(name, "?") for name in ("step", "of", "number")}
+        known = {name: data.get(name, "?") for name in ("step", "of", "number", "requests")}
         return told(self._job, form.format(**known), data={"kind": event.kind, **data})
 
 

@@ -90,11 +90,19 @@ class Purse:
         self._began_s: float | None = None
         self._lock = threading.Lock()
         self.spent = Bill()
+        self._told = Bill()
         self._open = Bill()
 
     @property
     def price(self) -> PriceSpec | None:
         return self._price
+
+    def since_told(self) -> dict[str, Any]:
+        """What was spent since this was last asked for, in plain form: what is told of one purse adds up."""
+        with self._lock:
+            new = self.spent + Bill(-self._told.requests, -self._told.tokens_in, -self._told.tokens_out)
+            self._told = self.spent
+        return new.plain(self._price)
 
     def permit(self, forecast: Bill) -> None:
         """Raises DataError with the numbers."""

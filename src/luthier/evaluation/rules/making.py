@@ -164,8 +164,7 @@ def _ask(wanted: Sequence[Made], given: Lent, answers: Answers, asker: Asker, pu
         try:
             asker.ask(list({key: (key, question) for key, question, _ in going}.values()))
         finally:
-            price = wish.endpoint.price if wish.endpoint else None
-            given.emit("asked", rule="generate", by=_by(given), **purse.spent.plain(price))
+            given.emit("asked", rule="generate", by=_by(given), **purse.since_told())
 
 
 def _find_languages(wanted: Sequence[Made]) -> None:

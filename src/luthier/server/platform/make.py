@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.app.login import Login
 from luthier.server.openai import Limits, create_app
 from luthier.server.routes import Part
+from luthier.server.screen import NO_GUARD, GuardSpec
 
 from .ring import Ring, SessionRing
 from .served import Served
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from luthier.app.site import Site
+    from luthier.server.exchange import Traffic
     from luthier.server.keys import Opens
     from luthier.server.router import Router
-    from luthier.server.watch import Observer
+    from luthier.server.watch import Beside, Observer
 
 _LIMITS = Limits()
 PARTS: dict[str, str] = {
@@ -60,9 +62,12 @@ def create_platform(
     allowed_hosts: Collection[str] = (),
     limits: Limits = _LIMITS,
     observers: Sequence[Observer] = (),
+    traffic: Traffic | None = None,
+    guard: GuardSpec = NO_GUARD,
+    beside: Sequence[Beside] = (),
     keys: Opens | None = None,
 ) -> FastAPI:
-    """The app. Starts no job: reconcilers run beside it (beside.py). `keys`: in place of the site's own. Where no `limits` are given,
+    """The app. Starts no job: reconcilers run beside it (beside.py). `traffic`, `guard`, `beside`: see create_app. `keys`: in place of the site's own. Where no `limits` are given,
     requests are not limited; `luthier server start` gives some. Raises SpecError for a `login.yaml` that says what cannot be."""
     login, served = Login.of(site), Served(site)
     return create_app(
@@ -71,6 +76,9 @@ def create_platform(
         allowed_hosts=allowed_hosts,
         limits=limits,
         observers=[*observers, served],
+        traffic=traffic,
+        guard=guard,
+        beside=beside,
         parts=parts(site),
         sessions=None if login is None else SessionRing(login),
         afford=served.afford,

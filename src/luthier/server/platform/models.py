@@ -32,6 +32,7 @@ from .lanes import COMMON
 if TYPE_CHECKING:
     from luthier.app.project_models import Found
     from luthier.app.site import Caller, Site
+    from luthier.core.units import Money
 
 logger = logging.getLogger("luthier.server")
 
@@ -85,10 +86,14 @@ class _Lease:
 
 
 class ProjectRouter(Router):
-    """`most`: models in memory at once. `wait_s`: how long a request waits for its model where it says no deadline."""
+    """`most`: models in memory at once. `wait_s`: how long a request waits for its model where it says no deadline. `hourly`: what an hour of
+    the machine costs, where that is known."""
 
-    def __init__(self, site: Site, *, most: int = MOST_HELD, wait_s: float = WAIT_S) -> None:
+    def __init__(
+        self, site: Site, *, most: int = MOST_HELD, wait_s: float = WAIT_S, hourly: Money | None = None
+    ) -> None:
         self._site = site
+        self._hourly = hourly
         self._most, self._wait_s = most, wait_s
         self._held: OrderedDict[Key, _Held] = OrderedDict()
         self._loading: dict[Key, asyncio.Task[None]] = {}
@@ -171,6 +176,7 @@ class ProjectRouter(Router):
                 package_digest=answerer.digest,
                 release=release,
                 created_s=found.created_s,
+                hourly=self._hourly,
             )
             if self._closed:
                 await loop.run_in_executor(None, _shut, model)

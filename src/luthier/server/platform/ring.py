@@ -124,3 +124,11 @@ def caller_of(key: Key) -> Caller:
     """Of a key that a Ring gave."""
     assert isinstance(key.caller, Caller)
     return key.caller
+
+
+def project_asked(key: Key) -> str:
+    """For which project it asks. Raises ApiError 400 where that is not said."""
+    if (project := caller_of(key).project) is None:
+        message = "This key is of no single project. Say for which one it asks: the header OpenAI-Project."
+        raise ApiError(400, "missing_required_parameter", message, param="OpenAI-Project")
+    return project

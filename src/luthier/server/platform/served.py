@@ -1,4 +1,5 @@
-"""What served models are asked costs somebody's budget: tokens and money of each answer, and no answer where nothing is left.
+"""What served models are asked costs somebody's budget: tokens and money of each answer, and no answer where nothing is left. An answer of
+which no price is known is counted as such, so that no report takes it for a free one.
 
     answer ──▶ Served(seen) ──▶ added up in memory ──▶ every FLUSH_S, one transaction ──▶ usage, totals, alerts
     request ──▶ Served.afford(key) ──▶ 429 insufficient_quota              looked up at most once a second for each key
@@ -18,11 +19,11 @@ from typing import TYPE_CHECKING
 
 from luthier.app.spending import spend
 from luthier.core.errors import NotFound
-from luthier.cost.quota import MICRO, MONEY, TOKENS, micro, month_of
+from luthier.cost.quota import MICRO, MONEY, TOKENS, UNPRICED, micro, month_of
 from luthier.server.errors import ApiError
 from luthier.store.budgets import Use, Whose
 
-from .ring import caller_of
+from .ring import caller_of, project_asked
 
 if TYPE_CHECKING:
     from luthier.app.site import Site
@@ -60,7 +61,9 @@ class Served:
         if exchange is None or seen.project is None or seen.key_id is None:
             return
         amounts = {TOKENS: (exchange.prompt_tokens + exchange.completion_tokens) * MICRO}
-        if exchange.cost is not None:
+        if exchange.cost is None:
+            amounts[UNPRICED] = MICRO
+        else:
             amounts[f"{MONEY}{exchange.cost[1]}"] = micro(exchange.cost[0])
         model = (exchange.release or exchange.model)[:256]
         with self._lock:
@@ -135,16 +138,11 @@ class Served:
 
     async def afford(self, key: Key) -> None:
         """Raises ApiError 429; 400 where no project is named that it could be counted for."""
-        caller = caller_of(key)
-        if caller.project is None:
-            message = (
-                "This key is of no single project. Say for which one it asks: the header OpenAI-Project."
-            )
-            raise ApiError(400, "missing_required_parameter", message, param="OpenAI-Project")
-        place, now = (key.id, caller.project), time.monotonic()
+        caller, project = caller_of(key), project_asked(key)
+        place, now = (key.id, project), time.monotonic()
         looked = self._looked.get(place)
         if looked is None or now - looked[0] > LOOK_S:
-            whose = Whose(caller.organisation or "", caller.project, caller.user, caller.key_id)
+            whose = Whose(caller.organisation or "", project, caller.user, caller.key_id)
             if len(self._whose) < MOST:
                 self._whose[place] = whose
             looked = (now, await asyncio.to_thread(self._exhausted, whose))

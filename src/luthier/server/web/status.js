@@ -148,8 +148,10 @@ async function look() {
     queue.push({ at: data.now, waiting: sum(data.models, "waiting"), inFlight: sum(data.models, "in_flight") });
     while (queue.length && queue[0].at <= data.now - data.span_s) queue.shift();
     document.getElementById("up").textContent = `up ${lasted(data.up_s)}`;
-    const well = data.models.every((model) => model.ready);
-    state.textContent = well ? `all ready · ${new Date(data.now * 1000).toLocaleTimeString()}` : "not every engine is ready";
+    const failing = data.beside.filter((one) => !one.ok).map((one) => `${one.name} failing (the log says why)`);
+    const wrong = data.models.every((model) => model.ready) ? failing : ["not every engine is ready", ...failing];
+    const well = wrong.length === 0;
+    state.textContent = well ? `all ready · ${new Date(data.now * 1000).toLocaleTimeString()}` : wrong.join(" · ");
     state.className = well ? "" : "bad";
     draw(data);
   } catch (error) {

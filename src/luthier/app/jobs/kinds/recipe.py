@@ -6,13 +6,13 @@ on from its checkpoint, and a release that is there already is returned: so it m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from luthier.app.jobs.attempt import Attempt
 from luthier.app.jobs.foreign import as_yaml, foreign, ready
+from luthier.app.verbs import plain
 from luthier.core.errors import SpecError
 
 LONGEST_TEXT = 1_000_000
@@ -54,19 +54,4 @@ def run(at: Attempt) -> Mapping[str, Any]:
         done = at.app.recipes.run(written, sets, watch=at.watch, stop=at.stop)
     finally:
         written.unlink(missing_ok=True)
-    told = _finite({k: v for k, v in done.plain().items() if k != "report_path"})
-    assert isinstance(told, dict)
-    return told
-
-
-def _finite(value: Any) -> Any:
-    """A figure that is no number (a metric of no rows) has no plain form.
-
-    >>> _finite({"a": [1.0, float("nan")]})
-    {'a': [1.0, None]}
-    """
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(one) for key, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
+    return {k: plain(v) for k, v in done.plain().items() if k != "report_path"}
