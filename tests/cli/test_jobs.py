@@ -100,3 +100,29 @@ def test_mistakes_are_told_and_change_nothing(site):
 def test_without_a_project_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "empty"))
     assert "there are 0 projects" in luthier("list").output
+
+
+def test_with_a_key_it_is_that_key_who_asks(site, monkeypatch):
+    """In its project, with what it may do, and by its user's name."""
+    operator = site.local()
+    user = site.accounts.create_user(operator, "service", "looker", scope=operator.project, role="viewer")
+    viewer = site.accounts.keys.create(operator, scope=operator.project, title="of a viewer", user=user.id)
+    monkeypatch.setenv("LUTHIER_KEY", viewer.text)
+    assert plain("list") == []
+    for words in (
+        ("submit", "recipe.yaml"),
+        ("cancel", "job-1"),
+        ("schedule", "add", "x", "@daily", "recipe.yaml"),
+    ):
+        refused = luthier(*words)
+        assert refused.exit_code != 0 and "does not hold 'jobs.write'" in refused.output, words
+    site.accounts.grant(operator, operator.project, user.id, "trainer")
+    assert (
+        "may not be used" in luthier("submit", "recipe.yaml").output
+    )  # whoever is at the host may use any base
+    job = site.jobs.submit(operator, "scripted", {})
+    assert plain("cancel", job.id)["state"] == "cancelled"
+    entry = next(one for one in site.store.audit.read(subject=job.id, action="job.cancel"))
+    assert entry.actor == f"key:{viewer.key.id}"
+    monkeypatch.setenv("LUTHIER_KEY", viewer.text[:-1])
+    assert "opens nothing here" in luthier("list").output

@@ -245,6 +245,17 @@ def test_a_stream_that_breaks_goes_on_behind_its_last_event(server, ask, waits):
     assert asked == ["0", "5", "5"]
 
 
+def test_a_stream_that_is_cut_before_it_says_anything_is_not_asked_for_again_at_once(server, ask, waits):
+    events = "/luthier/v1/jobs/job-1/events"
+    ended = (200, {}, stream((0, "job.ended", {})))
+    server.says["GET", events] = [(200, {}, b""), (200, {}, b""), (200, {}, b""), ended]
+    server.says["GET", "/luthier/v1/jobs/job-1"] = [
+        (200, {}, job("succeeded", result={"result": {}, "files": []}))
+    ]
+    assert ask("wait", "job-1") == {}
+    assert len(waits) == 3 and waits == sorted(waits) and waits[0] >= 0.5
+
+
 def test_a_job_that_failed_raises_what_it_failed_with_and_a_wish_to_stop_ends_the_looking(server, ask):
     server.says["GET", "/luthier/v1/jobs/job-1/events"] = [(200, {}, stream((0, "job.ended", {})))]
     error = {"code": "gate_failed", "message": "macro_f1 0.5 is below 0.8.\nTrain longer."}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +14,7 @@ import click
 from luthier.core.errors import SpecError
 
 from .command import Nearest, as_json_option, one_line, put, put_json, told
+from .moments import moment
 from .traffic import DURATION
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _rows(rows: Sequence[Any], plain: Callable[[Any], dict[str, Any]], as_json: 
 
 def _cell(name: str, value: Any) -> str:
     if name.endswith("_at"):
-        return "-" if value is None else datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M")
+        return moment(value, "minutes")
     return ", ".join(value) if isinstance(value, list) else "-" if value is None else str(value)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from .at_site import at_site, because_option, project_option
 from .command import Nearest, as_json_option, one_line, put, put_json, told
+from .moments import moment
 
 if TYPE_CHECKING:
     from luthier.store.approvals import Approval
@@ -95,14 +95,10 @@ def _tell(one: Approval, as_json: bool) -> None:
         put_json(asdict(one))
         return
     put(f"{one.id}  {one.state}: {one.kind} {one_line(one.subject, 160)}")
-    put(f"  asked for by {one.by} on {_day(one.created_s)}: {one_line(one.reason, 300)}")
+    put(f"  asked for by {one.by} on {moment(one.created_s)}: {one_line(one.reason, 300)}")
     if one.state == "open":
-        put(f"  lapses on {_day(one.expires_s)}")
+        put(f"  lapses on {moment(one.expires_s)}")
     elif one.decided_s is not None:
         put(
-            f"  {one.state} by {one.decided_by} on {_day(one.decided_s)}: {one_line(one.decided_reason or '', 300)}"
+            f"  {one.state} by {one.decided_by} on {moment(one.decided_s)}: {one_line(one.decided_reason or '', 300)}"
         )
-
-
-def _day(time_s: float) -> str:
-    return datetime.fromtimestamp(time_s, UTC).isoformat(" ", "seconds").removesuffix("+00:00")

@@ -27,20 +27,28 @@ def at_site(project: str | None = None, *, permission: str | None = None) -> tup
     from luthier.app.site import Site
 
     site = Site.open()
-    if text := os.environ.get(KEY):
-        caller = site.check(text, project)
-        if caller is None:
-            raise SpecError(
-                f"the key in {KEY} opens nothing here{' in that project' if project else ''}.",
-                remedy="Copy it again, whole, or unset it to act as whoever works on this home.",
-            )
-        if permission is not None and permission not in caller.permissions:
-            raise NotAllowed(
-                f"the key {caller.key_id} does not hold {permission!r}.", remedy="Ask an admin for it."
-            )
+    if (caller := with_key(site, project, permission)) is not None:
         return site, caller
     found = site.store.accounts.projects()
     if project is None and len(found) != 1:
         return site, site.operator()
     named = site.store.accounts.project(project) if project is not None else found[0]
     return site, site.operator(named.id)
+
+
+def with_key(site: Site, project: str | None, permission: str | None) -> Caller | None:
+    """Whose key stands in LUTHIER_KEY; None where none does. Raises as `at_site`."""
+    text = os.environ.get(KEY)
+    if not text:
+        return None
+    caller = site.check(text, project)
+    if caller is None:
+        raise SpecError(
+            f"the key in {KEY} opens nothing here{' in that project' if project else ''}.",
+            remedy="Copy it again, whole, or unset it to act as whoever works on this home.",
+        )
+    if permission is not None and permission not in caller.permissions:
+        raise NotAllowed(
+            f"the key {caller.key_id} does not hold {permission!r}.", remedy="Ask an admin for it."
+        )
+    return caller

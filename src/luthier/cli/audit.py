@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from .asking import ask
 from .command import Nearest, app, as_json_option, one_line, put, put_json, told
+from .moments import moment
 
 PATH = click.Path(path_type=Path)
 
@@ -49,7 +49,7 @@ def list_(action: str | None, actor: str | None, subject: str | None, newest: in
             who += f" ({', '.join(str(v) for v in entry.person.values())})"
         outcome = "" if entry.outcome == "done" else f"  {entry.outcome}"
         put(
-            f"{entry.seq:>6}  {_time(entry.time_us)}  {one_line(who, 40):24}  {entry.action:20}  {one_line(entry.subject, 60)}{outcome}"
+            f"{entry.seq:>6}  {moment(entry.time_us / 1e6)}  {one_line(who, 40):24}  {entry.action:20}  {one_line(entry.subject, 60)}{outcome}"
         )
 
 
@@ -132,7 +132,3 @@ def erase(person: str, why: str, as_json: bool) -> None:
     """Take out who somebody is, wherever the trail names that person. The chain still verifies."""
     count = ask("audit.erase", person=person, because=why)
     put_json({"entries": count}) if as_json else put(f"taken out of {count:,} entries")
-
-
-def _time(time_us: int) -> str:
-    return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat(" ", "seconds").removesuffix("+00:00")

@@ -81,12 +81,13 @@ def change(
 @budget.command()
 @click.argument("budget_id")
 @project_option
+@as_json_option
 @told
-def end(budget_id: str, project: str | None) -> None:
+def end(budget_id: str, project: str | None, as_json: bool) -> None:
     """It limits nothing any more."""
     site, caller = at_site(project)
     site.budgets.end(caller, budget_id)
-    put(f"{budget_id} has ended")
+    put_json({"budget": budget_id, "ended": True}) if as_json else put(f"{budget_id} has ended")
 
 
 @budget.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import click
 from luthier.core.artifact import short
 
 from .command import one_line
+from .moments import moment
 from .tables import columns
 
 SIDES = ("train", "validation", "test")
@@ -245,7 +245,7 @@ def print_explained(found: Mapping[str, Any]) -> None:
     for stone in found["forgotten"]:
         why = f": {one_line(stone['reason'], 80)}" if stone["reason"] else ""
         click.echo(
-            f"forgotten on {_when(stone['when_s'])} by {one_line(stone['by'], 40)} (source {one_line(stone['source'], 40)}){why}"
+            f"forgotten on {moment(stone['when_s'], 'minutes')} by {one_line(stone['by'], 40)} (source {one_line(stone['source'], 40)}){why}"
         )
     for one in found["found"]:
         _title("row", {"dataset": one["dataset"], "names": one["names"]}, one["id"])
@@ -356,7 +356,7 @@ def print_forgotten(rows: Sequence[Mapping[str, Any]]) -> None:
             [
                 (
                     one["record"] + (" (in a group)" if one["within_a_group"] else ""),
-                    _when(one["when_s"]),
+                    moment(one["when_s"], "minutes"),
                     one_line(one["by"], 40),
                     one_line(", ".join(one["sources"]), 60),
                     one_line(one["reason"] or "", 80),
@@ -374,10 +374,6 @@ def _title(kind: str, found: Mapping[str, Any], name: str | None = None) -> None
 
 def _facts(pairs: Sequence[tuple[str, str]]) -> None:
     click.echo(columns([(name.ljust(15), value) for name, value in pairs], "  "))
-
-
-def _when(unix_s: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_s))
 
 
 def _n(n: int, what: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,9 @@ import click
 
 from luthier.core.units import show_bytes, show_seconds
 
+from .at_site import with_key
 from .command import Nearest, as_json_option, on_this_machine, one_line, put, put_json, safe, told
+from .moments import moment
 from .queue import queue
 
 if TYPE_CHECKING:
@@ -77,12 +78,13 @@ def submit(
     recipe: Path, sets: tuple[str, ...], project: str | None, priority: int, cores: int | None, memory: str | None, gpus: int | None,
     needs: tuple[str, ...], attempts: int, as_json: bool,
 ) -> None:  # fmt: skip
-    """Enter a run of RECIPE into the queue. Its text is kept with the job; its paths start where it lies."""
+    """Enter a run of RECIPE into the queue. Its text is kept with the job; its paths start where it lies, or with a key in LUTHIER_KEY in
+    that key's project."""
     from luthier.app.recipe import read_written
 
     site, caller = _here(project)
     found = site.jobs.submit_recipe(
-        caller, read_written(recipe), sets=sets, folder=recipe.resolve().parent, priority=priority,
+        caller, read_written(recipe), sets=sets, folder=_folder_of(caller, recipe), priority=priority,
         resources=_asked(cores, memory, gpus), needs=needs, most_attempts=attempts,
     )  # fmt: skip
     put_json(_plain(found)) if as_json else put(f"{found.id} waits; see it with: luthier job show {found.id}")
@@ -103,7 +105,9 @@ def list_(project: str | None, states: tuple[str, ...], newest: int, as_json: bo
         put_json([in_brief(one) for one in found])
         return
     for one in found:
-        put(f"{one.id:30} {one.state:10} {one.kind:10} {_time(one.created_s)}  {one_line(_how_far(one), 60)}")
+        put(
+            f"{one.id:30} {one.state:10} {one.kind:10} {moment(one.created_s)}  {one_line(_how_far(one), 60)}"
+        )
     if not found:
         put("no jobs")
     elif more:
@@ -123,7 +127,7 @@ def show(job_id: str, project: str | None, as_json: bool) -> None:
         put_json({**_plain(one), "history": [_plain_attempt(row) for row in attempts]})
         return
     put(f"{one.id}  {one.kind}  {one.state}" + (f" (asked to {one.wanted})" if _asked_of(one) else ""))
-    put(f"  entered {_time(one.created_s)} by {one_line(one.by)}, priority {one.priority}")
+    put(f"  entered {moment(one.created_s)} by {one_line(one.by)}, priority {one.priority}")
     if resources := _resources_of(one):
         put(f"  asks for {resources}")
     if how := _how_far(one):
@@ -145,7 +149,7 @@ def _command(name: str, wanted: Any, help: str) -> None:
     @as_json_option
     @told
     def ask(job_id: str, project: str | None, as_json: bool) -> None:
-        one = queue(project).ask(job_id, wanted)
+        one = queue(project, "jobs.write").ask(job_id, wanted)
         put_json(_plain(one)) if as_json else put(
             f"{one.id} {one.state}" + (f", asked to {wanted}" if _asked_of(one) else "")
         )
@@ -164,7 +168,7 @@ _command("resume", "run", "Go on from the last checkpoint, when its turn comes."
 @told
 def priority(job_id: str, value: int, project: str | None, as_json: bool) -> None:
     """Have JOB start sooner or later than others: higher values first."""
-    one = queue(project).prioritise(job_id, value)
+    one = queue(project, "jobs.write").prioritise(job_id, value)
     put_json(_plain(one)) if as_json else put(f"{one.id} has priority {one.priority}")
 
 
@@ -186,7 +190,7 @@ def events(job_id: str, project: str | None, follow: bool, after: int, as_json: 
             put(json.dumps({"seq": event.seq, "time_s": event.time_s, **event.data}, ensure_ascii=False))
         else:
             level = "" if event.data["level"] == "info" else f"{event.data['level']}: "
-            put(f"{_time(event.time_s)}  {level}{one_line(event.data['message'], 200)}")
+            put(f"{moment(event.time_s)}  {level}{one_line(event.data['message'], 200)}")
 
 
 @job.command()
@@ -273,10 +277,12 @@ def add(
 
     site, caller = _here(project)
     found = site.jobs.schedules.add_recipe(
-        caller, title, cron, read_written(recipe), sets=sets, folder=recipe.resolve().parent, timezone=timezone, priority=priority,
+        caller, title, cron, read_written(recipe), sets=sets, folder=_folder_of(caller, recipe), timezone=timezone, priority=priority,
         resources=_asked(cores, memory, gpus),
     )  # fmt: skip
-    put_json(_plain_schedule(found)) if as_json else put(f"{found.id}: first at {_time(found.next_s)}")
+    put_json(_plain_schedule(found)) if as_json else put(
+        f"{found.id}: first at {moment(found.next_s, missing='never')}"
+    )
 
 
 @schedule.command(name="list")
@@ -285,13 +291,13 @@ def add(
 @told
 def list_schedules(project: str | None, as_json: bool) -> None:
     """Oldest first."""
-    site, caller = _here(project)
+    site, caller = _here(project, "jobs.read")
     found = site.jobs.schedules.list(caller)
     if as_json:
         put_json([_plain_schedule(one) for one in found])
         return
     for one in found:
-        when = f"next {_time(one.next_s)}" if one.enabled else "off"
+        when = f"next {moment(one.next_s, missing='never')}" if one.enabled else "off"
         put(f"{one.id:30} {one.cron:20} {one.job['timezone']:16} {when}  {one_line(one.title)}")
     if not found:
         put("no schedules")
@@ -319,13 +325,18 @@ _switch(
 # -- parts ----------------------------------------------------------------------------------------------------------------
 
 
-def _here(project: str | None) -> tuple[Site, Caller]:
-    """Of this host's home, for what is not asked of a server."""
+def _here(project: str | None, permission: str = "jobs.write") -> tuple[Site, Caller]:
+    """Of this host's home, for what is not asked of a server; with the key in LUTHIER_KEY where there is one."""
     from luthier.app.site import Site
 
     on_this_machine(" ".join(click.get_current_context().command_path.split()[1:]))
     site = Site.open()
-    return site, site.local(project)
+    return site, with_key(site, project, permission) or site.local(project)
+
+
+def _folder_of(caller: Caller, recipe: Path) -> Path | None:
+    """Where its paths start: a key may name what its project holds, and no folder of this host."""
+    return None if caller.key_id is not None else recipe.resolve().parent
 
 
 def _asked(cores: int | None, memory: str | None, gpus: int | None) -> dict[str, int]:
@@ -375,9 +386,3 @@ def _plain_attempt(one: AttemptRow) -> dict[str, Any]:
 
 def _plain_schedule(one: Schedule) -> dict[str, Any]:
     return {k: v for k, v in asdict(one).items() if k != "ended_s"}
-
-
-def _time(time_s: float | None) -> str:
-    if time_s is None:
-        return "never"
-    return datetime.fromtimestamp(time_s, UTC).isoformat(" ", "seconds").removesuffix("+00:00")

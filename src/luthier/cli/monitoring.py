@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +12,7 @@ from luthier.core.errors import DataError, SpecError
 
 from .asking import Told, ask
 from .command import Nearest, app, as_json_option, put, put_json, told
+from .moments import moment
 
 if TYPE_CHECKING:
     from luthier.app.monitoring import Reported, Stepped
@@ -132,13 +132,15 @@ def show(name: str, as_json: bool) -> None:
         return
     if last := found["last"]:
         put(
-            f"looked at up to {_time(last['until_s'])}: {last['rows']:,} requests, capital {last['capital']:.3g} days"
+            f"looked at up to {moment(last['until_s'], 'minutes')}: {last['rows']:,} requests, capital {last['capital']:.3g} days"
         )
     for episode in found["open"]:
-        put(f"open since {_time(episode['since_s'])}: {episode['group']} ({', '.join(episode['views'])})")
+        put(
+            f"open since {moment(episode['since_s'], 'minutes')}: {episode['group']} ({', '.join(episode['views'])})"
+        )
     if found["baseline"]:
         put(
-            f"baseline: {_time(found['baseline']['since_s'])} to {_time(found['baseline']['until_s'])}, by {found['baseline']['by']}"
+            f"baseline: {moment(found['baseline']['since_s'], 'minutes')} to {moment(found['baseline']['until_s'], 'minutes')}, by {found['baseline']['by']}"
         )
     if retrain := found["retrain"]:
         put(f"new model: {retrain['state']}" + (f", {retrain['release']}" if retrain.get("release") else ""))
@@ -159,7 +161,7 @@ def baseline(
     """Take a stretch of good traffic of NAME for what is usual, in place of the rows it was measured on."""
     done = ask("monitor.baseline", name, since=since, until=until, by=by, because=because, recipe=recipe)
     put_json(done) if as_json else put(
-        f"{done['rows']:,} requests of {_time(done['since_s'])} to {_time(done['until_s'])} are what is usual now"
+        f"{done['rows']:,} requests of {moment(done['since_s'], 'minutes')} to {moment(done['until_s'], 'minutes')} are what is usual now"
     )
 
 
@@ -192,7 +194,7 @@ def _stepped(found: Stepped) -> None:
         put(f"{found.removed:,} old exchanges removed")
     for one in found.looks:
         put(
-            f"looked at {_time(one['since_s'])} to {_time(one['until_s'])}: {one['rows']:,} requests, capital {one['capital']:.3g} days"
+            f"looked at {moment(one['since_s'], 'minutes')} to {moment(one['until_s'], 'minutes')}: {one['rows']:,} requests, capital {one['capital']:.3g} days"
         )
     if not found.looks and not found.failed:
         put("no window is over that was not looked at")
@@ -217,7 +219,7 @@ def _print(found: Told) -> None:
     about = found.reference
     usual = f"{about['compared']:,} rows of {'its dataset' if about['of'] == 'data' else 'good traffic'}"
     put(
-        f"{found.name}, {found.release or 'no release'}: {found.rows:,} requests of {_time(found.since_s)} to {_time(found.until_s)}, against {usual}"
+        f"{found.name}, {found.release or 'no release'}: {found.rows:,} requests of {moment(found.since_s, 'minutes')} to {moment(found.until_s, 'minutes')}, against {usual}"
     )
     if found.repeated:
         put(f"{found.repeated:,} that repeat another count once")
@@ -242,7 +244,7 @@ def _print(found: Told) -> None:
             f"judged: {q.right:,} of {q.judged:,} right, {q.value:.1%} ({q.low:.1%} to {q.high:.1%}){measured}"
         )
     for episode in found.open:
-        put(f"open since {_time(episode.since_s)}: {episode.group} ({', '.join(episode.views)})")
+        put(f"open since {moment(episode.since_s, 'minutes')}: {episode.group} ({', '.join(episode.views)})")
     for one in found.examples:
         put(f"  {one.id}: {one.text}")
 
@@ -251,10 +253,6 @@ def _seen(text: str) -> str:
     from luthier.app.report.wording import visible
 
     return visible(text)
-
-
-def _time(time_s: float) -> Any:
-    return datetime.fromtimestamp(time_s, UTC).isoformat(" ", "minutes").removesuffix("+00:00")
 
 
 def _user() -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from .at_site import at_site, because_option, project_option
 from .command import Nearest, as_json_option, one_line, put, put_json, safe, told
+from .moments import moment
 
 FILE = click.Path(path_type=Path)
 
@@ -58,7 +58,7 @@ def get(scope: str, project: str | None, as_json: bool) -> None:
     if found is None:
         put(f"{scope} lays nothing down")
         return
-    put(f"# laid down by {found.by} on {_day(found.time_s)}: {one_line(found.reason, 200)}")
+    put(f"# laid down by {found.by} on {moment(found.time_s)}: {one_line(found.reason, 200)}")
     for rule, value in found.data.items():
         put(f"{rule}: {safe(_json(value))}")
 
@@ -94,7 +94,7 @@ def history(scope: str, project: str | None, as_json: bool) -> None:
         put_json([vars(one) for one in found])
         return
     for one in found:
-        put(f"{one.seq:>6}  {_day(one.time_s)}  {one.by:30}  {one_line(one.reason, 80)}")
+        put(f"{one.seq:>6}  {moment(one.time_s)}  {one.by:30}  {one_line(one.reason, 80)}")
 
 
 @policy.command()
@@ -142,7 +142,3 @@ def _json(value: object) -> str:
     import json
 
     return json.dumps(value, ensure_ascii=False)
-
-
-def _day(time_s: float) -> str:
-    return datetime.fromtimestamp(time_s, UTC).isoformat(" ", "seconds").removesuffix("+00:00")

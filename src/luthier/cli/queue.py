@@ -16,6 +16,7 @@ from luthier.store.attempts import AttemptRow
 from luthier.store.jobs import ENDED, Job, Wanted
 
 from . import remotes
+from .at_site import with_key
 from .command import meant
 
 if TYPE_CHECKING:
@@ -46,15 +47,16 @@ class Queue(Protocol):
     def logs(self, job_id: str, attempt: int | None, lines: int, containing: str | None) -> Sequence[str]: ...
 
 
-def queue(project: str | None) -> Queue:
-    """Of the server that is meant, else of this host's home. Raises SpecError, NotFound."""
+def queue(project: str | None, permission: str = "jobs.read") -> Queue:
+    """Of the server that is meant, else of this host's home, with the key in LUTHIER_KEY where there is one. Raises SpecError, NotFound,
+    NotAllowed."""
     if (found := meant()) is not None:
         remote = found[1] if project is None else found[1].model_copy(update={"project": project})
         return There(remotes.open_client(remote, os.environ))
     from luthier.app.site import Site
 
     site = Site.open()
-    return Here(site, site.local(project))
+    return Here(site, with_key(site, project, permission) or site.local(project))
 
 
 @dataclass(frozen=True)

@@ -109,26 +109,34 @@ def list_(as_json: bool) -> None:
 
 @remote.command()
 @click.argument("name")
+@as_json_option
 @told
-def use(name: str) -> None:
+def use(name: str, as_json: bool) -> None:
     """Ask NAME from now on, where a command names none; `local`: this machine."""
     known = remotes.load(os.environ)
     if name != remotes.LOCAL:
         remotes.named({**os.environ, "LUTHIER_REMOTE": name}, None)
     remotes.save(os.environ, known.model_copy(update={"use": None if name == remotes.LOCAL else name}))
+    if as_json:
+        put_json({"in_use": None if name == remotes.LOCAL else name})
+        return
     put(f"commands ask {'this machine' if name == remotes.LOCAL else name} from now on")
 
 
 @remote.command()
 @click.argument("name")
+@as_json_option
 @told
-def logout(name: str) -> None:
+def logout(name: str, as_json: bool) -> None:
     """Forget NAME and its key. The key still opens the server until it is ended there."""
     known = remotes.load(os.environ)
     remotes.named({**os.environ, "LUTHIER_REMOTE": name}, None)
     left = {one: remote for one, remote in known.remotes.items() if one != name}
     remotes.save(os.environ, remotes.RemotesSpec(use=None if known.use == name else known.use, remotes=left))
-    put(f"{name} is forgotten here; `luthier server` ends the key itself")
+    if as_json:
+        put_json({"forgotten": name})
+        return
+    put(f"{name} is forgotten here; `luthier key end` at the server ends the key itself")
 
 
 @remote.command()
@@ -165,9 +173,11 @@ def follow_(job: str, into: Path | None) -> None:
 
 @remote.command()
 @click.argument("job")
+@as_json_option
 @told
-def cancel(job: str) -> None:
+def cancel(job: str, as_json: bool) -> None:
     """Ask JOB to stop for good; what it has finished is kept."""
     _, client = server()
     with client:
-        put(f"{job}: {client.cancel(job)['state']}")
+        found = client.cancel(job)
+    put_json(found) if as_json else put(f"{job}: {found['state']}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import click
 
 from .asking import Told, ask
 from .command import Nearest, as_json_option, put, put_json, told
+from .moments import moment
 
 _by = click.option("--by", metavar="NAME", help="Who takes this step; default: you.")
 
@@ -123,7 +123,7 @@ def history(name: str, as_json: bool) -> None:
         put_json(found)
         return
     for one in found:
-        put(f"{_time(one.time_s)}  {one.action.replace('_', ' '):10} → {one.told:20} {one.stable} → {one.candidate}  by {one.by}")  # fmt: skip
+        put(f"{moment(one.time_s)}  {one.action.replace('_', ' '):10} → {one.told:20} {one.stable} → {one.candidate}  by {one.by}")  # fmt: skip
         put(f"    {one.reason}")
 
 
@@ -139,8 +139,8 @@ def _show(at: Told, as_json: bool) -> None:
 
 
 def _print_status(at: Told) -> None:
-    put(f"{at.name}: {at.told} since {_time(at.since_s)}; {at.answers} answers")
-    put(f"last step: {at.action.replace('_', ' ')} by {at.by} on {_time(at.time_s)}: {at.reason}")
+    put(f"{at.name}: {at.told} since {moment(at.since_s)}; {at.answers} answers")
+    put(f"last step: {at.action.replace('_', ' ')} by {at.by} on {moment(at.time_s)}: {at.reason}")
     if not at.under_way:
         return
     put(f"tried: {at.candidate}, {at.requests:,} requests in this step, {at.seen.requests:,} in all")
@@ -151,7 +151,3 @@ def _print_status(at: Told) -> None:
     for one in at.findings:
         put(f"  {one.told}")
     put(f"waits for {at.waits_for}")
-
-
-def _time(time_s: float) -> str:
-    return datetime.fromtimestamp(time_s, UTC).isoformat(" ", "seconds").removesuffix("+00:00")

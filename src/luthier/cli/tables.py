@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from luthier.core.units import show_bytes, show_seconds
 
 from .asking import Told
 from .command import one_line, safe
+from .moments import moment
 
 if TYPE_CHECKING:
     from luthier.app.doctor import Finding
@@ -50,10 +50,6 @@ def print_merged(merged: Told) -> None:
     if merged.report and merged.measured_as:
         click.echo(f"next: luthier compare {short(merged.report)} {merged.measured_as}")
     click.echo(f"next: luthier export {short(merged.model)} FOLDER --form merged")
-
-
-def _when(unix_s: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_s))
 
 
 def _figures(summary: Mapping[str, Any]) -> str:
@@ -195,7 +191,7 @@ def print_list(rows: Sequence[Mapping[str, Any]], kind: str | None) -> None:
                 [
                     (
                         r["run"],
-                        _when(r["created_s"]),
+                        moment(r["created_s"], "minutes"),
                         r.get("name", ""),
                         r["state"],
                         r.get("release") or r.get("reason") or "",
@@ -211,7 +207,7 @@ def print_list(rows: Sequence[Mapping[str, Any]], kind: str | None) -> None:
                     (
                         r.get("name", ""),
                         short(r["digest"]),
-                        _when(r["created_s"]),
+                        moment(r["created_s"], "minutes"),
                         _figures(r["summary"]),
                         _said(r.get("about") or {}),
                     )

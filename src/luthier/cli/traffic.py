@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -12,6 +11,7 @@ from luthier.core import units
 
 from .asking import Told, ask
 from .command import Nearest, as_json_option, one_line, put, put_json, safe, told
+from .moments import moment
 
 
 class Unit(click.ParamType):
@@ -70,7 +70,7 @@ def list_(name: str | None, newest: int, as_json: bool) -> None:
                 "nothing is kept; `luthier serve NAME --capture 10%` keeps a share of what is asked and answered"
             )
         for told_of in [] if as_json else names:
-            span = f"{_time(told_of['first_s'])} to {_time(told_of['last_s'])}"
+            span = f"{moment(told_of['first_s'])} to {moment(told_of['last_s'])}"
             put(
                 f"{told_of['name']:30} {told_of['exchanges']:>8,} exchanges  {told_of['judged']:>8,} judged  {span}"
             )
@@ -80,7 +80,7 @@ def list_(name: str | None, newest: int, as_json: bool) -> None:
         put_json(found)
         return
     for one in found:
-        put(f"{_time(one.exchange.time_s)}  {one.exchange.id}  {_judged(one)}")
+        put(f"{moment(one.exchange.time_s)}  {one.exchange.id}  {_judged(one)}")
         put(f"    {one_line(one.exchange.messages[-1]['content'], 100)}\n    → {one_line(_answer(one), 100)}")
 
 
@@ -96,7 +96,7 @@ def show(exchange_id: str, as_json: bool) -> None:
         return
     exchange = found.exchange
     put(
-        f"{exchange.id}  {_time(exchange.time_s)}  {exchange.release or exchange.digest[:12]}  key {exchange.key_id}"
+        f"{exchange.id}  {moment(exchange.time_s)}  {exchange.release or exchange.digest[:12]}  key {exchange.key_id}"
     )
     if exchange.masked:
         put(f"{exchange.masked} private values were masked")
@@ -138,10 +138,6 @@ def remove(
     """Take exchanges out with all that was said of them. What was learnt from them stays learnt: see `luthier data forget`."""
     gone = ask("traffic.remove", ids=ids, older_s=older, user=user, why=why)
     put_json({"removed": gone}) if as_json else put(f"{gone:,} exchanges removed")
-
-
-def _time(time_s: float) -> str:
-    return datetime.fromtimestamp(time_s, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
 
 
 def _answer(one: Told) -> str:

@@ -192,7 +192,7 @@ def waited(
     job_id: str, into: Path | None = None, watch: Watch | None = None, stop: Stop | None = None
 ) -> Flow:
     """Until a job has ended: its plain result. Raises what it failed with, and Interrupted where `stop` is set; it goes on then."""
-    after, tried = 0, 0
+    after, tried, quiet = 0, 0, 0
     while True:
         answer = yield Follow(f"/luthier/v1/jobs/{job_id}/events?after={after}")
         if answer.status != 200:
@@ -205,8 +205,9 @@ def waited(
                 )
             yield Pause(_pause_s(answer, tried))
             continue
+        heard = False
         while (said := (yield Next())) is not None:
-            tried = 0
+            heard, tried, quiet = True, 0, 0
             if stop is not None and stop.is_set():
                 raise Interrupted(
                     f"no longer looking; the job {job_id} goes on at the server.",
@@ -218,6 +219,9 @@ def waited(
                 return (yield from _ended(job, into))
             if watch is not None and said.event == "job.told":
                 _tell(watch, job_id, said)
+        if not heard:  # cut before anything was said: whoever cuts it is not asked again at once
+            quiet = min(quiet + 1, MOST_TRIES)
+            yield Pause(_pause_s(answer, quiet))
 
 
 def _tell(watch: Watch, job_id: str, said: Said) -> None:

@@ -216,15 +216,58 @@ def test_a_stream_beats_while_nothing_happens_and_tells_what_comes(site, who):
     assert b"job.ended" in rest[1]
 
 
-def test_a_stream_ends_with_the_right_to_read_it(site, who, first_key):
+@pytest.mark.parametrize("page", [3, 500])
+def test_streams_of_a_job_share_what_is_looked_up_and_each_tells_all_of_it_once(site, who, monkeypatch, page):
+    import asyncio
+
+    from luthier.server.platform import job_stream
+    from luthier.store.jobs import told
+
+    monkeypatch.setattr(job_stream, "PAGE", page)
+    job = site.jobs.submit(who, "scripted", {})
+    streams, looks = Streams(site, look_s=0.05, beat_s=60.0), []
+    look = streams._look
+    streams._look = lambda *given: looks.append(given) or look(*given)
+
+    async def follow():
+        return [piece async for piece in streams._pieces(who, job.id, 0, _still)]
+
+    async def tell():
+        for number in range(20):
+            site.store.ledger.append(told(job.id, f"line {number}"))
+            await asyncio.sleep(0.02)
+        leaving.cancel()
+        site.jobs.ask(who, job.id, "cancel")
+
+    async def all_of_them():
+        nonlocal leaving
+        leaving = asyncio.create_task(follow())
+        *found, _ = await asyncio.gather(*(follow() for _ in range(30)), tell())
+        return found
+
+    leaving = None
+    found = asyncio.run(all_of_them())
+    for pieces in found:
+        messages = [json.loads(piece.split(b"data: ")[1])["message"] for piece in pieces[:-1]]
+        assert messages == ["Created job", *(f"line {number}" for number in range(20)), "Job cancelled"]
+    if page == 500:
+        assert (
+            len(looks) < 31 + 40
+        )  # each once at first, then together: not 30 times in each twentieth of a second
+    assert not streams._tails
+
+
+def test_a_stream_ends_with_the_right_to_read_it(site, who, first_key, monkeypatch):
     import asyncio
 
     from starlette.requests import Request
 
     from luthier.server.guard import Guard
+    from luthier.server.platform import job_stream
     from luthier.server.platform.jobs import JobRoutes
     from luthier.server.platform.ring import Ring
 
+    monkeypatch.setattr(job_stream, "STILL_S", 0.0)
     job = site.jobs.submit(who, "scripted", {})
     routes = JobRoutes(site)
     routes._streams = Streams(site, look_s=0.01, beat_s=0.0)

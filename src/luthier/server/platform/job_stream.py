@@ -5,17 +5,19 @@ event: job.told
 data: {"level": "info", "message": "Finished step 2", ...}
 
 The last event is `job.ended`. A stream is cut after an hour, at the end of the server, or where who asked may not read the job any more;
-clients ask again with the last id that they have. What is told is read from the records once a second for each open stream, so their
-number is bounded, in all and for each project.
+clients ask again with the last id that they have. What a stream has missed it reads from the records; from then on the records are looked at
+once a second for all streams of a job together. Their number is bounded, in all and for each project.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import StreamingResponse
@@ -32,11 +34,34 @@ from .lanes import COMMON
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
 
-MOST_STREAMS, MOST_OF_A_PROJECT = 100, 20
+MOST_STREAMS, MOST_OF_A_PROJECT = 1_000, 200
 LOOK_S = 1.0
+STILL_S = 5.0
+"""How often it is asked whether a reader who is told nothing may still read; before he is told something it is always asked."""
 BEAT_S = 15.0
 LONGEST_S = 3600.0
 PAGE = 500
+
+
+@dataclass
+class Tail:
+    """The end of a job's story, as streams of it share it: `told` holds all events behind `since`, and `whole` says that there were no more
+    when it was last looked."""
+
+    job: Job
+    since: int
+    told: list[Event] = field(default_factory=list)
+    whole: bool = True
+    looked_s: float = -math.inf
+    looking: asyncio.Task[None] | None = None
+    readers: int = 0
+
+    def grow(self, job: Job, told: list[Event]) -> None:
+        self.job, self.whole = job, len(told) < PAGE
+        self.told += told
+        if (over := len(self.told) - PAGE) > 0:
+            self.since = self.told[over - 1].seq or self.since
+            del self.told[:over]
 
 
 class Streams:
@@ -48,6 +73,7 @@ class Streams:
         self._site = site
         self._look_s, self._beat_s, self._longest_s = look_s, beat_s, longest_s
         self._open: Counter[str | None] = Counter()
+        self._tails: dict[str, Tail] = {}
 
     async def open(
         self, who: Caller, job_id: str, after: int, still: Callable[[], Awaitable[bool]]
@@ -67,26 +93,61 @@ class Streams:
         self, who: Caller, job_id: str, after: int, still: Callable[[], Awaitable[bool]]
     ) -> AsyncIterator[bytes]:
         began_s = sent_s = time.monotonic()
-        while time.monotonic() - began_s < self._longest_s:
-            try:
-                if not await still():
+        asked_s = -math.inf
+        tail: Tail | None = None
+        try:
+            while (now := time.monotonic()) - began_s < self._longest_s:
+                try:
+                    job, told, whole = await self._next(tail, who, job_id, after)
+                    if told or job.state in ENDED or now - asked_s >= STILL_S:
+                        asked_s = now
+                        if not await still():
+                            return
+                except (ApiError, LuthierError):
+                    return  # the records are away: the client asks again with what it has
+                for event in told:
+                    after = event.seq or after
+                    yield _piece("job.told", line(event), after)
+                    sent_s = time.monotonic()
+                if not whole:
+                    continue
+                if job.state in ENDED:
+                    yield _piece("job.ended", {"job": job.id, "state": job.state, "error": job.error}, None)
                     return
-                job, told = await COMMON.run(self._look, who, job_id, after)
-            except (ApiError, LuthierError):
-                return  # the records are away: the client asks again with what it has
-            for event in told:
-                after = event.seq or after
-                yield _piece("job.told", line(event), after)
-                sent_s = time.monotonic()
-            if len(told) == PAGE:
-                continue
-            if job.state in ENDED:
-                yield _piece("job.ended", {"job": job.id, "state": job.state, "error": job.error}, None)
-                return
-            if time.monotonic() - sent_s >= self._beat_s:
-                yield b": beat\n\n"
-                sent_s = time.monotonic()
-            await asyncio.sleep(self._look_s)
+                if tail is None:
+                    tail = self._tails.setdefault(job_id, Tail(job, after))
+                    tail.readers += 1
+                if time.monotonic() - sent_s >= self._beat_s:
+                    yield b": beat\n\n"
+                    sent_s = time.monotonic()
+                await asyncio.sleep(self._look_s)
+        finally:
+            if tail is not None:
+                tail.readers -= 1
+                if not tail.readers:
+                    self._tails.pop(job_id, None)
+
+    async def _next(
+        self, tail: Tail | None, who: Caller, job_id: str, after: int
+    ) -> tuple[Job, list[Event], bool]:
+        """The job, what it told behind `after`, and whether that is all."""
+        if tail is not None and after >= tail.since:
+            if time.monotonic() - tail.looked_s >= self._look_s or not tail.whole:
+                tail.looking = tail.looking or asyncio.create_task(self._grow(tail, who))
+                await asyncio.shield(tail.looking)  # a reader who leaves ends nothing for the others
+            if after >= tail.since:
+                return tail.job, [one for one in tail.told if (one.seq or 0) > after], tail.whole
+        job, told = await COMMON.run(self._look, who, job_id, after)
+        return job, told, len(told) < PAGE
+
+    async def _grow(self, tail: Tail, who: Caller) -> None:
+        now = time.monotonic()
+        try:
+            newest = tail.told[-1].seq if tail.told else None
+            tail.grow(*await COMMON.run(self._look, who, tail.job.id, newest or tail.since))
+            tail.looked_s = now
+        finally:
+            tail.looking = None
 
     def _look(self, who: Caller, job_id: str, after: int) -> tuple[Job, list[Event]]:
         """The job first: all that it told before it ended is then among the events."""

@@ -11,7 +11,6 @@ GET  /luthier/v1/jobs/ID/logs               ?lines= &containing= &attempt=
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -20,13 +19,12 @@ from fastapi import Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from luthier.core.artifact import canonical
-from luthier.server.errors import ApiError
 from luthier.server.parts import Wire, checked
 from luthier.server.routes import Route
 from luthier.store.jobs import Job, Wanted, in_brief
 from luthier.store.schedules import Schedule
 
+from . import retries
 from .asked import answered, body_of, caller
 from .job_stream import Streams, line
 from .query import asked_in, number_in
@@ -34,7 +32,6 @@ from .query import asked_in, number_in
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
 
-LONGEST_KEY = 256
 MOST_LISTED = 100
 MOST_EVENTS = 1_000
 
@@ -100,7 +97,7 @@ class JobRoutes:
 
     async def submit(self, request: Request) -> Response:
         body = checked(Submit, await body_of(request))
-        once = _once(request, body)
+        once = retries.once(request, body.plain())
 
         def work(who: Caller) -> dict[str, Any]:
             return plain(self._site.jobs.submit_recipe(
@@ -232,16 +229,6 @@ def plain(job: Job) -> dict[str, Any]:
 
 def plain_schedule(schedule: Schedule) -> dict[str, Any]:
     return {"object": "luthier.schedule", **{k: v for k, v in asdict(schedule).items() if k != "ended_s"}}
-
-
-def _once(request: Request, body: Wire) -> tuple[str, str] | None:
-    """Raises ApiError."""
-    key = request.headers.get("idempotency-key")
-    if key is None:
-        return None
-    if not 0 < len(key) <= LONGEST_KEY:
-        raise ApiError(400, "invalid_value", f"Idempotency-Key has 1 to {LONGEST_KEY} characters.")
-    return f"{request.url.path}:{key}", hashlib.sha256(canonical(body.plain())).hexdigest()
 
 
 def _words(asked: Mapping[str, str], name: str) -> list[str]:

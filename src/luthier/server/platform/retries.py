@@ -21,19 +21,33 @@ if TYPE_CHECKING:
 
 HEADER, COUNT = "idempotency-key", "x-stainless-retry-count"
 LONGEST = 255
+Once = tuple[str, str]
+"""What the caller calls a request, and the SHA-256 of what it is."""
+
+
+def once(request: Request, body: Any) -> Once | None:
+    """None where it is called nothing. Raises ApiError 400."""
+    given = request.headers.getlist(HEADER)
+    if not given:
+        return None
+    if len(given) > 1 or not 0 < len(given[0]) <= LONGEST or not given[0].isprintable():
+        raise ApiError(
+            400, "invalid_value", f"Idempotency-Key is 1 to {LONGEST} printable characters, once.", param="Idempotency-Key"
+        )  # fmt: skip
+    return f"{request.url.path}:{given[0]}", hashlib.sha256(_said(request, body)).hexdigest()
 
 
 def known_by(request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
     """{"once": ..., "tried": ...} of which one is None, as app.fine_tuning takes them. Raises ApiError 400."""
-    key, count = request.headers.get(HEADER), request.headers.get(COUNT, "0")
-    said = canonical({"path": request.url.path, "body": body})
-    if key is not None:
-        if not 0 < len(key) <= LONGEST or not key.isprintable():
-            raise ApiError(
-                400, "invalid_value", f"{HEADER} is 1 to {LONGEST} printable characters.", param=HEADER
-            )
-        return {"once": (f"{request.url.path}:{key}", hashlib.sha256(said).hexdigest()), "tried": None}
+    named = once(request, body)
+    if named is not None:
+        return {"once": named, "tried": None}
+    count = request.headers.get(COUNT, "0")
     who = request.state.key.id
-    words = hashlib.sha256(f"{who}:".encode() + said).hexdigest()
+    words = hashlib.sha256(f"{who}:".encode() + _said(request, body)).hexdigest()
     times = int(count) if count.isascii() and count.isdecimal() and len(count) < 4 else 0
     return {"once": None, "tried": Try(words, times, time.time())}
+
+
+def _said(request: Request, body: Any) -> bytes:
+    return canonical({"path": request.url.path, "body": body})

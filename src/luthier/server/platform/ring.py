@@ -1,7 +1,9 @@
-"""Keys and sessions of a site as the guard wants them: looked up beside the event loop, and remembered for a second.
+"""Keys and sessions of a site as the guard wants them: looked up beside the event loop, and remembered.
 
-So a key that was ended, or whose user lost a role, may be let in for REMEMBERED_S more by each process, and no longer. What is no key is
-never remembered. That a key was used is written at most once a minute, and no request waits for it.
+A session for REMEMBERED_S. A key for as long as nothing was entered into the trail, which is looked at once in REMEMBERED_S for all keys
+together: whatever changes what a key may do is entered there in the same transaction. So a key that was ended, or whose user lost a role, may be
+let in for a moment more by each process (twice REMEMBERED_S at most), and no longer. What is no key is never remembered. That a key was used is
+written at most once a minute, and no request waits for it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from luthier.app.login import Login
 from luthier.app.site import Caller, Site
@@ -27,39 +31,71 @@ MOST = 10_000
 USED_S = 60.0
 SECURE_COOKIE, PLAIN_COOKIE = "__Host-luthier-session", "luthier-session"
 Look = Callable[[str, str | None], Caller | None]
+T = TypeVar("T")
+
+
+@dataclass
+class Found:
+    key: Key
+    mark: str | None
+    """Of the records, as they were before it was looked up."""
+    at_s: float
+    """When it was last known to hold."""
+    looked_s: float
 
 
 class Known:
-    """Answers of `look` for a second. A text is kept as its hash alone."""
+    """Answers of `look`, for a second; where `mark` tells whether anything has changed since, for as long as nothing has, and at most
+    USED_S. A text is kept as its hash alone."""
 
-    def __init__(self, look: Look, clock: Callable[[], float] = time.monotonic) -> None:
-        self._look = look
+    def __init__(
+        self, look: Look, mark: Callable[[], str] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._look, self._mark = look, mark
         self._clock = clock
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="keys")
-        self._found: OrderedDict[tuple[str, str | None], tuple[Key, float]] = OrderedDict()
+        self._found: OrderedDict[tuple[str, str | None], Found] = OrderedDict()
+        self._marked: tuple[float, asyncio.Future[str]] | None = None
 
     async def check(self, text: str, project: str | None) -> Key | None:
         """Raises ApiError 503 where the records cannot be read."""
         asked, now = (keys.sha256_of(text), project), self._clock()
         there = self._found.get(asked)
-        if there is not None and now - there[1] < REMEMBERED_S and not _expired(there[0]):
-            return there[0]
-        try:
-            caller = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._look, text, project
-            )
-        except LuthierError as error:
-            logger.exception("a key could not be looked up")
-            soon = {"retry-after": "2"} if isinstance(error, Busy) else {}
-            raise ApiError(503, "unavailable", "The records cannot be read now.", headers=soon) from None
+        if there is not None and not _expired(there.key) and now - there.looked_s < USED_S:
+            if now - there.at_s < REMEMBERED_S:
+                return there.key
+            if self._mark is not None and await self._told(self._now(now)) == there.mark:
+                there.at_s = now
+                return there.key
+        mark = None if self._mark is None else await self._told(self._now(now))
+        caller = await self._told(self._thread(self._look, text, project))
         self._found.pop(asked, None)
         if caller is None:
             return None
         key = Key(caller.key_id or caller.user, "", caller.permissions, caller)
-        self._found[asked] = key, now
+        self._found[asked] = Found(key, mark, now, now)
         while len(self._found) > MOST:
             self._found.popitem(last=False)
         return key
+
+    def _now(self, now: float) -> asyncio.Future[str]:
+        """The mark, read at most once in REMEMBERED_S however many ask."""
+        assert self._mark is not None
+        if self._marked is None or now - self._marked[0] >= REMEMBERED_S:
+            self._marked = now, self._thread(self._mark)
+        return self._marked[1]
+
+    def _thread(self, work: Callable[..., T], *given: Any) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
+
+    @staticmethod
+    async def _told(work: asyncio.Future[T]) -> T:
+        try:
+            return await asyncio.shield(work)  # one who leaves ends nothing for the others
+        except LuthierError as error:
+            logger.exception("a key could not be looked up")
+            soon = {"retry-after": "2"} if isinstance(error, Busy) else {}
+            raise ApiError(503, "unavailable", "The records cannot be read now.", headers=soon) from None
 
 
 class Ring:
@@ -67,12 +103,16 @@ class Ring:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._known = Known(self._look)
+        self._known = Known(self._look, self._mark)
         self._used: dict[str, float] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="keys-used")
 
     async def check(self, text: str, project: str | None = None) -> Key | None:
         return None if keys.id_of(text) is None else await self._known.check(text, project)
+
+    def _mark(self) -> str:
+        head = self._site.store.audit.head()
+        return head.sha256 if head else ""
 
     def _look(self, text: str, project: str | None) -> Caller | None:
         caller = self._site.check(text, project)

@@ -8,9 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -26,14 +23,13 @@ from luthier.server.errors import ApiError
 from luthier.server.parts import checked
 from luthier.server.routes import Described, Route
 
+from . import retries
 from .asked import answered, body_of, caller
 from .jobs import plain
 from .lanes import VERBS as VERBS_LANE
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
-
-_KEY = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 
 
 def endpoint_of(verb: Verb) -> str:
@@ -60,9 +56,9 @@ class VerbRoutes:
         async def endpoint(request: Request) -> Response:
             wish = checked(verb.wish, await body_of(request))
             if verb.long:
-                once = _once(request, verb, wish)
+                once = retries.once(request, wish.plain())
                 return await answered(self._submit, caller(request), verb, wish, once, status=202)
-            if "idempotency-key" in request.headers:
+            if retries.HEADER in request.headers:
                 raise ApiError(
                     400,
                     "invalid_value",
@@ -84,25 +80,9 @@ class VerbRoutes:
                 **verbs.done(app, verb.name, wish, Path(folder)),
             }
 
-    def _submit(self, who: Caller, verb: Verb, wish: Wish, once: tuple[str, str] | None) -> dict[str, Any]:
+    def _submit(self, who: Caller, verb: Verb, wish: Wish, once: retries.Once | None) -> dict[str, Any]:
         verbs.check(self._site.app(who), verb.name, wish)
         job = self._site.jobs.submit(
             who, "verb", {"verb": verb.name, **wish.plain()}, shown={"verb": verb.name}, once=once
         )
         return plain(job)
-
-
-def _once(request: Request, verb: Verb, wish: Wish) -> tuple[str, str] | None:
-    """What the caller calls this request, and what it is."""
-    given = request.headers.getlist("idempotency-key")
-    if not given:
-        return None
-    if len(given) > 1 or not _KEY.fullmatch(given[0]):
-        raise ApiError(
-            400,
-            "invalid_value",
-            "Idempotency-Key is not 1 to 128 visible ASCII characters.",
-            param="Idempotency-Key",
-        )
-    asked = json.dumps([verb.name, wish.plain()], sort_keys=True).encode()
-    return f"{verb.path}:{given[0]}", hashlib.sha256(asked).hexdigest()
