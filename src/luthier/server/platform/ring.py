@@ -37,7 +37,7 @@ T = TypeVar("T")
 @dataclass
 class Found:
     key: Key
-    mark: str | None
+    mark: str
     """Of the records, as they were before it was looked up."""
     at_s: float
     """When it was last known to hold."""
@@ -67,7 +67,7 @@ class Known:
             if self._mark is not None and await self._told(self._now(now)) == there.mark:
                 there.at_s = now
                 return there.key
-        mark = None if self._mark is None else await self._told(self._now(now))
+        mark = "" if self._mark is None else await self._told(self._now(now))
         caller = await self._told(self._thread(self._look, text, project))
         self._found.pop(asked, None)
         if caller is None:
