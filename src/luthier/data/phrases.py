@@ -7,7 +7,7 @@ Not here: what phrases a rule looks for.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -47,35 +47,39 @@ class Phrases:
 
     @cached_property
     def _machine(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(the number of each letter of ASCII, of both cases; from a state by a letter's number to the next; states in which a
-        phrase has ended). Phrases beyond ASCII are for Polars, as texts with them are."""
-        phrases = [phrase for phrase in self._phrases if phrase.isascii()]
-        letters = np.zeros(128, np.uint8)
-        for number, letter in enumerate(sorted(set("".join(phrases))), 1):
-            letters[[ord(letter), ord(letter.upper())]] = number
-        width = int(letters.max()) + 1
-        steps, ends = [[0] * width], [False]
-        for phrase in phrases:
-            state = 0
-            for letter in phrase:
-                number = int(letters[ord(letter)])
-                if not steps[state][number]:
-                    steps[state][number] = len(steps)
-                    steps.append([0] * width)
-                    ends.append(False)
-                state = steps[state][number]
-            ends[state] = True
-        assert len(steps) < 1 << 16
-        back = [0] * len(steps)
-        waiting = deque(filter(None, steps[0]))
-        while waiting:
-            state = waiting.popleft()
-            ends[state] = ends[state] or ends[back[state]]
-            for number in range(width):
-                other = steps[back[state]][number]
-                if following := steps[state][number]:
-                    back[following] = other
-                    waiting.append(following)
-                else:
-                    steps[state][number] = other
-        return letters, np.array(steps, np.uint16), np.array(ends, np.uint8)
+        """Phrases beyond ASCII are for Polars, as texts with them are."""
+        return machine({phrase: 1 for phrase in self._phrases if phrase.isascii()})
+
+
+def machine(phrases: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(the number of each letter of ASCII, of both cases; from a state by a letter's number to the next; the marks of phrases that have
+    ended in a state), of phrases of ASCII in lower case and their marks, bits."""
+    letters = np.zeros(128, np.uint8)
+    for number, letter in enumerate(sorted(set("".join(phrases))), 1):
+        letters[[ord(letter), ord(letter.upper())]] = number
+    width = int(letters.max()) + 1
+    steps, ends = [[0] * width], [0]
+    for phrase, mark in phrases.items():
+        state = 0
+        for letter in phrase:
+            number = int(letters[ord(letter)])
+            if not steps[state][number]:
+                steps[state][number] = len(steps)
+                steps.append([0] * width)
+                ends.append(0)
+            state = steps[state][number]
+        ends[state] |= mark
+    assert len(steps) < 1 << 16
+    back = [0] * len(steps)
+    waiting = deque(filter(None, steps[0]))
+    while waiting:
+        state = waiting.popleft()
+        ends[state] |= ends[back[state]]
+        for number in range(width):
+            other = steps[back[state]][number]
+            if following := steps[state][number]:
+                back[following] = other
+                waiting.append(following)
+            else:
+                steps[state][number] = other
+    return letters, np.array(steps, np.uint16), np.array(ends, np.uint8)
