@@ -102,7 +102,7 @@ def test_what_is_left_out_is_not_there(texts: list[str]) -> None:
 
 
 @given(st.lists(made | laid_out() | lettered, min_size=1, max_size=4), around, around, named)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_values_by_themselves(values: list[str], before: str, behind: str, name: str) -> None:
     keeps_promises([before + value + behind for value in values] + [f"{name} {value}" for value in values])
     wide = str.maketrans("0123456789-. ", "０１２３４５６７８９－．\u2007")

@@ -39,6 +39,7 @@ typedef struct {
   const uint16_t *steps;
   const uint8_t *ends;
   int64_t width;
+  const uint8_t *threes; /* [1 << 15] by the first three letters of a hint */
   const uint16_t *trie; /* [nodes, SIGNS] of layouts, from node 0 */
   const uint8_t *fits;  /* [nodes] of what a layout that ends there is */
   const uint8_t *codes; /* [1000, 3] by the first three digits: how many are the country's, fewest and most digits behind */
@@ -239,12 +240,30 @@ static int has_stretch(const uint8_t *s, int64_t n, int64_t longest, int (*of)(u
   return 0;
 }
 
-static int has_hint(const Known *known, const uint8_t *s, int64_t n) {
+/* Whether the machine of hints ends in s[*at ..], as long as something it knows goes on; then *at is behind that. */
+static int is_hint(const Known *known, const uint8_t *s, int64_t n, int64_t *at) {
   int64_t state = 0;
-  for (int64_t at = 0; at < n; at++) {
-    state = s[at] < 0x80 ? known->steps[state * known->width + known->letters[s[at]]] : 0;
+  do {
+    state = s[*at] < 0x80 ? known->steps[state * known->width + known->letters[s[*at]]] : 0;
+    ++*at;
     if (known->ends[state] & 1) return 1;
-    if (known->ends[state] && at + 1 < n && (is_digit(s[at + 1]) || (s[at + 1] >= 'A' && s[at + 1] <= 'Z'))) return 1;
+    if (known->ends[state] && *at < n && (is_digit(s[*at]) || (s[*at] >= 'A' && s[*at] <= 'Z'))) return 1;
+  } while (state && *at < n);
+  return 0;
+}
+
+/* The machine is asked only where the first three letters of a hint may stand: of each the lowest five bits, which do not tell case. */
+static int has_hint(const Known *known, const uint8_t *s, int64_t n) {
+  unsigned three = 0;
+  for (int64_t at = 0; at < n; at++) {
+    three = (three << 5 | (s[at] & 31)) & 0x7FFF;
+    if (!known->threes[three] || at < 2) continue;
+    int64_t from = at - 2;
+    if (is_hint(known, s, n, &from)) return 1;
+    if (from > at) {
+      at = from - 1;
+      three = 0;
+    }
   }
   return 0;
 }
@@ -460,18 +479,22 @@ static unsigned numbers(const Known *known, const uint8_t *s, int64_t n, int64_t
   return NUMBERS | layouts(known, s, n, groups, count, text, open);
 }
 
-/* Whether digits at[start .. end] may be a part of an id with letters: a letter side by side with them, one or two alone a sign before
-   or one alone a sign behind, or the six digits and sign of Finland. */
+/* Whether digits of s[start .. end] are beside a letter as an id with letters has them (national.NATIONAL, patterns): six and more side
+   by side with it; two behind two letters and a blank, seven behind one and a sign; "2A"; three behind a point and before a letter. */
 static int is_beside_letter(const uint8_t *s, int64_t n, int64_t start, int64_t end) {
-  if (start > 0 && is_letter(s[start - 1])) return 1;
-  if (end < n && is_letter(s[end])) return 1;
+  const int64_t size = end - start;
+  const int many = size >= 6, third = size == 3 && start > 0 && s[start - 1] == '.';
+  if (many && start > 0 && is_letter(s[start - 1])) return 1;
   if (start > 1 && (s[start - 1] == ' ' || s[start - 1] == '-') && is_letter(s[start - 2])) {
-    int64_t from = start - 2;
-    while (from > 0 && start - from < 5 && is_letter(s[from - 1])) from--;
-    if (start - from <= 3 && !(from > 0 && is_word(s[from - 1]))) return 1;
+    const int two = start > 2 && is_letter(s[start - 3]);
+    const int64_t before = start - 3 - two;
+    if (size == (two ? 2 : 7) && !(before >= 0 && is_word(s[before]))) return 1;
   }
-  if (end + 1 < n && memchr("- (", s[end], 3) && is_letter(s[end + 1]) && !(end + 2 < n && is_word(s[end + 2]))) return 1;
-  return end - start == 6 && end < n && (s[end] == '-' || s[end] == '+');
+  if (end >= n) return 0;
+  if (is_letter(s[end])) return many || third || (s[end - 1] == '2' && (s[end] | 32) <= 'b');
+  if (size == 6 && (s[end] == '-' || s[end] == '+')) return 1;
+  return (many || third) && (s[end] == '-' || s[end] == ' ') && end + 1 < n && is_letter(s[end + 1]) &&
+         !(end + 2 < n && is_word(s[end + 2]));
 }
 
 /* All ways that begin at digits. */
@@ -500,12 +523,12 @@ static unsigned by_digits(const Known *known, const uint8_t *s, int64_t n, unsig
 /* scan.ways. `scratch` has room for the longest text, `around` for `room` of NEAR + 1 + BEHIND bytes, `around_edges` for one more. Returns
    how many open numbers there are. */
 int64_t luthier_private(const uint8_t *told, const int64_t *edges, int64_t texts, int64_t wanted, const uint8_t *forms,
-                        const uint8_t *letters, const uint16_t *steps, const uint8_t *ends, int64_t width, const uint16_t *trie,
+                        const uint8_t *letters, const uint16_t *steps, const uint8_t *ends, int64_t width, const uint8_t *threes, const uint16_t *trie,
                         const uint8_t *fits, const uint8_t *codes, const uint8_t *ibans, const uint8_t *said,
                         const int64_t *said_edges, int64_t said_n, const uint8_t *versions, const int64_t *version_edges,
                         int64_t version_n, uint8_t *scratch, int64_t *about, uint8_t *digits, uint8_t *around, int64_t *around_edges,
                         int64_t room, uint8_t *out) {
-  const Known known = {forms, letters, steps, ends, width, trie, fits, codes, ibans, {said, said_edges, said_n},
+  const Known known = {forms, letters, steps, ends, width, threes, trie, fits, codes, ibans, {said, said_edges, said_n},
                        {versions, version_edges, version_n}};
   const unsigned asked = (unsigned)wanted;
   Open open = {about, digits, around, around_edges, 0, room};

@@ -111,13 +111,13 @@ def _compiled(told: np.ndarray, edges: np.ndarray, kinds: Set[str]) -> np.ndarra
     longest = int(np.diff(edges).max(initial=0))
     found = np.empty(n, np.uint8)
     open_ = _Open(np.empty((room, 4), np.int64), np.empty((room, MOST_DIGITS), np.uint8), np.empty(room * AROUND, np.uint8), np.empty(room + 1, np.int64))  # fmt: skip
-    letters, steps, ends = _hints()
+    (letters, steps, ends), threes = _hints()
     trie, fits, rows = _trie(frozenset(kinds))
     said, said_edges = _words(tuple(word for word in phones.WORDS if word.isascii()))
     versions, version_edges = _words(VERSIONS)
     wanted = sum(BITS[name] for name in sieves(kinds))
     kept = compiled.call(
-        library.luthier_private, told, edges, n, wanted, _forms(), letters, steps, ends, steps.shape[1], trie, fits, _codes(),
+        library.luthier_private, told, edges, n, wanted, _forms(), letters, steps, ends, steps.shape[1], threes, trie, fits, _codes(),
         _ibans(), said, said_edges, len(said_edges) - 1, versions, version_edges, len(version_edges) - 1, np.empty(longest, np.uint8),
         open_.about, open_.digits, open_.around, open_.edges, room, found,
     )  # fmt: skip
@@ -171,12 +171,16 @@ def _forms() -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _hints() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of what a text with a key has, in any case. Hints of two letters are found by what follows, a long word."""
+def _hints() -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """Of what a text with a key has, in any case: (the machine, by the lowest five bits of three letters whether one begins so). Hints
+    of two letters are found by what follows, a long word."""
     capital = {one.hint.lower() for one in secrets.SECRETS if one.rest.startswith("[A-Z0-9]{16}")}
     hints = {one.hint.lower() for one in secrets.SECRETS if len(one.hint) > 2}
     hints |= {"eyj", "private key", "://", *secrets.NAMED}
-    return machine({hint: BEFORE_CAPITAL if hint in capital else 1 for hint in sorted(hints)})
+    threes = np.zeros(1 << 15, np.uint8)
+    for a, b, c in (hint.encode()[:3] for hint in hints):
+        threes[(a & 31) << 10 | (b & 31) << 5 | c & 31] = 1
+    return machine({hint: BEFORE_CAPITAL if hint in capital else 1 for hint in sorted(hints)}), threes
 
 
 @lru_cache(maxsize=1)
