@@ -16,9 +16,11 @@ import polars as pl
 from . import compiled
 from .opened import Opened
 
+LATIN_ENDS = "\u0180"
+
 
 class Phrases:
-    """`phrases` are in lower case; `as_ascii` says what else a character may stand for, such as a curly apostrophe for a plain one."""
+    """`phrases` are in lower case, of letters before LATIN_ENDS; `as_ascii` says what else a character may stand for, such as a curly apostrophe for a plain one."""
 
     def __init__(self, phrases: Sequence[str], most: int, as_ascii: tuple[str, str] = ("’", "'")) -> None:
         self._phrases, self._most, self._as_ascii = list(phrases), most, as_ascii
@@ -30,8 +32,10 @@ class Phrases:
         told, edges = rows.bytes
         letters, steps, ends = self._machine
         found = np.zeros(len(places), np.uint8)
+        as_ascii, also = map(ord, self._as_ascii), self._wide
         compiled.call(
-            library.luthier_phrases, told, edges, places, len(places), self._most, steps.shape[1], letters, steps, ends, found,
+            library.luthier_phrases, told, edges, places, len(places), self._most, steps.shape[1], letters, steps, ends, *as_ascii,
+            also, len(also), found,
         )  # fmt: skip
         out = found == 1
         if len(wide := np.flatnonzero(found == 2)):
@@ -44,6 +48,15 @@ class Phrases:
         start = pl.col("text").str.slice(0, self._most).str.to_lowercase()
         found = start.str.replace_all(*self._as_ascii, literal=True).str.contains_any(self._phrases)
         return pl.DataFrame({"text": texts}).select(found).to_series().to_numpy()
+
+    @cached_property
+    def _wide(self) -> np.ndarray:
+        """Characters beyond ASCII that may be a part of a phrase, whatever their case, uint32. None above U+2200 has such a small letter."""
+        letters = set("".join(self._phrases))
+        assert max(letters) < LATIN_ENDS
+        points = range(0x80, 0x2200)
+        wide = [p for p in points if any(c.isascii() or c in letters for c in chr(p).lower())]
+        return np.array(wide, np.uint32)
 
     @cached_property
     def _machine(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

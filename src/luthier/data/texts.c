@@ -259,23 +259,28 @@ void luthier_trace(const uint8_t *told, const int64_t *edges, const int64_t *pla
   }
 }
 
-/* phrases.Phrases.within: whether a phrase stands in the first `most` characters of each text, in any case: 1. 2: a character beyond
-   ASCII stands there before one is found. `steps` [states, width] leads from a state by a letter's number to the next one, 0
-   being the first state; `letters` [128] are the numbers of letters; a state of `ends` [states] is the end of a phrase. */
+/* phrases.Phrases.within: whether a phrase stands in the first `most` characters of each text, in any case: 1. 2: none is found, but one of
+   the `also_n` characters `also` stands there, which may be a part of one. `steps` [states, width] leads from a state by a letter's number
+   to the next one, 0 being the first state; `letters` [128] are the numbers of letters; a state of `ends` [states] is the end of a phrase.
+   The character `from` counts as `as` of ASCII. */
 void luthier_phrases(const uint8_t *told, const int64_t *edges, const int64_t *places, int64_t n, int64_t most, int64_t width,
-                     const uint8_t *letters, const uint16_t *steps, const uint8_t *ends, uint8_t *out) {
+                     const uint8_t *letters, const uint16_t *steps, const uint8_t *ends, int64_t from, int64_t as,
+                     const uint32_t *also, int64_t also_n, uint8_t *out) {
   for (int64_t i = 0; i < n; i++) {
-    const int64_t first = edges[places[i]];
-    int64_t last = edges[places[i] + 1];
-    if (last - first > most) last = first + most;
+    int64_t at = edges[places[i]], state = 0;
+    const int64_t last = edges[places[i] + 1];
     unsigned found = 0;
-    int64_t state = 0;
-    for (int64_t at = first; at < last && !found; at++) {
-      if (told[at] >= 0x80) {
-        found = 2;
+    for (int64_t count = 0; count < most && at < last && found != 1; count++) {
+      uint32_t point = told[at];
+      at += point < 0x80 ? 1 : character(told, at, last, &point);
+      if (point == (uint32_t)from) point = (uint32_t)as;
+      if (point >= 0x80) {
+        for (int64_t k = 0; k < also_n; k++)
+          if (also[k] == point) found = 2;
+        state = 0;
       } else {
-        state = steps[state * width + letters[told[at]]];
-        found = ends[state];
+        state = steps[state * width + letters[point]];
+        if (ends[state]) found = 1;
       }
     }
     out[i] = (uint8_t)found;
