@@ -51,25 +51,27 @@ class Phrases:
 
     @cached_property
     def _wide(self) -> np.ndarray:
-        """Characters beyond ASCII that may be a part of a phrase, whatever their case, uint32. None above U+2200 has such a small letter."""
+        """Characters that the machine does not know and that may be a part of a phrase, uint32: in lower case they are several, or they
+        stand far from it. None above U+2200 has such a small letter."""
         letters = set("".join(self._phrases))
         assert max(letters) < LATIN_ENDS
-        points = range(0x80, 0x2200)
+        known = self._machine[0]
+        points = (p for p in range(0x80, 0x2200) if p >= len(known) or not known[p])
         wide = [p for p in points if any(c.isascii() or c in letters for c in chr(p).lower())]
         return np.array(wide, np.uint32)
 
     @cached_property
     def _machine(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Phrases beyond ASCII are for Polars, as texts with them are."""
-        return machine({phrase: 1 for phrase in self._phrases if phrase.isascii()})
+        return machine(dict.fromkeys(self._phrases, 1))
 
 
 def machine(phrases: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(the number of each letter of ASCII, of both cases; from a state by a letter's number to the next; the marks of phrases that have
-    ended in a state), of phrases of ASCII in lower case and their marks, bits."""
-    letters = np.zeros(128, np.uint8)
-    for number, letter in enumerate(sorted(set("".join(phrases))), 1):
-        letters[[ord(letter), ord(letter.upper())]] = number
+    """(the number of each letter before LATIN_ENDS, of both cases; from a state by a letter's number to the next; the marks of phrases
+    that have ended in a state), of phrases in lower case and their marks, bits."""
+    letters = np.zeros(ord(LATIN_ENDS), np.uint8)
+    number_of = {letter: number for number, letter in enumerate(sorted(set("".join(phrases))), 1)}
+    for point in range(len(letters)):
+        letters[point] = number_of.get(chr(point).lower(), 0)
     width = int(letters.max()) + 1
     steps, ends = [[0] * width], [0]
     for phrase, mark in phrases.items():

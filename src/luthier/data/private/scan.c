@@ -35,7 +35,7 @@ typedef struct {
 
 typedef struct {
   const uint8_t *forms;   /* [0x110000] ITSELF, NOTHING, STRANGE or the plain character */
-  const uint8_t *letters; /* [128] and a machine of hints as phrases.py makes it */
+  const uint8_t *letters; /* of ASCII and more, and a machine of hints as phrases.py makes it */
   const uint16_t *steps;
   const uint8_t *ends;
   int64_t width;

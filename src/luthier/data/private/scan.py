@@ -209,8 +209,9 @@ def _codes() -> np.ndarray:
 @lru_cache(maxsize=1)
 def _ibans() -> np.ndarray:
     lengths = np.zeros(26 * 26, np.uint8)
-    for (a, b), length in checks.IBAN_LENGTHS.items():
-        lengths[26 * (ord(a) - 65) + ord(b) - 65] = length
+    for country, length in checks.IBAN_LENGTHS.items():
+        first, second = country.encode()
+        lengths[26 * (first - 65) + second - 65] = length
     return lengths
 
 
