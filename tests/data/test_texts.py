@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from luthier.data import compiled, digests
 from luthier.data.opened import Opened
-from luthier.data.phrases import Phrases
+from luthier.data.phrases import LATIN_ENDS, Phrases
 from luthier.data.points import Points
 from luthier.data.rules import characters, mojibake, normalize, repetition, turns
 
@@ -200,3 +200,17 @@ def test_nothing_is_read_of_no_texts() -> None:
         lambda: rows.marks.tolist(),
     ]
     assert [one() for one in ask] == [[], [], []]
+
+
+def test_no_character_far_away_is_a_small_latin_letter() -> None:
+    """What phrases.py takes for granted."""
+    far = (chr(point) for point in range(0x2200, 0x110000) if not 0xD800 <= point < 0xE000)
+    assert not any(letter < LATIN_ENDS for one in far for letter in one.lower())
+
+
+@pytest.mark.parametrize("head", ["", "é" * 12, "日" * 13, "👩" * 14])
+def test_phrases_are_looked_for_in_characters_not_bytes(head: str) -> None:
+    phrases = Phrases(["as an ai", "désolé"], 20)
+    told = [head + "As an AI", head + "DÉSOLÉ", head + "ſorry", head + "\u212a", head + "as an a", ""]
+    want = [any(one in text[:20].lower() for one in ("as an ai", "désolé")) for text in told]
+    assert phrases.within(Opened(batch_of(*told)), np.arange(len(told))).tolist() == want

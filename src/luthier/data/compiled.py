@@ -1,5 +1,5 @@
-"""words.c and texts.c for NumPy: what words.py, sketch.py, opened.py, points.py, phrases.py and digests.py do, several times as fast,
-where there is a C compiler.
+"""words.c, texts.c and private/scan.c for NumPy: what words.py, sketch.py, opened.py, points.py, phrases.py, digests.py and the sieves of
+private/find.py do, several times as fast, where there is a C compiler.
 
     library()        the compiled functions, None where there are none: then the plain twins do the same work
     use(folder)      compile or load them now; says why not
@@ -23,7 +23,7 @@ import numpy as np
 from luthier.core import native
 
 SOURCE = Path(__file__).with_name("words.c")
-BESIDE = (SOURCE.with_name("texts.c"),)
+BESIDE = (SOURCE.with_name("texts.c"), SOURCE.parent / "private" / "scan.c")
 FLAGS = ("-O2", "-march=native", "-std=gnu11", "-fPIC", "-shared")
 SEED = int.from_bytes(os.urandom(8), "little", signed=True)
 """Of tables that only one process sees."""

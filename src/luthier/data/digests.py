@@ -135,6 +135,14 @@ def bytes_of(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return told[edges[0] : edges[-1]], edges - edges[0]
 
 
+def strings_of(told: np.ndarray, edges: np.ndarray) -> pa.Array:
+    """The other way: strings over the same bytes. Raises ArrowInvalid where they are more than 2 GB."""
+    large = pa.Array.from_buffers(
+        pa.large_string(), len(edges) - 1, [None, pa.py_buffer(edges), pa.py_buffer(told)]
+    )
+    return large.cast(pa.string())
+
+
 def _joined(
     told: np.ndarray,
     edges: np.ndarray,

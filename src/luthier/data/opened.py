@@ -213,6 +213,8 @@ class Opened:
 
     def reasons(self, why: dict[int, str]) -> pa.Array:
         """From row to reason, to reasons [B], null for the others."""
+        if not why:
+            return pa.nulls(len(self), pa.string())
         out: list[str | None] = [None] * len(self)
         for row, reason in why.items():
             out[row] = reason
@@ -323,6 +325,8 @@ class Opened:
 
     def _strings(self) -> pa.Array:
         """The contents in the order of records.turns, as they now are."""
+        if self._arguments is None and self._text.null_count() == 0:
+            return digests.strings_of(*self.bytes)
         if self._arguments is None:
             return self._text.to_arrow().cast(pa.string())
         inside, turns_ = self._arguments, int(message_counts(self.batch["messages"]).sum())

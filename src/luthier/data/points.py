@@ -52,12 +52,23 @@ class Points:
             self._meet(self.table, near[(near < 0xD800) | (near > 0xDFFF)])
         return codes
 
-    def of(self, rows: Opened, places: np.ndarray) -> np.ndarray:
-        """Which kinds the characters of these texts are of, as bits, uint8 [n]."""
+    def of(self, rows: Opened, places: np.ndarray, *, ascii_too: bool = True) -> np.ndarray:
+        """Which kinds the characters of these texts are of, as bits, uint8 [n]. Those of ASCII may be left out where `ascii_too` is False."""
         found = np.zeros(len(places), np.uint8)
+        if not len(places):
+            return found
         if (library := compiled.library()) is not None:
             told, edges = rows.bytes
-            compiled.call(library.luthier_points, told, edges, places, len(places), self.table, 0, found)
+            compiled.call(
+                library.luthier_points,
+                told,
+                edges,
+                places,
+                len(places),
+                self.table,
+                int(not ascii_too),
+                found,
+            )
             if not len(again := np.flatnonzero(found & NOT_MET)):
                 return found
         else:

@@ -198,6 +198,15 @@ static inline int is_wide_blank(const uint8_t *told, int64_t at, int64_t last) {
   return (one == 0x80 && (two <= 0x8A || two == 0xA8 || two == 0xA9 || two == 0xAF)) || (one == 0x81 && two == 0x9F);
 }
 
+/* Whether 32 bytes are of ASCII, no control characters, and no two blanks side by side, nor one before the next byte's. */
+static inline int is_plain(const uint8_t *told) {
+  v32 v, next;
+  TAKE(v, told);
+  TAKE(next, told + 1);
+  const v32 odd = (v32)((s32)v < 32) | ((v32)(v == ' ') & (v32)(next == ' '));
+  return !any(&odd);
+}
+
 /* normalize: texts that are not words with single blanks or one or two line breaks between. `special` [T]: a text may have a blank
    that is no space. */
 void luthier_untidy(const uint8_t *told, const int64_t *edges, int64_t texts, const uint8_t *special, uint8_t *out) {
@@ -223,7 +232,17 @@ void luthier_untidy(const uint8_t *told, const int64_t *edges, int64_t texts, co
       continue;
     }
     int blanks = 0, breaks = 2; /* that stand right before */
+    int64_t until = first;      /* where to try 32 bytes at once again */
     for (int64_t at = first; at < last && !found; at++) {
+      while (at >= until && last - at > WIDE + 1) {
+        if (is_plain(told + at) && !((blanks || breaks) && told[at] == ' ')) {
+          at += WIDE;
+          blanks = told[at - 1] == ' ';
+          breaks = 0;
+        } else {
+          until = at + WIDE;
+        }
+      }
       const uint8_t c = told[at];
       if (c == ' ') {
         found = blanks || breaks;
@@ -259,24 +278,29 @@ void luthier_trace(const uint8_t *told, const int64_t *edges, const int64_t *pla
   }
 }
 
-/* phrases.Phrases.within: whether a phrase stands in the first `most` characters of each text, in any case: 1. 2: a character beyond
-   ASCII stands there before one is found. `steps` [states, width] leads from a state by a letter's number to the next one, 0
-   being the first state; `letters` [128] are the numbers of letters; a state of `ends` [states] is the end of a phrase. */
+enum { LATIN = 0x180 }; /* phrases.LATIN_ENDS */
+
+/* phrases.Phrases.within: whether a phrase stands in the first `most` characters of each text, in any case: 1. 2: none is found, but one of
+   the `also_n` characters `also` stands there, which may be a part of one. `steps` [states, width] leads from a state by a letter's number
+   to the next one, 0 being the first state; `letters` [LATIN] are the numbers of letters; a state of `ends` [states] is the end of a phrase.
+   The character `from` counts as `as` of ASCII. */
 void luthier_phrases(const uint8_t *told, const int64_t *edges, const int64_t *places, int64_t n, int64_t most, int64_t width,
-                     const uint8_t *letters, const uint16_t *steps, const uint8_t *ends, uint8_t *out) {
+                     const uint8_t *letters, const uint16_t *steps, const uint8_t *ends, int64_t from, int64_t as,
+                     const uint32_t *also, int64_t also_n, uint8_t *out) {
   for (int64_t i = 0; i < n; i++) {
-    const int64_t first = edges[places[i]];
-    int64_t last = edges[places[i] + 1];
-    if (last - first > most) last = first + most;
+    int64_t at = edges[places[i]], state = 0;
+    const int64_t last = edges[places[i] + 1];
     unsigned found = 0;
-    int64_t state = 0;
-    for (int64_t at = first; at < last && !found; at++) {
-      if (told[at] >= 0x80) {
-        found = 2;
-      } else {
-        state = steps[state * width + letters[told[at]]];
-        found = ends[state];
-      }
+    for (int64_t count = 0; count < most && at < last && found != 1; count++) {
+      uint32_t point = told[at];
+      at += point < 0x80 ? 1 : character(told, at, last, &point);
+      if (point == (uint32_t)from) point = (uint32_t)as;
+      const unsigned letter = point < LATIN ? letters[point] : 0;
+      state = steps[state * width + letter];
+      if (ends[state]) found = 1;
+      if (point >= 0x80 && !letter)
+        for (int64_t k = 0; k < also_n; k++)
+          if (also[k] == point && !found) found = 2;
     }
     out[i] = (uint8_t)found;
   }

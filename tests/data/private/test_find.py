@@ -149,3 +149,14 @@ def test_phone_lengths_and_words() -> None:
 
 def test_the_corpus_is_the_same_for_a_seed() -> None:
     assert chats(20, seed=3) == chats(20, seed=3)
+
+
+@pytest.mark.parametrize("letter", "\u212aſıİ")
+def test_letters_that_are_equal_but_for_case_are_no_error(letter: str) -> None:
+    for text in (
+        f"AAA{letter}000000HAAAAA00",
+        f"1.111.111-{letter}",
+        f"12345678{letter}",
+        f"{letter}1234567D",
+    ):
+        assert all(one.kind != "national_id" or one.value.isascii() for one in candidates(text, ALL))

@@ -37,9 +37,13 @@ _IP4 = re.compile(r"(?<![0-9A-Za-z_.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9A-Za-z
 _IP6 = re.compile(
     r"(?<![0-9A-Za-z_])(?:[0-9A-Fa-f]{0,4}:){2,8}+(?:(?:[0-9]{1,3}\.){3}[0-9]{1,3}|[0-9A-Fa-f]{0,4})(?![0-9A-Za-z_])"
 )
+VERSIONS = (
+    "objectidentifier", "version", "release", "revision", "firmware", "build", "driver", "update", "upgrade", "patch", "package",
+    "section", "clause", "chapter", "paragraph", "figure", "table", "abschnitt", "kapitel",
+)  # fmt: skip
+"""Before numbers of a version, a part of a text or an object, also at the end of a longer word."""
 _VERSION = re.compile(
-    r"(?:(?:\bv|\boid|objectidentifier|version|release|\brev|revision|firmware|build|driver|update|upgrade|patch|package|\bpip"
-    r"|section|clause|chapter|paragraph|\u00a7|\bitem|\bstep|\bata|figure|table|abschnitt|kapitel|\bnr|\bno)[^0-9A-Za-z\n]{0,4}"
+    rf"(?:(?:{'|'.join(VERSIONS)}|\bv|\boid|\brev|\bpip|\u00a7|\bitem|\bstep|\bata|\bnr|\bno)[^0-9A-Za-z\n]{{0,4}}"
     r"|[=<>~]= ?|[~^]|[A-Za-z]-)\Z",
     re.IGNORECASE,
 )
@@ -57,7 +61,8 @@ _LETTERED = "|".join(one.pattern for one in national.NATIONAL if one.pattern)
 def _lettered() -> tuple[re.Pattern[str], list[national.National]]:
     rows = [one for one in national.NATIONAL if one.pattern]
     either = "|".join(f"({one.pattern})" for one in rows)
-    return re.compile(rf"(?<![A-Za-z0-9_])(?:{either})(?![A-Za-z0-9_])", re.IGNORECASE), rows
+    # The sign of kelvin is a K where case does not matter, but no check knows it.
+    return re.compile(rf"(?<![A-Za-z0-9_])(?:{either})(?![A-Za-z0-9_])", re.IGNORECASE | re.ASCII), rows
 
 
 @dataclass(frozen=True)

@@ -197,13 +197,12 @@ def _tr(d: str) -> bool:
 
 
 def _ro(d: str) -> bool:
-    rest = weighted(d, (2, 7, 9, 1, 4, 6, 3, 5, 8, 2, 7, 9)) % 11
     county = int(d[7:9])
-    return (
-        d[0] in "12345678"
-        and is_date(2000, int(d[3:5]), int(d[5:7]))
-        and (1 <= county <= 48 or county in (51, 52, 70, 80, 81, 82, 83))
-        and int(d[12]) == (1 if rest == 10 else rest)
+    if d[0] not in "12345678" or not is_date(2000, int(d[3:5]), int(d[5:7])):
+        return False
+    rest = weighted(d, (2, 7, 9, 1, 4, 6, 3, 5, 8, 2, 7, 9)) % 11
+    return (1 <= county <= 48 or county in (51, 52, 70, 80, 81, 82, 83)) and int(d[12]) == (
+        1 if rest == 10 else rest
     )
 
 

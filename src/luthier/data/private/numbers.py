@@ -61,7 +61,7 @@ MANY = 12
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     kind: str
     national: national.National | None
     weak: bool
@@ -69,13 +69,13 @@ class _Row:
 
 
 @lru_cache(maxsize=1)
-def _layouts() -> tuple[dict[str, list[_Row]], frozenset[str]]:
-    """(rows by layout, every beginning of a layout)."""
-    rows: dict[str, list[_Row]] = {}
+def layouts() -> dict[str, list[Row]]:
+    """What a number that is written so may be."""
+    rows: dict[str, list[Row]] = {}
 
     def add(written: str, kind: str, of: national.National | None = None) -> None:
         layout = written.strip().removesuffix("?")
-        row = _Row(kind, of, written.strip().endswith("?"), written in _FRENCH)
+        row = Row(kind, of, written.strip().endswith("?"), written in _FRENCH)
         rows.setdefault(layout, []).append(row)
 
     for form in _CARDS:
@@ -85,11 +85,25 @@ def _layouts() -> tuple[dict[str, list[_Row]], frozenset[str]]:
     for one in national.NATIONAL:
         for form in filter(None, one.layouts.split(",")):
             add(form, "national_id", one)
+    return rows
+
+
+def pieces_of(layout: str) -> list[str]:
+    """
+    >>> pieces_of("3) 3-4")
+    ['3', ') ', '3', '-', '4']
+    """
+    return re.findall(r"[0-9]+|[^0-9]+", layout)
+
+
+@lru_cache(maxsize=1)
+def _starts() -> frozenset[str]:
+    """Every beginning of a layout."""
     starts = {""}
-    for layout in rows:
-        pieces = re.findall(r"[0-9]+|[^0-9]+", layout)
+    for layout in layouts():
+        pieces = pieces_of(layout)
         starts |= {"".join(pieces[:n]) for n in range(1, len(pieces) + 1, 2)}
-    return rows, frozenset(starts)
+    return frozenset(starts)
 
 
 def numbers(text: str, kinds: Set[str]) -> Iterator[Found]:
@@ -128,9 +142,9 @@ def _chain(text: str, start: int, end: int, kinds: Set[str]) -> Iterator[Found]:
 
 
 @lru_cache(maxsize=1 << 11)
-def _fitting(lengths: tuple[int, ...], between: tuple[str, ...]) -> list[tuple[int, int, list[_Row]]]:
+def _fitting(lengths: tuple[int, ...], between: tuple[str, ...]) -> list[tuple[int, int, list[Row]]]:
     """(first group, last group, rows) of every layout that fits groups of these lengths."""
-    rows, starts = _layouts()
+    rows, starts = layouts(), _starts()
     found = []
     for first in range(len(lengths)):
         if first and not _apart(between[first - 1]):
@@ -152,7 +166,7 @@ def _apart(gap: str) -> bool:
 
 def _fit(
     text: str, spans: list[tuple[int, int]], groups: list[str], between: list[str], first: int, last: int,
-    rows: list[_Row], kinds: Set[str],
+    rows: list[Row], kinds: Set[str],
 ) -> Iterator[Found]:  # fmt: skip
     """What groups first..last are, by the rows of their layout."""
     start, end = spans[first][0], spans[last][1]
@@ -184,7 +198,7 @@ def _fit(
                 yield Found(start, end, "national_id", value, one.checked, named or not row.weak)
 
 
-def _area(digits: str, row: _Row) -> str | None:
+def _area(digits: str, row: Row) -> str | None:
     """The canonical form, where the rules of an area hold."""
     if row.french:
         counted = digits[0::2] == "00000"  # 01 02 03 ...

@@ -24,7 +24,7 @@ _DEFAULT = (7, 12)
 _TWO = frozenset("20 27 28 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52 53 54 55 56 57 58 60 61 62 63 64 65 66 81 82 84 86 90 91 92 93 94 95 98".split())  # fmt: skip  # noqa: SIM905
 _THREE = ("21", "22", "23", "24", "25", "26", "29", "35", "37", "38", "42", "50", "59", "67", "68", "69", "80", "85", "87", "88", "96", "97", "99")  # fmt: skip
 
-_WORDS = frozenset(
+WORDS = frozenset(
     (  # noqa: SIM905
         "phone phones telephone tel mobile cell cellphone call calling dial ring sms fax whatsapp reach landline "
         "telefon telefonnummer handy handynummer mobil mobilnummer rufnummer anrufen anruf anrufe ruf "
@@ -49,7 +49,7 @@ def is_said(before: str) -> bool:
     """
     before = re.split(r"[0-9\n]", before)[-1]
     for match in _WORD.finditer(before.lower()):
-        if match[0] in _WORDS and len(before) - match.end() <= _CLOSE:
+        if match[0] in WORDS and len(before) - match.end() <= _CLOSE:
             return True
     return not before.isascii() and any(word in before for word in _UNSPACED)
 
@@ -66,6 +66,11 @@ def country_code(digits: str) -> str | None:
     return digits[:3] if digits[:2] in _THREE and len(digits) > 2 else None
 
 
+def lengths(code: str) -> tuple[int, int]:
+    """The fewest and the most digits behind a country's code."""
+    return _LENGTHS.get(code, _DEFAULT)
+
+
 def is_international(digits: str) -> bool:
     """Country's code and a length it uses.
 
@@ -75,7 +80,7 @@ def is_international(digits: str) -> bool:
     code = country_code(digits)
     if code is None:
         return False
-    low, high = _LENGTHS.get(code, _DEFAULT)
+    low, high = lengths(code)
     if not low <= len(digits) - len(code) <= high or len(digits) > 15:
         return False
     return code != "1" or is_north_american(digits[1:], strict=False)

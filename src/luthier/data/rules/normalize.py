@@ -132,9 +132,12 @@ def _has_invisible(rows: Opened) -> np.ndarray:
 
     from luthier.data import opened
 
-    found = rows.have(opened.CONTROL, opened.NOT_ASCII)
-    places = np.flatnonzero(found)
-    found[places] = (_points().of(rows, places) & _points().bit("invisible")) != 0
+    control = rows.have(opened.CONTROL)
+    found = control | rows.have(opened.NOT_ASCII)
+    for some, ascii_too in ((control, True), (found & ~control, False)):
+        places = np.flatnonzero(some)
+        kinds = _points().of(rows, places, ascii_too=ascii_too)
+        found[places] = (kinds & _points().bit("invisible")) != 0
     return found
 
 
@@ -146,7 +149,8 @@ def _not_composed(rows: Opened) -> np.ndarray:
 
     found = rows.have(opened.FROM_0300)
     places = np.flatnonzero(found)
-    found[places] = (_points().of(rows, places) & _points().bit("composed")) != 0
+    kinds = _points().of(rows, places, ascii_too=False)
+    found[places] = (kinds & _points().bit("composed")) != 0
     return found
 
 

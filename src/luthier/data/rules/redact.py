@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -219,32 +220,31 @@ class _Search:
 
     def __init__(self, rows: Opened, settings: Redact) -> None:
         import numpy as np
-        import polars as pl
-
-        from luthier.data import opened
-        from luthier.data.private.find import sieves
 
         self.rows, self.settings = rows, settings
         self.kinds = frozenset(settings.what)
         self.key = pseudonyms.key_of(settings.key) if settings.key is not None else None
-        self.ways = sieves(self.kinds)
-        self.texts = pl.concat([rows.text, rows.label])
         self.row = np.concatenate([rows.row.astype(np.int64), np.arange(len(rows))])
-        labels = rows.label.is_not_null().to_numpy()
-        self.wide = np.concatenate([rows.have(opened.NOT_ASCII), labels])
-        self.digits = np.concatenate([rows.have(opened.DIGIT), labels])
         self.records: dict[int, _Record] = {}
+
+    @cached_property
+    def texts(self) -> pl.Series:
+        """Those of the batch, then the labels."""
+        import polars as pl
+
+        return pl.concat([self.rows.text, self.rows.label])
 
     def run(self) -> dict[int, _Record]:
         """Records by row in which something was found."""
-        import numpy as np
         import polars as pl
 
+        from luthier.data.private import scan
+
         named = self._named() if self.settings.ner is not None else {}
-        ways = self._ways(self.texts, self.wide, self.digits)
-        places = np.flatnonzero(ways.astype(bool) | np.isin(np.arange(len(ways)), list(named)))
+        ways = self._first_ways()
+        places = self._telling(ways, named)
         by_row: dict[int, dict[int, tuple[str, int]]] = {}
-        some = zip(places.tolist(), self.texts.gather(places).to_list(), ways[places].tolist(), strict=True)
+        some = zip(places.tolist(), self._strings(places), ways[places].tolist(), strict=True)
         for place, text, bits in some:
             by_row.setdefault(int(self.row[place]), {})[place] = text, bits
         for _ in range(MOST_ROUNDS):
@@ -253,11 +253,10 @@ class _Search:
                 break
             named = {}
             again = pl.Series([self.records[row].texts[place] for row, place in changed], dtype=pl.String)
-            every = np.ones(len(again), bool)
-            found = self._ways(again, every, every).tolist()
+            found = scan.ways(again, self.kinds).tolist()
             for (row, place), text, bits in zip(changed, again, found, strict=True):
                 by_row[row][place] = text, bits
-            rows = {row for (row, _), bits in zip(changed, found, strict=True) if bits}
+            rows = {row for (row, _), bits in zip(changed, found, strict=True) if bits & ~scan.SURE}
             by_row = {row: texts for row, texts in by_row.items() if row in rows}
         return self.records
 
@@ -268,47 +267,60 @@ class _Search:
 
         found: dict[int, list[str]] = {}
         places = np.flatnonzero(self.texts.str.contains(r"\[[A-Z][A-Z_]*_[0-9]").fill_null(False).to_numpy())
-        for place, text in zip(places.tolist(), self.texts.gather(places).to_list(), strict=True):
+        for place, text in zip(places.tolist(), self._strings(places), strict=True):
             found.setdefault(int(self.row[place]), []).append(text)
         return found
 
-    def _ways(self, texts: pl.Series, wide: np.ndarray, digits: np.ndarray) -> np.ndarray:
-        """In which ways there may be something in each text, as bits; `wide` are texts with characters beyond ASCII."""
-        import numpy as np
-        import polars as pl
+    def _strings(self, places: np.ndarray) -> list[str]:
+        from luthier.data.opened import strings
 
-        from luthier.data.private.readable import Readable, odd
+        beside = len(places) and places[-1] >= len(self.rows.text)
+        return strings(self.texts if beside else self.rows.text, places)
 
-        found = self._sieved(texts, digits)
-        places = np.flatnonzero(wide)
-        places = places[texts.gather(places).str.contains(odd()).to_numpy()]
-        if len(places):
-            plain = pl.Series([Readable(text).plain for text in texts.gather(places)], dtype=pl.String)
-            found[places] = self._sieved(plain, np.ones(len(plain), bool))
-        return found
-
-    def _sieved(self, texts: pl.Series, digits: np.ndarray) -> np.ndarray:
+    def _first_ways(self) -> np.ndarray:
+        """Of all texts and labels as they come, as bits of private/scan."""
         import numpy as np
 
-        found = np.zeros(len(texts), np.uint8)
-        counted = np.flatnonzero(digits)
-        few = texts.gather(counted)
-        for n, way in enumerate(self.ways.values()):
-            hit = (few if way.digits else texts).str.contains(way.sieve()).fill_null(False).to_numpy()
-            found[counted[hit] if way.digits else hit] |= 1 << n
-        return found
+        from luthier.data import opened
+        from luthier.data.private import scan
+
+        rows, label = self.rows, self.rows.label
+        wide, digits = rows.have(opened.NOT_ASCII), rows.have(opened.DIGIT)
+        found = scan.ways(rows.text, self.kinds, rows.bytes, wide, digits)
+        if label.null_count() == len(label):
+            return np.concatenate([found, np.zeros(len(label), np.uint8)])
+        return np.concatenate([found, scan.ways(label.fill_null(""), self.kinds)])
+
+    def _telling(self, ways: np.ndarray, named: Mapping[int, Any]) -> np.ndarray:
+        """Places to look at: those where there may be something, in rows in which something may count by itself."""
+        import numpy as np
+
+        from luthier.data.private import scan
+
+        some = ways & np.uint8(0xFF ^ scan.SURE)
+        if self.settings.ner is None:
+            counts = (ways & np.uint8(0xFF ^ scan.BITS["numbers"])) != 0
+            rows = np.zeros(len(self.rows), bool)
+            rows[self.row[counts]] = True
+            return np.flatnonzero((some != 0) & rows[self.row])
+        return np.flatnonzero((some != 0) | np.isin(np.arange(len(ways)), list(named)))
 
     def _look(
         self, row: int, texts: dict[int, tuple[str, int]], named: dict[int, list[Found]]
     ) -> list[tuple[int, int]]:
         """Mask what is found in the texts of one row, in place. (row, place) of those that it changed."""
+        from luthier.data.private import scan
         from luthier.data.private.find import candidates
         from luthier.data.private.found import settle
         from luthier.data.private.masking import replaced
 
         record = self.records.get(row) or _Record()
+        leave = 0
+        if self.settings.ner is None and not record.known:
+            # No number counts by itself, and there is none that any could be equal to.
+            leave = 0 if any(bits & scan.COUNTS for _, bits in texts.values()) else scan.BITS["numbers"]
         all_of = {
-            place: candidates(text, self.kinds, self._named_ways(bits)) + named.get(place, [])
+            place: candidates(text, self.kinds, scan.names(bits & ~leave)) + named.get(place, [])
             for place, (text, bits) in texts.items()
         }
         record.known |= {(one.kind, one.value) for told in all_of.values() for one in told if one.sure}
@@ -330,9 +342,6 @@ class _Search:
         for place, told in found.items():
             record.texts[place] = replaced(texts[place][0], told, record.masks)
         return [(row, place) for place in found]
-
-    def _named_ways(self, bits: int) -> list[str]:
-        return [name for n, name in enumerate(self.ways) if bits >> n & 1]
 
     def _named(self) -> dict[int, list[Found]]:
         """What the plug-in finds, by place, and the same names wherever else they stand in the record."""

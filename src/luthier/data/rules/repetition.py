@@ -173,8 +173,10 @@ def _grams(words: Words, long: np.ndarray, limits: dict[int, float | None], ofte
         keep = open_[text]
         most = np.where(open_, _most(hashes[keep], text[keep], len(counts)), most)
         for k in np.flatnonzero(open_ & (most >= often) & (most * n * longest > limit * size)).tolist():
+            if k in found:
+                continue
             share = _top(words.spoken(int(words.first[k]), int(words.first[k + 1])), n, often)
-            if share > limit and k not in found:
+            if share > limit:
                 found[k] = (
                     f"the same {n} words in a row make up {share:.1%} of {{turn}}, more than {limit:.0%}"
                 )
