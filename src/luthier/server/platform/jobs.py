@@ -23,7 +23,7 @@ from pydantic import Field
 from luthier.core.artifact import canonical
 from luthier.server.errors import ApiError
 from luthier.server.parts import Wire, checked
-from luthier.server.routes import Route
+from luthier.server.routes import LISTED, Described, Route
 from luthier.store.jobs import Job, Wanted
 from luthier.store.schedules import Schedule
 
@@ -91,6 +91,24 @@ class JobRoutes:
         Route("POST", "/luthier/v1/schedules/{schedule_id}", "switch_schedule", "jobs.write"),
         Route("DELETE", "/luthier/v1/schedules/{schedule_id}", "remove_schedule", "jobs.write"),
     )
+
+    DESCRIBED: ClassVar = {
+        "submit": Described("The job.", takes=Submit, gives=("object", "id", "state"), status=201, once=True),
+        "list": Described("Jobs, newest first.", gives=LISTED, query=("state", "kind", "after", "limit")),
+        "get": Described("The job and its attempts.", gives=("object", "id", "state", "history")),
+        **{
+            one: Described("The job.", gives=("object", "id", "state"))
+            for one in ("cancel", "pause", "resume")
+        },
+        "priority": Described("The job.", takes=Priority, gives=("object", "id", "state")),
+        "events": Described("What it told.", gives=LISTED, query=("after", "limit"), stream=True),
+        "logs": Described("Its last lines.", gives=LISTED, query=("lines", "containing", "attempt")),
+        "add_schedule": Described("The schedule.", takes=Scheduled, gives=("object", "id"), status=201),
+        "list_schedules": Described("Schedules.", gives=LISTED),
+        "get_schedule": Described("The schedule.", gives=("object", "id")),
+        "switch_schedule": Described("The schedule.", takes=Switch, gives=("object", "id")),
+        "remove_schedule": Described("It is gone.", gives=("object", "id", "deleted")),
+    }
 
     def __init__(self, site: Site) -> None:
         self._site = site

@@ -23,7 +23,7 @@ from fastapi.responses import Response
 from luthier.core.errors import LuthierError, NotFound
 from luthier.server.errors import ApiError
 from luthier.server.router import Asker, Ending, Lease, Router, unknown
-from luthier.server.routes import Route
+from luthier.server.routes import Described, Route
 from luthier.server.served import ServedModel
 
 from .asked import answered, as_api_error, caller
@@ -44,6 +44,8 @@ class ModelRoutes:
     """Reading is a route of served models."""
 
     ROUTES: ClassVar = (Route("DELETE", "/v1/models/{model_id:path}", "delete", "models.write"),)
+
+    DESCRIBED: ClassVar = {"delete": Described("It is gone.", gives=("id", "object", "deleted"))}
 
     def __init__(self, site: Site) -> None:
         self._site = site

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from luthier.server.parts import Wire, checked
-from luthier.server.routes import Route
+from luthier.server.routes import LISTED, Described, Route
 from luthier.store.policies import Laid
 
 from .asked import answered, body_of, caller
@@ -37,6 +37,13 @@ class PolicyRoutes:
         Route("PUT", "/luthier/v1/policy/{scope}", "lay", "policy.write"),
         Route("GET", "/luthier/v1/policy/{scope}/history", "history", "policy.read"),
     )
+
+    DESCRIBED: ClassVar = {
+        "effective": Described("What holds here, and who says it.", gives=("object",)),
+        "laid": Described("What the scope says.", gives=("object", "scope")),
+        "lay": Described("What the scope says now.", takes=NewPolicy, gives=("object", "scope", "version")),
+        "history": Described("What it said before.", gives=LISTED),
+    }
 
     def __init__(self, site: Site) -> None:
         self._site = site

@@ -46,7 +46,7 @@ class VerbRoutes:
     )
     DESCRIBED: ClassVar = {
         endpoint_of(verb): Described(
-            verb.about, takes=verb.wish, gives=("object",), status=202 if verb.long else 200
+            verb.about, takes=verb.wish, gives=("object",), status=202 if verb.long else 200, once=verb.long
         )
         for verb in VERBS.values()
     }
