@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from luthier.core.errors import LuthierError, SpecError
-from luthier.core.verbs import VERBS, Sent, Verb, Wish, Written
+from luthier.core.verbs import VERBS, ExportWish, Sent, Verb, Wish, Written
 from luthier.deployment.rollout import Rollout
 
 from .context import Silent, Watch
@@ -144,6 +144,7 @@ def check(app: App, name: str, wish: Wish) -> None:
     """What can be said of a wish before its job runs. Raises as the verb would."""
     from luthier.core.spec import override, parse, read_yaml
 
+    from .exporting import check_form
     from .merging import MergeFile
     from .recipe import Recipe
 
@@ -158,6 +159,8 @@ def check(app: App, name: str, wish: Wish) -> None:
                     passing.find(sha256)
             case Sent() as sent:
                 _check_sent(name, sent.name, passing.find(sent.sha256))
+    if isinstance(wish, ExportWish):
+        check_form(wish.form)
     _check(VERBS[name], getattr(wish, "reference", None))
 
 

@@ -89,7 +89,8 @@ def test_whether_the_server_has_a_file_of_that_name_is_not_told(client, tmp_path
     (tmp_path / "secrets").write_text("id,text\n1,here\n")
     for verb in ("inspect", "advise", "search"):
         there, missing = (
-            client.post(f"/luthier/v1/do/data.{verb}", json={"reference": name}) for name in ("secrets", "nothing")
+            client.post(f"/luthier/v1/do/data.{verb}", json={"reference": name})
+            for name in ("secrets", "nothing")
         )
         assert there.status_code == missing.status_code == 404, there.text
         assert there.text.replace("secrets", "nothing") == missing.text

@@ -212,6 +212,7 @@ class FineTuningRoutes:
         return shown(self._site.fine_tuning.submit(who, asked_of(body), told, **known_by))
 
     def _list(self, who: Caller, request: Request) -> dict[str, Any]:
+        asked_in(request, None)  # none of them twice
         wanted: dict[str, str] | None = {}
         plain = []
         for name, value in request.query_params.multi_items():

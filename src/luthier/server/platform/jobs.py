@@ -29,6 +29,7 @@ from luthier.store.schedules import Schedule
 
 from .asked import answered, body_of, caller
 from .job_stream import Streams, line
+from .lanes import RECIPES
 from .query import asked_in, number_in
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class JobRoutes:
                 not_before_s=body.not_before_s, most_attempts=body.most_attempts, once=once,
             ))  # fmt: skip
 
-        return await answered(work, caller(request), status=201)
+        return await answered(work, caller(request), status=201, lane=RECIPES)
 
     async def list(self, request: Request) -> Response:
         asked = asked_in(request, ("state", "kind", "after", "limit"))
@@ -211,7 +212,7 @@ class JobRoutes:
                 resources=body.resources, most_attempts=body.most_attempts,
             ))  # fmt: skip
 
-        return await answered(work, caller(request), status=201)
+        return await answered(work, caller(request), status=201, lane=RECIPES)
 
     async def list_schedules(self, request: Request) -> Response:
         def work(who: Caller) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from luthier.server.routes import LISTED, Described, Route
 from luthier.store.policies import Laid
 
 from .asked import answered, body_of, caller
+from .lanes import RECIPES
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
@@ -60,7 +61,9 @@ class PolicyRoutes:
     async def lay(self, request: Request, scope: str) -> Response:
         body = checked(NewPolicy, await body_of(request, LARGEST_BODY_BYTES))
         return await answered(
-            lambda who: plain(self._site.policies.lay(who, scope, body.yaml, body.reason)), caller(request)
+            lambda who: plain(self._site.policies.lay(who, scope, body.yaml, body.reason)),
+            caller(request),
+            lane=RECIPES,
         )
 
     async def history(self, request: Request, scope: str) -> Response:

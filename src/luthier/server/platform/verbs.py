@@ -28,6 +28,7 @@ from luthier.server.routes import Described, Route
 
 from .asked import answered, body_of, caller
 from .jobs import plain
+from .lanes import RECIPES
 from .lanes import VERBS as VERBS_LANE
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ class VerbRoutes:
             wish = checked(verb.wish, await body_of(request))
             if verb.long:
                 once = _once(request, verb, wish)
-                return await answered(self._submit, caller(request), verb, wish, once, status=202)
+                return await answered(
+                    self._submit, caller(request), verb, wish, once, status=202, lane=RECIPES
+                )
             if "idempotency-key" in request.headers:
                 raise ApiError(
                     400,
