@@ -1,6 +1,6 @@
 """Canaries: secrets of every kind are put through the platform, used rightly and wrongly, and then searched for in all that it keeps, logs and
-answers: every file below its home, every column of every table, every line of the log, every body, event and error. Each is also searched for
-as its SHA-256 is not: in base64, quoted for a URL, and backwards in no form at all.
+answers: every file below its home, every column of every table, every line of the log, every body, event and error. Each is searched for as it
+is, in base64 and quoted for a URL.
 
 What is kept on purpose is named in `KEPT`, and nothing else is excused.
 """
@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import quote
@@ -20,8 +22,11 @@ import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from luthier.app.delivering import Deliverer
+from luthier.app.jobs.launchers import processes
+from luthier.app.jobs.reconciler import Reconciler
 from luthier.app.site import Site
 from luthier.core.egress import Egress, NotReached
+from luthier.models.testing import tiny_model
 from luthier.server.platform.make import create_platform
 
 from .attempting import run_job
@@ -44,6 +49,15 @@ data:
   sources: [{source}]
   rules: {{relevance: [{{rank: {{goal: x, n: 5, method: embedding, embedder: {{endpoint: {{url: "{url}", model: m, key: "${{CANARY_KEY}}"}}}}}}}}]}}
 evaluate: {{judge: {{model: {{endpoint: "{url}", model: j, key: "${{JUDGE_KEY}}"}}}}}}
+"""
+
+JUDGED = """\
+name: canary
+base: tiny-1
+task: {{kind: chat, instruction: "Say it. ${{CANARY_WORD}}"}}
+data: {{sources: [{{files: {file}, map: {{user: text, assistant: queue}}}}], split: {{validation: 0.2, test: 0.3}}}}
+train: {{epochs: 1, batch: {{rows: 8}}, dtype: fp32, adapter: {{kind: lora, rank: 2}}}}
+evaluate: {{max_tokens: 4, judge: {{model: {{endpoint: "{url}", model: j, key: "${{JUDGE_KEY}}", tries: 1}}}}}}
 """
 
 
@@ -287,3 +301,59 @@ def test_the_search_finds_what_is_there(canaries, caplog):
     canaries.ask("POST", "/keys", json={"title": secret}, once=["key"])
     found = {where.split()[0] for _, where in canaries.search(lines(caplog))}
     assert {"file", "log", "answer", "None.api_keys.title"} <= found
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def company(request, tmp_path, monkeypatch, caplog):
+    """The same with a model to tune, and jobs as processes of their own; on PostgreSQL the server's own password is a secret too."""
+    caplog.set_level(logging.DEBUG)
+    for name, value in ENVIRON.items():
+        monkeypatch.setenv(name, value)
+    home = tmp_path / "site"
+    home.mkdir()
+    tiny_model(home / "tiny")
+    (home / "bases.yaml").write_text("tiny-1: tiny\n")
+    environ = {"LUTHIER_HOME": str(home), "LUTHIER_JOB_ENVIRON": "CANARY_*,JUDGE_KEY", **ENVIRON}
+    environ |= {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME") if name in os.environ}
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+        environ["LUTHIER_DATABASE"] = url.replace("luthier@", "luthier:canary-of-the-server-e21b@")
+    made = Canaries(Site.open(environ))
+    made.secrets["the server's own database"] = "canary-of-the-server-e21b"
+    yield made
+    for job, attempt in made.site.store.attempts.running():
+        processes.kill(processes.marked(f"{job.id}/{attempt.number}"))
+
+
+@pytest.mark.slow
+def test_no_secret_is_found_where_jobs_are_processes(company, allow, caplog):
+    """A model is tuned, and its judge repeats the key that it was sent: in the job's log too, which its own process writes."""
+    with repeating() as (url, came):
+        allow(
+            company.site, environment=["CANARY_WORD", "JUDGE_KEY"], bases=["tiny-1"],
+            endpoints=[{"url": url, "keys": ["JUDGE_KEY"]}],
+        )  # fmt: skip
+        rows = "".join(
+            json.dumps({"text": f"{n} {word}?", "queue": word}) + "\n"
+            for n in range(20)
+            for word in ("one", "two")
+        )
+        sent = {"files": {"file": ("rows.jsonl", rows.encode())}, "data": {"purpose": "user_data"}}
+        file = company.ask("POST", "/v1/files", **sent)["id"]
+        recipe = JUDGED.format(file=file, url=url)
+        job = company.ask("POST", "/jobs", json={"recipe": recipe})["id"]
+        reconciler = Reconciler(company.site, owner="one")
+        for_s = time.monotonic() + 300
+        while (shown := company.ask("GET", f"/jobs/{job}"))["state"] not in ("failed", "succeeded"):
+            assert time.monotonic() < for_s
+            reconciler.step()
+            time.sleep(0.3)
+        with_keys(company)
+        with_webhooks(company)
+    assert shown["state"] == "failed" and "JUDGE_KEY" in shown["error"]["message"], shown["error"]
+    assert set(came) == {f"Bearer {ENVIRON['JUDGE_KEY']}"}
+    told = company.ask("GET", f"/jobs/{job}/logs")
+    company.ask("GET", f"/jobs/{job}/events")
+    assert told["data"] is not None
+    found = company.search(lines(caplog))
+    assert not found, "\n".join(map(str, found))
