@@ -268,7 +268,7 @@ class BaselineWish(Wish):
 
 
 class TrailWish(Wish):
-    after: Annotated[int, Field(ge=0)] = 0
+    after: Annotated[int, Field(ge=0, lt=2**62)] = 0
     action: Text | None = None
     actor: Text | None = None
     subject: Text | None = None
