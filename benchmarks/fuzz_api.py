@@ -155,7 +155,7 @@ def main() -> int:
             given.schemathesis, "run", str(location), "--url", door.url, "-H", f"Authorization: {head['authorization']}", "--phases",
             "examples,coverage,fuzzing", "--mode", "all", "--max-examples", str(given.examples), "--seed", str(given.seed),
             "--checks", CHECKS, "--continue-on-failure", "--no-color", "--warnings", "off", "--generation-database", "none",
-            "--suppress-health-check", "all", "--max-failures", "50",
+            "--suppress-health-check", "all", "--max-failures", "50", "--request-timeout", "60",
         ]  # fmt: skip
         command += ["--max-time", str(given.seconds)] if given.seconds else []
         command += ["--include-path-regex", given.only] if given.only else []

@@ -53,7 +53,7 @@ evaluate: {{judge: {{model: {{endpoint: "{url}", model: j, key: "${{JUDGE_KEY}}"
 
 JUDGED = """\
 name: canary
-base: tiny-1
+base: {base}
 task: {{kind: chat, instruction: "Say it. ${{CANARY_WORD}}"}}
 data: {{sources: [{{files: {file}, map: {{user: text, assistant: queue}}}}], split: {{validation: 0.2, test: 0.3}}}}
 train: {{epochs: 1, batch: {{rows: 8}}, dtype: fp32, adapter: {{kind: lora, rank: 2}}}}
@@ -309,11 +309,8 @@ def company(request, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.DEBUG)
     for name, value in ENVIRON.items():
         monkeypatch.setenv(name, value)
-    home = tmp_path / "site"
-    home.mkdir()
-    tiny_model(home / "tiny")
-    (home / "bases.yaml").write_text("tiny-1: tiny\n")
-    environ = {"LUTHIER_HOME": str(home), "LUTHIER_JOB_ENVIRON": "CANARY_*,JUDGE_KEY", **ENVIRON}
+    tiny_model(tmp_path / "tiny")
+    environ = {"LUTHIER_HOME": str(tmp_path / "site"), "LUTHIER_JOB_ENVIRON": "CANARY_*,JUDGE_KEY", **ENVIRON}
     environ |= {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME") if name in os.environ}
     if request.param == "postgresql":
         url = request.getfixturevalue("postgres_url")
@@ -326,11 +323,11 @@ def company(request, tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.slow
-def test_no_secret_is_found_where_jobs_are_processes(company, allow, caplog):
+def test_no_secret_is_found_where_jobs_are_processes(company, allow, caplog, tmp_path):
     """A model is tuned, and its judge repeats the key that it was sent: in the job's log too, which its own process writes."""
     with repeating() as (url, came):
         allow(
-            company.site, environment=["CANARY_WORD", "JUDGE_KEY"], bases=["tiny-1"],
+            company.site, environment=["CANARY_WORD", "JUDGE_KEY"], bases=[str(tmp_path / "tiny")],
             endpoints=[{"url": url, "keys": ["JUDGE_KEY"]}],
         )  # fmt: skip
         rows = "".join(
@@ -340,7 +337,7 @@ def test_no_secret_is_found_where_jobs_are_processes(company, allow, caplog):
         )
         sent = {"files": {"file": ("rows.jsonl", rows.encode())}, "data": {"purpose": "user_data"}}
         file = company.ask("POST", "/v1/files", **sent)["id"]
-        recipe = JUDGED.format(file=file, url=url)
+        recipe = JUDGED.format(base=tmp_path / "tiny", file=file, url=url)
         job = company.ask("POST", "/jobs", json={"recipe": recipe})["id"]
         reconciler = Reconciler(company.site, owner="one")
         for_s = time.monotonic() + 300
