@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +32,14 @@ def test_yaml_is_1_2():
     )
     assert tree.value == {"a": 1e-4, "b": "no", "c": 10, "d": 16, "e": "on", "f": 1000, "g": 0.5, "h": None,
                           "i": True, "j": "1", "k": "2026-01-02"}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "{a: " * 50_000, "a: " + "[{b: " * 30_000, "- " * 100_000])
+def test_brackets_without_end_are_refused_at_once(text):
+    began_s = time.process_time()
+    with pytest.raises(SpecError, match="nested deeper than 40 levels"):
+        read_yaml(text)
+    assert time.process_time() - began_s < 1.0
 
 
 def test_an_unknown_key_is_refused_with_its_line_and_the_nearest_key():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import ModelError, SpecError
+from luthier.core.errors import ModelError, SpecError, did_you_mean
 from luthier.postprocessing import sums
 from luthier.postprocessing.spec import FORMS, PostprocessSpec
 from luthier.store.files import explained
@@ -38,10 +38,7 @@ class Exported:
 def export(at: RunContext, artifact: Artifact, target: Path, form: str) -> Exported:
     """Fill `target`, which must not be there yet, with one form of a model: weights and what belongs beside them, facts, what
     was checked, and SHA256SUMS."""
-    if form not in FORMS:
-        from luthier.core.errors import did_you_mean
-
-        raise SpecError(f"there is no form {form!r}.", remedy=did_you_mean(form, FORMS))
+    check_form(form)
     if target.exists():
         raise SpecError(f"{target} is already there.", remedy="Name a folder that does not exist yet.")
     package = _package_with(at, artifact, form)
@@ -60,6 +57,12 @@ def export(at: RunContext, artifact: Artifact, target: Path, form: str) -> Expor
     found = sorted(path for path in target.rglob("*") if path.is_file())
     names = [path.relative_to(target).as_posix() for path in found]
     return Exported(str(target), form, names, sum(path.stat().st_size for path in found))
+
+
+def check_form(form: str) -> None:
+    """Raises SpecError for none."""
+    if form not in FORMS:
+        raise SpecError(f"there is no form {form!r}.", remedy=did_you_mean(form, FORMS))
 
 
 def _package_with(at: RunContext, artifact: Artifact, form: str) -> Artifact:

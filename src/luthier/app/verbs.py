@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from luthier.core.errors import LuthierError, SpecError
-from luthier.core.verbs import VERBS, Sent, Verb, Wish, Written
+from luthier.core.verbs import VERBS, ExportWish, Sent, Verb, Wish, Written
 from luthier.deployment.rollout import Rollout
 
 from .context import Silent, Watch
@@ -70,10 +70,16 @@ def done(
 def _done(
     app: App, verb: Verb, wish: Wish, folder: Path, watch: Watch | None, stop: threading.Event | None
 ) -> dict[str, Any]:  # fmt: skip
+    from .data.find import dataset_of
+
     given: dict[str, Any] = {}
     for field in type(wish).model_fields:
         given[field] = _placed(app, getattr(wish, field), folder / "in")
     _check(verb, given.get("reference"))
+    if (
+        verb.name == "data.inspect"
+    ):  # which looks at files too: by its digest, no file here is meant, whatever it is called
+        given["reference"] = dataset_of(app.store, given["reference"]).digest
     method = _method(app, verb)
     taken = signature(method).parameters
     if "by" in taken:
@@ -138,6 +144,7 @@ def check(app: App, name: str, wish: Wish) -> None:
     """What can be said of a wish before its job runs. Raises as the verb would."""
     from luthier.core.spec import override, parse, read_yaml
 
+    from .exporting import check_form
     from .merging import MergeFile
     from .recipe import Recipe
 
@@ -152,6 +159,8 @@ def check(app: App, name: str, wish: Wish) -> None:
                     passing.find(sha256)
             case Sent() as sent:
                 _check_sent(name, sent.name, passing.find(sent.sha256))
+    if isinstance(wish, ExportWish):
+        check_form(wish.form)
     _check(VERBS[name], getattr(wish, "reference", None))
 
 
@@ -207,10 +216,10 @@ def _placed(app: App, value: Any, folder: Path) -> Any:
 
 
 def _check(verb: Verb, reference: Any) -> None:
-    """No file of this machine is looked at. Raises SpecError."""
+    """No file of this machine is looked at, nor looked for. Raises SpecError."""
     from .data.raw import is_source
 
-    if verb.noun == "data" and reference is not None and is_source(reference):
+    if verb.noun == "data" and reference is not None and is_source(reference, here=False):
         raise SpecError(
             f"{reference!r} is a file or an address, and a server looks at what it keeps.",
             remedy="Name a dataset; a file is looked at where it is, without --remote.",

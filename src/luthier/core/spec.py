@@ -70,7 +70,6 @@ class Tree:
 
 def read_yaml(text: str, source: str = "recipe") -> Tree:
     """Parse one YAML 1.2 document of plain values. Raises SpecError with the line."""
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     if len(text.encode("utf-8", "surrogatepass")) > LARGEST_BYTES:
@@ -80,8 +79,8 @@ def read_yaml(text: str, source: str = "recipe") -> Tree:
         )
     lines: dict[Path, int] = {}
     try:
-        _refuse_tricks(YAML(typ="rt", pure=True).parse(text), source)
-        node = YAML(typ="rt", pure=True).compose(text)
+        _refuse_tricks(_reader().parse(text), source)
+        node = _reader().compose(text)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         at = f"{source}:{mark.line + 1}" if mark else source
@@ -95,6 +94,22 @@ def read_yaml(text: str, source: str = "recipe") -> Tree:
             f"{source} is empty.", remedy="`luthier init DATA_FILE` writes a recipe to start from."
         )
     return Tree(_value(node, (), lines, source), lines, source)
+
+
+def _reader() -> Any:
+    """Of YAML 1.2. The scanner reads a thousand brackets ahead, for seconds, before it tells of the first, so it counts them itself."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.scanner import RoundTripScanner, ScannerError
+
+    class Counting(RoundTripScanner):
+        def fetch_flow_collection_start(self, *given: Any, **named: Any) -> None:
+            if len(self.flow_context) >= DEEPEST:
+                raise ScannerError(None, None, f"nested deeper than {DEEPEST} levels", self.reader.get_mark())
+            super().fetch_flow_collection_start(*given, **named)
+
+    made = YAML(typ="rt", pure=True)
+    made.Scanner = Counting
+    return made
 
 
 def _refuse_tricks(events: Any, source: str) -> None:

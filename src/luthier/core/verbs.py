@@ -153,7 +153,7 @@ class RenderWish(Wish):
 class HarnessWish(Wish):
     reference: Text
     tasks: Texts
-    limit: Annotated[int, Field(ge=1)] | None = None
+    limit: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     shots: Annotated[int, Field(ge=0, le=100)] | None = None
     chat: bool = True
 
@@ -268,7 +268,7 @@ class BaselineWish(Wish):
 
 
 class TrailWish(Wish):
-    after: Annotated[int, Field(ge=0)] = 0
+    after: Annotated[int, Field(ge=0, lt=2**62)] = 0
     action: Text | None = None
     actor: Text | None = None
     subject: Text | None = None

@@ -9,12 +9,14 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pydantic.json_schema import models_json_schema
+
 from luthier import __version__
 from luthier.core.spec import Spec
 from luthier.server import completions, embeddings, responses, wire
 from luthier.server.asking import DEADLINE, LEAST_DEADLINE_S, MOST_DEADLINE_S
 from luthier.server.parts import Off, Wire
-from luthier.server.routes import PUBLIC, TABLE, Described, Part, Route
+from luthier.server.routes import PUBLIC, TABLE, Described, Form, Part, Route
 
 _TAKES: dict[str, tuple[type[Wire], Off]] = {
     "chat_completions": (wire.ChatBody, wire.UNSUPPORTED),
@@ -47,6 +49,10 @@ _EVENT = {
     "required": ["data"],
     "properties": {"data": {"type": "string"}, "event": {"type": "string"}},
 }
+_OF_PARTS = {400, 401, 403, 404, 409, 429, 500, 503}
+_OF_BODIES = {408, 413, 415}
+"""What any route of a part may answer that does not do what was asked, and what those that take a body may besides."""
+_QUERY = {"limit": {"type": "integer", "minimum": 0}, "lines": {"type": "integer", "minimum": 1}}
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -68,16 +74,17 @@ _ERROR = {
 def describe(served: Iterable[str], parts: Sequence[Part] = ()) -> dict[str, Any]:
     """OpenAPI 3.1. `served`: the names that a body's `model` may hold; `parts`: what there is beside the table."""
     names = sorted(served)
-    schemas: dict[str, Any] = {"Error": _ERROR}
+    described = [one for part in parts for one in part.described.values()]
+    schemas, refs = _bodies([one.takes for one in described if _is_body(one.takes)])
     paths: dict[str, dict[str, Any]] = {}
     for route in TABLE:
         path = route.path.replace(":path}", "}")
-        paths.setdefault(path, {})[route.method.lower()] = _operation(route, schemas, names)
+        paths.setdefault(path, {})[route.method.lower()] = _operation(route, schemas, refs, names)
     for part in parts:
         for route in part.routes:
-            described = part.described.get(route.endpoint)
+            said = part.described.get(route.endpoint)
             path = route.path.replace(":path}", "}")
-            paths.setdefault(path, {})[route.method.lower()] = _of_part(route, described, schemas)
+            paths.setdefault(path, {})[route.method.lower()] = _of_part(route, said, refs)
     about = (
         "Chat, completions, responses and embeddings in OpenAI's form, and what is Luthier's own beside them."
     )
@@ -95,7 +102,23 @@ def describe(served: Iterable[str], parts: Sequence[Part] = ()) -> dict[str, Any
     }
 
 
-def _operation(route: Route, schemas: dict[str, Any], names: list[str]) -> dict[str, Any]:
+def _is_body(takes: object) -> bool:
+    return isinstance(takes, type) and issubclass(takes, Spec)
+
+
+def _bodies(of_parts: Sequence[Any]) -> tuple[dict[str, Any], dict[type, dict[str, str]]]:
+    """(the schemas of all bodies and of what they are made of, where each body's is): two of one name are told apart by their modules."""
+    kinds = dict.fromkeys([*(body for body, _ in _TAKES.values()), *of_parts])
+    found, whole = models_json_schema(
+        [(kind, "validation") for kind in kinds], ref_template="#/components/schemas/{model}"
+    )
+    refs = {kind: found[kind, "validation"] for kind in kinds}
+    return {**whole.get("$defs", {}), "Error": _ERROR}, refs
+
+
+def _operation(
+    route: Route, schemas: dict[str, Any], refs: dict[type, dict[str, str]], names: list[str]
+) -> dict[str, Any]:
     name = route.endpoint
     told: dict[str, Any] = {"operationId": name, "responses": {"200": _success(name)}}
     failures: set[int] = set() if route.permission is PUBLIC else {401, 403, 500}
@@ -113,10 +136,11 @@ def _operation(route: Route, schemas: dict[str, Any], names: list[str]) -> dict[
         ]
     if name in _TAKES:
         body, off = _TAKES[name]
-        schemas[body.__name__] = _schema(body, off, schemas)
+        properties = schemas[refs[body]["$ref"].rpartition("/")[2]]["properties"]
+        properties |= {field: {"enum": list(_distinct(values))} for field, values in off.items()}
         if "model" in body.model_fields and names:
-            schemas[body.__name__]["properties"]["model"]["enum"] = names
-        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}}
+            properties["model"]["enum"] = names
+        content = {"application/json": {"schema": refs[body]}}
         told["requestBody"] = {"required": True, "content": content}
         failures |= {400, 404, 408, 413, 415}
         if name != "feedback":
@@ -128,40 +152,51 @@ def _operation(route: Route, schemas: dict[str, Any], names: list[str]) -> dict[
     return told
 
 
-def _of_part(route: Route, said: Described | None, schemas: dict[str, Any]) -> dict[str, Any]:
+def _of_part(route: Route, said: Described | None, refs: dict[type, dict[str, str]]) -> dict[str, Any]:
     """A route of a part. Where nothing more is said of it: an object of JSON."""
     said = said or Described("JSON.")
     operation = re.sub(r"[^a-z0-9]+", "_", f"{route.method} {route.path}".lower()).strip("_")
-    failures = {500} if route.permission is PUBLIC else {401, 403, 409, 500, 503}
     told: dict[str, Any] = {"operationId": operation, "summary": said.about}
     if route.permission is not PUBLIC:
         told |= {"security": [{"key": []}], "description": f"Needs the permission `{route.permission}`."}
-    if names := re.findall(r"{(\w+)", route.path):
-        failures.add(404)
-        text = {"type": "string", "minLength": 1}
-        told["parameters"] = [{"name": n, "in": "path", "required": True, "schema": text} for n in names]
-    if said.takes is bytes:
-        content: dict[str, Any] = {"application/octet-stream": {}}
-        told["requestBody"] = {"required": True, "content": content}
-    elif said.takes is not None:
-        assert issubclass(said.takes, Spec)
-        schema = said.takes.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= schema.pop("$defs", {})
-        schemas[said.takes.__name__] = schema
-        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{said.takes.__name__}"}}}
-        told["requestBody"] = {"required": True, "content": content}
+    text = {"type": "string", "minLength": 1}
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": text}
+        for name in re.findall(r"{(\w+)", route.path)
+    ]
+    parameters += [{"name": name, "in": "query", "schema": _QUERY.get(name, text)} for name in said.query]
+    if said.once:
+        parameters.append({"name": "Idempotency-Key", "in": "header", "schema": text | {"maxLength": 128}})
+    if parameters:
+        told["parameters"] = parameters
     if said.takes is not None:
-        failures |= {400, 404, 408, 413, 415}
-    if said.stream:
-        content = {"text/event-stream": {"schema": _EVENT}}
-    elif said.gives is bytes:
-        content = {"application/octet-stream": {}}
+        told["requestBody"] = {"required": True, "content": _taken(said.takes, refs)}
+    given = {"description": said.about} | ({} if route.method == "HEAD" else {"content": _given(said)})
+    failures = _OF_PARTS | (_OF_BODIES if said.takes is not None else set())
+    told["responses"] = {str(said.status): given, **{str(one): _failure(one) for one in sorted(failures)}}
+    return told
+
+
+def _taken(takes: type[Spec] | type[bytes] | Form, refs: dict[type, dict[str, str]]) -> dict[str, Any]:
+    if takes is bytes:
+        return {"application/octet-stream": {}}
+    if not isinstance(takes, Form):
+        return {"application/json": {"schema": refs[takes]}}
+    properties = {takes.file: {"type": "string", "format": "binary"}}
+    properties |= {name: {"type": "string"} for name in takes.fields}
+    schema = {"type": "object", "properties": properties, "required": [takes.file]}
+    return {"multipart/form-data": {"schema": schema}}
+
+
+def _given(said: Described) -> dict[str, Any]:
+    if said.gives is bytes:
+        content: dict[str, Any] = {"application/octet-stream": {}}
     else:
         assert isinstance(said.gives, tuple)
         content = {"application/json": {"schema": {"type": "object", "required": list(said.gives)}}}
-    given = {"description": said.about} | ({} if route.method == "HEAD" else {"content": content})
-    told["responses"] = {str(said.status): given, **{str(one): _failure(one) for one in sorted(failures)}}
-    return told
+    if said.stream:
+        content["text/event-stream"] = {"schema": _EVENT}
+    return content | {media_type: {} for media_type in said.also}
 
 
 def _success(name: str) -> dict[str, Any]:
@@ -183,18 +218,8 @@ def _failure(status: int) -> dict[str, Any]:
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
     }
     if status == 429:
-        told["headers"] = {
-            "retry-after": {"required": True, "schema": {"type": "string", "pattern": "^[0-9]+$"}}
-        }
+        told["headers"] = {"retry-after": {"schema": {"type": "string", "pattern": "^[0-9]+$"}}}
     return told
-
-
-def _schema(body: type[Wire], off: Off, schemas: dict[str, Any]) -> dict[str, Any]:
-    """The body's own, with the fields that may only hold what asks for nothing; what it is made of goes into `schemas`."""
-    schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas |= schema.pop("$defs", {})
-    schema["properties"] |= {name: {"enum": list(_distinct(values))} for name, values in off.items()}
-    return schema
 
 
 def _distinct(values: Iterable[Any]) -> Iterable[Any]:

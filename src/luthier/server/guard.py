@@ -35,6 +35,8 @@ logger = logging.getLogger("luthier.server")
 
 LONGEST_CREDENTIAL = 256
 CSRF = b"x-luthier-csrf"
+CSP, INERT = b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"
+"""Of what is no page of ours: whatever it is taken for, nothing in it runs, and nobody frames it."""
 CLIENT_GONE = 499
 """What is told of a request whose client left before there was a status."""
 OF_ADDRESS, OF_STRANGERS = Rate(120, 60.0), Rate(600, 60.0)
@@ -74,6 +76,8 @@ class Envelope:
                     (b"cache-control", b"no-store"),
                     *((name.encode(), value.encode()) for name, value in state.get("rate", {}).items()),
                 ]
+                if not any(name.lower() == CSP for name, _ in message["headers"]):
+                    message["headers"].append((CSP, INERT))
                 if (lease := state.get("lease")) is not None:
                     message["headers"] += _of_version(lease, message["headers"])
             await send(message)

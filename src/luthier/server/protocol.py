@@ -2,7 +2,8 @@
 
 uvicorn waits for ever for a first request, for the end of a request's head and for a client that does not read, and answers
 broken HTTP with plain text. Here a head that is not complete in time closes the connection, one whose client takes nothing of
-what waits for it is cut, connections are counted, and what cannot be parsed is answered in the same envelope as everything else.
+what waits for it is cut, and what cannot be parsed is answered in the same envelope as everything else. Connections are counted: where
+there are too many, the one that has longest asked nothing yet makes room, so that whoever opens a thousand keeps nobody out.
 """
 
 from __future__ import annotations
@@ -24,21 +25,32 @@ _CROWDED = ApiError(
 def protocol(head_timeout_s: float, read_timeout_s: float, most_connections: int) -> type[H11Protocol]:
     """The protocol class for `uvicorn.Config(http=...)`. `read_timeout_s`: how long an answer may wait in our buffer for its client."""
 
+    silent: dict[Deadlines, None] = {}  # those that have asked nothing yet, the oldest first
+    leaving: set[Deadlines] = set()  # cut, and still counted by uvicorn
+
     class Deadlines(H11Protocol):
         _deadline: asyncio.TimerHandle | None = None
         _cut: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            if len(self.connections) > most_connections:
-                self._close_with(_CROWDED)
-            else:
-                self._expect_head()
+            if len(self.connections) - len(leaving) > most_connections:
+                if not silent:
+                    self._close_with(_CROWDED)
+                    return
+                oldest = next(iter(silent))
+                del silent[oldest]
+                leaving.add(oldest)
+                oldest.transport.abort()
+            silent[self] = None
+            self._expect_head()
 
         def handle_events(self) -> None:
             super().handle_events()
-            if self.cycle is not None and not self.cycle.response_complete:
-                self._forget_deadline()
+            if self.cycle is not None:
+                silent.pop(self, None)
+                if not self.cycle.response_complete:
+                    self._forget_deadline()
 
         def on_response_complete(self) -> None:
             self._expect_head()
@@ -60,6 +72,8 @@ def protocol(head_timeout_s: float, read_timeout_s: float, most_connections: int
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget_deadline()
             self._forget_cut()
+            silent.pop(self, None)
+            leaving.discard(self)
             super().connection_lost(exc)
 
         def send_400_response(self, msg: str) -> None:

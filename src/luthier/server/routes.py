@@ -36,15 +36,31 @@ class Route:
 
 
 @dataclass(frozen=True)
+class Form:
+    """A body of multipart/form-data: the field with the file, and those beside it."""
+
+    file: str
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Described:
     """What `GET /openapi.json` says of an endpoint beyond its route. `takes` and `gives` are JSON (a body's Spec; keys of the answer) or
-    bytes; `stream`: server-sent events."""
+    bytes, or a form; `query`: what may stand behind the question mark; `once`: it takes Idempotency-Key; `stream`: server-sent events,
+    where they are asked for; `also`: other media types that can be asked for."""
 
     about: str
-    takes: type[Spec] | type[bytes] | None = None
+    takes: type[Spec] | type[bytes] | Form | None = None
     gives: tuple[str, ...] | type[bytes] = ()
     status: int = 200
+    query: tuple[str, ...] = ()
+    once: bool = False
     stream: bool = False
+    also: tuple[str, ...] = ()
+
+
+LISTED = ("object", "data")
+"""What every list of a part gives."""
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,19 @@ def test_nothing_of_the_servers_disk_is_looked_at(client, reference):
     assert told.status_code == 400 and "a server looks at what it keeps" in told.json()["error"]["message"]
 
 
+def test_whether_the_server_has_a_file_of_that_name_is_not_told(client, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secrets").write_text("id,text\n1,here\n")
+    for verb in ("inspect", "advise", "search"):
+        there, missing = (
+            client.post(f"/luthier/v1/do/data.{verb}", json={"reference": name})
+            for name in ("secrets", "nothing")
+        )
+        assert there.status_code == missing.status_code == 404, there.text
+        assert there.text.replace("secrets", "nothing") == missing.text
+    assert client.post("/luthier/v1/do/data.inspect", json={"reference": "0" * 300}).status_code == 404
+
+
 def test_files_go_in_and_out_by_their_hash_and_belong_to_one_project(client, site, first_key):
     body = b"rows" * 1000
     sha256 = hashlib.sha256(body).hexdigest()

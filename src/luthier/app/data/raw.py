@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +45,9 @@ EXAMPLES = 3
 FAULTS = 5
 
 
-def is_source(reference: str) -> bool:
-    """Whether a word means a file, a URL or a source as a recipe writes one, and no name of a dataset.
+def is_source(reference: str, *, here: bool = True) -> bool:
+    """Whether a word means a file, a URL or a source as a recipe writes one, and no name of a dataset. `here`: also where a file of this
+    machine happens to be called so, whatever the word looks like.
 
     >>> [is_source(word) for word in ("rows.jsonl", "s3://b/x.csv", "data/*", "{sql: x}", "ticket-router@2", "run-1")]
     [True, True, True, True, False, False]
@@ -53,7 +55,9 @@ def is_source(reference: str) -> bool:
     from luthier.data.connectors.files import SUFFIXES
 
     marks = ("/", "*", "?", "[")
-    if reference.startswith("{") or any(mark in reference for mark in marks) or Path(reference).is_file():
+    if reference.startswith("{") or any(mark in reference for mark in marks):
+        return True
+    if here and isfile(reference):  # and not Path.is_file, which raises for what no file can be called
         return True
     return any(suffix in SUFFIXES for suffix in Path(reference.lower()).suffixes)
 

@@ -14,7 +14,7 @@ from fastapi.responses import Response
 
 from luthier.governance.access import KNOWN
 from luthier.server.parts import Body, checked
-from luthier.server.routes import Route
+from luthier.server.routes import LISTED, Described, Route
 
 from .account_wire import (
     LARGEST_BODY_BYTES,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
 
 V = "/luthier/v1"
+OBJECT = ("object", "id")
 
 
 class AccountRoutes:
@@ -74,6 +75,39 @@ class AccountRoutes:
         Route("POST", f"{V}/keys/{{key_id}}/rotate", "rotate_key", "keys.own", anywhere=True),
         Route("DELETE", f"{V}/keys/{{key_id}}", "end_key", "keys.own", anywhere=True),
     )  # fmt: skip
+
+    DESCRIBED: ClassVar = {
+        "me": Described("Who asks.", gives=("object", "user", "permissions", "grants", "projects")),
+        "organisations": Described("Organisations.", gives=LISTED, query=("limit", "after")),
+        "create_organisation": Described("The organisation.", takes=NewTitle, gives=OBJECT, status=201),
+        "organisation": Described("The organisation.", gives=OBJECT),
+        "retitle_organisation": Described("The organisation.", takes=NewTitle, gives=OBJECT),
+        "projects": Described("Projects.", gives=LISTED, query=("limit", "after", "organisation")),
+        "create_project": Described("The project.", takes=NewProject, gives=OBJECT, status=201),
+        "project": Described("The project.", gives=OBJECT),
+        "retitle_project": Described("The project.", takes=NewTitle, gives=OBJECT),
+        "users": Described("Persons.", gives=LISTED, query=("limit", "after", "scope")),
+        "create_user": Described("The person.", takes=NewUser, gives=OBJECT, status=201),
+        "user": Described("The user.", gives=OBJECT),
+        "rename_user": Described("The user.", takes=NewName, gives=OBJECT),
+        "erase_user": Described(
+            "Who that was is forgotten.", takes=Erasure, gives=(*OBJECT, "erased", "entries")
+        ),
+        "services": Described("Service accounts.", gives=LISTED, query=("limit", "after", "scope")),
+        "create_service": Described("The service account.", takes=NewService, gives=OBJECT, status=201),
+        "grants": Described("Grants.", gives=LISTED, query=("limit", "after", "scope")),
+        "grant": Described("The grant.", takes=NewGrant, gives=OBJECT, status=201),
+        "keys": Described("Keys, without their texts.", gives=LISTED, query=("limit", "after", "scope")),
+        "create_key": Described(
+            "The key, its text this once.", takes=NewKey, gives=(*OBJECT, "key"), status=201
+        ),
+        "key": Described("The key, without its text.", gives=OBJECT),
+        "rotate_key": Described("A key for the old one.", takes=Rotation, gives=(*OBJECT, "key"), status=201),
+        **{
+            f"end_{one}": Described("It is ended.", gives=(*OBJECT, "deleted"))
+            for one in ("organisation", "project", "user", "grant", "key")
+        },
+    }
 
     def __init__(self, site: Site) -> None:
         self._site = site

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from luthier.server.parts import Wire, checked
-from luthier.server.routes import Route
+from luthier.server.routes import LISTED, Described, Route
 from luthier.store.approvals import Approval
 
 from .asked import answered, body_of, caller
@@ -47,6 +47,16 @@ class ApprovalRoutes:
         Route("POST", "/luthier/v1/approvals/{approval_id}/decline", "decline", "approvals.decide"),
         Route("POST", "/luthier/v1/approvals/{approval_id}/withdraw", "withdraw", "approvals.ask"),
     )
+
+    DESCRIBED: ClassVar = {
+        "list": Described("Requests, newest first.", gives=LISTED, query=("state", "after", "limit")),
+        "ask": Described("The request.", takes=NewApproval, gives=("object", "id", "state")),
+        "get": Described("The request.", gives=("object", "id", "state")),
+        **{
+            one: Described("The request.", takes=Word, gives=("object", "id", "state"))
+            for one in ("grant", "decline", "withdraw")
+        },
+    }
 
     def __init__(self, site: Site) -> None:
         self._site = site

@@ -17,7 +17,7 @@ from luthier.app.rights import Rights
 from luthier.governance.access import SITE
 from luthier.server.errors import ApiError
 from luthier.server.parts import Wire, checked
-from luthier.server.routes import Route
+from luthier.server.routes import LISTED, Described, Route
 
 from .asked import answered, body_of, caller
 from .query import LARGEST_PAGE, PAGE, asked_in, number_in
@@ -40,6 +40,15 @@ class AuditRoutes:
         Route("GET", "/luthier/v1/audit", "read", "audit.read", anywhere=True),
         Route("POST", "/luthier/v1/audit/verify", "verify", "audit.read", anywhere=True),
     )
+
+    DESCRIBED: ClassVar = {
+        "read": Described(
+            "Entries.", gives=LISTED, query=("trail", "after", "limit", "action", "actor", "subject")
+        ),
+        "verify": Described(
+            "Whether it is sound.", takes=Verify, gives=("object", "trail", "sound", "entries", "faults")
+        ),
+    }
 
     def __init__(self, site: Site) -> None:
         self._site = site

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from luthier.server.parts import Wire, checked
-from luthier.server.routes import Route
+from luthier.server.routes import LISTED, Described, Route
 
 from .asked import answered, body_of, caller
 
@@ -48,6 +48,13 @@ class BudgetRoutes:
         Route("POST", "/luthier/v1/budgets/{budget_id}", "change", "budgets.write"),
         Route("DELETE", "/luthier/v1/budgets/{budget_id}", "end", "budgets.write"),
     )
+
+    DESCRIBED: ClassVar = {
+        "list": Described("Those that count for whoever asks.", gives=LISTED),
+        "add": Described("The budget.", takes=NewBudget, gives=("object", "id")),
+        "change": Described("The budget.", takes=ChangedBudget, gives=("object", "id")),
+        "end": Described("It counts no more.", gives=("object", "id", "deleted")),
+    }
 
     def __init__(self, site: Site) -> None:
         self._site = site

@@ -12,7 +12,7 @@ from luthier.app.eval_spec import Config, Criteria, Metadata, RunSource, Title, 
 from luthier.app.evals import Evals, Page
 from luthier.server.errors import ApiError
 from luthier.server.parts import Wire, checked
-from luthier.server.routes import Route
+from luthier.server.routes import LISTED, Described, Route
 
 from .asked import answered, body_of, caller
 from .query import LONGEST, asked_in, limit_of, newest_first, page
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 READ, WRITE = "evals.read", "evals.write"
 MOST = 100
 """Objects on a page."""
+OBJECT = ("object", "id")
 _EVAL = "/v1/evals/{eval_id}"
 _RUN = _EVAL + "/runs/{run_id}"
 
@@ -63,6 +64,24 @@ class EvalRoutes:
         Route("GET", _RUN + "/output_items/{item_id}", "item", READ),
         Route("GET", "/luthier" + _RUN + "/report", "report", READ),
     )
+
+    DESCRIBED: ClassVar = {
+        "create": Described("The eval.", takes=Created, gives=OBJECT, status=201),
+        "list": Described("Evals.", gives=LISTED, query=("after", "limit", "order", "order_by")),
+        "get": Described("The eval.", gives=OBJECT),
+        "update": Described("The eval.", takes=Updated, gives=OBJECT),
+        "delete": Described("It is gone.", gives=("object", "deleted", "eval_id")),
+        "run": Described("The run.", takes=Run, gives=OBJECT, status=201, once=True),
+        "runs": Described("Runs.", gives=LISTED, query=("after", "limit", "order", "status")),
+        "get_run": Described("The run.", gives=OBJECT),
+        "cancel": Described("The run.", gives=OBJECT),
+        "delete_run": Described("It is gone.", gives=("object", "deleted", "run_id")),
+        "items": Described(
+            "What each row came to.", gives=LISTED, query=("after", "limit", "order", "status")
+        ),
+        "item": Described("What a row came to.", gives=OBJECT),
+        "report": Described("The run's statistics."),
+    }
 
     def __init__(self, site: Site) -> None:
         self._evals = Evals(site)

@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, Response
 from luthier.app.uploaded import LARGEST_FILE_BYTES
 from luthier.core.errors import LuthierError
 from luthier.server.errors import ApiError
-from luthier.server.routes import Route
+from luthier.server.routes import LISTED, Described, Form, Route
 
 from .asked import answered, as_api_error, caller, worked
 from .lanes import COMMON, DOWNLOADS, UPLOADS
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 BODY_S = 1800.0
 """For half a gigabyte, 300 kB/s."""
 FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
+OBJECT = ("id", "object")
 NAMELESS = "upload"
 """What a file without a name is called, as OpenAI's Python client calls it."""
 
@@ -44,6 +45,14 @@ class FileRoutes:
         Route("DELETE", "/v1/files/{file_id}", "delete", "files.write"),
         Route("GET", "/v1/files/{file_id}/content", "content", "files.read"),
     )
+
+    DESCRIBED: ClassVar = {
+        "create": Described("The file.", takes=Form("file", FIELDS), gives=OBJECT),
+        "list": Described("Files.", gives=LISTED, query=("after", "limit", "order", "purpose")),
+        "get": Described("The file.", gives=OBJECT),
+        "delete": Described("It is gone.", gives=(*OBJECT, "deleted")),
+        "content": Described("Its bytes.", gives=bytes),
+    }
 
     def __init__(self, site: Site) -> None:
         self._site = site

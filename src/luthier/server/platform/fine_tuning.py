@@ -20,7 +20,7 @@ from luthier.core.errors import NotFound
 from luthier.core.event import Event
 from luthier.server.errors import ApiError
 from luthier.server.parts import Wire, checked, supported
-from luthier.server.routes import Route
+from luthier.server.routes import LISTED, Described, Route
 from luthier.store.jobs import Job
 from luthier.store.objects import Object
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
 
 MOST_METADATA, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
+OBJECT = ("id", "object")
 _EVENT = re.compile(r"ftevent-([0-9]{1,18})", re.ASCII)
 _OF_METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 
@@ -131,6 +132,21 @@ class FineTuningRoutes:
         ),
     )
 
+    DESCRIBED: ClassVar = {
+        "create": Described("The job.", takes=CreateBody, gives=OBJECT, once=True),
+        "list": Described(
+            "Jobs, newest first.", gives=LISTED, query=("after", "limit", "metadata", "metadata[name]")
+        ),
+        **{one: Described("The job.", gives=OBJECT) for one in ("get", "cancel", "pause", "resume")},
+        "events": Described("What it told, newest first.", gives=LISTED, query=("after", "limit")),
+        "checkpoints": Described("Its checkpoints.", gives=LISTED, query=("after", "limit")),
+        "permissions": Described(
+            "Who may use it.", gives=LISTED, query=("after", "limit", "order", "project_id")
+        ),
+        "permit": Described("Who may use it now.", takes=PermissionsBody, gives=LISTED),
+        "forbid": Described("It is taken back.", gives=(*OBJECT, "deleted")),
+    }
+
     def __init__(self, site: Site) -> None:
         self._site = site
 
@@ -196,6 +212,7 @@ class FineTuningRoutes:
         return shown(self._site.fine_tuning.submit(who, asked_of(body), told, **known_by))
 
     def _list(self, who: Caller, request: Request) -> dict[str, Any]:
+        asked_in(request, None)  # none of them twice
         wanted: dict[str, str] | None = {}
         plain = []
         for name, value in request.query_params.multi_items():

@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.app.grading import graded
 from luthier.evaluation.graders.spec import AnyGrader
 from luthier.server.parts import Wire, checked
-from luthier.server.routes import Route
+from luthier.server.routes import Described, Route
 
 from .asked import answered, body_of, caller
 from .lanes import GRADING
@@ -37,6 +37,11 @@ class GraderRoutes:
         Route("POST", "/v1/fine_tuning/alpha/graders/validate", "validate", "evals.read"),
         Route("POST", "/v1/fine_tuning/alpha/graders/run", "run", "evals.write"),
     )
+
+    DESCRIBED: ClassVar = {
+        "validate": Described("The grader.", takes=Validated, gives=("grader",)),
+        "run": Described("What it says.", takes=Ran, gives=("reward", "metadata")),
+    }
 
     def __init__(self, site: Site) -> None:
         self._site = site

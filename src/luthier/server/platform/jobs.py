@@ -20,13 +20,14 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from luthier.server.parts import Wire, checked
-from luthier.server.routes import Route
+from luthier.server.routes import LISTED, Described, Route
 from luthier.store.jobs import Job, Wanted, in_brief
 from luthier.store.schedules import Schedule
 
 from . import retries
 from .asked import answered, body_of, caller
 from .job_stream import Streams, line
+from .lanes import RECIPES
 from .query import asked_in, number_in
 
 if TYPE_CHECKING:
@@ -89,6 +90,24 @@ class JobRoutes:
         Route("DELETE", "/luthier/v1/schedules/{schedule_id}", "remove_schedule", "jobs.write"),
     )
 
+    DESCRIBED: ClassVar = {
+        "submit": Described("The job.", takes=Submit, gives=("object", "id", "state"), status=201, once=True),
+        "list": Described("Jobs, newest first.", gives=LISTED, query=("state", "kind", "after", "limit")),
+        "get": Described("The job and its attempts.", gives=("object", "id", "state", "history")),
+        **{
+            one: Described("The job.", gives=("object", "id", "state"))
+            for one in ("cancel", "pause", "resume")
+        },
+        "priority": Described("The job.", takes=Priority, gives=("object", "id", "state")),
+        "events": Described("What it told.", gives=LISTED, query=("after", "limit"), stream=True),
+        "logs": Described("Its last lines.", gives=LISTED, query=("lines", "containing", "attempt")),
+        "add_schedule": Described("The schedule.", takes=Scheduled, gives=("object", "id"), status=201),
+        "list_schedules": Described("Schedules.", gives=LISTED),
+        "get_schedule": Described("The schedule.", gives=("object", "id")),
+        "switch_schedule": Described("The schedule.", takes=Switch, gives=("object", "id")),
+        "remove_schedule": Described("It is gone.", gives=("object", "id", "deleted")),
+    }
+
     def __init__(self, site: Site) -> None:
         self._site = site
         self._streams = Streams(site)
@@ -105,7 +124,7 @@ class JobRoutes:
                 not_before_s=body.not_before_s, most_attempts=body.most_attempts, once=once,
             ))  # fmt: skip
 
-        return await answered(work, caller(request), status=201)
+        return await answered(work, caller(request), status=201, lane=RECIPES)
 
     async def list(self, request: Request) -> Response:
         asked = asked_in(request, ("state", "kind", "after", "limit"))
@@ -195,7 +214,7 @@ class JobRoutes:
                 resources=body.resources, most_attempts=body.most_attempts,
             ))  # fmt: skip
 
-        return await answered(work, caller(request), status=201)
+        return await answered(work, caller(request), status=201, lane=RECIPES)
 
     async def list_schedules(self, request: Request) -> Response:
         def work(who: Caller) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     COMMON     records: short, and what everything else here uses
     VERBS      App's verbs that are answered at once
+    RECIPES    what people wrote as YAML, a megabyte of which takes seconds to read
     GRADING, HOOKS, LOGINS      what another machine or a model may draw out: where the lane is full, the answer is 429 at once
 
 Of one process, as its threads are. Not here: who may ask how often (rates).
@@ -80,6 +81,7 @@ class Slots:
 
 COMMON = Lane("records", 32, 1_000)
 VERBS = Lane("verbs", 16, 64)
+RECIPES = Lane("recipes", 4, 64)
 GRADING = Lane("graders", 4, 0)
 HOOKS = Lane("webhook tests", 4, 0)
 LOGINS = Lane("logins", 16, 64)

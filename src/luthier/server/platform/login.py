@@ -14,7 +14,7 @@ from luthier.app.oidc import NotProven
 from luthier.core.errors import LuthierError
 from luthier.governance.access import KNOWN
 from luthier.server.errors import ApiError
-from luthier.server.routes import PUBLIC, Route
+from luthier.server.routes import PUBLIC, Described, Route
 from luthier.store.sessions import LOGIN_S
 
 from .asked import answered, as_api_error, caller
@@ -34,6 +34,12 @@ class LoginRoutes:
         Route("GET", "/luthier/v1/login/callback", "finish", PUBLIC, for_browsers=True),
         Route("POST", "/luthier/v1/logout", "leave", KNOWN),
     )
+
+    DESCRIBED: ClassVar = {
+        "begin": Described("To the provider.", status=302, query=("provider", "next")),
+        "finish": Described("To where the login was for.", status=303, query=("code", "state", "iss")),
+        "leave": Described("The session is ended.", gives=("object", "ended")),
+    }
 
     def __init__(self, site: Site) -> None:
         self._site = site

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from fastapi.responses import Response
 from luthier.core.errors import LuthierError, NotFound
 from luthier.server.errors import ApiError
 from luthier.server.router import Asker, Ending, Lease, Router, unknown
-from luthier.server.routes import Route
+from luthier.server.routes import Described, Route
 from luthier.server.served import ServedModel
 
 from .asked import answered, as_api_error, caller
@@ -45,6 +45,8 @@ class ModelRoutes:
     """Reading is a route of served models."""
 
     ROUTES: ClassVar = (Route("DELETE", "/v1/models/{model_id:path}", "delete", "models.write"),)
+
+    DESCRIBED: ClassVar = {"delete": Described("It is gone.", gives=("id", "object", "deleted"))}
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -97,6 +99,7 @@ class ProjectRouter(Router):
         self._most, self._wait_s = most, wait_s
         self._held: OrderedDict[Key, _Held] = OrderedDict()
         self._loading: dict[Key, asyncio.Task[None]] = {}
+        self._awaited: Counter[Key] = Counter()
         self._changed: asyncio.Event | None = None
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="models")
         self._closed = False
@@ -142,14 +145,26 @@ class ProjectRouter(Router):
         found: Found = await self._find(name, asker)
         try:
             async with asyncio.timeout(min(self._wait_s, wait_s or self._wait_s)):
-                while (held := self._held.get(found.key)) is None:
-                    await self._come_nearer(found)
+                held = self._held.get(found.key) or await self._awaited_one(found)
         except TimeoutError:
             message = f"The model {name[:200]!r} is not in memory yet. Try again soon."
             raise ApiError(503, "model_loading", message, headers={"retry-after": "5"}) from None
         self._held.move_to_end(found.key)
         held.leases += 1
         return _Lease(self, held)
+
+    async def _awaited_one(self, found: Found) -> _Held:
+        """The model, once it is there. Until then it is loaded for nobody else's sake: who waits for room does not take it away again
+        before those who waited for it have it."""
+        self._awaited[found.key] += 1
+        try:
+            while (held := self._held.get(found.key)) is None:
+                await self._come_nearer(found)
+            return held
+        finally:
+            self._awaited[found.key] -= 1
+            self._awaited += Counter()  # forgets those at nought
+            self.freed()
 
     async def _come_nearer(self, found: Found) -> None:
         """Wait for the model's loading, begin it, or wait until there is room. Raises ApiError where it cannot be loaded."""
@@ -190,7 +205,9 @@ class ProjectRouter(Router):
         """Whether one more may be loaded. What answers somebody stays."""
         if len(self._held) + len(self._loading) < self._most:
             return True
-        idle = next((key for key, held in self._held.items() if not held.leases), None)
+        idle = next(
+            (key for key, held in self._held.items() if not held.leases and not self._awaited[key]), None
+        )
         if idle is None:
             return False
         model = self._held.pop(idle).model

@@ -89,7 +89,11 @@ class PassingRoutes:
         with contextlib.ExitStack() as held:
             held.enter_context(DOWNLOADS.of(caller(request).project))
             path = await self._found(request, sha256)
-            return HeldFile(held.pop_all(), path, headers={"repr-digest": f"sha-256=:{digest}:"})
+            return HeldFile(
+                held.pop_all(),
+                path,
+                headers={"repr-digest": f"sha-256=:{digest}:", "content-disposition": "attachment"},
+            )
 
     async def _found(self, request: Request, sha256: str) -> str:
         if not _SHA256.fullmatch(sha256):

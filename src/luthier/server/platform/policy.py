@@ -10,10 +10,11 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from luthier.server.parts import Wire, checked
-from luthier.server.routes import Route
+from luthier.server.routes import LISTED, Described, Route
 from luthier.store.policies import Laid
 
 from .asked import answered, body_of, caller
+from .lanes import RECIPES
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
@@ -38,6 +39,13 @@ class PolicyRoutes:
         Route("GET", "/luthier/v1/policy/{scope}/history", "history", "policy.read"),
     )
 
+    DESCRIBED: ClassVar = {
+        "effective": Described("What holds here, and who says it.", gives=("object",)),
+        "laid": Described("What the scope says.", gives=("object", "scope")),
+        "lay": Described("What the scope says now.", takes=NewPolicy, gives=("object", "scope", "version")),
+        "history": Described("What it said before.", gives=LISTED),
+    }
+
     def __init__(self, site: Site) -> None:
         self._site = site
 
@@ -53,7 +61,9 @@ class PolicyRoutes:
     async def lay(self, request: Request, scope: str) -> Response:
         body = checked(NewPolicy, await body_of(request, LARGEST_BODY_BYTES))
         return await answered(
-            lambda who: plain(self._site.policies.lay(who, scope, body.yaml, body.reason)), caller(request)
+            lambda who: plain(self._site.policies.lay(who, scope, body.yaml, body.reason)),
+            caller(request),
+            lane=RECIPES,
         )
 
     async def history(self, request: Request, scope: str) -> Response:

@@ -10,10 +10,10 @@ from pydantic import Field
 
 from luthier.app.uploaded import LARGEST_PART_BYTES, LARGEST_UPLOAD_BYTES, MOST_PARTS
 from luthier.server.parts import Wire, checked
-from luthier.server.routes import Route
+from luthier.server.routes import Described, Form, Route
 
 from .asked import answered, body_of, caller, worked
-from .files import Arrival, shown
+from .files import OBJECT, Arrival, shown
 
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
@@ -45,6 +45,13 @@ class UploadRoutes:
         Route("POST", "/v1/uploads/{upload_id}/complete", "complete", "files.write"),
         Route("POST", "/v1/uploads/{upload_id}/cancel", "cancel", "files.write"),
     )
+
+    DESCRIBED: ClassVar = {
+        "create": Described("The upload.", takes=Begin, gives=OBJECT),
+        "part": Described("The part.", takes=Form("data"), gives=OBJECT),
+        "complete": Described("The upload, with its file.", takes=Complete, gives=(*OBJECT, "file")),
+        "cancel": Described("The upload.", gives=OBJECT),
+    }
 
     def __init__(self, site: Site) -> None:
         self._site = site

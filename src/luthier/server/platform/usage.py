@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 
 from luthier.app.sheets import CSV_TYPE, XLSX_TYPE, as_csv, as_xlsx
 from luthier.server.errors import ApiError
-from luthier.server.routes import Route
+from luthier.server.routes import LISTED, Described, Route
 
 from .asked import caller, worked
 from .query import asked_in
@@ -24,6 +24,12 @@ _PARAMETERS = ("by", "month", "unit", "format")
 
 class UsageRoutes:
     ROUTES: ClassVar = (Route("GET", "/luthier/v1/usage", "usage", "usage.read"),)
+
+    DESCRIBED: ClassVar = {
+        "usage": Described(
+            "What was used.", gives=LISTED, query=_PARAMETERS, also=(CSV_TYPE.partition(";")[0], XLSX_TYPE)
+        )
+    }
 
     def __init__(self, site: Site) -> None:
         self._site = site

@@ -26,6 +26,7 @@ from luthier.server.routes import Described, Route
 from . import retries
 from .asked import answered, body_of, caller
 from .jobs import plain
+from .lanes import RECIPES
 from .lanes import VERBS as VERBS_LANE
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class VerbRoutes:
     )
     DESCRIBED: ClassVar = {
         endpoint_of(verb): Described(
-            verb.about, takes=verb.wish, gives=("object",), status=202 if verb.long else 200
+            verb.about, takes=verb.wish, gives=("object",), status=202 if verb.long else 200, once=verb.long
         )
         for verb in VERBS.values()
     }
@@ -57,7 +58,9 @@ class VerbRoutes:
             wish = checked(verb.wish, await body_of(request))
             if verb.long:
                 once = retries.once(request, wish.plain())
-                return await answered(self._submit, caller(request), verb, wish, once, status=202)
+                return await answered(
+                    self._submit, caller(request), verb, wish, once, status=202, lane=RECIPES
+                )
             if retries.HEADER in request.headers:
                 raise ApiError(
                     400,

@@ -13,7 +13,7 @@ from pydantic import Field
 from luthier.app.webhooks import LONGEST_TITLE, Webhooks
 from luthier.core.egress import LONGEST_URL
 from luthier.server.parts import Wire, checked
-from luthier.server.routes import Route
+from luthier.server.routes import LISTED, Described, Route
 from luthier.store.webhooks import TYPES, Webhook
 
 from .asked import answered, body_of, caller
@@ -23,6 +23,7 @@ from .query import LONGEST, asked_in, limit_of, page
 if TYPE_CHECKING:
     from luthier.app.site import Caller, Site
 
+OBJECT = ("object", "id")
 READ, WRITE = "webhooks.read", "webhooks.write"
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TITLE)]
 Url = Annotated[str, Field(min_length=1, max_length=LONGEST_URL)]
@@ -69,6 +70,22 @@ class WebhookRoutes:
         *_routes("/luthier/v1/webhooks"),
         Route("GET", "/luthier/v1/webhooks/{webhook_id}/deliveries", "deliveries", READ),
     )
+
+    DESCRIBED: ClassVar = {
+        "create": Described(
+            "The webhook, its secret this once.", takes=Created, gives=(*OBJECT, "signing_secret")
+        ),
+        "list": Described("Webhooks.", gives=LISTED, query=("after", "limit")),
+        "get": Described("The webhook.", gives=OBJECT),
+        "change": Described("The webhook.", takes=Changed, gives=OBJECT),
+        "end": Described("It is gone.", gives=(*OBJECT, "deleted")),
+        "rotate": Described(
+            "The webhook, its new secret this once.", takes=Rotated, gives=(*OBJECT, "signing_secret")
+        ),
+        "test": Described("A sample was sent.", takes=Tested, gives=("object", "status_code", "success")),
+        "event_types": Described("What can be told of.", gives=LISTED),
+        "deliveries": Described("The newest deliveries.", gives=LISTED),
+    }
 
     def __init__(self, site: Site) -> None:
         self._webhooks = Webhooks(site)
