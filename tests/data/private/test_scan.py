@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,15 @@ from hypothesis import strategies as st
 
 from luthier.data import compiled
 from luthier.data.digests import bytes_of
-from luthier.data.private import KINDS, national, numbers, phones, scan
-from luthier.data.private.find import WAYS
+from luthier.data.private import KINDS, checks, national, numbers, phones, scan
+from luthier.data.private.find import WAYS, candidates
 from luthier.data.private.readable import Readable
 from luthier.data.private.secrets import NAMED, SECRETS
 
 from ..test_words import each_way, hostile
 from .corpus import Made
 from .ruled import batch_of, record, run
+from .test_national import Some
 
 ALL = frozenset(KINDS)
 
@@ -109,6 +112,100 @@ def test_values_by_themselves(values: list[str], before: str, behind: str, name:
     keeps_promises([(before + value + behind).translate(wide) for value in values])
 
 
+NAMES = {
+    "US": "SSN", "DE": "Steuer-ID", "FR": "NIR", "NL": "BSN", "BE": "rijksregister", "SE": "personnummer", "PL": "PESEL", "BR": "CPF",
+    "CN": "身份证", "IN": "Aadhaar", "GB": "NHS", "CH": "AHV", "NO": "fødselsnummer", "DK": "CPR", "PT": "contribuinte", "AT": "SVNR",
+    "CA": "SIN:", "AU": "TFN", "ZA": "ID", "KR": "RRN", "TR": "T.C. kimlik", "RO": "CNP", "CZ": "rodné", "BG": "EGN", "HR": "OIB",
+    "EE/LT": "isikukood", "CL": "RUT", "AR": "CUIT", "JP": "my number", "TH": "thai id", "IL": "teudat",
+}  # fmt: skip
+
+
+def valid(row: numbers.Row, size: int, seed: int) -> Iterator[str]:
+    """So many digits that hold for the row."""
+    some = Some(seed)
+    special = {
+        ("SE", 12): lambda: some.random.choice(("19", "20")) + some.number("SE"),
+        ("DK", 10): lambda: some.date(day_first=True) + some.digits(4),
+        ("CL", 8): lambda: some.digits(8),
+    }
+    country = row.national.country if row.national else ""
+    make = special.get((country, size), lambda: some.number(country) if country else some.digits(size))
+    for _ in range(20_000):
+        digits = make()
+        if len(digits) != size or not digits.isdigit():
+            continue
+        if row.kind == "phone":
+            holds = numbers._area(digits, row) is not None
+        else:
+            holds = row.national.check(digits) if row.national else checks.card(digits)
+        if holds:
+            yield digits
+
+
+def every_layout() -> Iterator[tuple[numbers.Row, str, str]]:
+    """(a row, what it is called, a number of it as one of its layouts has it): two of each."""
+    seed = 0
+    for layout, rows in numbers.layouts().items():
+        sizes = [int(piece) for piece in numbers.pieces_of(layout) if piece.isdigit()]
+        for row in rows:
+            seed += 1
+            made = list(islice(valid(row, sum(sizes), seed), 2))
+            assert len(made) == 2, (layout, row)
+            for digits in made:
+                some = iter(digits)
+                value = re.sub("[0-9]+", lambda size, some=some: "".join(islice(some, int(size[0]))), layout)
+                yield row, NAMES[row.national.country] if row.national else "call", value
+
+
+@pytest.mark.parametrize("kinds", [ALL, frozenset({"national_id"}), frozenset({"card", "phone"})])
+def test_every_layout_beside_its_name_and_without(kinds: frozenset[str]) -> None:
+    """What one layout is of may count by itself in one country and need its name in another."""
+    texts, masked = [], []
+    for row, name, value in every_layout():
+        if row.kind not in kinds:
+            continue
+        alone = [f"{value}", f"see {value} there", f"é {value}", f"{value}, {value}"]
+        beside = [
+            f"my {name} number is {value}, thanks",
+            f"{name}: {value}",
+            f"{name} é {value}",
+            f"id card {value}",
+        ]
+        beside += [f"{value} ({name})", f"{value} é {name}", f"{name} order {value}"] if row.national else []
+        if row.kind != "national_id":  # a word before says it of a telephone's number, and a card needs none
+            beside = beside[:2]
+        texts += alone + beside
+        masked += [not row.weak] * len(alone) + [True] * len(beside)
+    for text, bits in zip(texts, seen(texts, kinds), strict=True):
+        sure = any(one.sure for one in candidates(text, kinds))
+        assert not sure or bits & scan.SURE, text
+    batch = batch_of(*(record(text) for text in texts))
+    with compiled.plainly():
+        plain = run("redact", batch, sorted(kinds))
+    ran = run("redact", batch, sorted(kinds))
+    assert vars(ran) == vars(plain)
+    for text, must, changed in zip(texts, masked, ran.changed, strict=True):
+        assert changed or not must, text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("my CPF number is 52998224725, thanks", "52998224725"), ("OIB: 69435151530", "69435151530"),
+        ("T.C. kimlik 10000000146", "10000000146"), ("Aadhaar 796256478716", "796256478716"), ("CPR 311299-1234", "311299-1234"),
+        ("RRN 6202206761725", "6202206761725"), ("thai id 3748730344032", "3748730344032"), ("CUIT 24836584479", "24836584479"),
+        ("id card 204073030034", "204073030034"),
+    ],
+)  # fmt: skip
+def test_an_id_that_needs_its_name_where_its_layout_is_also_of_one_that_does_not(
+    text: str, value: str
+) -> None:
+    for_all = batch_of(record(text))
+    with compiled.plainly():
+        assert value not in run("redact", for_all).texts()[0]
+    assert value not in run("redact", for_all).texts()[0]
+
+
 def test_every_hint_of_a_key_is_seen() -> None:
     tails = ("Zx9" * 100, "9f3A" * 100, "0a1f" * 8, "0a1f" * 16, "ABCDEFGHIJ234567", "A1" * 29)
     for one in SECRETS:
@@ -143,6 +240,14 @@ def test_more_open_numbers_than_there_is_room_for() -> None:
     texts = ["123456782, " * 400, "", "bsn 123456782", "1 2 " * 200]
     keeps_promises(texts)
     assert seen(texts)[0] & scan.SURE
+
+
+def test_a_turn_without_content() -> None:
+    batch = batch_of(record([("user", "mail a@b.de"), ("assistant", None)]), record([("user", None)]))
+    with compiled.plainly():
+        plain = run("redact", batch)
+    assert vars(run("redact", batch)) == vars(plain)
+    assert plain.texts()[0] == "mail [EMAIL_1]"
 
 
 def test_nothing_and_bytes_that_are_no_text() -> None:

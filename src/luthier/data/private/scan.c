@@ -9,7 +9,8 @@
 
 /* The order of find.WAYS. SURE: a number that may count by itself. */
 enum { EMAIL = 1, NUMBERS = 2, LETTERED = 4, IBAN = 8, IP = 16, KEY = 32, SURE = 64, ANY = 127 };
-/* Of an open number: counts if its check holds; its name may stand near in letters that are not looked at. */
+/* Of an open number: some row of its layout that needs no name counts if its check holds; its name may stand near in letters that are
+   not looked at. */
 enum { COUNTS = 1, NAMED = 2 };
 /* What a layout of digits is of; a form of characters that stand for another one. */
 enum { CARD = 1, PHONE = 2, FRENCH = 4, STRONG = 8, WEAK = 16 };
@@ -49,7 +50,8 @@ typedef struct {
 } Known;
 
 /* Numbers whose checks Python knows, at most `room`: each of text about[0], its layout's node about[1], about[2] of COUNTS and NAMED,
-   about[3] digits in `digits` [room, MOST_DIGITS]. What stands around it, where a name may, is from edges[k] to edges[k + 1]. */
+   about[3] digits in `digits` [room, MOST_DIGITS]. What stands around it is from edges[k] to edges[k + 1], also where COUNTS: one layout
+   is of ids that count by themselves and of others that need their name. */
 typedef struct {
   int64_t *about;
   uint8_t *digits, *told;
@@ -401,13 +403,13 @@ static unsigned keep(Open *open, const uint8_t *s, int64_t n, int64_t start, int
   if (open->n == open->room || size > MOST_DIGITS) return SURE;
   const int64_t from = start > NEAR ? start - NEAR : 0, to = n - end > BEHIND ? end + BEHIND : n;
   int64_t flags = counts ? COUNTS : 0, at = open->edges[open->n];
-  if (!counts && is_ascii(s + from, start - from) && is_ascii(s + end, to - end)) {
+  if (is_ascii(s + from, start - from) && is_ascii(s + end, to - end)) {
     memcpy(open->told + at, s + from, (size_t)(start - from));
     at += start - from;
     open->told[at++] = ' ';
     memcpy(open->told + at, s + end, (size_t)(to - end));
     at += to - end;
-  } else if (!counts) {
+  } else {
     flags |= NAMED;
   }
   const int64_t about[4] = {text, node, flags, size};

@@ -45,7 +45,8 @@ STRANGE_LETTERS = "\u0130\u0131\u017f\u212a"
 LONGEST_GROUP = 19
 SIGNS = " ().-/"
 AROUND, MOST_DIGITS = 48 + 1 + 16, 20
-COUNTED = 1
+COUNTED, NAMED = 1, 2
+"""Of an open number, as scan.c says it: its layout has a row that counts without a name; a name may stand near."""
 BEFORE_CAPITAL = 2
 """Of a hint that says something only before a capital or a digit."""
 
@@ -61,7 +62,7 @@ def ways(
     wide: np.ndarray | None = None,
     digits: np.ndarray | None = None,
 ) -> np.ndarray:
-    """uint8 [T] of texts of which none is null. `told` are their bytes as in Opened; `wide` are texts with characters beyond ASCII and
+    """uint8 [T]; a text that is null holds nothing. `told` are their bytes as in Opened; `wide` are texts with characters beyond ASCII and
     `digits` those with digits, all where it is not said."""
     digits = np.ones(len(texts), bool) if digits is None else digits
     found = _compiled(*(told or bytes_of(texts.to_arrow())), kinds)
@@ -81,7 +82,7 @@ def _plainly(texts: pl.Series, kinds: Set[str], wide: np.ndarray, digits: np.nda
     every = np.full(len(texts), 0xFF, np.uint8)
     found = _sieved(texts, kinds, digits, every)
     places = np.flatnonzero(wide)
-    places = places[some(texts, places).str.contains(odd()).to_numpy()]
+    places = places[some(texts, places).str.contains(odd()).fill_null(False).to_numpy()]
     if len(places):
         plain = pl.Series([Readable(text).plain for text in strings(texts, places)], dtype=pl.String)
         found[places] = _sieved(plain, kinds, np.ones(len(plain), bool), every[places])
@@ -97,7 +98,7 @@ def _sieved(texts: pl.Series, kinds: Set[str], digits: np.ndarray, asked: np.nda
         places = np.flatnonzero(where & digits if way.digits else where)
         if len(places):
             few = texts if len(places) == len(texts) else some(texts, places)
-            found[places[few.str.contains(way.sieve()).to_numpy()]] |= BITS[name]
+            found[places[few.str.contains(way.sieve()).fill_null(False).to_numpy()]] |= BITS[name]
     return found
 
 
@@ -139,25 +140,32 @@ class _Open:
         """The texts of those that count by themselves, as far as digits and names tell."""
         buffers = [None, pa.py_buffer(self.edges[: n + 1]), pa.py_buffer(self.around)]
         near = pl.Series(pl.from_arrow(pa.Array.from_buffers(pa.large_string(), n, buffers)))
-        named = near.str.contains(_names()).to_numpy()
         text, node, flags, size = self.about[:n].T
-        asked = np.flatnonzero((flags != 0) | named)
+        named = near.str.contains(_names()).to_numpy() | (flags & NAMED != 0)
+        asked = np.flatnonzero((flags & COUNTED != 0) | named)
         digits = self.digits.tobytes().decode("ascii", "replace")
-        some = zip(text[asked].tolist(), node[asked].tolist(), flags[asked].tolist(), asked.tolist(), size[asked].tolist(), strict=True)  # fmt: skip
+        some = zip(
+            *(one[asked].tolist() for one in (text, node, flags & COUNTED, named, size)),
+            asked.tolist(),
+            strict=True,
+        )
         return [
             text
-            for text, node, flag, k, size in some
+            for text, node, counts, name, size, k in some
             if any(
-                _holds(row, digits[k * MOST_DIGITS : k * MOST_DIGITS + size], flag == COUNTED)
+                _holds(row, digits[k * MOST_DIGITS : k * MOST_DIGITS + size], counts, name)
                 for row in rows[node]
             )
         ]
 
 
-def _holds(row: numbers.Row, digits: str, counts: bool) -> bool:
+def _holds(row: numbers.Row, digits: str, counts: int, named: bool) -> bool:
+    """`counts` is said of the layout, which may have rows of both sorts: one that is weak needs a name all the same."""
     if row.kind == "card":
-        return counts and checks.card(digits)
-    return row.national is not None and not (counts and row.weak) and row.national.check(digits)
+        return counts != 0 and checks.card(digits)
+    return (
+        row.national is not None and (named or (counts != 0 and not row.weak)) and row.national.check(digits)
+    )
 
 
 @lru_cache(maxsize=1)
@@ -185,7 +193,7 @@ def _hints() -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
 
 @lru_cache(maxsize=1)
 def _names() -> str:
-    """Whatever an id with a weak layout is called, as Rust reads it."""
+    """Whatever an id with a layout is called, as Rust reads it: more than one row's own names, so it decides for no row."""
     names = "|".join(sorted({one.names for one in national.NATIONAL if one.layouts}))
     return f"(?i:{names}|{national.ANY_NAME})"
 
