@@ -7,16 +7,17 @@ from itertools import pairwise
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from luthier.data.private import KINDS, WORDS, phones
+from luthier.data.private import KINDS, WORDS, phones, scan
 from luthier.data.private.find import WAYS, candidates, sieves
 from luthier.data.private.found import Found, settle
 from luthier.data.private.readable import Readable, odd, table
-from luthier.data.private.secrets import SECRETS, secrets
+from luthier.data.private.secrets import NAMED, SECRETS, secrets
 
 from .corpus import Made, chats
+from .ruled import batch_of, record, run
 
 ALL = frozenset(KINDS)
 
@@ -49,6 +50,41 @@ def test_a_sieve_lets_through_all_that_is_found_in_any_text(text: str) -> None:
     for name, way in WAYS.items():
         if any(True for _ in way.look(text, ALL)):
             assert pl.Series([text]).str.contains(way.sieve()).item(), name
+
+
+blank = st.sampled_from(["", " ", "  ", "\n", "\t", "\r\n", "\x1f", "\u3000", "\u00a0 ", "\x85"])
+said = st.tuples(
+    st.sampled_from(NAMED).flatmap(lambda word: st.sampled_from([word, word.upper(), word.replace("k", "\u212a")])),
+    st.sampled_from(["", "_of_x", "s", "lar\u0131m\u0131z", '"', "'", "-"]),
+    blank,
+    st.sampled_from(["", ":", "=", "=>", ":=", " is ", "is\n", " \u0131s\t", "IS ", " ist "]),
+    blank,
+    st.sampled_from(["", "bearer ", "Basic\n", "bas\u0131c ", "basic\t", "bearer  "]),
+    st.sampled_from(["", '"', "`"]),
+    st.sampled_from(["Hunter2xyz99", "a1B2c3D4e5F6g7H8i9J0", "dXNlcjpwYXNzd29yZDEyMw==", "abc\u0131123x", "\u017fecret12"]),
+).map("".join)  # fmt: skip
+
+
+@given(st.lists(said, min_size=1, max_size=3).map(" ".join))
+@example("the password is\nHunter2xyz99")
+@example("the password is\tHunter2xyz99 ok")
+@example("authorization is  basic dXNlcjpwYXNzd29yZDEyMw==")
+@example("password:basic\na1B2c3D4e5F6g7H8i9J0")
+@example("password=abc\u0131123x")
+@settings(max_examples=150, deadline=None)
+def test_the_sieve_of_keys_lets_through_whatever_stands_after_a_word_for_one(text: str) -> None:
+    if candidates(text, frozenset({"key"})):
+        assert pl.Series([Readable(text).plain]).str.contains(WAYS["key"].sieve()).item()
+        assert scan.ways(pl.Series([text]), frozenset({"key"})).item() & scan.BITS["key"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["the password is\nHunter2xyz99", "the password is\tHunter2xyz99 ok", "authorization is  basic dXNlcjpwYXNzd29yZDEyMw==",
+     "password:basic\na1B2c3D4e5F6g7H8i9J0", "password=abc\u0131123x"],
+)  # fmt: skip
+def test_passwords_behind_other_blanks_are_masked(text: str) -> None:
+    assert "[KEY_1]" in run("redact", batch_of(record(text))).texts()[0]
 
 
 def test_every_secret_of_the_table_is_found_behind_its_hint() -> None:

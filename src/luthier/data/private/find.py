@@ -61,7 +61,8 @@ _LETTERED = "|".join(one.pattern for one in national.NATIONAL if one.pattern)
 def _lettered() -> tuple[re.Pattern[str], list[national.National]]:
     rows = [one for one in national.NATIONAL if one.pattern]
     either = "|".join(f"({one.pattern})" for one in rows)
-    # The sign of kelvin is a K where case does not matter, but no check knows it.
+    # Letters of ASCII alone: where case does not matter, the sign of kelvin is a K, which no check knows, and the long s and the i without
+    # a dot are an S and an I, which checks would take though no state writes them.
     return re.compile(rf"(?<![A-Za-z0-9_])(?:{either})(?![A-Za-z0-9_])", re.IGNORECASE | re.ASCII), rows
 
 

@@ -90,11 +90,14 @@ PASSWORDS = ("password", "passwd", "passwort", "passphrase", "mot de passe", "pw
 NAMED = (*PASSWORDS, "secret", "token", "apikey", "api_key", "api-key", "api key", "accesskey", "access_key", "access-key",
          "access key", "accountkey", "account_key", "private_key", "auth_key", "credential", "bearer", "authorization", "sig=")  # fmt: skip
 """Words after which a secret may stand."""
-_VALUE = re.compile(
-    r"[a-z_]{0,16}+[\"']?\s{0,4}+(?:=>|:=|[:=]|is\s)?\s{0,4}+(?:bearer\s|basic\s)?[\"'`]?"
-    r"([a-z0-9+/_.~!@#^&*%$-]{8,512}+={0,2}+)",
-    re.IGNORECASE,
+_I = "i\u0130\u0131"  # equal where case does not matter, to Python but not to Rust
+_BLANK = r"[\s\x1c-\x1f]"  # what Python calls a blank
+_BEFORE = (
+    rf"[a-z{_I}_]{{0,16}}+[\"']?{_BLANK}{{0,4}}+(?:=>|:=|[:=]|[{_I}]s{_BLANK})?{_BLANK}{{0,4}}+"
+    rf"(?:bearer{_BLANK}|bas[{_I}]c{_BLANK})?[\"'`]?"
 )
+_SIGN = f"[a-z{_I}0-9+/_.~!@#^&*%$-]"
+_VALUE = re.compile(f"{_BEFORE}({_SIGN}{{8,512}}+={{0,2}}+)", re.IGNORECASE)
 _SAID = re.compile(r"[:=]|\sis\s|\sist\s", re.IGNORECASE)
 
 
@@ -117,7 +120,7 @@ def sieve() -> str:
             "eyJ[A-Za-z0-9_-]{8}",
             "PRIVATE KEY",
             r"://[^\s:/@]{0,128}:[^\s/@]+@",
-            rf"(?i:(?:{words})[a-z_]{{0,16}}[^a-z]{{0,12}}(?:is |bearer |basic ){{0,2}}[^a-z0-9]{{0,6}}[a-z0-9+/_.~!@#^&*%$-]{{8}})",
+            f"(?i:(?:{words}){_BEFORE.replace('}+', '}')}{_SIGN}{{8}})",
         ]
     )
 
