@@ -402,5 +402,5 @@ def _version_of(ner: str) -> str:
 
 
 redact = RowRule(
-    "redact", 2, Redact, "Masks, renames or removes private data and secrets.", _run, private=True, mark=_mark,
+    "redact", 3, Redact, "Masks, renames or removes private data and secrets.", _run, private=True, mark=_mark,
 )  # fmt: skip
