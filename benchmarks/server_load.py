@@ -84,11 +84,7 @@ class House:
         key = site.found()
         caller = site.check(key) if key else None
         assert caller is not None and caller.project is not None, "the database must be empty"
-        made = [
-            site.accounts.keys.create(caller, scope=caller.project, title=f"client {n}")
-            for n in range(clients)
-        ]
-        keys = [one.text for one in made]
+        keys = _keys(site, caller, caller.project, clients)
         command = [sys.executable, "-m", "luthier", "server", "start", "--port", "0", "--json"]
         server = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)  # noqa: S603
         assert server.stdout is not None
