@@ -193,7 +193,7 @@ def _hints() -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
 
 @lru_cache(maxsize=1)
 def _names() -> str:
-    """Whatever an id with a layout is called, as Rust reads it: more than one row's own names, so it decides for no row."""
+    """Whatever an id with a layout is called, as Rust reads it: at least what each row asks for."""
     names = "|".join(sorted({one.names for one in national.NATIONAL if one.layouts}))
     return f"(?i:{names}|{national.ANY_NAME})"
 
