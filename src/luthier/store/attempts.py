@@ -8,8 +8,9 @@ A reconciler writes under the job's lease. The process that runs an attempt writ
 entered: while it is the job's newest attempt and has not ended, it may; else it gets Stale. Each write locks the job's row first, so what
 is told of one job has the order of its numbers for whoever reads along.
 
-Rows are locked in one order in all transactions of a server's home, so that two wait for each other never: jobs, their leases, requests
-for approval, budgets, promises (holds), sums of usage, and the trail last.
+Rows are locked in one order in all transactions of a server's home, so that two wait for each other never: jobs (by their numbers), their
+leases, requests for approval, budgets, sums of usage; the trail last, which it sees to itself (store/audit). What is of one job alone (its
+attempts, its promises) is locked with it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from luthier.core.testing import fault
 
 from .audit import Act, Audit
 from .database import Database, insert_once
-from .jobs import ENDED, Job, State, job_of, told
+from .jobs import ENDED, Job, State, cancelled, job_of, told
 from .leases import Lease, advance, alone, held, release, take
 from .ledger import row_of
 from .tables import attempts, events, job_needs, job_steps, jobs
@@ -287,29 +288,26 @@ class Attempts:
                     continue
                 how = "has failed" if row.how == "failed" else "was cancelled"
                 why = f"the job {row.needs}, which it waited for, {how}."
-                values = {
-                    "state": "cancelled",
-                    "finished_s": now_s,
-                    "error": {"code": "need_not_met", "message": why, "param": None},
-                }
-                connection.execute(jobs.update().where(jobs.c.id == job.id).values(values))
-                _tell(connection, told(job.id, f"Job cancelled: {why}", level="warn"))
-                ended(connection, _locked(connection, job.id))
+                error = {"code": "need_not_met", "message": why, "param": None}
+                cancelled(connection, job, why, now_s, ended, error)
                 self._audit.enter(connection, act(job))
         return len(found)
 
     def abandon(self, host: str, act: Act, now_s: float, ended: Also) -> list[str]:
         """Somebody says that a host is gone for good: what ran there is lost, and begins again elsewhere, where it is still wanted."""
-        found = []
+        found: list[str] = []
+        why = "its host was said to be gone"
         with self._database.transaction() as connection:
-            for job, attempt in _running(connection):
-                if attempt.handle.get("host") != host:
-                    continue
-                _locked(connection, job.id)
+            there = [job.id for job, attempt in _running(connection) if attempt.handle.get("host") == host]
+            query = sa.select(jobs).where(jobs.c.id.in_(there)).order_by(jobs.c.seq).with_for_update()
+            for job in [job_of(row) for row in connection.execute(query)]:
+                attempt = _newest(connection, job)
+                here = attempt is not None and attempt.state in LIVE and attempt.handle.get("host") == host
+                if attempt is None or job.state != "running" or not here:
+                    continue  # it ended a moment before
                 lease = take(connection, lease_of(job.id), "", now_s=float("inf"), for_s=0.0)
                 assert lease is not None
                 release(connection, advance(connection, lease))
-                why = "its host was said to be gone"
                 mine = sa.and_(attempts.c.job == job.id, attempts.c.number == attempt.number)
                 connection.execute(
                     attempts.update().where(mine).values(state="lost", reason=why, finished_s=now_s)
@@ -318,9 +316,9 @@ class Attempts:
                 over = {"finished_s": now_s} if state in ENDED else {}
                 connection.execute(jobs.update().where(jobs.c.id == job.id).values(state=state, **over))
                 _tell(connection, told(job.id, f"Attempt {attempt.number} was given up: {why}", level="warn"))
+                found.append(job.id)
                 if over:
                     ended(connection, _locked(connection, job.id))
-                found.append(job.id)
             self._audit.enter(connection, act)
         return found
 
