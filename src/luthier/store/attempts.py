@@ -150,6 +150,8 @@ class Attempts:
                 return []
             queue = Queue(waiting, _running(connection))
             choice = choose(queue)
+            stopping = [job.id for job, _ in queue.running if job.id in choice.stop]
+            _all_locked(connection, [*(job.id for job in waiting), *stopping])
             for job in waiting:
                 if job.id in choice.start:
                     one = self._enter(connection, job, choice.start[job.id], owner, launcher, now_s, lease_s)
@@ -159,13 +161,8 @@ class Attempts:
                     connection.execute(jobs.update().where(jobs.c.id == job.id).values(progress=waits))
             for job, attempt in queue.running:
                 if (why := choice.stop.get(job.id)) is not None:
-                    _locked(connection, job.id)
                     _stopping(connection, job.id, attempt.number, why)
-            for (
-                job,
-                attempt,
-                _,
-            ) in started:  # all rows of jobs are locked by now; what `also` locks comes behind them
+            for job, attempt, _ in started:
                 also(connection, job, attempt)
             fault("jobs.start")
         fault("jobs.started")
@@ -299,8 +296,7 @@ class Attempts:
         why = "its host was said to be gone"
         with self._database.transaction() as connection:
             there = [job.id for job, attempt in _running(connection) if attempt.handle.get("host") == host]
-            query = sa.select(jobs).where(jobs.c.id.in_(there)).order_by(jobs.c.seq).with_for_update()
-            for job in [job_of(row) for row in connection.execute(query)]:
+            for job in _all_locked(connection, there):
                 attempt = _newest(connection, job)
                 here = attempt is not None and attempt.state in LIVE and attempt.handle.get("host") == host
                 if attempt is None or job.state != "running" or not here:
@@ -411,6 +407,11 @@ def _running(connection: sa.Connection) -> list[tuple[Job, AttemptRow]]:
         for row in connection.execute(sa.select(jobs).where(jobs.c.id.in_([row.job for row in rows])))
     }
     return [(found[row.job], _attempt(row)) for row in rows if row.job in found]
+
+
+def _all_locked(connection: sa.Connection, ids: Sequence[str]) -> list[Job]:
+    query = sa.select(jobs).where(jobs.c.id.in_(list(ids))).order_by(jobs.c.seq).with_for_update()
+    return [job_of(row) for row in connection.execute(query)]
 
 
 def _locked(connection: sa.Connection, job_id: str) -> Job:
