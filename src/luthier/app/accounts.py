@@ -105,7 +105,7 @@ class Accounts:
         removes its home."""
         self._rights(caller).need("projects.write", project_id)
         act = caller.actor.act("project.ended", project_id, {"project": project_id})
-        self._rows.end_project(project_id, act, observer_of(self._site).ended)
+        self._rows.end_project(project_id, caller.user, act, observer_of(self._site).ended)
 
     # -- users --------------------------------------------------------------------------------------------------------
 

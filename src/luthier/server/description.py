@@ -16,7 +16,7 @@ from luthier.core.spec import Spec
 from luthier.server import completions, embeddings, responses, wire
 from luthier.server.asking import DEADLINE, LEAST_DEADLINE_S, MOST_DEADLINE_S
 from luthier.server.parts import Off, Wire
-from luthier.server.routes import PUBLIC, TABLE, Described, Form, Part, Route
+from luthier.server.routes import LONGEST_ONCE, PUBLIC, TABLE, Described, Form, Part, Route
 
 _TAKES: dict[str, tuple[type[Wire], Off]] = {
     "chat_completions": (wire.ChatBody, wire.UNSUPPORTED),
@@ -52,7 +52,7 @@ _EVENT = {
 _OF_PARTS = {400, 401, 403, 404, 409, 429, 500, 503}
 _OF_BODIES = {408, 413, 415}
 """What any route of a part may answer that does not do what was asked, and what those that take a body may besides."""
-_QUERY = {"limit": {"type": "integer", "minimum": 0}, "lines": {"type": "integer", "minimum": 1}}
+_QUERY = {"limit": {"type": "integer", "minimum": 1}, "lines": {"type": "integer", "minimum": 1}}
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -166,7 +166,9 @@ def _of_part(route: Route, said: Described | None, refs: dict[type, dict[str, st
     ]
     parameters += [{"name": name, "in": "query", "schema": _QUERY.get(name, text)} for name in said.query]
     if said.once:
-        parameters.append({"name": "Idempotency-Key", "in": "header", "schema": text | {"maxLength": 128}})
+        parameters.append(
+            {"name": "Idempotency-Key", "in": "header", "schema": text | {"maxLength": LONGEST_ONCE}}
+        )
     if parameters:
         told["parameters"] = parameters
     if said.takes is not None:

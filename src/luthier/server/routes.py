@@ -61,6 +61,8 @@ class Described:
 
 LISTED = ("object", "data")
 """What every list of a part gives."""
+LONGEST_ONCE = 255
+"""Characters of an Idempotency-Key."""
 
 
 @dataclass(frozen=True)

@@ -184,13 +184,13 @@ class Accounts:
             raise NotFound(f"there never was a project {project_id!r}.")
         return str(row.organisation)
 
-    def end_project(self, project_id: str, act: Act, ended: Ended) -> None:
+    def end_project(self, project_id: str, by: str, act: Act, ended: Ended) -> None:
         """Its keys end with it, and what it has in the queue (store/ending). Its records stay where they are."""
         now = time.time()
         with self._changing(act) as connection:
             connection.execute(projects.update().where(projects.c.id == project_id).values(ended_s=now))
             _end_scope(connection, project_id, now)
-            end_project(connection, self._audit, project_id, act, now, ended)
+            end_project(connection, self._audit, project_id, by, act, now, ended)
 
     # -- users and what they are --------------------------------------------------------------------------------------
 

@@ -8,8 +8,9 @@ A reconciler writes under the job's lease. The process that runs an attempt writ
 entered: while it is the job's newest attempt and has not ended, it may; else it gets Stale. Each write locks the job's row first, so what
 is told of one job has the order of its numbers for whoever reads along.
 
-Rows are locked in one order in all transactions of a server's home, so that two wait for each other never: jobs, their leases, requests
-for approval, budgets, promises (holds), sums of usage, and the trail last.
+Rows are locked in one order in all transactions of a server's home, so that two wait for each other never: jobs (by their numbers), their
+leases, requests for approval, budgets, sums of usage; the trail last, which it sees to itself (store/audit). What is of one job alone (its
+attempts, its promises) is locked with it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from luthier.core.testing import fault
 
 from .audit import Act, Audit
 from .database import Database, insert_once
-from .jobs import ENDED, Job, State, job_of, told
+from .jobs import ENDED, Job, State, cancelled, job_of, told
 from .leases import Lease, advance, alone, held, release, take
 from .ledger import row_of
 from .tables import attempts, events, job_needs, job_steps, jobs
@@ -149,6 +150,8 @@ class Attempts:
                 return []
             queue = Queue(waiting, _running(connection))
             choice = choose(queue)
+            stopping = [job.id for job, _ in queue.running if job.id in choice.stop]
+            _all_locked(connection, [*(job.id for job in waiting), *stopping])
             for job in waiting:
                 if job.id in choice.start:
                     one = self._enter(connection, job, choice.start[job.id], owner, launcher, now_s, lease_s)
@@ -158,13 +161,8 @@ class Attempts:
                     connection.execute(jobs.update().where(jobs.c.id == job.id).values(progress=waits))
             for job, attempt in queue.running:
                 if (why := choice.stop.get(job.id)) is not None:
-                    _locked(connection, job.id)
                     _stopping(connection, job.id, attempt.number, why)
-            for (
-                job,
-                attempt,
-                _,
-            ) in started:  # all rows of jobs are locked by now; what `also` locks comes behind them
+            for job, attempt, _ in started:
                 also(connection, job, attempt)
             fault("jobs.start")
         fault("jobs.started")
@@ -287,29 +285,25 @@ class Attempts:
                     continue
                 how = "has failed" if row.how == "failed" else "was cancelled"
                 why = f"the job {row.needs}, which it waited for, {how}."
-                values = {
-                    "state": "cancelled",
-                    "finished_s": now_s,
-                    "error": {"code": "need_not_met", "message": why, "param": None},
-                }
-                connection.execute(jobs.update().where(jobs.c.id == job.id).values(values))
-                _tell(connection, told(job.id, f"Job cancelled: {why}", level="warn"))
-                ended(connection, _locked(connection, job.id))
+                error = {"code": "need_not_met", "message": why, "param": None}
+                cancelled(connection, job, why, now_s, ended, error)
                 self._audit.enter(connection, act(job))
         return len(found)
 
     def abandon(self, host: str, act: Act, now_s: float, ended: Also) -> list[str]:
         """Somebody says that a host is gone for good: what ran there is lost, and begins again elsewhere, where it is still wanted."""
-        found = []
+        found: list[str] = []
+        why = "its host was said to be gone"
         with self._database.transaction() as connection:
-            for job, attempt in _running(connection):
-                if attempt.handle.get("host") != host:
-                    continue
-                _locked(connection, job.id)
+            there = [job.id for job, attempt in _running(connection) if attempt.handle.get("host") == host]
+            for job in _all_locked(connection, there):
+                attempt = _newest(connection, job)
+                here = attempt is not None and attempt.state in LIVE and attempt.handle.get("host") == host
+                if attempt is None or job.state != "running" or not here:
+                    continue  # it ended a moment before
                 lease = take(connection, lease_of(job.id), "", now_s=float("inf"), for_s=0.0)
                 assert lease is not None
                 release(connection, advance(connection, lease))
-                why = "its host was said to be gone"
                 mine = sa.and_(attempts.c.job == job.id, attempts.c.number == attempt.number)
                 connection.execute(
                     attempts.update().where(mine).values(state="lost", reason=why, finished_s=now_s)
@@ -318,9 +312,9 @@ class Attempts:
                 over = {"finished_s": now_s} if state in ENDED else {}
                 connection.execute(jobs.update().where(jobs.c.id == job.id).values(state=state, **over))
                 _tell(connection, told(job.id, f"Attempt {attempt.number} was given up: {why}", level="warn"))
+                found.append(job.id)
                 if over:
                     ended(connection, _locked(connection, job.id))
-                found.append(job.id)
             self._audit.enter(connection, act)
         return found
 
@@ -413,6 +407,11 @@ def _running(connection: sa.Connection) -> list[tuple[Job, AttemptRow]]:
         for row in connection.execute(sa.select(jobs).where(jobs.c.id.in_([row.job for row in rows])))
     }
     return [(found[row.job], _attempt(row)) for row in rows if row.job in found]
+
+
+def _all_locked(connection: sa.Connection, ids: Sequence[str]) -> list[Job]:
+    query = sa.select(jobs).where(jobs.c.id.in_(list(ids))).order_by(jobs.c.seq).with_for_update()
+    return [job_of(row) for row in connection.execute(query)]
 
 
 def _locked(connection: sa.Connection, job_id: str) -> Job:

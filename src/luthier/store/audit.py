@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from luthier.core.artifact import canonical
 
-from .database import Database
+from .database import Database, at_its_end
 from .tables import audit, audit_people
 
 PAGE_ROWS = 1_000
@@ -100,8 +100,9 @@ class Audit:
 
     def append(self, act: Act) -> Entry:
         """An entry by itself, for what changes nothing here: something denied, something sent out. Durable on return."""
+        check(act)
         with self._database.transaction() as connection:
-            return self.enter(connection, act)
+            return self._write(connection, act)
 
     def append_all(self, acts: Iterable[Act]) -> None:
         """All of them or none."""
@@ -109,12 +110,14 @@ class Audit:
             for act in acts:
                 self.enter(connection, act)
 
-    def enter(self, connection: sa.Connection, act: Act) -> Entry:
-        """An entry in the transaction that makes the change. Raises TypeError for data without a plain form, ValueError for what is
-        too long."""
-        for name, most in (("actor", 128), ("action", 64), ("subject", 256)):
-            if len(getattr(act, name)) > most:
-                raise ValueError(f"{name} has more than {most} characters")
+    def enter(self, connection: sa.Connection, act: Act) -> None:
+        """An entry in the transaction that makes the change; written at its end, for whoever writes an entry keeps everybody else from
+        doing so until he is done. Raises TypeError for data without a plain form, ValueError for what is too long."""
+        check(act)
+        at_its_end(connection, lambda: self._write(connection, act))
+
+    @staticmethod
+    def _write(connection: sa.Connection, act: Act) -> Entry:
         if connection.dialect.name != "sqlite":  # there BEGIN IMMEDIATE has let nobody else in
             connection.exec_driver_sql("LOCK TABLE audit IN SHARE ROW EXCLUSIVE MODE")
         last = connection.execute(
@@ -215,6 +218,15 @@ _ENTRIES = sa.select(
 _PEOPLE = sa.select(
     audit_people.c.seq, audit_people.c.salt, sa.cast(audit_people.c.person, sa.Text).label("person")
 )
+
+
+def check(act: Act) -> None:
+    """Whether it can be entered. Raises TypeError for data without a plain form, ValueError for what is too long."""
+    for name, most in (("actor", 128), ("action", 64), ("subject", 256)):
+        if len(getattr(act, name)) > most:
+            raise ValueError(f"{name} has more than {most} characters")
+    canonical(dict(act.data))
+    canonical(dict(act.person or {}))
 
 
 def _object(text: Any) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from luthier.core.errors import Busy, LuthierError, SpecError, StoreError, missi
 from luthier.core.spec import redact, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 HEAD = "0006"  # the newest migration; a test compares it with the migrations folder
+
+_LAST = "luthier.last"  # what a transaction does at its end: in `info` of its connection
 
 _MIGRATING = threading.Lock()  # Alembic keeps what it works on in globals of a module
 _MIGRATION_LOCK = 0x6C757468  # of PostgreSQL: processes that start together migrate one after the other
@@ -52,7 +54,13 @@ class Database:
         StoreError otherwise, and sqlalchemy's IntegrityError when another process entered the same key first."""
         try:
             with self.engine.begin() as connection:
-                yield connection
+                last = connection.info[_LAST] = []
+                try:
+                    yield connection
+                    for work in last:
+                        work()
+                finally:
+                    del connection.info[_LAST]
         except IntegrityError:
             raise
         except DBAPIError as error:
@@ -149,6 +157,11 @@ def _upgrade(engine: sa.Engine) -> None:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def at_its_end(connection: sa.Connection, work: Callable[[], object]) -> None:
+    """Do it as the last thing of a transaction, before it is committed: what locks something that everybody needs."""
+    connection.info[_LAST].append(work)
 
 
 def insert_once(connection: sa.Connection, table: sa.Table) -> Any:

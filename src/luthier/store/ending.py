@@ -19,7 +19,7 @@ from .tables import approvals, events, jobs, schedules
 
 
 def end_project(
-    connection: sa.Connection, audit: Audit, project: str, act: Act, now_s: float, ended: Ended
+    connection: sa.Connection, audit: Audit, project: str, by: str, act: Act, now_s: float, ended: Ended
 ) -> None:
     why = "its project was ended"
     cancel_waiting(connection, audit, jobs.c.project == project, act, why, now_s, ended)
@@ -35,24 +35,23 @@ def end_project(
         connection.execute(over.values(enabled=False, ended_s=now_s))
         audit.enter(connection, _of(act, "schedule.removed", name, project))
     open_ = (approvals.c.project == project) & (approvals.c.state == "open")
-    for row in connection.execute(sa.select(approvals).where(open_)).all():
-        connection.execute(approvals.update().where(approvals.c.id == row.id).values(
-            state="withdrawn", decided_by=act.actor, decided_reason=why, decided_s=now_s,
-        ))  # fmt: skip
-        facts = {"kind": row.kind, "subject": row.subject}
-        audit.enter(connection, _of(act, "approval.withdrawn", row.id, project, **facts))
+    for row in connection.execute(sa.select(approvals).where(open_).order_by(approvals.c.id)).all():
+        still = approvals.update().where(approvals.c.id == row.id, approvals.c.state == "open")
+        over = still.values(state="withdrawn", decided_by=by, decided_reason=why, decided_s=now_s)
+        if connection.execute(over).rowcount:  # else somebody decided a moment before
+            facts = {"kind": row.kind, "subject": row.subject}
+            audit.enter(connection, _of(act, "approval.withdrawn", row.id, project, **facts))
 
 
 def cancel_waiting(
     connection: sa.Connection, audit: Audit, which: sa.ColumnElement[bool], act: Act, why: str, now_s: float, ended: Ended
 ) -> None:  # fmt: skip
-    """All jobs' rows are locked first: what comes behind them in the order of locks (store/attempts) comes behind all of them."""
+    """All jobs' rows are locked first, those that run too: what comes behind them in the order of locks (store/attempts) comes behind all."""
     living = sa.select(jobs).where(which, jobs.c.state.not_in(ENDED)).order_by(jobs.c.seq).with_for_update()
     found = [job_of(row) for row in connection.execute(living)]
     waiting = [job for job in found if job.state != "running"]
     for job in waiting:
         cancelled(connection, job, why, now_s, ended)
-    for job in waiting:
         audit.enter(connection, _of(act, "job.cancelled", job.id, job.project, kind=job.kind))
 
 

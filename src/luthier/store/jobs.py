@@ -267,6 +267,12 @@ class Jobs:
         for row in page:
             yield Event(row.kind, row.subject, row.data, row.time_s, row.seq)
 
+    def newest(self, job_id: str) -> int:
+        """The number of the newest event of a job; 0: it has none."""
+        with self._database.reading() as connection:
+            query = sa.select(sa.func.max(events.c.seq)).where(events.c.subject == job_id)
+            return connection.execute(query).scalar_one() or 0
+
     def newest_told(self, job_id: str, *, before: int | None = None, limit: int) -> Sequence[Event]:
         """Lines of the story of a job that was found, newest first, those in front of the line `before`. Raises NotFound for one that
         is none of its lines."""
@@ -297,10 +303,15 @@ Ended = Callable[[sa.Connection, Job], None]
 """Who must hear that a job has ended (app/jobs/observing), in the transaction in which it does."""
 
 
-def cancelled(connection: sa.Connection, job: Job, why: str, now_s: float, ended: Ended) -> None:
+def cancelled(
+    connection: sa.Connection, job: Job, why: str, now_s: float, ended: Ended, error: Mapping[str, Any] | None = None
+) -> None:  # fmt: skip
     """In the caller's transaction, which has locked the job's row: a job that waits ends."""
     mine = jobs.c.id == job.id
-    connection.execute(jobs.update().where(mine).values(state="cancelled", wanted="cancel", finished_s=now_s))
+    values = {"state": "cancelled", "wanted": "cancel", "finished_s": now_s} | (
+        {"error": error} if error else {}
+    )
+    connection.execute(jobs.update().where(mine).values(values))
     connection.execute(events.insert().values(row_of(told(job.id, f"Job cancelled: {why}", level="warn"))))
     ended(connection, job_of(connection.execute(sa.select(jobs).where(mine)).one()))
 

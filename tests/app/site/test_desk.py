@@ -7,6 +7,7 @@ import pytest
 
 from luthier.core.errors import NotAllowed, NotFound, OverBudget
 from luthier.cost.quota import MICRO
+from luthier.store.tables import attempts
 from luthier.store.tables import jobs as job_rows
 
 WISH = {"base": "smollm2-135m-instruct", "files": {"train": "file-abc", "test": None}, "train": {"epochs": 2}}
@@ -49,6 +50,10 @@ def test_a_recipe_is_foreseen_by_its_own_epochs_and_by_what_such_runs_took(site,
         connection.execute(
             job_rows.update().values(state="succeeded", started_s=100.0, finished_s=150.0, result={})
         )
+        connection.execute(attempts.insert().values(
+            job=first.id, number=1, fence=1, launcher="scripted", state="succeeded", created_s=90.0, handle={}, started_s=100.0,
+            finished_s=150.0,
+        ))  # fmt: skip
         site.store.budgets.change_hold(connection, first.id, "tokens", metered_micro=1_000 * MICRO)
     later = site.jobs.submit(trainer, kind, wish)
     held = {one.unit: one.held_micro for one in site.store.budgets.held_by(later.id)}

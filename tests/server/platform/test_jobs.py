@@ -257,6 +257,55 @@ def test_streams_of_a_job_share_what_is_looked_up_and_each_tells_all_of_it_once(
     assert not streams._tails
 
 
+def test_a_number_that_was_never_told_spoils_nothing(client, site, who):
+    job = site.jobs.submit(who, "scripted", {})
+    site.jobs.ask(who, job.id, "cancel")
+    head = {"accept": "text/event-stream"}
+    far = client.get(f"/luthier/v1/jobs/{job.id}/events?after={1 << 60}", headers=head)
+    assert [one["event"] for one in events_of(far.text)] == ["job.ended"]
+
+    import asyncio
+
+    other = site.jobs.submit(who, "scripted", {})
+    streams = Streams(site, look_s=0.01, beat_s=0.0)
+
+    async def follow():
+        answer = await streams.open(who, other.id, 1 << 60, _still)
+        pieces = answer.body_iterator
+        assert await anext(pieces) == b": beat\n\n"
+        site.jobs.ask(who, other.id, "cancel")
+        return [one async for one in pieces if one != b": beat\n\n"]
+
+    told = asyncio.run(follow())
+    assert b"Job cancelled" in told[0] and b"job.ended" in told[1]
+
+
+@pytest.mark.parametrize(("away", "ends"), [(4, False), (5, True)])
+def test_a_stream_bears_it_that_the_records_are_away_for_a_moment(site, who, away, ends):
+    import asyncio
+
+    from luthier.core.errors import Busy
+
+    job = site.jobs.submit(who, "scripted", {})
+    site.jobs.ask(who, job.id, "cancel")
+    streams, look = Streams(site, look_s=0.01), []
+
+    def failing(*given):
+        look.append(given)
+        if len(look) <= away:
+            raise Busy("away")
+        return Streams._look(streams, *given)
+
+    streams._look = failing
+
+    async def follow():
+        return [piece async for piece in streams._pieces(who, job.id, 0, _still)]
+
+    pieces = asyncio.run(follow())
+    assert (pieces == []) is ends
+    assert ends or b"job.ended" in pieces[-1]
+
+
 def test_a_stream_ends_with_the_right_to_read_it(site, who, first_key, monkeypatch):
     import asyncio
 

@@ -12,9 +12,10 @@ from urllib.parse import unquote, unquote_plus
 
 import sqlalchemy as sa
 
-from luthier.app.permitted import project_of
+from luthier.app.permitted import need, project_of
 from luthier.core.errors import SpecError
 from luthier.core.event import Event
+from luthier.governance.access import SITE
 from luthier.store.attempts import AttemptRow
 from luthier.store.jobs import ENDED, Job, Wanted
 
@@ -167,7 +168,9 @@ class Jobs:
         return masked(found, self._site.environ)
 
     def abandon(self, caller: Caller, host: str) -> Sequence[str]:
-        """A host is gone for good: what ran there begins again elsewhere. Whoever says so of a host that lives has two trainers."""
+        """A host is gone for good: what ran there, of whichever project, begins again elsewhere. Whoever says so of a host that lives has two
+        trainers. Raises NotAllowed for who may not write jobs everywhere."""
+        need(self._site, caller, "jobs.write", SITE)
         act = caller.actor.act("host.abandoned", host)
         return self._site.store.attempts.abandon(host, act, time.time(), observer_of(self._site).ended)
 

@@ -38,6 +38,8 @@ MOST_STREAMS, MOST_OF_A_PROJECT = 1_000, 200
 LOOK_S = 1.0
 STILL_S = 5.0
 """How often it is asked whether a reader who is told nothing may still read; before he is told something it is always asked."""
+MOST_FAILED = 5
+"""After so many looks in vain, one after the other, a stream ends."""
 BEAT_S = 15.0
 LONGEST_S = 3600.0
 PAGE = 500
@@ -80,6 +82,9 @@ class Streams:
     ) -> StreamingResponse:
         """`still`: whether who asks may go on. Raises ApiError 404, and 429 where too many are open."""
         await worked(self._site.jobs.get, who, job_id)
+        after = min(
+            after, await worked(self._site.store.jobs.newest, job_id)
+        )  # nobody has heard what was not told yet
         if self._open.total() >= MOST_STREAMS or self._open[who.project] >= MOST_OF_A_PROJECT:
             raise ApiError(
                 429,
@@ -93,7 +98,7 @@ class Streams:
         self, who: Caller, job_id: str, after: int, still: Callable[[], Awaitable[bool]]
     ) -> AsyncIterator[bytes]:
         began_s = sent_s = time.monotonic()
-        asked_s = -math.inf
+        asked_s, failed = -math.inf, 0
         tail: Tail | None = None
         try:
             while (now := time.monotonic()) - began_s < self._longest_s:
@@ -103,8 +108,12 @@ class Streams:
                         asked_s = now
                         if not await still():
                             return
-                except (ApiError, LuthierError):
-                    return  # the records are away: the client asks again with what it has
+                except (ApiError, LuthierError):  # the records are away, for all streams at once
+                    if (failed := failed + 1) >= MOST_FAILED:
+                        return  # the client asks again with what it has
+                    await asyncio.sleep(self._look_s)
+                    continue
+                failed = 0
                 for event in told:
                     after = event.seq or after
                     yield _piece("job.told", line(event), after)

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import canonical
 from luthier.server.errors import ApiError
+from luthier.server.routes import LONGEST_ONCE
 from luthier.store.retries import Try
 
 if TYPE_CHECKING:
     from fastapi import Request
 
 HEADER, COUNT = "idempotency-key", "x-stainless-retry-count"
-LONGEST = 255
 Once = tuple[str, str]
 """What the caller calls a request, and the SHA-256 of what it is."""
 
@@ -30,9 +30,9 @@ def once(request: Request, body: Any) -> Once | None:
     given = request.headers.getlist(HEADER)
     if not given:
         return None
-    if len(given) > 1 or not 0 < len(given[0]) <= LONGEST or not given[0].isprintable():
+    if len(given) > 1 or not 0 < len(given[0]) <= LONGEST_ONCE or not given[0].isprintable():
         raise ApiError(
-            400, "invalid_value", f"Idempotency-Key is 1 to {LONGEST} printable characters, once.", param="Idempotency-Key"
+            400, "invalid_value", f"Idempotency-Key is 1 to {LONGEST_ONCE} printable characters, once.", param="Idempotency-Key"
         )  # fmt: skip
     return f"{request.url.path}:{given[0]}", hashlib.sha256(_said(request, body)).hexdigest()
 
