@@ -142,13 +142,6 @@ class Audit:
             raise _unsound("restamped", head.seq)
         return sign(head, key, time.time_ns() // 1000)
 
-    def head_signed(self, key: Path) -> Checkpoint:
-        """The newest entry, whatever the trail before it is like. Raises NotFound, SpecError for a key that signs nothing."""
-        head = self._trail.head()
-        if head is None:
-            raise NotFound("the audit trail has no entry yet.", remedy="Sign it once something was done.")
-        return sign(head, key, time.time_ns() // 1000)
-
     def unsigned(self, last: Checkpoint | None) -> bool:
         """Whether the trail is another than at its last checkpoint, as far as its newest entry says."""
         head = self._trail.head()
