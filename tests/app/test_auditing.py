@@ -62,6 +62,28 @@ def test_verify_says_what_vouches_and_what_is_wrong(app, tmp_path):
     assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 1
 
 
+def test_a_checkpoint_that_was_cut_off_is_told_and_spoils_no_other(app, tmp_path):
+    pytest.importorskip("cryptography")
+    removed(app, 3)
+    key, kept = str(tmp_path / "audit.pem"), tmp_path / "kept"
+    kept.mkdir()
+    run(app, "key", key)
+    run(app, "checkpoint", "--key", key, "--to", str(kept / "1.jsonl"))
+    line = (kept / "1.jsonl").read_text()
+    for n, cut in enumerate(("", line[:5], line[:-3], line[:40] + "\0" * 30, "\0" * 30), 2):
+        (kept / f"{n}.jsonl").write_text(cut)
+    run(app, "checkpoint", "--key", key, "--to", str(kept / "3.jsonl"))
+    (kept / "7.jsonl").write_text(line[:-1])  # whole, but for the end of its line
+    found = run(app, "verify", "--checkpoints", str(kept), "--key", f"{key}.pub")
+    assert found.exit_code == 0 and "up to entry 3 by 3 checkpoints" in found.output
+    assert "5 checkpoints were cut off while they were written" in found.output
+    for wrong in ("hello", '{"format":"other', line[:-3] + "}", "{}"):
+        (kept / "8.jsonl").write_text(wrong)
+        assert (
+            "is no checkpoint" in run(app, "verify", "--checkpoints", str(kept), "--key", f"{key}.pub").output
+        ), wrong
+
+
 def test_it_is_exported_line_by_line_and_never_over_a_file(app, tmp_path):
     removed(app, 2)
     assert app.audit.export(tmp_path / "a.jsonl") == 2

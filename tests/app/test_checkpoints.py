@@ -1,7 +1,10 @@
 """Signed checkpoints that a running server takes outside its home: of every trail, and never silently of none."""
 
+import os
+import shutil
 import sqlite3
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -51,14 +54,13 @@ def test_every_trail_is_signed_where_something_is_new(site, founded, key, place)
     with checkpoints.running():
         site.top.audit.served("started", ("platform",), "http://here")
     assert checkpoints.ok and checkpoints.last_s is not None
-    assert [int(name[:12]) for name in written(place / "site")] == [
-        1,
-        1,
-        2,
-    ]  # before anybody is served, and looked at
+    assert int(written(place / "site")[-1][:12]) == 2
+    [told] = (place / "started").iterdir()
+    assert told.suffix == ".txt" and "This is no checkpoint." in told.read_text()
     assert [int(name[:12]) for name in written(place / "projects" / project)] == [1]
+    before = written(place / "site")
     checkpoints.step()
-    assert len(written(place / "site")) == 3
+    assert written(place / "site") == before
     for trail, folder in ((site.top, place / "site"), (app, place / "projects" / project)):
         found = trail.audit.verify([folder], [key.with_name("audit.pem.pub")])
         assert found.sound and found.proven == found.entries > 0
@@ -102,7 +104,60 @@ def test_a_place_that_is_gone_is_told_in_log_status_and_metrics(site, founded, k
         assert client.get("/status/data").json()["beside"][0]["ok"] is True
 
 
-def test_nobody_is_served_before_the_first_is_written(site, founded, key, place):
+def test_a_project_that_has_ended_is_signed_up_to_its_last_entry(site, founded, key, place, tmp_path):
+    who, by = site.check(founded), site.top.actor
+    projects = [site.accounts.create_project(site.operator(), who.organisation, name).id for name in "abc"]
+    known, short, gone = (site.app_of(project, by) for project in projects)
+    checkpoints = Checkpoints.of(site, key, str(place), 3600.0)
+    for app in (known, short, gone):
+        app.store.audit.append(by.act("tested", "one"))
+    site.accounts.end_project(site.operator(), projects[1])
+    site.accounts.end_project(site.operator(), projects[2])
+    shutil.rmtree(gone.home)
+    checkpoints.step()
+    site.accounts.end_project(site.operator(), projects[0])
+    known.store.audit.append(by.act("tested", "two"))  # of a job that was still stopping
+    short.store.audit.append(by.act("tested", "two"))
+    checkpoints.step()
+    assert checkpoints.ok
+    signed = [[int(name[:12]) for name in written(place / "projects" / project)] for project in projects]
+    assert signed == [[1, 2], [1, 2], []]
+    assert not gone.home.exists()
+
+
+def test_what_nobody_looked_at_is_not_signed_at_the_start_either(site, founded, key, place):
+    site.top.audit.served("started", ("platform",), "http://here")
+    with sqlite3.connect(site.top.home / "luthier.db") as connection:
+        connection.execute("drop trigger audit_no_update")
+        connection.execute("update audit set subject = 'x' where seq = 1")
+    checkpoints = Checkpoints.of(site, key, str(place), 3600.0)
+    with checkpoints.running():
+        assert len(list((place / "started").iterdir())) == 1
+    assert not checkpoints.ok
+    assert written(place / "site") == []
+
+
+def test_the_last_is_signed_also_where_it_ends_with_an_error(site, founded, key, place):
+    with pytest.raises(ZeroDivisionError), Checkpoints.of(site, key, str(place), 3600.0).running():
+        site.top.audit.served("stopped", ("platform",), "http://here")
+        raise ZeroDivisionError
+    assert int(written(place / "site")[-1][:12]) == 2
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/fd").is_dir(), reason="this system does not say which files are open"
+)
+def test_no_project_is_left_open(site, founded, key, place):
+    site.app_of(site.check(founded).project, site.top.actor).store.audit.append(
+        site.top.actor.act("tested", "one")
+    )
+    Checkpoints.of(site, key, str(place), 3600.0).step()
+    assert len(list(place.glob("projects/*/*.jsonl"))) == 1
+    inside = str(site.top.home / "projects")
+    assert not [link for link in Path("/proc/self/fd").iterdir() if os.path.realpath(link).startswith(inside)]
+
+
+def test_nobody_is_served_before_the_place_was_tried(site, founded, key, place):
     checkpoints = Checkpoints.of(site, key, str(place), 60.0)
     place.rename(place.with_name("unmounted"))
     with pytest.raises(StoreError), checkpoints.running():

@@ -125,7 +125,7 @@ def test_what_strangers_wrote_does_not_steer_the_terminal(workshop):
 
 def test_what_a_server_takes_out_by_itself_is_no_persons_act(workshop, caplog):
     app, away = capture(workshop, 2), SimpleNamespace(home="away", traffic=SimpleNamespace(remove=_fails))
-    Retention(lambda: [away, app], 1e-6).step()
+    Retention(lambda: [("away", lambda: away), ("here", lambda: app)], 1e-6).step()
     assert "could not be removed from away" in caplog.text
     [entry] = [one for one in app.store.audit.read() if one.action == "traffic.removed"]
     assert entry.actor == "server" and entry.person_sha256 is None and entry.data["exchanges"] == 2

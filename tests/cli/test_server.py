@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -86,7 +87,7 @@ def test_a_server_that_is_started_drained_and_told_of(tmp_path):
         assert httpx.get(f"{told['address']}/luthier/v1/me").status_code == 401
     site = Site.open()
     acts = [(one.entry.action, one.entry.outcome) for one in site.top.audit.read()]
-    assert (acts[0][0] == "site.founded" and acts[-1][0] == "request") or acts[-1][0] == "serving.stopped"
+    assert [action for action, _ in acts[:2]] == ["serving.started", "site.founded"]
     assert ("request", "denied") in acts and ("serving.stopped", "done") in acts
     (away := tmp_path / "away").mkdir()
     key = str(tmp_path / "audit.pem")
@@ -95,10 +96,14 @@ def test_a_server_that_is_started_drained_and_told_of(tmp_path):
     with started("--machine", "local-cpu", "--capture", "0", "--keep-for", "1 day", *signing) as again:
         assert again["api_key"] is None
         assert httpx.get(f"{again['address']}/luthier/v1/me", headers=head).status_code == 200
+        assert httpx.get(f"{again['address']}/luthier/v1/me").status_code == 401
         [state] = httpx.get(f"{again['address']}/status/data", headers=head).json()["beside"]
         assert state["name"] == "audit_checkpoints" and state["ok"]
     told = luthier("audit", "verify", "--checkpoints", str(away / "site"), "--key", f"{key}.pub", "--json")
-    assert json.loads(told)["proven"] == json.loads(told)["entries"] > 0  # that it stopped is signed too
+    assert (
+        json.loads(told)["proven"] == json.loads(told)["entries"] > 0
+    )  # that it stopped, and who was denied, is signed too
+    assert site.top.audit.read(action="request").__next__().entry.outcome == "denied"
 
 
 def test_nothing_listens_beyond_this_machine_before_there_is_a_key():
@@ -119,12 +124,41 @@ def test_nothing_listens_beyond_this_machine_before_there_is_a_key():
         (("--guard", "nowhere.yaml"), "cannot be read"),
         (("--rate", "often"), "no rate"),
         (("--checkpoints-to", "away"), "need a key and a place"),
+        (("--checkpoint-every", "1 hour"), "need a key and a place"),
         (("--checkpoints-to", "away", "--checkpoint-key", "nowhere.pem"), "no private key"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_is_made(words, told):
     assert told in luthier("server", "start", "--port", "0", *words, code=2)
     assert not Site.open().store.accounts.any()
+
+
+@pytest.mark.parametrize("where", ["port", "place", "login", "interval"])
+def test_a_start_that_fails_makes_no_key_that_nobody_saw(tmp_path, monkeypatch, where):
+    key, away = str(tmp_path / "audit.pem"), tmp_path / "away"
+    away.mkdir()
+    luthier("audit", "key", key)
+    words = ["server", "start", "--checkpoints-to", str(away), "--checkpoint-key", key]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1] if where == "port" else 0
+        if where == "place":
+            (away / "started").write_text("a file where a folder should be")
+        if where == "login":
+            (Site.open().top.home / "login.yaml").write_text("providers: 7\n")
+        if where == "interval":
+            words += ["--checkpoint-every", "1 s"]
+        done = CliRunner().invoke(main, [*words, "--port", str(port)])
+    told = {
+        "port": "in use",
+        "place": str(away / "started"),
+        "login": "login.yaml",
+        "interval": "out of bounds",
+    }
+    assert done.exit_code != 0 and told[where] in done.output
+    assert not Site.open().store.accounts.any()
+    assert json.loads(luthier("server", "init", "--json"))["api_key"]
 
 
 @pytest.mark.postgres

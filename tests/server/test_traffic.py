@@ -144,7 +144,7 @@ def test_what_is_old_is_removed_while_serving(app, monkeypatch):
     monkeypatch.undo()
     assert capture.keep(id="chatcmpl-new", **facts)
     until = time.monotonic() + 10
-    with Retention(lambda: [app], 3600.0).running():
+    with Retention(lambda: [("here", lambda: app)], 3600.0).running():
         while "chatcmpl-old" in app.store.traffic.find(["chatcmpl-old"]) and time.monotonic() < until:
             time.sleep(0.01)
     assert set(app.store.traffic.find(["chatcmpl-old", "chatcmpl-new"])) == {"chatcmpl-new"}

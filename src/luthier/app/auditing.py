@@ -7,12 +7,21 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.errors import NotFound, SpecError
-from luthier.governance.trail import ERASED, Checkpoint, Examined, examine, new_key, sign, trusted
+from luthier.governance.trail import (
+    ERASED,
+    Checkpoint,
+    Examined,
+    examine,
+    new_key,
+    sign,
+    trusted,
+    whole_lines,
+)
 from luthier.store.audit import Entry, Person
 
 from .acting import Actor
@@ -88,11 +97,14 @@ class Audit:
 
     def verify(self, checkpoints: Sequence[Path] = (), keys: Sequence[Path] = ()) -> Examined:
         """The whole trail against its own hashes, and against signed checkpoints: files of them, and folders of such files. Raises DataError for
-        a checkpoint that is not what was signed."""
+        a checkpoint that is not what was signed; one that was cut off while it was written is counted."""
         known: list[Checkpoint] = []
+        cut = 0
         for path in (one for given in checkpoints for one in _files(given)):
-            known += trusted(_lines(path), keys, str(path))
-        return examine(self._trail.read(), self._trail.people, known)
+            lines, n_cut = whole_lines(_text(path))
+            known += trusted(lines, keys, str(path))
+            cut += n_cut
+        return replace(examine(self._trail.read(), self._trail.people, known), cut=cut)
 
     def new_key(self, path: Path) -> str:
         """A key to sign checkpoints with: PATH, and PATH.pub for who verifies. Its id."""
@@ -102,8 +114,10 @@ class Audit:
         """Sign the trail as it stands and add that to a file. Raises as `signed`, and SpecError for a file that cannot be written."""
         made = self.signed(key)
         try:
-            with to.open("a", encoding="ascii") as file:
-                file.write(made.line() + "\n")
+            with to.open("ab+") as file:
+                if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                    file.write(b"\n")  # whoever died in the middle of a line spoils no other
+                file.write(f"{made.line()}\n".encode("ascii"))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -126,13 +140,6 @@ class Audit:
             raise _unsound(found.faults[0].kind, found.faults[0].seq)
         if found.head != head.sha256:
             raise _unsound("restamped", head.seq)
-        return sign(head, key, time.time_ns() // 1000)
-
-    def head_signed(self, key: Path) -> Checkpoint:
-        """The newest entry, whatever the trail before it is like. Raises NotFound, SpecError for a key that signs nothing."""
-        head = self._trail.head()
-        if head is None:
-            raise NotFound("the audit trail has no entry yet.", remedy="Sign it once something was done.")
         return sign(head, key, time.time_ns() // 1000)
 
     def unsigned(self, last: Checkpoint | None) -> bool:
@@ -252,9 +259,9 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _lines(path: Path) -> list[str]:
+def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="ascii").splitlines()
+        return path.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(
             f"{path} cannot be read ({type(error).__name__}).",

@@ -12,27 +12,25 @@ Never taken away: jobs and their stories, the trail, what was used. docs/server.
 
 from __future__ import annotations
 
-import logging
+import errno
 import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.core.errors import LuthierError
-
 from .acting import SERVER
 from .passing import Passing
-from .repeating import repeating
+from .repeating import repeating, safely
 from .spending import settle_left_over
 
 if TYPE_CHECKING:
     from .site import Site
 
-logger = logging.getLogger("luthier.site")
+WHAT = "housekeeping"
 EVERY_S = 60.0
 CLEAN_EVERY_S = 3600.0
 IDEMPOTENCY_S = 48 * 3600.0
@@ -60,12 +58,12 @@ class Housekeeping:
     def step(self) -> int:
         """Nothing that it did makes more of it due."""
         now_s = self._clock()
-        _safely(partial(self._site.approvals.lapse, now_s))
-        _safely(partial(settle_left_over, self._site))
+        safely(WHAT, partial(self._site.approvals.lapse, now_s))
+        safely(WHAT, partial(settle_left_over, self._site))
         if now_s - self._cleaned_s >= CLEAN_EVERY_S:
             self._cleaned_s = now_s
-            for work in (self._rows, self._job_folders, self._projects):
-                _safely(partial(work, now_s))
+            for work in (self._rows, self._job_folders, self._place, self._projects):
+                safely(WHAT, partial(work, now_s))
         return 0
 
     def running(self) -> AbstractContextManager[None]:
@@ -77,9 +75,15 @@ class Housekeeping:
         store.retries.forget(now_s - IDEMPOTENCY_S)
         store.webhooks.forget(settled_before_s=now_s - DELIVERIES_S, ended_before_s=now_s - ENDED_WEBHOOK_S)
 
+    def _place(self, now_s: float) -> None:
+        """The one that all projects share."""
+        self._site.store.uploaded.kept.sweep_place(now_s - BROKEN_OFF_S)
+
     def _projects(self, now_s: float) -> None:
-        for project in self._site.store.accounts.projects():
-            _safely(partial(self._project, project.id, now_s))
+        """Ended ones too: what was to go goes."""
+        living = [one.id for one in self._site.store.accounts.projects()]
+        for project in (*living, *self._site.ended()):
+            safely(f"{WHAT}: {project}", partial(self._project, project, now_s))
 
     def _project(self, project: str, now_s: float) -> None:
         app = self._site.app_of(project, SERVER)
@@ -95,10 +99,10 @@ class Housekeeping:
         root, over = self._site.top.home / "jobs", self._site.store.jobs.over
         names = _folders(root)
         for few in (names[first : first + AT_ONCE] for first in range(0, len(names), AT_ONCE)):
-            for name in over(few, now_s - LOGS_S):
-                _empty(root / name, keep=())
+            old = set(over(few, now_s - LOGS_S))
             for name in over(few, now_s - WORKING_S):
-                _empty(root / name, keep=("lock", "logs"))
+                keep = () if name in old else ("lock", "logs")
+                safely(f"{WHAT}: the folder of job {name}", partial(_empty, root / name, keep))
 
 
 def _folders(root: Path) -> list[str]:
@@ -109,7 +113,8 @@ def _folders(root: Path) -> list[str]:
 
 
 def _empty(folder: Path, keep: tuple[str, ...]) -> None:
-    """Where no process is at the job: it holds the lock for as long as it lives."""
+    """Where no process is at the job: it holds the lock for as long as it lives. Raises OSError once all is gone that can be removed, and
+    something is left."""
     from .jobs.launchers.local import hold
 
     if not folder.is_dir() or all(path.name in keep for path in folder.iterdir()):
@@ -123,18 +128,11 @@ def _empty(folder: Path, keep: tuple[str, ...]) -> None:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink()
+        if left := sorted({path.name for path in folder.iterdir()} - set(keep)):
+            raise OSError(errno.ENOTEMPTY, "could not be removed", str(folder / left[0]))
         if not keep:
             folder.rmdir()
     finally:
         os.close(lock)
-
-
-def _safely(work: Callable[[], object]) -> None:
-    """What goes wrong with one of them keeps none of the others from being done."""
-    try:
-        work()
-    except (LuthierError, OSError) as error:
-        logger.warning("housekeeping: %s", error)
-    except Exception:
-        logger.exception("housekeeping failed")

@@ -1,4 +1,6 @@
-"""A piece of work that is done again and again beside something else, for as long as a block lasts."""
+"""A piece of work that is done again and again beside something else, for as long as a block lasts; and one of many, which keeps none of
+the others from being done.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,19 @@ from contextlib import contextmanager
 from luthier.core.errors import LuthierError
 
 logger = logging.getLogger("luthier.site")
+
+
+def safely(what: str, work: Callable[[], object], level: int = logging.WARNING) -> bool:
+    """Whether it was done. What goes wrong is logged, with `what` before it, and raised to nobody."""
+    try:
+        work()
+    except (LuthierError, OSError) as error:
+        logger.log(level, "%s: %s", what, error)
+    except Exception:  # a defect must not end it for a server that goes on
+        logger.exception("%s", what)
+    else:
+        return True
+    return False
 
 
 @contextmanager

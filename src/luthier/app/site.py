@@ -178,6 +178,13 @@ class Site:
             self._apps[project] = app.store
         return app
 
+    def ended(self) -> list[str]:
+        """The projects that have ended, where their records are still there: they stay until somebody takes them away."""
+        schemas, ids = self.store.schemas(), [one.id for one in self.store.accounts.ended_projects()]
+        if self.store.database.is_sqlite:
+            return [one for one in ids if (self.top.home / "projects" / one / "luthier.db").is_file()]
+        return [one for one in ids if one in schemas]
+
     def project_environ(self, project: str) -> dict[str, str]:
         """The environment in which a process works for one project, and for no other."""
         home = self.top.home / "projects" / project

@@ -80,6 +80,8 @@ def verify(checkpoints: tuple[Path, ...], keys: tuple[Path, ...], as_json: bool)
         put(f"sound: {found.entries:,} entries, vouched for {vouched}")
         if found.erased:
             put(f"of {found.erased:,} entries it was erased who stands behind them")
+    if found.cut and not as_json:
+        put(f"{found.cut:,} checkpoints were cut off while they were written, and vouch for nothing")
     for one in () if as_json else found.faults:
         put(f"{one.kind} at entry {one.seq:,}: {one.says}")
     if not found.sound:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from .traffic import DURATION, SHARE
 
 if TYPE_CHECKING:
     from luthier.app.app import App
+    from luthier.app.retention import Homes
     from luthier.server.keeping import Keeping
     from luthier.server.keys import Key
     from luthier.server.openai import Limits
@@ -131,7 +132,7 @@ class Door:
 
         return None if self.capture is None else Keeping(home, self.capture)
 
-    def retention(self, homes: Callable[[], Iterable[App]]) -> AbstractContextManager[None]:
+    def retention(self, homes: Homes) -> AbstractContextManager[None]:
         """While it lasts, what was kept for long enough goes."""
         from luthier.app.retention import Retention
 

@@ -28,8 +28,7 @@ _CHECKPOINTS = (
     click.option("--checkpoints-to", "sign_to", metavar="FOLDER|URL",
                  help="Sign the audit trails and write that outside the home, where nobody here can change it (docs/audit.md). Default: no."),
     click.option("--checkpoint-key", "sign_key", type=PATH, metavar="FILE", help="The private key that signs them."),
-    click.option("--checkpoint-every", "sign_every_s", type=DURATION, default="1 hour", show_default=True, metavar="TIME",
-                 help="How often."),
+    click.option("--checkpoint-every", "sign_every_s", type=DURATION, metavar="TIME", help="How often. Default: 1 hour."),
 )  # fmt: skip
 
 
@@ -117,7 +116,7 @@ def init(title: str, as_json: bool) -> None:
 @told
 def start(
     host: str, port: int, allowed_hosts: tuple[str, ...], calls: str, project_calls: str, drain_s: float, sign_key: Path | None,
-    sign_to: str | None, sign_every_s: float, as_json: bool, **given: Any,
+    sign_to: str | None, sign_every_s: float | None, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Answer until Ctrl-C or SIGTERM. The first start on this machine makes the first key and shows it, once.
 
@@ -139,12 +138,11 @@ def start(
     checkpoints = _checkpoints(site, sign_key, sign_to, sign_every_s)
     known = site.store.accounts.any()
     _check_bind(host, known)
-    shown = None if known else site.found()
     with ExitStack() as until:
+        if checkpoints is not None:  # ends last: what the others enter at their end is signed too
+            until.enter_context(checkpoints.running())
         denials = until.enter_context(Denials(lambda sums: site.denied(sums.items())))
         observers = until.enter_context(door.observers())
-        if checkpoints is not None:
-            until.enter_context(checkpoints.running())
         captured = Captured(site)
         until.enter_context(door.retention(captured.homes))
         models = until.enter_context(working(site, hourly))
@@ -156,23 +154,24 @@ def start(
         def ready(address: str) -> None:
             site.top.audit.served("started", ("platform",), address)
             until.callback(site.top.audit.served, "stopped", ("platform",), address)
+            shown = site.found()  # last, for where a start fails before it is said, nobody has the only key
             _say(address, shown, as_json)
 
         serve(made, host, port, chosen_keys=True, on_ready=ready, drain_s=max(1, round(drain_s)))
 
 
-def _checkpoints(site: Site, key: Path | None, to: str | None, every_s: float) -> Checkpoints | None:
+def _checkpoints(site: Site, key: Path | None, to: str | None, every_s: float | None) -> Checkpoints | None:
     """Raises SpecError for half of what it takes."""
-    if key is None and to is None:
+    if key is None and to is None and every_s is None:
         return None
     if key is None or to is None:
         raise SpecError(
             "checkpoints of the audit trail need a key and a place.",
             remedy="Give both --checkpoint-key and --checkpoints-to (`luthier audit key FILE` makes a key).",
         )
-    from luthier.app.checkpoints import Checkpoints
+    from luthier.app.checkpoints import EVERY_S, Checkpoints
 
-    return Checkpoints.of(site, key, to, every_s)
+    return Checkpoints.of(site, key, to, EVERY_S if every_s is None else every_s)
 
 
 def _check_bind(host: str, known: bool) -> None:

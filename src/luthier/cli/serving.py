@@ -95,7 +95,7 @@ def serve_releases(
             guard=guard,
             observers=observers,
         )
-        with router, door.retention(lambda: [app]):
+        with router, door.retention(lambda: [(str(app.home), lambda: app)]):
             serve(made, host, port, chosen_keys=ring if key_file else None, on_ready=ready)
     finally:
         with watching:  # closed last: a database that is away must leave no engine open

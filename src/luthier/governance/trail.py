@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 FORMAT = "luthier audit 1"
+BEGIN = f'{{"format":"{FORMAT}",'
+"""Of a line of checkpoints, as `Checkpoint.line` writes it."""
 ERASED = "audit.erased"
 AT_ONCE = 500
 LARGEST_LINE = 10_000
@@ -82,6 +84,8 @@ class Examined:
     checkpoints: int
     faults: tuple[Fault, ...] = ()
     erased: int = 0
+    cut: int = 0
+    """Checkpoints that were cut off while they were written: they vouch for nothing, and say nothing against the trail."""
 
     @property
     def sound(self) -> bool:
@@ -221,6 +225,18 @@ def sign(head: Entry, key_file: Path, time_us: int) -> Checkpoint:
     bare = Checkpoint(head.seq, head.sha256, time_us, _key_id(key.public_key()), "")
     signature = base64.b64encode(key.sign(bare.signed())).decode()
     return Checkpoint(**{**vars(bare), "signature": signature})
+
+
+def whole_lines(text: str) -> tuple[list[str], int]:
+    """The lines of a file of checkpoints, empty where a writer died in the middle of one; and how many those are. Such a line begins as a
+    checkpoint does and has no end, and a file without a byte is one too; where nothing may be removed it stays."""
+    lines = text.splitlines()
+    return ["" if _cut(line) else line for line in lines], sum(map(_cut, lines)) + (not text)
+
+
+def _cut(line: str) -> bool:
+    written = line.strip("\0")  # of a disk that lost what was promised to it
+    return bool(line) and not line.endswith("}") and (written.startswith(BEGIN) or BEGIN.startswith(written))
 
 
 def trusted(lines: Iterable[str], key_files: Sequence[Path], source: str) -> list[Checkpoint]:

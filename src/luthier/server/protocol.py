@@ -3,7 +3,8 @@
 uvicorn waits for ever for a first request, for the end of a request's head and for a client that does not read, and answers
 broken HTTP with plain text. Here a head that is not complete in time closes the connection, one whose client takes nothing of
 what waits for it is cut, and what cannot be parsed is answered in the same envelope as everything else. Connections are counted: where
-there are too many, the one that has longest asked nothing yet makes room, so that whoever opens a thousand keeps nobody out.
+there are too many, the one that has longest asked nothing makes room, be it that it never did or that its last answer is long over, so
+that whoever opens a thousand keeps nobody out. No answer is cut for another connection.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _CROWDED = ApiError(
 def protocol(head_timeout_s: float, read_timeout_s: float, most_connections: int) -> type[H11Protocol]:
     """The protocol class for `uvicorn.Config(http=...)`. `read_timeout_s`: how long an answer may wait in our buffer for its client."""
 
-    silent: dict[Deadlines, None] = {}  # those that have asked nothing yet, the oldest first
+    silent: dict[Deadlines, None] = {}  # those of whom nothing is under way, the longest silent first
     leaving: set[Deadlines] = set()  # cut, and still counted by uvicorn
 
     class Deadlines(H11Protocol):
@@ -35,10 +36,10 @@ def protocol(head_timeout_s: float, read_timeout_s: float, most_connections: int
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             if len(self.connections) - len(leaving) > most_connections:
-                if not silent:
+                oldest = next((one for one in silent if not one.transport.get_write_buffer_size()), None)
+                if oldest is None:
                     self._close_with(_CROWDED)
                     return
-                oldest = next(iter(silent))
                 del silent[oldest]
                 leaving.add(oldest)
                 oldest.transport.abort()
@@ -47,13 +48,14 @@ def protocol(head_timeout_s: float, read_timeout_s: float, most_connections: int
 
         def handle_events(self) -> None:
             super().handle_events()
-            if self.cycle is not None:
+            if self.cycle is not None and not self.cycle.response_complete:
                 silent.pop(self, None)
-                if not self.cycle.response_complete:
-                    self._forget_deadline()
+                self._forget_deadline()
 
         def on_response_complete(self) -> None:
             self._expect_head()
+            if not self.transport.is_closing():
+                silent[self] = None  # what it has asked meanwhile takes it out again
             super().on_response_complete()
 
         def pause_writing(self) -> None:

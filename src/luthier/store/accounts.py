@@ -158,6 +158,10 @@ class Accounts:
         rows = self._all(query.order_by(projects.c.created_s, projects.c.id))
         return [Project(**row._mapping) for row in rows]
 
+    def ended_projects(self) -> list[Project]:
+        query = sa.select(projects).where(projects.c.ended_s.is_not(None))
+        return [Project(**row._mapping) for row in self._all(query.order_by(projects.c.ended_s))]
+
     def retitle(self, row: Organisation | Project, act: Act) -> None:
         """As `row` has it. Raises Conflict for a title that is taken."""
         table = _TABLES[type(row)]

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from luthier.core.errors import StoreError
@@ -104,6 +104,34 @@ def write_atomic(path: Path, data: bytes) -> None:
             partial.unlink(missing_ok=True)
             raise
         fsync_folder(path.parent)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that is not there yet under its own name, for places where nothing may be renamed or removed. Whoever dies in the middle
+    leaves a beginning of it there: its reader must tell that from the whole. Raises StoreError, also where it is there."""
+    with explained(path.parent):
+        _make(path.parent)
+        made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            with open(made, "wb") as handle:
+                fault("files.write")
+                handle.write(data)
+                handle.flush()
+                fault("files.fsync")
+                os.fsync(handle.fileno())
+        except OSError:
+            with suppress(OSError):  # where that may not be, it stays
+                path.unlink()
+            raise
+        fsync_folder(path.parent)
+
+
+def _make(folder: Path) -> None:
+    """With those above it, durable."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        fsync_folder(folder.parent)
 
 
 def sha256_of(path: Path) -> str:

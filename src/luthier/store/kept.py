@@ -94,18 +94,24 @@ class Kept:
         return folder / f".{uuid.uuid4().hex}.incoming"
 
     def sweep(self, before_s: float) -> int:
-        """Take away what nobody has written to since then, of whoever died before he had finished; how many files."""
-        places = [(self.temporary, ".*.incoming")]
-        if not isinstance(self._blobs, RemoteBlobs):
-            places.append((self._blobs.root / "kept", ".*.partial"))
-        gone = 0
-        for folder, names in places:
-            for path in folder.glob(names):
-                with suppress(FileNotFoundError):  # another process was quicker
-                    if path.stat().st_mtime < before_s:
-                        path.unlink()
-                        gone += 1
-        return gone
+        """Take away what came into `temporary` and nobody has written to since then, of whoever died before he had finished; how many files."""
+        return _sweep(self.temporary, ".*.incoming", before_s)
+
+    def sweep_place(self, before_s: float) -> int:
+        """The same in the place where bytes are kept, which many homes may share."""
+        if isinstance(self._blobs, RemoteBlobs):
+            return 0
+        return _sweep(self._blobs.root / "kept", ".*.partial", before_s)
+
+
+def _sweep(folder: Path, names: str, before_s: float) -> int:
+    gone = 0
+    for path in folder.glob(names):
+        with suppress(FileNotFoundError):  # another process was quicker
+            if path.stat().st_mtime < before_s:
+                path.unlink()
+                gone += 1
+    return gone
 
 
 def _check(key: str) -> None:

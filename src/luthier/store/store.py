@@ -111,6 +111,13 @@ class Store:
             with self.database.transaction() as connection:
                 connection.execute(sa.schema.CreateSchema(name, if_not_exists=True))
 
+    def schemas(self) -> set[str]:
+        """On PostgreSQL, those of this database; none where each home has its own file."""
+        if self.database.is_sqlite:
+            return set()
+        with self.database.reading() as connection:
+            return set(sa.inspect(connection).get_schema_names())
+
     # -- a stage at work --------------------------------------------------------------------------------------------
 
     @contextmanager

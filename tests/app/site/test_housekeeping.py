@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -142,6 +144,80 @@ def test_files_of_projects_go_when_they_have_expired_or_were_broken_off(site, ad
         app.uploaded.get(file.id)
     assert not kept.exists()
     assert app.store.audit.head().action == "file.expired"
+
+
+def test_a_folder_that_cannot_be_emptied_is_told_and_keeps_no_other_from_it(
+    site, admin, later, monkeypatch, caplog
+):
+    names = sorted(site.jobs.submit(admin, "fine_tune", {}).id for _ in range(4))
+    for name in names:
+        (folder_of(site, name) / "files").mkdir(parents=True)
+        (folder_of(site, name) / "rows.jsonl").write_text("x")
+        site.jobs.ask(admin, name, "cancel")
+    (folder_of(site, names[0]) / "lock").mkdir()  # cannot be held
+    rmtree, unlink = shutil.rmtree, os.unlink
+    stuck = {folder_of(site, names[1]) / "files", folder_of(site, names[2]) / "rows.jsonl"}
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: path in stuck or rmtree(path))
+
+    def refused(path, **more):
+        if path in stuck:
+            raise PermissionError(1, "not permitted", str(path))
+        unlink(path, **more)
+
+    monkeypatch.setattr(os, "unlink", refused)
+    later(LOGS_S + DAY_S)
+    told = [one.getMessage() for one in caplog.records if one.name == "luthier.site"]
+    assert len(told) == 3
+    assert f"the folder of job {names[0]}: [Errno 21]" in caplog.text
+    assert (
+        f"the folder of job {names[1]}: [Errno 39] could not be removed: '{folder_of(site, names[1]) / 'files'}'"
+        in caplog.text
+    )
+    assert f"{folder_of(site, names[2]) / 'rows.jsonl'}'" in caplog.text
+    assert not (folder_of(site, names[1]) / "rows.jsonl").exists()
+    assert not (folder_of(site, names[2]) / "files").exists()
+    assert not folder_of(site, names[3]).exists()
+
+
+@BOTH
+def test_what_is_to_go_goes_from_a_project_that_has_ended_too(site, admin, later, monkeypatch):
+    projects = [site.accounts.create_project(site.operator(), admin.organisation, name).id for name in "ab"]
+    apps = [site.app_of(project, site.top.actor) for project in projects]
+    for app in apps:
+        with app.uploaded.arriving() as arrived:
+            arrived.write(b"rows")
+            app.uploaded.enter(arrived, "rows.txt", "user_data", expires_after_s=3600)
+    for project in projects:
+        site.accounts.end_project(site.operator(), project)
+    assert site.ended() == projects
+    if site.store.database.is_sqlite:
+        shutil.rmtree(apps[1].home)
+    else:
+        with site.store.database.transaction() as connection:
+            connection.execute(sa.schema.DropSchema(projects[1], cascade=True))
+    assert site.ended() == projects[:1]
+    soon = time.time() + 3601
+    monkeypatch.setattr(time, "time", lambda: soon)
+    later(0)
+    assert apps[0].store.audit.head().action == "file.expired"
+    if site.store.database.is_sqlite:
+        assert not apps[1].home.exists()  # nothing is made anew
+
+
+def test_the_place_that_all_share_is_swept_once(site, admin, later, monkeypatch):
+    for name in ("second", "third"):
+        site.accounts.create_project(site.operator(), admin.organisation, name)
+    kept = site.store.blobs.root / "kept"
+    kept.mkdir(parents=True)
+    fresh, old = kept / ".1.partial", kept / ".2.partial"
+    for path, age_s in ((fresh, 0), (old, 2 * DAY_S)):
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - age_s,) * 2)
+    listed, glob = [], Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, names: listed.append(self) or glob(self, names))
+    later(0)
+    assert (fresh.exists(), old.exists()) == (True, False)
+    assert listed.count(kept) == 1
 
 
 def test_what_fails_keeps_nothing_else_from_being_done(site, admin, later, monkeypatch):

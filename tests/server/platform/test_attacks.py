@@ -17,6 +17,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from luthier.app.site import Site
+from luthier.server import serve
 from luthier.server.platform import asked
 from luthier.server.platform.make import create_platform
 from luthier.server.serve import running
@@ -384,6 +385,31 @@ def test_i3_a_thousand_idle_connections(target, address):
     finally:
         for one in idle:
             one.close()
+
+
+def healthy(line):
+    line.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+    answer = b""
+    while not answer.endswith(b"}"):
+        more = line.recv(4_000)
+        assert more
+        answer += more
+    return answer.startswith(b"HTTP/1.1 200")
+
+
+def test_i3_all_that_may_be_asked_one_thing_and_fell_silent(target, monkeypatch):
+    monkeypatch.setattr(serve, "MOST_CONNECTIONS", 100)
+    with running(create_platform(target.site, {})) as address:
+        idle = [connect(address) for _ in range(100)]
+        try:
+            assert all(healthy(one) for one in idle)
+            with connect(address) as line:
+                assert healthy(line)
+            assert idle[0].recv(1) == b""  # the longest silent one; the others may go on
+            assert healthy(idle[1])
+        finally:
+            for one in idle:
+                one.close()
 
 
 def test_i3_streams_that_are_dropped_give_their_places_back(target, address, monkeypatch):

@@ -1,8 +1,14 @@
 """What projects ask of served models is kept in their own homes, and judged there by whoever asked."""
 
+import gc
+import os
+from pathlib import Path
+
 import pytest
 from fastapi.testclient import TestClient
 
+from luthier.app.retention import Retention
+from luthier.app.site import Site
 from luthier.server.keeping import Keeping
 from luthier.server.platform.captured import Captured
 from luthier.server.platform.make import create_platform
@@ -102,8 +108,6 @@ def test_without_capture_nothing_is_stored(site, engine, first_key):
 
 
 def test_what_is_old_goes_from_every_project(site, open_at, two):
-    from luthier.app.retention import Retention
-
     for _, headers in two:
         ask(open_at, headers)
     assert Retention(Captured(site).homes, 3600.0).step() == 0
@@ -113,3 +117,43 @@ def test_what_is_old_goes_from_every_project(site, open_at, two):
     for project, _ in two:
         trail = site.app_of(project, site.top.actor).store.audit.read()
         assert [one.actor for one in trail if one.action == "traffic.removed"] == ["server"]
+
+
+def test_a_home_that_cannot_be_opened_keeps_no_other_from_it(site, open_at, two, monkeypatch, caplog):
+    [(broken, _), (project, headers)] = two
+    ask(open_at, headers)
+    opened = site.app_of
+
+    def app_of(which, actor):
+        if which == broken:
+            raise PermissionError(13, "not yours")
+        return opened(which, actor)
+
+    monkeypatch.setattr(site, "app_of", app_of)
+    Retention(Captured(site).homes, 1e-6).step()
+    assert f"removed from {broken}: [Errno 13] not yours" in caplog.text
+    trail = opened(project, site.top.actor).store.audit.read()
+    assert "traffic.removed" in [one.action for one in trail]
+
+
+def open_files(home):
+    links = list(Path("/proc/self/fd").iterdir())
+    return [path for link in links if (path := os.path.realpath(link)).startswith(str(home))]
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/fd").is_dir(), reason="this system does not say which files are open"
+)
+def test_no_home_is_left_open_and_who_is_at_it_goes_on(tmp_path):
+    site = Site.open({"LUTHIER_HOME": str(tmp_path / "site")})
+    project = site.check(site.found()).project
+    store = site.app_of(project, site.top.actor).store
+    with store.database.transaction() as connection:  # as a request would be in the middle of it
+        assert open_files(tmp_path / "site" / "projects")
+        store.audit.enter(connection, site.top.actor.act("tested", "before"))
+        store.database.rest()
+        store.audit.enter(connection, site.top.actor.act("tested", "after"))
+    assert [one.subject for one in store.audit.read()] == ["before", "after"]
+    gc.collect()  # the connection that was in use went back to a pool that nobody has any more
+    Retention(Captured(site).homes, 1e-6).step()
+    assert open_files(tmp_path / "site" / "projects") == []

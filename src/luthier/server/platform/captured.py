@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from luthier.app.acting import SERVER
@@ -25,7 +26,7 @@ class Captured:
         """Of the project that the key asks for. Raises ApiError 400 where that is not said."""
         return self._site.app_of(project_asked(key), SERVER)
 
-    def homes(self) -> Iterator[App]:
-        """Of every project, one after the other."""
+    def homes(self) -> Iterator[tuple[str, Callable[[], App]]]:
+        """Every project's, and what opens it: one that cannot be opened keeps nobody from the next."""
         for project in self._site.store.accounts.projects():
-            yield self._site.app_of(project.id, SERVER)
+            yield project.id, partial(self._site.app_of, project.id, SERVER)
