@@ -10,16 +10,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import luthier
-from luthier.core.errors import DataError, LuthierError, MissingPart, SpecError, StoreError
+from luthier.core.errors import DataError, Interrupted, LuthierError, MissingPart, SpecError, StoreError
 from luthier.core.spec import resolve
 from luthier.core.testing import FakeContext
 from luthier.data.engines import spark_faults
@@ -261,6 +264,37 @@ def test_ctrl_c_stops_spark_and_java(tmp_path: Path, there: None) -> None:
     assert b"KeyboardInterrupt" in said
     gone, alive = psutil.wait_procs(others, timeout=60)
     assert gone and alive == []
+
+
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt, Interrupted])
+def test_what_stopped_it_is_told_where_java_was_stopped_as_well(
+    monkeypatch, stopped: type[BaseException]
+) -> None:
+    """A terminal's Ctrl-C goes to Java, too, which then refuses to be asked to stop."""
+    pytest.importorskip("pyspark")
+    from luthier.data.engines import spark as engine
+
+    class Gone:
+        def addTag(self, tag: str) -> None: ...
+
+        def interruptTag(self, tag: str) -> None:
+            raise ConnectionRefusedError("nobody is there")
+
+    class Stopped:
+        def check(self) -> None:
+            raise stopped("now")
+
+    monkeypatch.setattr(engine, "POLL_S", 0.01)
+    session, over = object.__new__(engine.Session), threading.Event()
+    session.spark, session._at, session._tag, session._storage = Gone(), Stopped(), "tag", "file:///x"
+    session._options = SimpleNamespace(masked=str)
+    session._pool = ThreadPoolExecutor(1)
+    try:
+        with pytest.raises(stopped, match="now"):
+            session._wait(lambda: over.wait(20))
+    finally:
+        over.set()
+        session._pool.shutdown()
 
 
 def _below(pid: int) -> list[Any]:

@@ -333,7 +333,7 @@ class Session:
         """Where it closes because something failed, that is what is told, not what then fails here."""
         failing = sys.exc_info()[0] is not None
         self._pool.shutdown(wait=False, cancel_futures=True)
-        with suppress(LuthierError) if failing else nullcontext():
+        with suppress(Exception) if failing else nullcontext():
             try:
                 with self._told():
                     self.remove(self._storage)
@@ -451,7 +451,8 @@ class Session:
                         if seen:
                             seen(self._share())
             except (LuthierError, KeyboardInterrupt):
-                self.spark.interruptTag(self._tag)
+                with suppress(Exception):  # a terminal's Ctrl-C has ended Java as well: what stopped us is told, not that
+                    self.spark.interruptTag(self._tag)
                 raise
 
     def _share(self) -> float:
