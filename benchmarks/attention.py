@@ -24,8 +24,7 @@ import torch
 from luthier.models.blocked import LineAttention
 from luthier.models.line import Line
 from luthier.training.batches import cut
-from luthier.training.method import NoSettings
-from luthier.training.methods.sft import Sft
+from luthier.training.methods.sft import Sft, SftSettings
 from luthier.training.rows import Row, Tokens
 
 VOCABULARY = 49_000
@@ -141,7 +140,7 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
     quick = quicken(model)
     print("fused:", ", ".join(quick.parts), "| left:", dict(quick.left))
     model.train()
-    method = Sft(NoSettings())
+    method = Sft(SftSettings())
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def step(batches, blocks: bool) -> tuple[float, float, float]:

@@ -94,8 +94,7 @@ def phase(what: str, folder: Path) -> dict[str, float]:
     from luthier.models.template import Template
     from luthier.models.weights import load_tokenizer
     from luthier.training.batches import Order
-    from luthier.training.method import NoSettings
-    from luthier.training.methods.sft import Sft
+    from luthier.training.methods.sft import Sft, SftSettings
     from luthier.training.rows import read_split
 
     template = Template(load_tokenizer(folder / "base"), 2048)
@@ -104,7 +103,7 @@ def phase(what: str, folder: Path) -> dict[str, float]:
     if what != "nothing":
         rows = read_split(
             folder / "train.parquet",
-            Sft(NoSettings()),
+            Sft(SftSettings()),
             template,
             {"dataset": "d"},
             folder,

@@ -7,7 +7,6 @@ import pytest
 
 from luthier.models.weights import ModelFacts, describe
 from luthier.training.memory import Lengths, largest_micro_batch, peak_bytes_so_far
-from luthier.training.method import NoSettings
 from luthier.training.methods.sft import Sft, SftSettings
 from luthier.training.plan import Probe, forecast, suggest
 from luthier.training.probe import choose
@@ -258,7 +257,7 @@ class Slow(Sft):
 
 
 def test_what_a_method_does_with_each_row_before_the_first_step_is_measured(work):
-    method = Slow(NoSettings())
+    method = Slow(SftSettings())
     told, splits, _ = probed_for_real(work, spec(**SMALL), method)
     assert 0.02 <= told.seconds_per_prepared_row < 0.03 and told.start_seconds > 0.3
     assert method.rows < sum(map(len, splits.values()))  # not all rows were prepared for that

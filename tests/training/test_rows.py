@@ -7,8 +7,7 @@ from luthier.core.errors import DataError, ModelError, SpecError
 from luthier.core.testing import FakeContext
 from luthier.models.template import Template
 from luthier.models.weights import load_tokenizer
-from luthier.training.method import NoSettings
-from luthier.training.methods.sft import Sft
+from luthier.training.methods.sft import Sft, SftSettings
 from luthier.training.rows import read_split
 
 
@@ -19,7 +18,7 @@ def template(base):
 
 def test_rows_are_the_templates_and_are_read_back_the_second_time(tmp_path, dataset, template, make_record):
     at = FakeContext(tmp_path)
-    rows = read_split(dataset / "train.parquet", Sft(NoSettings()), template, {"dataset": "d"}, tmp_path, at)
+    rows = read_split(dataset / "train.parquet", Sft(SftSettings()), template, {"dataset": "d"}, tmp_path, at)
     assert len(rows) == 48 and list(rows.names) == sorted(rows.names)
     for i in (0, 17, 47):
         encoded = template.encode(make_record(i)["messages"])
@@ -31,21 +30,23 @@ def test_rows_are_the_templates_and_are_read_back_the_second_time(tmp_path, data
         assert rows.tokens[i] == len(encoded.ids) and rows.supervised_tokens[i] == sum(encoded.supervised)
 
     template.encode = None  # a second tokenising would fail
-    again = read_split(dataset / "train.parquet", Sft(NoSettings()), template, {"dataset": "d"}, tmp_path, at)
+    again = read_split(
+        dataset / "train.parquet", Sft(SftSettings()), template, {"dataset": "d"}, tmp_path, at
+    )
     assert list(again.names) == list(rows.names)
     for one, other in zip(rows, again, strict=True):
         assert np.array_equal(one.sequences[0].ids, other.sequences[0].ids)
         assert np.array_equal(one.sequences[0].supervised, other.sequences[0].supervised)
     with pytest.raises(TypeError):
         read_split(
-            dataset / "train.parquet", Sft(NoSettings()), template, {"dataset": "another"}, tmp_path, at
+            dataset / "train.parquet", Sft(SftSettings()), template, {"dataset": "another"}, tmp_path, at
         )
 
 
 def test_an_empty_split_has_no_rows(tmp_path, new_work, template):
     folder = new_work("none").dataset
     rows = read_split(
-        folder / "validation.parquet", Sft(NoSettings()), template, {}, tmp_path, FakeContext(tmp_path)
+        folder / "validation.parquet", Sft(SftSettings()), template, {}, tmp_path, FakeContext(tmp_path)
     )
     assert len(rows) == 0 and rows.supervised_tokens.tolist() == []
 

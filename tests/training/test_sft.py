@@ -9,11 +9,10 @@ from torch.nn.functional import cross_entropy
 
 from luthier.models.testing import tiny_model
 from luthier.models.weights import load
-from luthier.training.method import NoSettings
-from luthier.training.methods.sft import Sft
+from luthier.training.methods.sft import Sft, SftSettings
 from luthier.training.rows import Row, Tokens
 
-SFT = Sft(NoSettings())
+SFT = Sft(SftSettings())
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from luthier.models.template import Template
 from luthier.models.testing import CHAT_TEMPLATE, tiny_model
 from luthier.models.weights import load_tokenizer
 from luthier.training import tokenfile
-from luthier.training.method import Example, NoSettings
+from luthier.training.method import Example
 from luthier.training.methods.sft import Sft, SftSettings
 from luthier.training.rows import Rows, read_split
 from luthier.training.tokenfile import Damaged, Line, TokenFile, evict, size_bytes, writing
@@ -206,7 +206,7 @@ class Shouting(Sft):
 def test_tokens_are_shared_by_bases_with_one_tokenizer_and_by_nobody_else(tmp_path, dataset, base):
     def files(folder, method=Sft, context=512, **identity) -> set[str]:
         template = Template(load_tokenizer(folder), context)
-        read_split(dataset / "train.parquet", method(NoSettings()), template, {"dataset": "d", **identity}, tmp_path / "t", FakeContext(tmp_path))  # fmt: skip
+        read_split(dataset / "train.parquet", method(method.spec()), template, {"dataset": "d", **identity}, tmp_path / "t", FakeContext(tmp_path))  # fmt: skip
         return {path.name for path in (tmp_path / "t").glob("*.arrow")}
 
     first = files(base)
