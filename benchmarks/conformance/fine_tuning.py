@@ -17,7 +17,7 @@ from luthier.app.uploaded import FINE_TUNE
 from luthier.store.accounts import Project
 from luthier.store.jobs import told
 from luthier.store.objects import Object
-from luthier.store.tables import jobs, objects
+from luthier.store.tables import holds, jobs, objects
 
 if TYPE_CHECKING:
     from tenant import Tenant
@@ -57,6 +57,7 @@ def seed(tenant: Tenant) -> None:
     for job_id in ("after", JOB):
         made = tenant.site.fine_tuning.submit(tenant.caller, Asked("gpt-4o-mini", "file-abc123"), _shown())
         with tenant.site.store.database.transaction() as connection:
+            connection.execute(holds.delete().where(holds.c.job == made.id))  # promises are made to the id of then
             connection.execute(jobs.update().where(jobs.c.id == made.id).values(id=job_id))
     ledger = tenant.site.store.ledger
     figures = {"step": 10, "train_loss": 0.5, "total_steps": 60}
