@@ -54,11 +54,16 @@ ROWS = "".join(
 def seed(tenant: Tenant) -> None:
     (tenant.site.top.home / "bases.yaml").write_text("gpt-4o-mini: smollm2-135m-instruct\n")
     put(tenant, "file-abc123", FINE_TUNE, ROWS.encode())
-    for job_id in ("after", JOB):
-        made = tenant.site.fine_tuning.submit(tenant.caller, Asked("gpt-4o-mini", "file-abc123"), _shown())
-        with tenant.site.store.database.transaction() as connection:
-            connection.execute(holds.delete().where(holds.c.job == made.id))  # promises are made to the id of then
-            connection.execute(jobs.update().where(jobs.c.id == made.id).values(id=job_id))
+    older, made = (
+        tenant.site.fine_tuning.submit(tenant.caller, Asked("gpt-4o-mini", "file-abc123"), _shown())
+        for _ in range(2)
+    )
+    NAMES["/fine_tuning/jobs"] = {"after": older.id}  # a run of an evaluation is called that already
+    with tenant.site.store.database.transaction() as connection:
+        connection.execute(
+            holds.delete().where(holds.c.job == made.id)
+        )  # promises are made to the id of then
+        connection.execute(jobs.update().where(jobs.c.id == made.id).values(id=JOB))
     ledger = tenant.site.store.ledger
     figures = {"step": 10, "train_loss": 0.5, "total_steps": 60}
     first, *_ = ledger.append(
