@@ -451,7 +451,9 @@ class Session:
                         if seen:
                             seen(self._share())
             except (LuthierError, KeyboardInterrupt):
-                with suppress(Exception):  # a terminal's Ctrl-C has ended Java as well: what stopped us is told, not that
+                with suppress(
+                    Exception
+                ):  # a terminal's Ctrl-C has ended Java as well: what stopped us is told, not that
                     self.spark.interruptTag(self._tag)
                 raise
 
