@@ -5,9 +5,10 @@
     <place>/projects/ID/000000000007-1795996799000000.jsonl      of a project's
 
 A checkpoint is a file of its own that is never changed, so a place where nobody may overwrite or remove anything will do, and is best. A
-trail that is not sound, or not the one that this server signed before, is not signed: all of it is read once, and then what is new. Those of
-projects that have ended are signed for as long as their records are there. Whatever goes wrong is logged each time and shows in `/status` and `/metrics`; it keeps nobody from being served. Not here: verifying,
-which is done where checkpoints are kept (`luthier audit verify`).
+trail that is not sound, or not the one that this server signed before, is not signed: all of it is read once, and then what is new. Those
+of projects that have ended are signed for as long as their records are there. Whatever goes wrong is logged each time and shows in
+`/status` and `/metrics`; it keeps nobody from being served. Not here: verifying, which is done where checkpoints are kept (`luthier audit
+verify`).
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from luthier.core.errors import StoreError
 from luthier.core.testing import fault
@@ -86,6 +87,15 @@ def fsync_file(path: Path) -> None:
         os.fsync(handle.fileno())
 
 
+def _put(handle: BinaryIO, data: bytes) -> None:
+    """Durably."""
+    fault("files.write")
+    handle.write(data)
+    handle.flush()
+    fault("files.fsync")
+    os.fsync(handle.fileno())
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` as a whole or not at all."""
     with explained(path.parent):
@@ -93,11 +103,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             with open(partial, "wb") as handle:
-                fault("files.write")
-                handle.write(data)
-                handle.flush()
-                fault("files.fsync")
-                os.fsync(handle.fileno())
+                _put(handle, data)
             fault("files.rename")
             os.replace(partial, path)
         except OSError:
@@ -114,11 +120,7 @@ def write_new(path: Path, data: bytes) -> None:
         made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with open(made, "wb") as handle:
-                fault("files.write")
-                handle.write(data)
-                handle.flush()
-                fault("files.fsync")
-                os.fsync(handle.fileno())
+                _put(handle, data)
         except OSError:
             with suppress(OSError):  # where that may not be, it stays
                 path.unlink()
