@@ -160,12 +160,8 @@ class Approvals:
         mine = sa.and_(approvals.c.kind == JOB, approvals.c.subject == job.id, approvals.c.state == "open")
         for row in connection.execute(sa.select(approvals).where(mine)).all():
             told = act(_approval(row))
-            values = {
-                "state": "withdrawn", "decided_by": told.actor, "decided_reason": f"the job has ended: {job.state}",
-                "decided_s": job.finished_s,
-            }  # fmt: skip
-            connection.execute(approvals.update().where(approvals.c.id == row.id).values(values))
-            self._audit.enter(connection, told)
+            if withdrawn(connection, row.id, told.actor, f"the job has ended: {job.state}", job.finished_s):
+                self._audit.enter(connection, told)
 
     @staticmethod
     def _job(connection: sa.Connection, job_id: str) -> Job:
@@ -183,6 +179,13 @@ _HOW: Mapping[str, str] = {
     "declined": "its approval was declined", "withdrawn": "the request for its approval was withdrawn",
     "expired": "its approval was not given in time",
 }  # fmt: skip
+
+
+def withdrawn(connection: sa.Connection, approval_id: str, by: str, reason: str, at_s: float | None) -> bool:
+    """With what it was asked for, in the caller's transaction; False where somebody decided a moment before."""
+    still = sa.and_(approvals.c.id == approval_id, approvals.c.state == "open")
+    values = {"state": "withdrawn", "decided_by": by, "decided_reason": reason, "decided_s": at_s}
+    return connection.execute(approvals.update().where(still).values(values)).rowcount == 1
 
 
 def waits(connection: sa.Connection, job_id: str) -> bool:

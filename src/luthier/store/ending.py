@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
+from .approvals import withdrawn
 from .audit import Act, Audit
 from .jobs import ENDED, Ended, cancelled, job_of, told
 from .ledger import row_of
@@ -36,9 +37,7 @@ def end_project(
         audit.enter(connection, _of(act, "schedule.removed", name, project))
     open_ = (approvals.c.project == project) & (approvals.c.state == "open")
     for row in connection.execute(sa.select(approvals).where(open_).order_by(approvals.c.id)).all():
-        still = approvals.update().where(approvals.c.id == row.id, approvals.c.state == "open")
-        over = still.values(state="withdrawn", decided_by=by, decided_reason=why, decided_s=now_s)
-        if connection.execute(over).rowcount:  # else somebody decided a moment before
+        if withdrawn(connection, row.id, by, why, now_s):
             facts = {"kind": row.kind, "subject": row.subject}
             audit.enter(connection, _of(act, "approval.withdrawn", row.id, project, **facts))
 
