@@ -175,6 +175,7 @@ class Client:
     def __init__(self, address: tuple[str, int], key: str) -> None:
         self._address, self._key = address, key
         self._pair: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._last = 0
 
     async def ask(
         self, method: str, path: str, body: bytes = b"", kind: str = "application/json"
@@ -190,12 +191,15 @@ class Client:
         return found
 
     async def follow(self, path: str, heard: Counter[str]) -> None:
-        """Reads a stream to its end."""
-        reader, status, _ = await self._send("GET", path, b"", "accept: text/event-stream\r\n")
+        """Reads a stream to its end, from where this client was when it read last."""
+        more = f"accept: text/event-stream\r\nlast-event-id: {self._last}\r\n"
+        reader, status, _ = await self._send("GET", path, b"", more)
         if status != 200:
             raise RuntimeError(f"GET {path}: {status}")
         while line := await reader.readline():
-            if line.startswith(b"event: "):
+            if line.startswith(b"id: "):
+                self._last = int(line[4:])
+            elif line.startswith(b"event: "):
                 heard[line[7:].strip().decode()] += 1
             elif line == b"0\r\n":
                 return
@@ -284,12 +288,14 @@ def _minutes(points: Sequence[tuple[float, float]], low: float, high: float) -> 
 
 class Load:
     def __init__(self, house: House, poll_s: float) -> None:
-        self._house, self._poll_s = house, poll_s
+        self._poll_s = poll_s
+        self._clients = [Client(house.address, key) for key in house.keys]
         self.took_ms: dict[str, list[float]] = {}
         self.wrong: Counter[str] = Counter()
         self.heard: Counter[str] = Counter()
         self.requests = 0
         job = house.job
+        self._story = f"/luthier/v1/jobs/{job}/events"
         self._asks = (
             ("job", f"/v1/fine_tuning/jobs/{job}"),
             ("events", f"/v1/fine_tuning/jobs/{job}/events?limit=20"),
@@ -299,7 +305,7 @@ class Load:
         )
 
     async def poll(self, number: int, until_s: float) -> None:
-        client, turn = Client(self._house.address, self._house.keys[number]), number
+        client, turn = self._clients[number], number
         await asyncio.sleep(self._poll_s * (number % 100) / 100)
         while (now := time.time()) < until_s:
             name, path = self._asks[turn % len(self._asks)]
@@ -316,11 +322,11 @@ class Load:
         await client.close()
 
     async def follow(self, number: int, until_s: float) -> None:
-        client = Client(self._house.address, self._house.keys[number])
+        client = self._clients[number]
         with suppress(TimeoutError):
             async with asyncio.timeout(until_s - time.time()):
                 try:
-                    await client.follow(f"/luthier/v1/jobs/{self._house.job}/events", self.heard)
+                    await client.follow(self._story, self.heard)
                     self.wrong["a stream ended"] += 1
                 except (RuntimeError, OSError, asyncio.IncompleteReadError) as error:
                     self.wrong[str(error)[:120]] += 1

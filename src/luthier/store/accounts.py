@@ -6,7 +6,7 @@ Of a key only the SHA-256 of its text is kept. Each change is entered into the t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -339,11 +339,13 @@ class Accounts:
             if not _end_keys(connection, api_keys.c.id == key_id, time.time()):
                 raise NotFound(f"there is no key {key_id!r}.", remedy="`luthier key list` shows them.")
 
-    def used(self, key_id: str, at_s: float | None = None) -> None:
-        """That a key was used; not an act."""
+    def used(self, keys: Mapping[str, float]) -> None:
+        """When each of these keys was used; not an act."""
+        this = api_keys.update().where(api_keys.c.id == sa.bindparam("key"))
         with self._database.transaction() as connection:
             connection.execute(
-                api_keys.update().where(api_keys.c.id == key_id).values(last_used_s=at_s or time.time())
+                this.values(last_used_s=sa.bindparam("at_s")),
+                [{"key": key, "at_s": at_s} for key, at_s in sorted(keys.items())],
             )
 
     def _one(self, query: sa.Select) -> sa.Row | None:

@@ -20,6 +20,9 @@ HEAD = "0006"  # the newest migration; a test compares it with the migrations fo
 
 _LAST = "luthier.last"  # what a transaction does at its end: in `info` of its connection
 
+_NO_BEGIN = "luthier.no_begin"
+"""Of what only reads SQLite, where AUTOCOMMIT would cost two more statements each time."""
+
 _MIGRATING = threading.Lock()  # Alembic keeps what it works on in globals of a module
 _MIGRATION_LOCK = 0x6C757468  # of PostgreSQL: processes that start together migrate one after the other
 
@@ -34,6 +37,9 @@ class Database:
         self._written, self._environ = url, environ
         address, self.shown = address_of(url, environ, "LUTHIER_DATABASE")
         self.is_sqlite = address.get_backend_name() == "sqlite"
+        self._reading: dict[str, Any] = (
+            {_NO_BEGIN: True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        )
         try:
             if (
                 "options" in address.query
@@ -70,7 +76,7 @@ class Database:
     def reading(self) -> Iterator[sa.Connection]:
         """A connection for reading only; never waits for a writer."""
         try:
-            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            with self.engine.connect().execution_options(**self._reading) as connection:
                 yield connection
         except DBAPIError as error:
             raise self._explain(error) from error
@@ -176,8 +182,8 @@ def insert_once(connection: sa.Connection, table: sa.Table) -> Any:
 
 
 def _begin(connection: sa.Connection) -> None:
-    """Writers queue up at the start of their transaction; readers (AUTOCOMMIT) take no lock at all."""
-    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+    """Writers queue up at the start of their transaction; readers take no lock at all."""
+    if _NO_BEGIN not in connection.get_execution_options():
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

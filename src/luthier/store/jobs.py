@@ -145,8 +145,7 @@ class Jobs:
     def get(self, project: str, job_id: str) -> Job:
         """Raises NotFound, for another project's too."""
         with self._database.reading() as connection:
-            query = sa.select(jobs).where(jobs.c.id == clean(job_id), jobs.c.project == project)
-            row = connection.execute(query).first()
+            row = connection.execute(_JOB, {"job": clean(job_id), "project": project}).first()
         if row is None:
             raise NotFound(
                 f"there is no job {job_id!r} in this project.", remedy="`luthier job list` shows them."
@@ -288,6 +287,7 @@ class Jobs:
         return [Event(row.kind, row.subject, row.data, row.time_s, row.seq) for row in page]
 
 
+_JOB = sa.select(jobs).where(jobs.c.id == sa.bindparam("job"), jobs.c.project == sa.bindparam("project"))
 _ENDED_AS = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cancelled"}
 
 

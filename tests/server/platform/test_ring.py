@@ -8,7 +8,7 @@ import pytest
 
 from luthier.core.errors import StoreError
 from luthier.server.errors import ApiError
-from luthier.server.platform.ring import REMEMBERED_S, USED_S, Known, Ring
+from luthier.server.platform.ring import LONGEST_S, REMEMBERED_S, Known, Ring
 
 
 class Clock:
@@ -68,7 +68,7 @@ def test_it_is_looked_up_again_when_the_trail_has_grown_and_after_a_while_in_any
         seen["mark"] = "b"
         await ask()
         assert seen["looks"] == 2
-        clock.now += USED_S
+        clock.now += LONGEST_S
         await ask()
         assert seen["looks"] == 3
 

@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -42,7 +42,14 @@ MOST_FAILED = 5
 """After so many looks in vain, one after the other, a stream ends."""
 BEAT_S = 15.0
 LONGEST_S = 3600.0
-PAGE = 500
+PAGE = 200
+
+
+class Told(NamedTuple):
+    """An event as every stream sends it."""
+
+    seq: int
+    piece: bytes
 
 
 @dataclass
@@ -52,17 +59,17 @@ class Tail:
 
     job: Job
     since: int
-    told: list[Event] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
     whole: bool = True
     looked_s: float = -math.inf
     looking: asyncio.Task[None] | None = None
     readers: int = 0
 
-    def grow(self, job: Job, told: list[Event]) -> None:
+    def grow(self, job: Job, told: list[Told]) -> None:
         self.job, self.whole = job, len(told) < PAGE
         self.told += told
         if (over := len(self.told) - PAGE) > 0:
-            self.since = self.told[over - 1].seq or self.since
+            self.since = self.told[over - 1].seq
             del self.told[:over]
 
 
@@ -114,9 +121,9 @@ class Streams:
                     await asyncio.sleep(self._look_s)
                     continue
                 failed = 0
-                for event in told:
-                    after = event.seq or after
-                    yield _piece("job.told", line(event), after)
+                if told:
+                    after = told[-1].seq
+                    yield b"".join(one.piece for one in told)
                     sent_s = time.monotonic()
                 if not whole:
                     continue
@@ -138,14 +145,14 @@ class Streams:
 
     async def _next(
         self, tail: Tail | None, who: Caller, job_id: str, after: int
-    ) -> tuple[Job, list[Event], bool]:
+    ) -> tuple[Job, list[Told], bool]:
         """The job, what it told behind `after`, and whether that is all."""
         if tail is not None and after >= tail.since:
             if time.monotonic() - tail.looked_s >= self._look_s or not tail.whole:
                 tail.looking = tail.looking or asyncio.create_task(self._grow(tail, who))
                 await asyncio.shield(tail.looking)  # a reader who leaves ends nothing for the others
             if after >= tail.since:
-                return tail.job, [one for one in tail.told if (one.seq or 0) > after], tail.whole
+                return tail.job, [one for one in tail.told if one.seq > after], tail.whole
         job, told = await COMMON.run(self._look, who, job_id, after)
         return job, told, len(told) < PAGE
 
@@ -158,10 +165,11 @@ class Streams:
         finally:
             tail.looking = None
 
-    def _look(self, who: Caller, job_id: str, after: int) -> tuple[Job, list[Event]]:
+    def _look(self, who: Caller, job_id: str, after: int) -> tuple[Job, list[Told]]:
         """The job first: all that it told before it ended is then among the events."""
         job = self._site.jobs.get(who, job_id)
-        return job, list(self._site.jobs.events(who, job_id, after=after, limit=PAGE))
+        events = self._site.jobs.events(who, job_id, after=after, limit=PAGE)
+        return job, [_told(one) for one in events]
 
 
 class _Counted(StreamingResponse):
@@ -181,6 +189,11 @@ class _Counted(StreamingResponse):
 
 def line(event: Event) -> dict[str, Any]:
     return {"object": "luthier.job.event", "seq": event.seq, "time_s": event.time_s, **event.data}
+
+
+def _told(event: Event) -> Told:
+    assert event.seq is not None
+    return Told(event.seq, _piece("job.told", line(event), event.seq))
 
 
 def _piece(kind: str, data: Any, number: int | None) -> bytes:

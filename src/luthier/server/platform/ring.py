@@ -3,13 +3,14 @@
 A session for REMEMBERED_S. A key for as long as nothing was entered into the trail, which is looked at once in REMEMBERED_S for all keys
 together: whatever changes what a key may do is entered there in the same transaction. So a key that was ended, or whose user lost a role, may be
 let in for a moment more by each process (twice REMEMBERED_S at most), and no longer. What is no key is never remembered. That a key was used is
-written at most once a minute, and no request waits for it.
+written at most once a minute, with that of all others in a moment, and no request waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -28,7 +29,9 @@ logger = logging.getLogger("luthier.server")
 
 REMEMBERED_S = 1.0
 MOST = 10_000
-USED_S = 60.0
+LONGEST_S = 600.0
+"""After so long a key is looked up again although nothing was entered."""
+USED_S, GATHER_S = 60.0, 2.0
 SECURE_COOKIE, PLAIN_COOKIE = "__Host-luthier-session", "luthier-session"
 Look = Callable[[str, str | None], Caller | None]
 T = TypeVar("T")
@@ -46,7 +49,7 @@ class Found:
 
 class Known:
     """Answers of `look`, for a second; where `mark` tells whether anything has changed since, for as long as nothing has, and at most
-    USED_S. A text is kept as its hash alone."""
+    LONGEST_S. A text is kept as its hash alone."""
 
     def __init__(
         self, look: Look, mark: Callable[[], str] | None = None, clock: Callable[[], float] = time.monotonic
@@ -61,7 +64,7 @@ class Known:
         """Raises ApiError 503 where the records cannot be read."""
         asked, now = (keys.sha256_of(text), project), self._clock()
         there = self._found.get(asked)
-        if there is not None and not _expired(there.key) and now - there.looked_s < USED_S:
+        if there is not None and not _expired(there.key) and now - there.looked_s < LONGEST_S:
             if now - there.at_s < REMEMBERED_S:
                 return there.key
             if self._mark is not None and await self._told(self._now(now)) == there.mark:
@@ -103,22 +106,21 @@ class Ring:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._known = Known(self._look, self._mark)
+        self._known = Known(site.check, self._mark)
         self._used: dict[str, float] = {}
+        self._due: dict[str, float] = {}
+        self._lock = threading.Lock()  # of what is due: the event loop puts in, the writer takes out
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="keys-used")
 
     async def check(self, text: str, project: str | None = None) -> Key | None:
-        return None if keys.id_of(text) is None else await self._known.check(text, project)
+        found = None if keys.id_of(text) is None else await self._known.check(text, project)
+        if found is not None and (key_id := caller_of(found).key_id) is not None:
+            self._tell_used(key_id)
+        return found
 
     def _mark(self) -> str:
         head = self._site.store.audit.head()
         return head.sha256 if head else ""
-
-    def _look(self, text: str, project: str | None) -> Caller | None:
-        caller = self._site.check(text, project)
-        if caller is not None and caller.key_id is not None:
-            self._tell_used(caller.key_id)
-        return caller
 
     def _tell_used(self, key_id: str) -> None:
         now = time.time()
@@ -127,13 +129,20 @@ class Ring:
         if len(self._used) >= MOST:
             self._used.clear()
         self._used[key_id] = now
-        self._writer.submit(self._write, key_id, now)
+        with self._lock:
+            first = not self._due
+            self._due[key_id] = now
+        if first:
+            self._writer.submit(self._write)
 
-    def _write(self, key_id: str, at_s: float) -> None:
+    def _write(self) -> None:
+        time.sleep(GATHER_S)
+        with self._lock:
+            due, self._due = self._due, {}
         try:
-            self._site.store.accounts.used(key_id, at_s)
+            self._site.store.accounts.used(due)
         except LuthierError:
-            logger.warning("that the key %s was used could not be written", key_id, exc_info=True)
+            logger.warning("that keys were used could not be written: %s", ", ".join(due), exc_info=True)
 
 
 class SessionRing:

@@ -422,7 +422,12 @@ def secret_of(key):
     return key.split("_")[2]
 
 
-def test_when_a_key_was_used_is_known_and_written_once_a_minute(fresh):
+def test_when_a_key_was_used_is_known_and_written_once_a_minute(fresh, monkeypatch):
+    written, write = [], fresh.site.store.accounts.used
+    monkeypatch.setattr(
+        fresh.site.store.accounts, "used", lambda keys: written.append(dict(keys)) or write(keys)
+    )
+    monkeypatch.setattr("luthier.server.platform.ring.GATHER_S", 0.1)
     for _ in range(3):
         fresh.ask("GET", f"{V}/me", fresh.keys["viewer"])
     viewer = fresh.site.check(fresh.keys["viewer"]).key_id
@@ -432,6 +437,11 @@ def test_when_a_key_was_used_is_known_and_written_once_a_minute(fresh):
             break
         time.sleep(0.02)
     assert abs(found["last_used_at"] - time.time()) < 10
+    time.sleep(0.3)
+    assert sorted(key for keys in written for key in keys) == sorted(
+        {key for keys in written for key in keys}
+    )
+    assert viewer in [key for keys in written for key in keys]
 
 
 def test_a2_privileges_cannot_be_climbed(fresh):
