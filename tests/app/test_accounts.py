@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -319,6 +321,26 @@ def test_a_project_that_ends_takes_its_keys_and_jobs_with_it(site, root, tenants
         site.accounts.project(root, second)
     site.accounts.end_organisation(root, organisation)
     site.accounts.end_user(root, admin.user)  # who was the last admin of what is over
+
+
+@BOTH
+def test_a_job_that_comes_while_its_project_ends_is_refused_or_cancelled(site, tenants):
+    _, (second, admin) = tenants
+
+    def enter():
+        entered = []
+        with suppress(NotFound, NotAllowed):
+            while True:
+                entered.append(site.jobs.submit(admin, "fine_tune", {}).id)
+        return entered
+
+    with ThreadPoolExecutor(4) as threads:
+        entering = [threads.submit(enter) for _ in range(4)]
+        time.sleep(0.5)
+        site.accounts.end_project(admin, second)
+        entered = [job for one in entering for job in one.result(timeout=60)]
+    assert entered
+    assert {site.store.jobs.get(second, job).state for job in entered} == {"cancelled"}
 
 
 TITLES = [

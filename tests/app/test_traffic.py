@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from luthier.app.retention import Retention
-from luthier.core.errors import StoreError
+from luthier.core.errors import DataError, StoreError
 
 RECIPE = """
 name: router
@@ -17,6 +17,9 @@ data:
     - {{traffic: router}}
   split: {{validation: 0, test: 0.34}}
 """
+
+
+BILLING = {"text": "billing", "refusal": None}
 
 
 def _fails(**_):
@@ -37,7 +40,7 @@ def capture(workshop, n=6):
     for i in range(n):
         keeper.keep(
             id=f"chatcmpl-{i}", name="router", release="router@1", digest="d" * 64, key_id="k", user_sha256=None,
-            messages=[("user", f"where is parcel {'abcdef'[i]}, I wrote from me{i}@firm.com")], answers=[("billing", None)],
+            messages=[{"role": "user", "content": f"where is parcel {'abcdef'[i]}, I wrote from me{i}@firm.com"}], answers=[BILLING],
             probability=0.6, asked_to=False,
         )  # fmt: skip
     return app
@@ -66,6 +69,114 @@ def test_feedback_of_a_file_becomes_rows_of_a_dataset(workshop, tiny_base):
     ]
     assert all("[EMAIL_1]" in row["messages"][-2]["content"] for row in rows)
     assert {row["origin"] for row in rows} == {f"router?id=chatcmpl-{n}" for n in range(3)}
+
+
+LOOK = {
+    "type": "function",
+    "function": {"name": "parcel", "description": "Ask ops@firm.com.", "parameters": {"type": "object"}},
+}
+CALL = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "parcel", "arguments": '{"of": "jo@firm.com", "n": 3}'},
+}
+PLAIN = """
+name: desk
+base: {base}
+data:
+  sources:
+    - {{traffic: {{name: desk, only: all}}}}
+  split: {{validation: 0, test: 0}}
+"""
+
+
+def test_an_exchange_with_tools_is_kept_without_private_values_and_becomes_a_row_with_tools(
+    workshop, tiny_base
+):
+    app = capture(workshop, 0)
+    facts = {
+        "name": "desk",
+        "release": "desk@1",
+        "digest": "d" * 64,
+        "key_id": "k",
+        "user_sha256": None,
+        "probability": None,
+    }
+    asked = {"role": "user", "content": "where is what jo@firm.com sent?"}
+    again = [
+        asked,
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "with jo@firm.com", "tool_call_id": "call_1"},
+    ]
+    keep = app.traffic.capture(1.0).keep
+    said = {"text": "", "refusal": None, "tool_calls": [CALL]}
+    assert keep(id="chatcmpl-1", messages=[asked], answers=[said], tools=[LOOK], asked_to=False, **facts)
+    last = {"text": "at your door", "refusal": None}
+    assert keep(id="chatcmpl-2", messages=again, answers=[last], tools=[LOOK], asked_to=False, **facts)
+    assert keep(
+        id="chatcmpl-0",
+        messages=[{"role": "user", "content": "hello"}],
+        answers=[last],
+        asked_to=False,
+        **facts,
+    )
+
+    kept = app.traffic.show("chatcmpl-2").exchange
+    assert "firm.com" not in repr(kept)
+    masked = {**CALL, "function": {"name": "parcel", "arguments": '{"of":"[EMAIL_1]","n":3}'}}
+    assert [one.get("tool_calls") for one in kept.messages] == [None, [masked], None]
+    assert kept.messages[2] == {"role": "tool", "content": "with [EMAIL_1]", "tool_call_id": "call_1"}
+    shown = workshop.luthier("traffic", "show", "chatcmpl-1").output
+    assert "tools: parcel" in shown and 'answer: parcel({"of":"[EMAIL_1]","n":3})' in shown
+
+    told = said_of(workshop, tiny_base)
+    roles = sorted([turn["role"] for turn in row["messages"]] for row in told)
+    assert roles == [["user", "assistant"], ["user", "call"], ["user", "call", "tool", "assistant"]]
+    assert sorted(bool(row["tools"]) for row in told) == [False, True, True]
+
+
+def said_of(workshop, tiny_base):
+    import pyarrow.parquet as pq
+
+    told = said(workshop, "data", "prepare", workshop.write("desk.yaml", PLAIN.format(base=tiny_base)))
+    from luthier.app.app import App
+
+    store = App.open({"LUTHIER_HOME": str(workshop.home)}).store
+    return pq.read_table(store.folder(store.catalog.get(told["dataset"])) / "train.parquet").to_pylist()
+
+
+def test_texts_hidden_in_arguments_are_found_and_too_many_are_not_kept(workshop):
+    app = capture(workshop, 0)
+    facts = {
+        "name": "desk",
+        "release": None,
+        "digest": "d" * 64,
+        "key_id": "k",
+        "user_sha256": None,
+        "probability": None,
+    }
+
+    def keep(n, arguments, id="call_1"):
+        call = {"id": id, "type": "function", "function": {"name": "parcel", "arguments": arguments}}
+        said = {"text": "", "refusal": None, "tool_calls": [call]}
+        app.traffic.capture(1.0).keep(
+            id=f"chatcmpl-{n}", messages=[{"role": "user", "content": "q"}], answers=[said], tools=[LOOK], asked_to=False, **facts
+        )  # fmt: skip
+        [kept] = app.traffic.show(f"chatcmpl-{n}").exchange.answers[0]["tool_calls"]
+        return kept
+
+    escaped = keep(1, '{"to": "jo\\u0040firm.com"}')["function"]["arguments"]
+    assert json.loads(escaped) == {"to": "[EMAIL_1]"}
+    key, number = json.loads(
+        keep(2, '{"jo@firm.com": {"card": 4111111111111111}}')["function"]["arguments"]
+    ).popitem()
+    assert key == "[EMAIL_1]" and "4111" not in str(number)
+    assert "jo@firm.com" not in keep(3, "{}", id="jo@firm.com")["id"]
+    assert "jo@firm.com" not in keep(4, '{"to": jo@firm.com')["function"]["arguments"]  # no JSON
+    untouched = '{ "n" : 1.50, "of": "a" }'
+    assert keep(5, untouched)["function"]["arguments"] == untouched
+    with pytest.raises(DataError, match="6,0"):
+        keep(6, json.dumps({"all": list(range(6_000))}))
 
 
 def test_what_the_command_shows_and_removes(workshop):
@@ -115,7 +226,7 @@ def test_what_strangers_wrote_does_not_steer_the_terminal(workshop):
     app = capture(workshop, 1)
     app.traffic.capture(1.0).keep(
         id="chatcmpl-evil", name="router", release="router@1", digest="d" * 64, key_id="k", user_sha256=None,
-        messages=[("user", "hello \x1b[2J\u202e there")], answers=[("\x1b]0;title\x07", None)], probability=0.6, asked_to=False,
+        messages=[{"role": "user", "content": "hello \x1b[2J\u202e there"}], answers=[{"text": "\x1b]0;title\x07", "refusal": None}], probability=0.6, asked_to=False,
     )  # fmt: skip
     for words in (["traffic", "list", "router"], ["traffic", "show", "chatcmpl-evil"]):
         told = workshop.luthier(*words).stdout

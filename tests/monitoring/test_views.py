@@ -1,5 +1,7 @@
 """What is measured of a request."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from luthier.monitoring.rows import Row, of_traffic
@@ -63,6 +65,12 @@ def test_exchanges_become_rows():
     rows = list(of_traffic(told))
     assert rows[0].asked == "where?" and rows[0].refused is False and rows[0].probability == 0.7
     assert [row.right for row in rows] == [None, 1.0, 0.0, 1.0, 0.0, None]
+    calls = [
+        {"id": "c", "type": "function", "function": {"name": "now", "arguments": text}}
+        for text in ('{"a": 1}', "{")
+    ]
+    called = Judged(replace(exchange, answers=[{"text": "", "refusal": None, "tool_calls": calls}]))
+    assert [row.answer for row in of_traffic([called])] == ['[{"name":"now","arguments":{"a":1}}]']
 
 
 def test_what_leaves_for_vectors_is_masked(monkeypatch):

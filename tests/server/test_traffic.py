@@ -11,7 +11,7 @@ import pytest
 from luthier.app.app import App
 from luthier.app.retention import Retention
 from luthier.server.keeping import Keeping
-from luthier.serving.scripted_engine import ScriptedEngine
+from luthier.serving.scripted_engine import Reply, Rule, ScriptedEngine
 
 MODELS = frozenset({"chat", "models.read", "feedback"})
 ASK = {"model": "router", "messages": [{"role": "user", "content": "I am jo@firm.com"}]}
@@ -48,6 +48,45 @@ def test_private_values_are_gone_before_it_is_kept(door, app, stream):
     assert found.exchange.masked >= 1
     assert (found.exchange.name, found.exchange.release) == ("router", "router@3")
     assert "jo@firm.com" not in repr(found)
+
+
+NOW = {
+    "type": "function",
+    "function": {"name": "now", "parameters": {"type": "object", "properties": {"zone": {"type": "string"}}}},
+}
+CALLING = 'Let me look. <tool_call>{"name": "now", "arguments": {"zone": "jo@firm.com"}}</tool_call>'
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_functions_their_calls_and_answers_are_kept(open_door, app, stream):
+    door = open_door(
+        ScriptedEngine([Rule("look", Reply(CALLING))], Reply("It is late.")), permissions=MODELS, traffic=Keeping(lambda _: app, 1.0)
+    )  # fmt: skip
+    question = {"role": "user", "content": "look"}
+    first = app.traffic.show(ask(door, messages=[question], tools=[NOW], store=True, stream=stream)).exchange
+    [answer] = first.answers
+    [call] = answer["tool_calls"]
+    assert (answer["text"], call["function"]) == (
+        "Let me look.",
+        {"name": "now", "arguments": '{"zone":"[EMAIL_1]"}'},
+    )
+    assert first.tools == [NOW] and first.messages == [question]
+    called = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    then = [
+        {"role": "user", "content": "when?"},
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "c1", "content": "23:00"},
+    ]
+    again = ask(door, messages=then, tools=[NOW], tool_choice="none", stream=stream)
+    second = app.traffic.show(again).exchange
+    assert second.messages == [
+        then[0],
+        {**then[1], "content": ""},
+        {"role": "tool", "content": "23:00", "tool_call_id": "c1"},
+    ]
+    assert second.tools == [NOW] and "tool_calls" not in second.answers[0]
+    shown = app.traffic.show(ask(door, messages=[then[0]], tools=[NOW], tool_choice="none", stream=stream))
+    assert shown.exchange.tools is None  # the model was shown none
 
 
 def test_who_says_store_false_is_not_kept(door, app):
@@ -133,8 +172,8 @@ def test_a_store_that_fails_does_not_take_the_answer(open_door, caplog):
 def test_what_is_old_is_removed_while_serving(app, monkeypatch):
     capture = app.traffic.capture(1.0)
     facts: dict[str, Any] = {
-        "name": "old", "release": None, "digest": "d" * 64, "key_id": "k", "user_sha256": None, "messages": [("user", "q")],
-        "answers": [("a", None)], "probability": None, "asked_to": False,
+        "name": "old", "release": None, "digest": "d" * 64, "key_id": "k", "user_sha256": None, "messages": [{"role": "user", "content": "q"}],
+        "answers": [{"text": "a", "refusal": None}], "probability": None, "asked_to": False,
     }  # fmt: skip
     import time
 

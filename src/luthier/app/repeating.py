@@ -18,7 +18,7 @@ def safely(what: str, work: Callable[[], object], level: int = logging.WARNING) 
     """Whether it was done. What goes wrong is logged, with `what` before it, and raised to nobody."""
     try:
         work()
-    except (LuthierError, OSError) as error:
+    except (LuthierError, OSError) as error:  # the records may be away for a while
         logger.log(level, "%s: %s", what, error)
     except Exception:  # a defect must not end it for a server that goes on
         logger.exception("%s", what)
@@ -36,13 +36,9 @@ def repeating(name: str, work: Callable[[], int], every_s: float, first_s: float
     def run() -> None:
         wait_s = first_s
         while not over.wait(wait_s):
-            wait_s = every_s
-            try:
-                wait_s = 0.0 if work() else every_s
-            except LuthierError as error:  # the records may be away for a while
-                logger.warning("%s: %s", name, error)
-            except Exception:  # a defect must not end it for a server that goes on
-                logger.exception("%s failed", name)
+            done: list[int] = []
+            safely(name, lambda: done.append(work()))  # noqa: B023  called at once
+            wait_s = 0.0 if any(done) else every_s
 
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()

@@ -8,8 +8,9 @@ the ledger, by numbers and never by words.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from .acting import Actor
     from .app import App
 
+MOST_TEXTS = 5_000
+"""Different ones in one exchange: messages, and each text and number in the arguments of calls."""
 COLUMNS = ("id", "choice", "rating", "correction", "comment")
 
 
@@ -40,30 +43,69 @@ class Capture:
         digest: str,
         key_id: str,
         user_sha256: str | None,
-        messages: Sequence[tuple[str, str]],
-        answers: Sequence[tuple[str | None, str | None]],
+        messages: Sequence[Mapping[str, Any]],
+        answers: Sequence[Mapping[str, Any]],
         probability: float | None,
         asked_to: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> bool:
-        """Whether it was kept. `messages`: (role, content); `answers`: (text, refusal)."""
+        """Whether it was kept. `messages`, `answers` and `tools` as store.traffic.Exchange has them. Raises DataError for more texts
+        than are looked through for private data."""
         if not asked_to and _draw(id) >= self._share:
             return False
-        from luthier.data.private.masking import masked
-
-        said = [text or "" for text, _ in answers] + [refusal or "" for _, refusal in answers]
-        told, count = masked([*(content for _, content in messages), *said])
-        asked, texts = told[: len(messages)], told[len(messages) :]
-        kept = Exchange(
+        kept, count = _without_private({"messages": messages, "answers": answers, "tools": tools})
+        exchange = Exchange(
             id=id, name=name, release=release, digest=digest, key_id=key_id, user_sha256=user_sha256,
-            messages=[{"role": role, "content": text} for (role, _), text in zip(messages, asked, strict=True)],
-            answers=[
-                {"text": None if text is None else texts[n], "refusal": None if no is None else texts[len(answers) + n]}
-                for n, (text, no) in enumerate(answers)
-            ],
-            probability=probability, masked=count, time_s=time.time(),
+            probability=probability, masked=count, time_s=time.time(), **kept,
         )  # fmt: skip
-        self._app.store.traffic.keep(kept)
+        self._app.store.traffic.keep(exchange)
         return True
+
+
+def _without_private(said: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """A copy with masks in the place of private values, the same for the same value in all of it, and how many those were. What calls
+    were made with is JSON as text: each text and number in it is looked at by itself, and it stays JSON."""
+    from luthier.data.private.masking import masked
+
+    texts: dict[str, str] = {}
+    _changed(said, lambda text: texts.setdefault(text, text))
+    if len(texts) > MOST_TEXTS:
+        raise DataError(f"it has {len(texts):,} texts.", remedy=f"At most {MOST_TEXTS:,} are kept.")
+    told, count = masked(list(texts))
+    masks = dict(zip(texts, told, strict=True))
+    return _changed(said, masks.__getitem__), count
+
+
+def _changed(value: Any, change: Callable[[str], str], *, numbers: bool = False) -> Any:
+    """A copy in which each text is what `change` makes of it; with `numbers` these too, and one that changes becomes a text."""
+    match value:
+        case str():
+            return change(value)
+        case Mapping():
+            return {
+                change(key): _arguments(inner, change)
+                if key == "arguments" and isinstance(inner, str)
+                else _changed(inner, change, numbers=numbers)
+                for key, inner in value.items()
+            }
+        case Sequence():
+            return [_changed(inner, change, numbers=numbers) for inner in value]
+        case int() | float() if numbers and not isinstance(value, bool):
+            told = change(written := json.dumps(value))
+            return value if told == written else told
+    return value
+
+
+def _arguments(text: str, change: Callable[[str], str]) -> str:
+    """As they were written, where nothing in them changes."""
+    from luthier.data.json_text import dumps, loads
+
+    try:
+        before = loads(text)
+    except ValueError:  # a model may write what is no JSON
+        return change(text)
+    after = _changed(before, change, numbers=True)
+    return text if after == before else dumps(after)
 
 
 def _draw(exchange_id: str) -> float:

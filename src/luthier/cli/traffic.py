@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -81,7 +81,7 @@ def list_(name: str | None, newest: int, as_json: bool) -> None:
         return
     for one in found:
         put(f"{moment(one.exchange.time_s)}  {one.exchange.id}  {_judged(one)}")
-        put(f"    {one_line(one.exchange.messages[-1]['content'], 100)}\n    → {one_line(_answer(one), 100)}")
+        put(f"    {one_line(_said(one.exchange.messages[-1]), 100)}\n    → {one_line(_answer(one), 100)}")
 
 
 @traffic.command()
@@ -100,8 +100,10 @@ def show(exchange_id: str, as_json: bool) -> None:
     )
     if exchange.masked:
         put(f"{exchange.masked} private values were masked")
+    if exchange.tools:
+        put(f"{'tools':>10}: {safe(', '.join(one['function']['name'] for one in exchange.tools))}")
     for message in exchange.messages:
-        put(f"{message['role']:>10}: {safe(message['content'])}")
+        put(f"{message['role']:>10}: {safe(_said(message))}")
     put(f"{'answer':>10}: {safe(_answer(found))}")
     put(f"{'judged':>10}: {_judged(found)}")
     for what in ("correction", "comment"):
@@ -142,7 +144,20 @@ def remove(
 
 def _answer(one: Told) -> str:
     answer = one.exchange.answers[one.choice]
-    return answer["text"] if answer["text"] is not None else f"(declined) {answer['refusal']}"
+    return (
+        f"(declined) {answer['refusal']}"
+        if answer["text"] is None
+        else _said({**answer, "content": answer["text"]})
+    )
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    """Its text, and what it calls."""
+    calls = [
+        f"{one['function']['name']}({one['function']['arguments']})"
+        for one in message.get("tool_calls") or ()
+    ]
+    return "\n".join([*filter(None, [message["content"]]), *calls])
 
 
 def _judged(one: Told) -> str:

@@ -6,6 +6,7 @@ Not here: what is measured of them (views.py).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,13 +50,24 @@ def of_traffic(judged: Iterable[Judged]) -> Iterator[Row]:
         yield Row(
             exchange.id,
             asked_in(exchange.messages),
-            first["text"],
+            None if first["text"] is None else _answer_in(first),
             exchange.probability,
             first["refusal"] is not None,
             right(one),
             exchange.time_s,
             exchange.release,
         )
+
+
+def _answer_in(answer: Mapping[str, Any]) -> str:
+    """As measured answers have it: a text, and calls as JSON."""
+    from luthier.data.tools import answer_text, call_of
+
+    calls = []
+    for one in answer.get("tool_calls") or ():
+        with suppress(ValueError):  # a model may write what is no JSON
+            calls.append({"function": call_of(one)[1]})
+    return answer_text({"content": answer["text"], "tool_calls": calls})
 
 
 def right(judged: Judged) -> float | None:

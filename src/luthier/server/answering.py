@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from luthier.server.answer import Choice, Shape, total
 from luthier.server.asking import LATE, Asking
 from luthier.server.calls import CallReader, with_calls
 from luthier.server.errors import ApiError, from_engine
-from luthier.server.exchange import Exchange, Said, hash_answer, hash_text
+from luthier.server.exchange import Answered, Exchange, Said, hash_answer, hash_text
 from luthier.server.router import Again, Ending, Lease
 from luthier.server.run import ClientGone, ahead, chunks_of, while_connected
 from luthier.server.screen import Screen, screened
@@ -69,8 +69,8 @@ class Asked(Protocol):
     def prompt_sha256(self) -> str: ...
 
     @property
-    def messages_kept(self) -> tuple[Message, ...] | None:
-        """What traffic may keep of what was asked; None: nothing of this exchange is kept."""
+    def kept(self) -> tuple[Sequence[Message], Sequence[Mapping[str, Any]]] | None:
+        """What traffic may keep of what was asked, and the functions that have a part in it; None: nothing of this exchange is kept."""
 
     def request(self, index: int) -> Request: ...
 
@@ -102,9 +102,6 @@ class Answering(Response):
         if body.offered and not isinstance(model.engine, CallsFunctions):
             message = "This model's engine does not call tools."
             raise ApiError(400, "unsupported_parameter", message, param="tools")
-        if body.store and body.messages_kept is None:
-            message = "An exchange in which tools have a part is not kept here; leave store out."
-            raise ApiError(400, "unsupported_parameter", message, param="store")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -267,10 +264,13 @@ class Answering(Response):
         """Raises ApiError 500 if the record cannot be made. `broken` is how an unfinished answer ended."""
         exchange = self._exchange(broken)
         await self._asking.record(exchange, may_fail=bool(broken))
-        messages = self._body.messages_kept
-        if messages is not None and self._body.store is not False and not broken:
-            answers = [(None if choice.refusal else choice.text, choice.refusal) for choice in self._choices]
-            await self._asking.keep(exchange, Said(messages, answers), bool(self._body.store))
+        kept = self._body.kept
+        if kept is not None and self._body.store is not False and not broken:
+            answers = [
+                Answered(None if choice.refusal else choice.text, choice.refusal, choice.calls)
+                for choice in self._choices
+            ]
+            await self._asking.keep(exchange, Said(kept[0], answers, kept[1]), bool(self._body.store))
 
     def _exchange(self, broken: str) -> Exchange:
         usage = total(self._choices, self._body.of_a_prompt)

@@ -19,7 +19,7 @@ from luthier.server.errors import ApiError
 from luthier.server.parts import MOST_CHOICES, Off, Stops, Wire, checked, supported
 from luthier.server.tools import Tool
 from luthier.server.wire import StreamOptions, seed_of
-from luthier.serving.engine import Chunk, Message, Request, Token
+from luthier.serving.engine import Chunk, Request, Token
 
 MOST_PROMPTS = 64
 USUAL_TOKENS = 16
@@ -107,7 +107,7 @@ class CompletionBody(Wire):
         return digest_of({"prompt": self.prompt})
 
     @property
-    def messages_kept(self) -> tuple[Message, ...] | None:
+    def kept(self) -> None:
         return None
 
     def request(self, index: int) -> Request:

@@ -4,9 +4,9 @@ behind which content is kept, where somebody switched that on."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from luthier.core.artifact import digest_of
 from luthier.server.keys import Key
@@ -46,11 +46,22 @@ OnExchange = Callable[[Exchange], None]
 
 
 @dataclass(frozen=True)
+class Answered:
+    """One answer: a text, which may be empty before calls, or a refusal."""
+
+    text: str | None
+    refusal: str | None = None
+    calls: tuple[Call, ...] = ()
+
+
+@dataclass(frozen=True)
 class Said:
-    """What was said in one exchange: the messages as they were sent, and (text, refusal) of each answer."""
+    """What was said in one exchange: the messages as they were sent, each answer, and the functions that had a part in it, as OpenAI
+    writes them."""
 
     messages: Sequence[Message]
-    answers: Sequence[tuple[str | None, str | None]]
+    answers: Sequence[Answered]
+    tools: Sequence[Mapping[str, Any]] = ()
 
 
 class Traffic(Protocol):

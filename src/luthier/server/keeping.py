@@ -6,11 +6,12 @@ is made private first, is app/traffic's matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.server.exchange import Exchange, Said
 from luthier.server.keys import Key
+from luthier.serving.engine import Call, Message
 
 if TYPE_CHECKING:
     from luthier.app.app import App
@@ -30,11 +31,30 @@ class Keeping:
             digest=exchange.package_digest,
             key_id=exchange.key_id,
             user_sha256=exchange.user_sha256,
-            messages=[(one.role, one.content) for one in said.messages],
-            answers=said.answers,
+            messages=[_message(one) for one in said.messages],
+            answers=[
+                {"text": one.text, "refusal": one.refusal, **_with_calls(one.calls)} for one in said.answers
+            ],
+            tools=said.tools,
             probability=exchange.probability,
             asked_to=asked_to,
         )
 
     def judge(self, exchange_id: str, key: Key, **told: Any) -> bool:
         return self._home(key).traffic.judge(exchange_id, by=f"key {key.id}", key_id=key.id, **told)
+
+
+def _message(one: Message) -> dict[str, Any]:
+    """As OpenAI writes it."""
+    answers = {} if one.answers is None else {"tool_call_id": one.answers}
+    return {"role": one.role, "content": one.content, **_with_calls(one.calls), **answers}
+
+
+def _with_calls(calls: Sequence[Call]) -> dict[str, Any]:
+    if not calls:
+        return {}
+    told = [
+        {"id": one.id, "type": "function", "function": {"name": one.name, "arguments": one.arguments}}
+        for one in calls
+    ]
+    return {"tool_calls": told}

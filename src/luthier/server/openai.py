@@ -16,7 +16,7 @@ from typing import Any
 from luthier.core.errors import missing_part
 
 try:
-    from fastapi import FastAPI, Request
+    from fastapi import Depends, FastAPI, Request
     from fastapi.responses import JSONResponse, Response
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
@@ -50,6 +50,8 @@ from luthier.server.watch import Beside, Observer, Watch
 from luthier.server.wire import StreamOptions, parse, parse_feedback
 from luthier.serving.abilities import Continues
 
+OURS = "/luthier/"
+"""Of routes that are no other's dialect: there a parameter that says nothing is refused."""
 Afford = Callable[[Key], Awaitable[None]]
 """Whether whoever has the key may have another answer. Raises ApiError."""
 
@@ -119,7 +121,15 @@ def create_app(
     for part in (Part(TABLE, endpoints), *parts):
         for route in part.routes:
             endpoint = getattr(part.endpoints, route.endpoint)
-            app.add_api_route(route.path, endpoint, methods=[route.method], response_model=None)
+            said = part.described.get(route.endpoint)
+            plain = route.path.startswith(OURS) and not (said and said.query)
+            app.add_api_route(
+                route.path,
+                endpoint,
+                methods=[route.method],
+                response_model=None,
+                dependencies=[Depends(_ask_nothing)] if plain else (),
+            )
     app.add_exception_handler(ApiError, _tell)
     app.add_exception_handler(HTTPException, _tell_router)
     app.add_exception_handler(ClientDisconnect, _tell_nobody)
@@ -295,6 +305,13 @@ def _id(kind: str) -> str:
 
 def _with_usage(options: StreamOptions | None) -> bool:
     return bool(options and options.include_usage)
+
+
+async def _ask_nothing(request: Request) -> None:
+    """Raises ApiError 400 for anything behind the question mark."""
+    if name := next(iter(request.query_params), None):
+        shown = name[:40]
+        raise ApiError(400, "unknown_parameter", f"There is no parameter {shown!r} here.", param=shown)
 
 
 async def _tell(request: Request, error: Exception) -> Response:

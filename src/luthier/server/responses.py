@@ -6,6 +6,7 @@ Each request brings the whole conversation in `input`; nothing is kept under the
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -274,8 +275,8 @@ class ResponseBody(Wire):
         return self.chat.prompt_sha256
 
     @property
-    def messages_kept(self) -> tuple[Message, ...] | None:
-        return self.chat.messages_kept
+    def kept(self) -> tuple[Sequence[Message], Sequence[Mapping[str, Any]]]:
+        return self.chat.kept
 
     def request(self, index: int) -> Request:
         return self.chat.request(index)

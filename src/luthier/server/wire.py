@@ -12,6 +12,7 @@ the answer is written, `strict` or not, and only a finish "length" can leave it 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -230,18 +231,14 @@ class ChatBody(Wire):
         return self.count
 
     @property
-    def with_tools(self) -> bool:
-        """Whether tools have a part in it."""
-        return bool(self.offered) or any(m.role == "tool" or m.tool_calls for m in self.messages)
-
-    @property
     def prompt_sha256(self) -> str:
         return hash_prompt(self.request(0).messages)
 
     @property
-    def messages_kept(self) -> tuple[engine.Message, ...] | None:
-        """Rows made of traffic have no tools, so what has a part in them is not kept."""
-        return None if self.with_tools else self.request(0).messages
+    def kept(self) -> tuple[Sequence[engine.Message], Sequence[Mapping[str, Any]]]:
+        called = any(one.tool_calls for one in self.messages)
+        tools = tuple(self.tools or ()) if called else self.offered  # a call needs its function beside it
+        return self.request(0).messages, [one.plain() for one in tools]
 
     def request(self, index: int) -> engine.Request:
         """What the engine is asked for the `index`-th answer."""

@@ -27,7 +27,7 @@ from luthier.core.event import Event
 from .audit import Act, Audit
 from .database import Database
 from .ledger import row_of
-from .tables import events, idempotency, job_needs, jobs
+from .tables import events, idempotency, job_needs, jobs, projects
 
 Wanted = Literal["run", "pause", "cancel"]
 State = Literal["held", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
@@ -91,11 +91,12 @@ class Jobs:
     ) -> Job:
         """Enter a job. `once`: (what the caller calls this request, SHA-256 of it as hexadecimal): where the same user sent that before in
         the project, for a job of this kind, the job of then is returned and nothing is entered. Raises Conflict where it was another request then, NotFound for a need that
-        is not of the project."""
+        is not of the project, and for a project that has ended."""
         for value in (job.wish, job.shown, job.resources):
             canonical(value)
         try:
             with self._database.transaction() as connection:
+                _going_on(connection, job.project)
                 if once is not None:
                     known = self._once(connection, job, once)
                     if known is not None:
@@ -285,6 +286,13 @@ class Jobs:
                 query = query.where(events.c.seq < before)
             page = connection.execute(query).all()
         return [Event(row.kind, row.subject, row.data, row.time_s, row.seq) for row in page]
+
+
+def _going_on(connection: sa.Connection, project: str) -> None:
+    """Keeps the project from ending until the transaction is over, so that its end cancels what is entered here. Raises NotFound."""
+    query = sa.select(projects.c.ended_s).where(projects.c.id == project).with_for_update(read=True)
+    if connection.execute(query).scalar() is not None:
+        raise NotFound(f"the project {project!r} has ended.")
 
 
 _JOB = sa.select(jobs).where(jobs.c.id == sa.bindparam("job"), jobs.c.project == sa.bindparam("project"))

@@ -96,6 +96,7 @@ traffic = sa.Table(
     sa.Column("probability", sa.Float, nullable=True),
     sa.Column("masked", sa.Integer, nullable=False),
     sa.Column("time_s", sa.Float, nullable=False, index=True),
+    sa.Column("tools", sa.JSON(none_as_null=True), nullable=True),
 )
 feedback = sa.Table(
     "feedback",

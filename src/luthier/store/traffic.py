@@ -28,7 +28,8 @@ AT_ONCE = 500
 @dataclass(frozen=True)
 class Exchange:
     """`name` is what the client asked for, `digest` what answered. `messages`: [{"role", "content"}]; `answers`: [{"text",
-    "refusal"}], one of which is None. `masked`: how many private values were taken out."""
+    "refusal"}], one of which is None. Where `tools`, as OpenAI writes them, had a part in it, messages also have `tool_calls` or
+    `tool_call_id`, and answers `tool_calls`. `masked`: how many private values were taken out."""
 
     id: str
     name: str
@@ -42,6 +43,7 @@ class Exchange:
     masked: int
     time_s: float
     seq: int | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,9 @@ class Traffic:
             "key_id": exchange.key_id, "user_sha256": exchange.user_sha256,
             "messages": [dict(one) for one in exchange.messages], "answers": [dict(one) for one in exchange.answers],
             "probability": exchange.probability, "masked": exchange.masked, "time_s": exchange.time_s,
+            "tools": [dict(one) for one in exchange.tools] if exchange.tools else None,
         }  # fmt: skip
-        canonical({"messages": row["messages"], "answers": row["answers"]})
+        canonical({name: row[name] for name in ("messages", "answers", "tools")})
         with self._database.transaction() as connection:
             connection.execute(insert_once(connection, traffic).values(row))
 
@@ -274,7 +277,7 @@ class Traffic:
 def _exchange(row: Any) -> Exchange:
     return Exchange(
         row.id, row.name, row.release, row.digest, row.key_id, row.user_sha256, row.messages, row.answers,
-        row.probability, row.masked, row.time_s, row.seq,
+        row.probability, row.masked, row.time_s, row.seq, row.tools,
     )  # fmt: skip
 
 

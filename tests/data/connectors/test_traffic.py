@@ -94,6 +94,30 @@ def test_pairs_of_a_better_and_a_worse_answer(home, traffic):
     )
 
 
+def test_calls_stand_in_the_conversation_and_functions_beside_it(home, traffic):
+    call = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    tool = {"type": "function", "function": {"name": "now"}}
+    for n in range(3):
+        keep(traffic, n)
+    traffic.keep(
+        Exchange(
+            id="chatcmpl-3", name="router", release="router@1", digest="d" * 64, key_id="k", user_sha256=None,
+            messages=[{"role": "user", "content": "when?"}], answers=[{"text": "", "refusal": None, "tool_calls": [call]}],
+            probability=None, masked=0, time_s=1_003.0, tools=[tool],
+        )
+    )  # fmt: skip
+    connector = source(home, only="all")
+    assert [row.get("tools") for row in connector.head(2).rows] == [None, [tool]]  # seen in the first rows
+    found = rows(connector)
+    assert found[3]["messages"][-1] == {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert [one["tools"] for one in found] == [None, None, None, [tool]]
+    judge(traffic, 3, correction="at noon")
+    assert rows(source(home, only="all"))[3]["messages"][-1] == {"role": "assistant", "content": "at noon"}
+    judge(traffic, 0, correction="no")
+    [pair] = rows(source(home, **{"as": "pairs"}))  # a call is no worse answer
+    assert pair["id"] == "chatcmpl-0"
+
+
 def test_a_declined_answer_is_a_row_only_when_corrected(home, traffic):
     keep(traffic, 0, refusal="not sure")
     keep(traffic, 1, refusal="not sure")

@@ -5,6 +5,9 @@
                a good one, so that a bad one is not taken for an example
     pairs      a conversation, the correction as the better answer and what was said as the worse
 
+Where functions had a part in it they stand in `tools`, and calls are part of the conversation; a call is no worse answer, since it is no
+text.
+
 Traffic goes on while it is read, so how far it had come, and how old it may be, is fixed with the fingerprint and stands in the
 identity. A row's place is "ticket-router?id=chatcmpl-...". An exchange without an answer to learn (it was declined, and nobody
 corrected it) is no row.
@@ -17,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,9 +40,9 @@ if TYPE_CHECKING:
 BLOCK_ROWS = 500
 ENVIRONMENT = ("LUTHIER_DATABASE", "LUTHIER_HOME", "HOME")
 """What says where the records are, in the order that App.open looks."""
-ANSWERS = ("id", "time", "release", "messages", "rating", "corrected", "probability")
+ANSWERS = ("id", "time", "release", "messages", "tools", "rating", "corrected", "probability")
 UNJUDGED = tuple(name for name in ANSWERS if name != "rating")
-PAIRS = ("id", "time", "release", "prompt", "chosen", "rejected")
+PAIRS = ("id", "time", "release", "prompt", "chosen", "rejected", "tools")
 
 
 class ThroughSpec(Spec):
@@ -143,9 +147,11 @@ class TrafficConnector:
     # protocol.Connector
 
     def head(self, n: int) -> Head:
-        rows = [row for _, row in zip(range(n), self._rows(), strict=False)]
+        rows = list(islice(self._rows(), n))
         if not rows:
             raise self._empty()
+        if not any("tools" in row for row in rows):  # the shape of the rows is seen in these alone
+            rows[-1:] = next(([row] for row in self._rows() if "tools" in row), rows[-1:])
         return Head(list(self._columns), rows, "traffic")
 
     def parts(self) -> list[Part]:
@@ -239,15 +245,18 @@ class TrafficConnector:
 
     def _row(self, judged: Judged) -> dict[str, Any] | None:
         exchange = judged.exchange
-        said = exchange.answers[judged.choice]["text"] if judged.choice < len(exchange.answers) else None
-        prompt = [{"role": one["role"], "content": one["content"]} for one in exchange.messages]
+        given = exchange.answers[judged.choice] if judged.choice < len(exchange.answers) else {"text": None}
+        said, calls = given["text"], given.get("tool_calls")
+        prompt = [dict(one) for one in exchange.messages]
         told: dict[str, Any] = {
             "id": exchange.id,
             "time": datetime.fromtimestamp(exchange.time_s, UTC).isoformat(" ", "milliseconds"),
             "release": exchange.release,
         }
+        if exchange.tools:
+            told["tools"] = exchange.tools
         if self._wish.as_ == "pairs":
-            if said is None or said == judged.correction:
+            if said is None or said == judged.correction or calls:
                 return None
             chosen, rejected = (
                 [{"role": "assistant", "content": text}] for text in (judged.correction, said)
@@ -263,15 +272,18 @@ class TrafficConnector:
                 return None
         else:
             told["rating"] = good
+        last: dict[str, Any] = {"role": "assistant", "content": answer}
+        if calls and judged.correction is None:
+            last["tool_calls"] = calls
         return {
             **told,
-            "messages": [*prompt, {"role": "assistant", "content": answer}],
+            "messages": [*prompt, last],
             "corrected": judged.correction is not None,
             "probability": exchange.probability,
         }
 
     def _block(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], last: int) -> Block:
-        cells = {name: [row[name] for row in rows] for name in columns}
+        cells = {name: [row.get(name) for row in rows] for name in columns}
         names = [f"id={row['id']}" for row in rows]
         return Block(cells, self._place, range(last - len(rows) + 1, last + 1), names)
 
