@@ -86,7 +86,7 @@ base: {base}
 data:
   sources:
     - {{traffic: {{name: desk, only: all}}}}
-  split: {{validation: 0, test: 0}}
+  split: {{validation: 0, test: 0.34}}
 """
 
 
@@ -142,7 +142,10 @@ def said_of(workshop, tiny_base):
     from luthier.app.app import App
 
     store = App.open({"LUTHIER_HOME": str(workshop.home)}).store
-    return pq.read_table(store.folder(store.catalog.get(told["dataset"])) / "train.parquet").to_pylist()
+    folder = store.folder(store.catalog.get(told["dataset"]))
+    return [
+        row for side in ("train", "test") for row in pq.read_table(folder / f"{side}.parquet").to_pylist()
+    ]
 
 
 def test_texts_hidden_in_arguments_are_found_and_too_many_are_not_kept(workshop):

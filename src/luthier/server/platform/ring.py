@@ -141,8 +141,8 @@ class Ring:
             due, self._due = self._due, {}
         try:
             self._site.store.accounts.used(due)
-        except LuthierError:
-            logger.warning("that keys were used could not be written: %s", ", ".join(due), exc_info=True)
+        except LuthierError as error:
+            logger.warning("when %d keys were used could not be written: %s", len(due), error.message)
 
 
 class SessionRing:
