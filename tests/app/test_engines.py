@@ -12,7 +12,7 @@ from luthier.app.app import App
 from luthier.app.context import Silent
 from luthier.app.engine_parity import _judge, agreed
 from luthier.core.errors import ModelError, SpecError
-from luthier.models import llamacpp
+from luthier.models import llamacpp, paged
 from luthier.serving.backend import Backend
 from luthier.serving.engine import ContextLengthExceeded, Message, Refused, Request
 from luthier.serving.gguf_cache import PLACE
@@ -60,6 +60,24 @@ def test_a_release_is_served_by_llamacpp_once_it_says_what_the_plain_engine_says
     }
 
 
+@pytest.mark.skipif(paged.version() is None, reason="openvino-genai is not installed")
+def test_a_release_is_served_by_openvino_once_it_says_what_the_plain_engine_says(ran):
+    app, notes = App.open(), Notes()
+    plain = app.models.engine("router")
+    other = app.models.engine("router", by="openvino", settings={"threads": "1"}, watch=notes)
+    try:
+        (mine,), (theirs,) = other.engine.generate(Request(ASK)), plain.engine.generate(Request(ASK))
+        assert mine.probability == pytest.approx(theirs.probability, abs=0.05)
+        assert (other.by, other.digest, other.release) == ("openvino", plain.digest, plain.release)
+        assert "8 streams" in other.how and other.parity["labels"] < 0.05
+        assert notes.parity[0]["form"] == "openvino"
+        [found] = doctor._engines(app.home)
+        assert "kept without a bound" in found.detail
+    finally:
+        plain.engine.close()
+        other.engine.close()
+
+
 def test_an_engine_that_says_something_else_is_refused():
     told = {"top_1": 0.9, "tokens": 400, "divergence": 0.01}
     with pytest.raises(
@@ -68,6 +86,9 @@ def test_an_engine_that_says_something_else_is_refused():
         _judge(told, "llamacpp", "gguf-q8")
     with pytest.raises(ModelError, match=r"0.4 nats \(at most 0.03\)"):
         _judge({**told, "top_1": 1.0, "divergence": 0.4}, "llamacpp", "gguf-q8")
+    with pytest.raises(ModelError) as caught:
+        _judge(told, "openvino", "gguf-q8")
+    assert "precision=f32" in str(caught.value.remedy)
     with pytest.raises(ModelError):
         _judge({**told, "tokens": 0}, "upstream", "merged")
     _judge({**told, "top_1": 0.96}, "llamacpp", "gguf-q8")

@@ -7,7 +7,16 @@ import pytest
 
 from luthier.deployment.evidence import METRICS, Count, Outcome, Pairs, Tally, feedback_counts
 from luthier.deployment.rollout import begin, take
-from luthier.deployment.rule import STAKES, capital, capital_against, decide, judge
+from luthier.deployment.rule import (
+    STAKES,
+    capital,
+    capital_against,
+    decide,
+    fewest_pairs,
+    judge,
+    least_noticed,
+    noticed,
+)
 from luthier.deployment.spec import RolloutSpec
 
 PLAN = RolloutSpec(canary=[0.1, 1], each=60, least=100)
@@ -156,3 +165,28 @@ def test_what_servers_tell_adds_up():
 
 def test_feedback_is_paired_in_the_order_it_came():
     assert feedback_counts([False, True, False], [True, True]) == Count(worse=1, same=1)
+
+
+def test_a_plan_says_what_it_can_notice():
+    plan = RolloutSpec(canary=[0.5, 1.0], least=40)
+    least = least_noticed(plan, "feedback")
+    worse = round(least * fewest_pairs(plan))
+    for count, taken in ((worse, True), (worse - 1, False)):
+        [found] = [
+            one for one in judge({"feedback": Count(count, 0, 40 - count)}, plan) if one.metric == "feedback"
+        ]
+        assert found.worse is taken
+    assert noticed(plan).startswith(
+        "may be over after 40 pairs of answers, which show error_rate worse by 30 points"
+    )
+    short = noticed(RolloutSpec(canary=[0.5], least=8, rollback_on={"feedback": None}))
+    assert (
+        short
+        == "may be over after 8 pairs of answers; that is too few to show anything of error_rate, latency, refusals"
+    )
+    assert noticed(RolloutSpec(canary=[1.0])).startswith("may be over after 0 pairs")
+    assert noticed(RolloutSpec(ab=0.5)) is None
+    assert fewest_pairs(RolloutSpec(shadow=60, canary=[], least=7)) == 7
+    # while one answers nine tenths, the other is the scarce one
+    assert fewest_pairs(RolloutSpec(canary=[0.9, 1.0], least=100)) == 11
+    assert fewest_pairs(RolloutSpec(canary=[0.05, 0.25, 1.0], least=200)) == 600

@@ -25,7 +25,7 @@ from luthier.serving.package import PackageFacts, read_facts
 from luthier.store import Store
 
 from .context import RunContext
-from .engine_parity import LLAMACPP, agreed
+from .engine_parity import FROM_GGUF, agreed
 from .packing import served_folder
 
 REFERENCE = "transformers"
@@ -192,17 +192,19 @@ def _held(store: Store, artifact: Artifact, engine: str) -> _Held:
         if not (folder / "adapter_config.json").exists():
             return _Held(folder, None, facts, base_digest, artifact.digest, {})
         return _Held(_base_folder(store, artifact), folder, facts, base_digest, artifact.digest, {})
-    gguf: dict[str, Path] = {form: folder / form / GGUF for form in LLAMACPP if (folder / form).is_dir()}
+    forms = FROM_GGUF.get(engine, ())
+    gguf: dict[str, Path] = {form: folder / form / GGUF for form in forms if (folder / form).is_dir()}
     if any((folder / form).is_dir() for form in SERVED):
         place, beside = served_folder(folder)
         base = _base_folder(store, artifact) if beside else place
         return _Held(base, place if beside else None, facts, base_digest, artifact.digest, gguf)
-    if gguf and engine == "llamacpp":
+    if gguf:
         return _Held(_base_folder(store, artifact), None, facts, base_digest, artifact.digest, gguf)
+    able = [name for name, forms in FROM_GGUF.items() if any((folder / form).is_dir() for form in forms)]
     raise ModelError(
         "this package holds no form that is answered from here.",
         remedy=f"Run the recipe with one of {', '.join(SERVED)} in postprocess.export, or serve the exported form in its own engine"
-        + (", here --engine llamacpp." if gguf else "."),
+        + (f", here --engine {' or '.join(able)}." if able else "."),
     )
 
 

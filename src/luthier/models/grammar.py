@@ -22,6 +22,8 @@ from weakref import WeakKeyDictionary
 from luthier.core.errors import ModelError, SpecError, missing_part
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from .call_form import CallForm
@@ -156,17 +158,22 @@ class Held:
         self._matcher = _library().LLMatcher(vocabulary, grammar.compiled(_library()), log_level=0)
         self._sound()
 
-    def allowed(self, width: int) -> Tensor:
-        """[V] bool, on the processor; where the text is whole and nothing can follow, the tokens that end an answer."""
+    def bits(self, width: int) -> NDArray[np.bool_]:
+        """[V]: which tokens may come; where the text is whole and nothing can follow, those that end an answer."""
         import numpy as np
+
+        told = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
+        self._sound()
+        found = np.zeros(width, dtype=bool)
+        n = min(width, len(told))
+        found[:n] = told[:n]
+        return found
+
+    def allowed(self, width: int) -> Tensor:
+        """`bits` on the processor."""
         import torch
 
-        bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
-        self._sound()
-        found = torch.zeros(width, dtype=torch.bool)
-        n = min(width, len(bits))
-        found[:n] = torch.from_numpy(bits[:n].astype(bool))
-        return found
+        return torch.from_numpy(self.bits(width))
 
     def take(self, token: int) -> None:
         if not self._matcher.is_stopped():

@@ -109,7 +109,7 @@ class Process:
             "tokens": self.launch.tokens,
             "streams": self.launch.streams,
             "adapters": [str(one) for one in self.launch.adapters],
-            "threads": self.launch.threads or _cores(),
+            "threads": self.launch.threads or cores(),
         }
         with (self._folder / "log").open("wb") as log:
             self._child = subprocess.Popen(  # noqa: S603 (our own file; what it reads are our own files)
@@ -261,7 +261,7 @@ def _error(status: int, told: Any) -> Answered:
     return Answered(int(error.get("code") or status), str(error.get("message") or "no message"))
 
 
-def _cores() -> int:
+def cores() -> int:
     """Never more threads than there are cores: they wait for each other by spinning."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -10,7 +10,8 @@
     package_engine       what every engine shares: instruction, template, labels, chain, vote, abstention, fallback
     opening              what an engine is opened with
     transformers_engine  in-process generation with a KV cache: the plain engine, one answer at a time
-    llamacpp_engine      several streams at once on a processor (llamacpp_base, gguf_cache)
+    openvino_engine      several streams at once on a processor, the fastest (batching)
+    llamacpp_engine      the same, many adapters over one base in one process (llamacpp_base, gguf_cache)
     vllm_engine          vLLM as a managed process (bound)
     upstream_engine      a server elsewhere (completions)
     scripted_engine      the fake: fixed answers, delays and failures, for tests

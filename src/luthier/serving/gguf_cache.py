@@ -33,12 +33,7 @@ def files_of(what: Opening, form: str) -> Files:
     """Makes what is missing, which takes seconds for a small model and minutes for a large one. Raises ModelError, MissingPart."""
     from luthier.models import to_gguf, to_gguf_adapter
 
-    for folder in (what.base_folder, what.adapter_folder):
-        if folder is not None and (folder / _HEAD).is_file():
-            raise ModelError(
-                "this model answers by a head of its own, which llama.cpp does not know.",
-                remedy="Use --engine transformers.",
-            )
+    refuse_head(what, "llama.cpp")
     if (own := what.gguf.get(FORMATS[form])) is not None:
         return Files(own, None, f"{form}, the package's own file")
     if what.adapter_folder is not None:
@@ -57,6 +52,16 @@ def files_of(what: Opening, form: str) -> Files:
         lambda out: to_gguf_adapter.write(adapter, base, out),
     )
     return Files(model, beside, f"{form}, its adapter in fp32 beside it")
+
+
+def refuse_head(what: Opening, engine: str) -> None:
+    """Raises ModelError."""
+    for folder in (what.base_folder, what.adapter_folder):
+        if folder is not None and (folder / _HEAD).is_file():
+            raise ModelError(
+                f"this model answers by a head of its own, which {engine} does not know.",
+                remedy="Use --engine transformers.",
+            )
 
 
 def _made(path: Path, write: Callable[[Path], None]) -> Path:

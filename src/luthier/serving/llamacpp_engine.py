@@ -52,14 +52,18 @@ class LlamaCppEngine(PackageEngine):
         form = what.settings.get("format", "q8_0")
         if form not in FORMATS:
             raise SpecError(f"format is {form!r}.", remedy=f"Write one of {', '.join(FORMATS)}.")
-        streams, threads = _count(what, "streams", STREAMS, 256), _count(what, "threads", None, 1024)
+        streams, threads = (
+            whole_number(what, "streams", STREAMS, 256),
+            whole_number(what, "threads", None, 1024),
+        )
         backend = LlamaCppBackend(
             files_of(what, form), what.base_folder, streams=streams or STREAMS, threads=threads
         )
         return cls(backend, what.facts, other=what.other)
 
 
-def _count(what: Opening, name: str, usual: int | None, most: int) -> int | None:
+def whole_number(what: Opening, name: str, usual: int | None, most: int) -> int | None:
+    """Of a setting; `usual` where it is not given. Raises SpecError."""
     written = what.settings.get(name)
     if written is None:
         return usual
