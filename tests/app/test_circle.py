@@ -57,6 +57,7 @@ def test_the_circle(workshop, monkeypatch):
     done = step()
     assert [one["group"] for one in done["looks"][0]["alarms"]], "an alarm"
     assert done["retrain"]["state"] == "handed over", done["retrain"]
+    assert "all" in [one["part"] for one in done["retrain"]["parts"]]
     release = app.store.catalog.get("router@2")
     dataset = app.store.folder(app.store.catalog.get(release.parents["dataset"]))
     assert "hardware" in json.loads((dataset / "dataset.json").read_text())["labels"], (

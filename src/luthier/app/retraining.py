@@ -64,9 +64,8 @@ class Retraining:
         state = None if last is None else last.data["state"]
         if last is not None and state == "pending":
             release = last.data["release"]
-            return Retrained(
-                "pending", f"{release} waits for a person: luthier monitor approve {name}", release
-            )
+            why = f"{release} waits for a person: luthier monitor approve {name}"
+            return Retrained("pending", why, release, _known(last.data))
         if last is not None and state == "approved":
             return self._handed(name, last.data, by=last.data["by"], reason=last.data["reason"])
         if last is not None and state == "started":
@@ -79,7 +78,8 @@ class Retraining:
 
     def approve(self, name: str, *, by: str, reason: str) -> dict[str, Any]:
         waits = self._pending(name)
-        told = self._say(name, "approved", release=waits["release"], by=by, reason=reason)
+        parts = waits.get("parts", [])
+        told = self._say(name, "approved", release=waits["release"], by=by, reason=reason, parts=parts)
         return self._handed(name, told, by=by, reason=reason).plain()
 
     def decline(self, name: str, *, by: str, reason: str) -> dict[str, Any]:
@@ -250,15 +250,18 @@ class Retraining:
     # -- afterwards -------------------------------------------------------------------------------------------------
 
     def _handed(self, name: str, told: Mapping[str, Any], *, by: str, reason: str) -> Retrained:
-        release = told["release"]
+        release, parts = told["release"], _known(told)
         try:
             self._app.rollouts.start(release, by=by, reason=reason)
         except LuthierError as stopped:
             return Retrained(
-                "approved", f"it could not be handed over, and the next step tries again: {stopped}", release
+                "approved",
+                f"it could not be handed over, and the next step tries again: {stopped}",
+                release,
+                parts,
             )
         self._say(name, "handed over", release=release, by=by, reason=reason)
-        return Retrained("handed over", reason, release)
+        return Retrained("handed over", reason, release, parts)
 
     def _pending(self, name: str) -> Mapping[str, Any]:
         last = self._app.store.ledger.last(kind=EVENT, subject=name)
@@ -281,3 +284,8 @@ class Retraining:
         told = {"state": state, **data}
         self._app.store.ledger.append(Event(EVENT, name, told, self._clock()))
         return told
+
+
+def _known(told: Mapping[str, Any]) -> tuple[Part, ...]:
+    """How the new model did, as the event of its run says; nothing in events of earlier versions."""
+    return tuple(Part(**one) for one in told.get("parts", ()))
