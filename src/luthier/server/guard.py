@@ -17,6 +17,7 @@ import re
 import secrets
 import time
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -34,6 +35,8 @@ from luthier.server.watch import Seen, Watch
 logger = logging.getLogger("luthier.server")
 
 LONGEST_CREDENTIAL = 256
+REMEMBERED_PATHS, LONGEST_PATH = 4_096, 256
+"""So many paths, no longer than that, are remembered with the routes that they match: whoever polls asks the same ones."""
 CSRF = b"x-luthier-csrf"
 CSP, INERT = b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"
 """Of what is no page of ours: whatever it is taken for, nothing in it runs, and nobody frames it."""
@@ -143,6 +146,7 @@ class Guard:
         self._hosts = {host.lower() for host in allowed_hosts}
         self._routes = [(compile_path(route.path)[0], route) for route in routes]
         self._of_models = frozenset(TABLE)
+        self._known = lru_cache(REMEMBERED_PATHS)(self._matching)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -156,7 +160,8 @@ class Guard:
 
     async def _admit(self, scope: Scope, state: dict[str, Any]) -> None:
         """Puts the route and the key that may pass into the state. Raises ApiError 401, 403, 404 or 429."""
-        routes = [route for pattern, route in self._routes if pattern.match(scope["path"])]
+        path = scope["path"]
+        routes = (self._known if len(path) <= LONGEST_PATH else self._matching)(path)
         route = next((r for r in routes if r.method == scope["method"]), None)
         if route is not None:
             state["route"] = route.path
@@ -176,6 +181,9 @@ class Guard:
         state["still"] = lambda: self._still(scope, route)
         if route is not None:
             self._count(key, route, state)
+
+    def _matching(self, path: str) -> tuple[Route, ...]:
+        return tuple(route for pattern, route in self._routes if pattern.match(path))
 
     async def _still(self, scope: Scope, route: Route | None) -> bool:
         """Whether who asked would be let in again: what is answered for long asks now and then (job_stream)."""

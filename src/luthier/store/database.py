@@ -46,7 +46,8 @@ class Database:
             ):  # a project's schema: many of them share a server, and none holds a connection it does not use
                 self.engine = sa.create_engine(address, poolclass=sa.pool.NullPool)
             else:
-                self.engine = sa.create_engine(address, pool_pre_ping=not self.is_sqlite)
+                # the connection that was used last: what it remembers is still in the processor's caches
+                self.engine = sa.create_engine(address, pool_pre_ping=not self.is_sqlite, pool_use_lifo=True)
         except ModuleNotFoundError as error:
             raise missing_part(str(error.name), "postgres", "a PostgreSQL store") from None
         if self.is_sqlite:

@@ -276,15 +276,14 @@ class Jobs:
     def newest_told(self, job_id: str, *, before: int | None = None, limit: int) -> Sequence[Event]:
         """Lines of the story of a job that was found, newest first, those in front of the line `before`. Raises NotFound for one that
         is none of its lines."""
-        mine = (events.c.subject == job_id) & (events.c.kind == "job.told")
-        query = sa.select(events).where(mine).order_by(events.c.seq.desc()).limit(limit)
+        asked = {"job": job_id, "limit": limit}
         with self._database.reading() as connection:
             if before is not None:
-                there = sa.select(events.c.seq).where(mine, events.c.seq == before)
-                if connection.execute(there).first() is None:
+                if connection.execute(_TOLD_AT, {"job": job_id, "seq": before}).first() is None:
                     raise NotFound("the job has no such event to go on after.")
-                query = query.where(events.c.seq < before)
-            page = connection.execute(query).all()
+                page = connection.execute(_TOLD_BEFORE, {**asked, "seq": before}).all()
+            else:
+                page = connection.execute(_TOLD, asked).all()
         return [Event(row.kind, row.subject, row.data, row.time_s, row.seq) for row in page]
 
 
@@ -296,6 +295,10 @@ def _going_on(connection: sa.Connection, project: str) -> None:
 
 
 _JOB = sa.select(jobs).where(jobs.c.id == sa.bindparam("job"), jobs.c.project == sa.bindparam("project"))
+_LINE = (events.c.subject == sa.bindparam("job")) & (events.c.kind == "job.told")
+_TOLD = sa.select(events).where(_LINE).order_by(events.c.seq.desc()).limit(sa.bindparam("limit"))
+_TOLD_AT = sa.select(events.c.seq).where(_LINE, events.c.seq == sa.bindparam("seq"))
+_TOLD_BEFORE = _TOLD.where(events.c.seq < sa.bindparam("seq"))
 _ENDED_AS = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cancelled"}
 
 

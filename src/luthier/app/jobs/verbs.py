@@ -113,12 +113,9 @@ class Jobs:
         self.get(caller, job_id)
         return self._rows.events(job_id, after=after, limit=limit)
 
-    def newest_told(
-        self, caller: Caller, job_id: str, *, before: int | None = None, limit: int
-    ) -> Sequence[Event]:
-        """See store.jobs.Jobs.newest_told."""
-        self.get(caller, job_id)
-        return self._rows.newest_told(job_id, before=before, limit=limit)
+    def newest_told(self, job: Job, *, before: int | None = None, limit: int) -> Sequence[Event]:
+        """Of a job that `get` gave: see store.jobs.Jobs.newest_told."""
+        return self._rows.newest_told(job.id, before=before, limit=limit)
 
     def follow(
         self, caller: Caller, job_id: str, *, after: int = 0, pause: Callable[[float], object] = time.sleep

@@ -259,13 +259,13 @@ class FineTuningRoutes:
         return shown(self._site.jobs.ask(who, job_id, wanted))
 
     def _events(self, who: Caller, job_id: str, after: str | None, limit: int) -> dict[str, Any]:
-        self._job(who, job_id)
+        job = self._job(who, job_id)
         before = None
         if after is not None:
             match = _EVENT.fullmatch(after)
             before = int(match[1]) if match else 0
         try:
-            told = self._site.jobs.newest_told(who, job_id, before=before, limit=limit + 1)
+            told = self._site.jobs.newest_told(job, before=before, limit=limit + 1)
         except NotFound:
             said = f"the job has no event {str(after)[:80]!r} to go on after."
             raise ApiError(404, "not_found", said, param="after") from None

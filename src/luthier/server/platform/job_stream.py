@@ -6,7 +6,7 @@ data: {"level": "info", "message": "Finished step 2", ...}
 
 The last event is `job.ended`. A stream is cut after an hour, at the end of the server, or where who asked may not read the job any more;
 clients ask again with the last id that they have. What a stream has missed it reads from the records; from then on the records are looked at
-once a second for all streams of a job together. Their number is bounded, in all and for each project.
+once a second for all streams of a job together, and more seldom where many follow it. Their number is bounded, in all and for each project.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ MOST_STREAMS, MOST_OF_A_PROJECT = 1_000, 200
 LOOK_S = 1.0
 STILL_S = 5.0
 """How often it is asked whether a reader who is told nothing may still read; before he is told something it is always asked."""
+FOLLOWED_AT_ONCE, MOST_SELDOM = 50, 5
+"""A job that more follow is looked at more seldom, so that about so many are told something in LOOK_S; but once in five of these always."""
 MOST_FAILED = 5
 """After so many looks in vain, one after the other, a stream ends."""
 BEAT_S = 15.0
@@ -64,6 +66,15 @@ class Tail:
     looked_s: float = -math.inf
     looking: asyncio.Task[None] | None = None
     readers: int = 0
+    tick: asyncio.Future[None] | None = None
+
+    async def wait(self, seconds: float) -> None:
+        """At most so long; whoever waits meanwhile is woken together with this one, so that what all do next is done in one go."""
+        if self.tick is None or self.tick.done():
+            loop = asyncio.get_running_loop()
+            self.tick = loop.create_future()
+            loop.call_later(seconds, self.tick.set_result, None)
+        await asyncio.shield(self.tick)  # a reader who leaves wakes nobody
 
     def grow(self, job: Job, told: list[Told]) -> None:
         self.job, self.whole = job, len(told) < PAGE
@@ -136,7 +147,7 @@ class Streams:
                 if time.monotonic() - sent_s >= self._beat_s:
                     yield b": beat\n\n"
                     sent_s = time.monotonic()
-                await asyncio.sleep(self._look_s)
+                await tail.wait(self._pause_s(tail))
         finally:
             if tail is not None:
                 tail.readers -= 1
@@ -148,13 +159,16 @@ class Streams:
     ) -> tuple[Job, list[Told], bool]:
         """The job, what it told behind `after`, and whether that is all."""
         if tail is not None and after >= tail.since:
-            if time.monotonic() - tail.looked_s >= self._look_s or not tail.whole:
+            if time.monotonic() - tail.looked_s >= self._pause_s(tail) or not tail.whole:
                 tail.looking = tail.looking or asyncio.create_task(self._grow(tail, who))
                 await asyncio.shield(tail.looking)  # a reader who leaves ends nothing for the others
             if after >= tail.since:
                 return tail.job, [one for one in tail.told if one.seq > after], tail.whole
         job, told = await COMMON.run(self._look, who, job_id, after)
         return job, told, len(told) < PAGE
+
+    def _pause_s(self, tail: Tail) -> float:
+        return self._look_s * min(max(1.0, tail.readers / FOLLOWED_AT_ONCE), MOST_SELDOM)
 
     async def _grow(self, tail: Tail, who: Caller) -> None:
         now = time.monotonic()

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _LIMITS = Limits()
 PARTS: dict[str, str] = {
+    "fine_tuning": "luthier.server.platform.fine_tuning:FineTuningRoutes",
+    "files": "luthier.server.platform.files:FileRoutes",
+    "models": "luthier.server.platform.models:ModelRoutes",
     "accounts": "luthier.server.platform.accounts:AccountRoutes",
     "login": "luthier.server.platform.login:LoginRoutes",
     "audit": "luthier.server.platform.audit:AuditRoutes",
@@ -32,10 +35,7 @@ PARTS: dict[str, str] = {
     "graders": "luthier.server.platform.graders:GraderRoutes",
     "evals": "luthier.server.platform.evals:EvalRoutes",
     "webhooks": "luthier.server.platform.webhooks:WebhookRoutes",
-    "files": "luthier.server.platform.files:FileRoutes",
     "uploads": "luthier.server.platform.uploads:UploadRoutes",
-    "fine_tuning": "luthier.server.platform.fine_tuning:FineTuningRoutes",
-    "models": "luthier.server.platform.models:ModelRoutes",
     "passing": "luthier.server.platform.passing:PassingRoutes",
     "verbs": "luthier.server.platform.verbs:VerbRoutes",
     "policy": "luthier.server.platform.policy:PolicyRoutes",
@@ -43,7 +43,7 @@ PARTS: dict[str, str] = {
     "budgets": "luthier.server.platform.budgets:BudgetRoutes",
     "usage": "luthier.server.platform.usage:UsageRoutes",
 }
-"""Part: module and class. The class takes the site and has `ROUTES`, and `DESCRIBED` where more can be said of them (routes.Described)."""
+"""Part: module and class, those that are asked most first: routes are looked through in this order. The class takes the site and has `ROUTES`, and `DESCRIBED` where more can be said of them (routes.Described)."""
 
 
 def parts(site: Site) -> list[Part]:
