@@ -11,7 +11,7 @@ At the end the new release and the one before are compared on test rows, which n
 Everything is as in earnest: `luthier run`, `serve`, `monitor step`, `rollout` as processes, requests and feedback by OpenAI's own client.
 Only the people are simulated: of every answer somebody says with probability JUDGED whether it was right, and if not what would have been.
 
-Usage: python circle.py [--folder FOLDER] [--into FOLDER]     after `python make_data.py`; about half an hour on two cores
+Usage: python circle.py [--folder FOLDER] [--into FOLDER]     after `python make_data.py`; about ten minutes on two cores
 """
 
 from __future__ import annotations

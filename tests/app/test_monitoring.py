@@ -252,6 +252,25 @@ def test_a_report_of_one_stretch(desk):
     assert json.loads(json.dumps(found.plain(), allow_nan=False))["views"]
 
 
+def test_an_alarm_of_quality_tells_what_was_judged_and_not_what_was_asked_meanwhile(desk):
+    for day in range(2):
+        desk.traffic(day, 60)
+    desk.judge(0, 20, rating=1.0)
+    desk.judge(1, 60, rating=-1.0)
+    desk.monitor.step("desk")
+    [alarm] = [
+        one
+        for event in desk.events("drift.look")
+        for one in event.data["alarms"]
+        if one["group"] == "quality"
+    ]
+    [[view, _, now]] = alarm["tested"]
+    assert (view, now) == (
+        "right",
+        "25.0%",
+    )  # though in the first window, where it is told, all that was judged was right
+
+
 def test_the_page_fetches_nothing_and_shows_hostile_text_as_text(desk):
     from luthier.app.report.monitor_page import render
 

@@ -61,6 +61,10 @@ def test_judged_answers_that_are_worse_and_better(reference, drift, make_rows):
     state = looking.begun(reference, "r" * 64, drift, 0.0, 0)
     worse = looking.look(state, reference, drift, 0.0, DAY_S, [], make_rows(80, 700, right=0.4), 80)
     assert [alarm.group for alarm in worse.alarms] == ["quality"] and worse.state.judgements == 80
+    assert (
+        worse.right == pytest.approx(0.4, abs=0.15)
+        and looking.look(state, reference, drift, 0.0, DAY_S, []).right is None
+    )
     better = looking.look(state, reference, drift, 0.0, DAY_S, [], make_rows(80, 701, right=1.0), 80)
     assert not better.alarms
     asked = looking.look(state, reference, drift, 0.0, DAY_S, make_rows(40, 702)).by_view

@@ -238,6 +238,14 @@ def test_a_pass_that_fails_loses_those_under_way_and_the_next_is_served(batch, m
     assert batch._pages.room == model.pages
 
 
+def test_a_fault_of_ours_leaves_nobody_waiting(batch, model, monkeypatch):
+    monkeypatch.setattr(batch, "_together", lambda: 1 / 0)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    with pytest.raises(Unavailable, match="closed"):
+        asked(batch, Writing([1, 2, 3], 4, frozenset()))
+    assert not batch.alive
+
+
 def test_a_fault_of_one_answer_is_its_own(batch):
     class Faulty(Writing):
         def hear(self, lane, logits, model):

@@ -554,8 +554,14 @@ def _told(episode: Episode, reference: Reference, found: looking.Looked) -> dict
     from luthier.monitoring import tested
 
     assert found.measured is not None
-    table = tested.views(reference, found.measured, episode.views)
-    return {**episode.plain(), "tested": [[one.view, one.usual, one.window] for one in table]}
+    table = [
+        [one.view, one.usual, one.window] for one in tested.views(reference, found.measured, episode.views)
+    ]
+    if (
+        episode.group == "quality" and found.right is not None
+    ):  # of what was judged, not of what was asked in this window
+        table = [[view, usual, f"{found.right:.1%}"] for view, usual, _ in table]
+    return {**episode.plain(), "tested": table}
 
 
 def _moment(text: str, now_s: float) -> float:

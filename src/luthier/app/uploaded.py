@@ -100,7 +100,9 @@ class Uploaded:
 
     def check_room(self, size_bytes: int) -> None:
         """Raises SpecError where the project has no room for that, StoreError where the disk has none."""
-        if self._rows.size_bytes() + size_bytes > MOST_BYTES:
+        if self._rows.size_bytes() + size_bytes > MOST_BYTES and not (
+            self.sweep() and self._rows.size_bytes() + size_bytes <= MOST_BYTES
+        ):
             raise SpecError(
                 f"this project's files would be more than {show_bytes(MOST_BYTES)}.",
                 remedy="Delete files that are no longer needed.",
@@ -117,8 +119,7 @@ class Uploaded:
         return self._rows.find(file_id) is not None
 
     def list(self, **asked: Any) -> tuple[Sequence[UploadedFile], bool]:
-        """See store.uploaded.Uploaded.files. What has expired goes now."""
-        self.sweep()
+        """See store.uploaded.Uploaded.files: what has expired is not among them."""
         return self._rows.files(**asked)
 
     def sweep(self) -> int:

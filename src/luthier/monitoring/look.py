@@ -97,7 +97,7 @@ class State:
 @dataclass(frozen=True)
 class Looked:
     """`alarms`: episodes that open with this window; `ended`: those that end. `capital`: the highest of the window, in days; of
-    1/alpha it would be an alarm."""
+    1/alpha it would be an alarm. `right`: the share of answers judged since the last look that were right, whenever they were given."""
 
     state: State
     since_s: float
@@ -109,6 +109,7 @@ class Looked:
     alarms: tuple[Episode, ...] = ()
     ended: tuple[Episode, ...] = ()
     measured: Measured | None = field(default=None, repr=False)
+    right: float | None = None
 
 
 def begun(reference: Reference, digest: str, spec: DriftSpec, until_s: float, judgements: int) -> State:
@@ -168,8 +169,13 @@ def look(
         _anew(detector, reference, GROUPS[one.group])
     return Looked(
         after, since_s, len(once), len(rows) - len(once), len(judged), highest,
-        dict(zip(views, (round(float(x), 4) for x in detector.capital_V), strict=True)), tuple(opened), tuple(ended), window,
+        dict(zip(views, (round(float(x), 4) for x in detector.capital_V), strict=True)), tuple(opened), tuple(ended), window, _share_right(judged),
     )  # fmt: skip
+
+
+def _share_right(judged: Sequence[Row]) -> float | None:
+    told = [row.right for row in judged if row.right is not None]
+    return float(np.mean(told)) if told else None
 
 
 def _closed(views: Sequence[str], closed: set[str]) -> list[str]:
@@ -228,8 +234,8 @@ def _of_quality(
     others = [view for view in views if view != "right"]
     alarms = detector.watch(bin_NV, draw_NV, days, spec.alpha, others)
     usual = reference.usual.numbers["right"]
-    share = float(np.mean([row.right or 0.0 for row in told]))
-    if not alarms or share >= float(np.nanmean(usual)):
+    share = _share_right(told)
+    if not alarms or share is None or share >= float(np.nanmean(usual)):
         return []
     wrong = tuple(row.id for row in told if not row.right)[:20]
     first = alarms[0]

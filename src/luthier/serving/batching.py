@@ -236,20 +236,26 @@ class Batch:
     # -- the thread -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while self._ready():
-            chosen = self._together()
-            try:
-                found = self._model.step([part for _, _, part in chosen])
-            except Exception as error:  # of native code: these are lost, and the next may fare better
-                logger.exception("a pass failed")
-                self._lose(Unavailable(f"The engine failed: {error}.", remedy="Ask again."))
-                continue
-            for (task, lane, part), logits in zip(chosen, found, strict=True):
-                lane.read += len(part.ids)
-                lane.todo = lane.todo[len(part.ids) :]
-                if len(logits) and task in self._active:
-                    self._tell(task, lane, logits)
-        self._lose(Unavailable("The engine was closed.", remedy="Ask again."))
+        try:
+            while self._ready():
+                self._pass()
+        finally:  # whatever ended it, nobody waits for it any more
+            self._closing = True
+            self._lose(Unavailable("The engine was closed.", remedy="Ask again."))
+
+    def _pass(self) -> None:
+        chosen = self._together()
+        try:
+            found = self._model.step([part for _, _, part in chosen])
+        except Exception as error:  # of native code: these are lost, and the next may fare better
+            logger.exception("a pass failed")
+            self._lose(Unavailable(f"The engine failed: {error}.", remedy="Ask again."))
+            return
+        for (task, lane, part), logits in zip(chosen, found, strict=True):
+            lane.read += len(part.ids)
+            lane.todo = lane.todo[len(part.ids) :]
+            if len(logits) and task in self._active:
+                self._tell(task, lane, logits)
 
     def _tell(self, task: Task, lane: Lane, logits: Logits) -> None:
         try:
