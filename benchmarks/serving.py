@@ -190,9 +190,10 @@ def serve(wish: dict[str, Any]) -> None:
 
 def by_itself(wish: dict[str, Any]) -> None:
     """In a process of its own: OpenVINO GenAI's continuous batching over the same weights; a line of JSON is asked and answered."""
-    import openvino_genai as genai
+    from luthier.models import paged, to_gguf
 
-    from luthier.models import to_gguf
+    paged.quiet()
+    import openvino_genai as genai
 
     file = Path(wish["cache"]) / "by-itself.gguf"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -266,7 +267,10 @@ def race(args: argparse.Namespace, folder: Path) -> dict[str, dict[int, list[Mea
 
     model = Path(args.model) if args.model else real_model(folder / "model")
     levels = [int(one) for one in args.streams.split(",")]
-    arms = [one for one in ARMS if one != "transformers" or not args.without_transformers]
+    left_out = {"transformers"} if args.without_transformers else set()
+    if args.adapter:
+        left_out.add("genai")  # it would answer from the base alone
+    arms = [one for one in ARMS if one not in left_out]
     found: dict[str, dict[int, list[Measured]]] = {name: {n: [] for n in levels} for name in ARMS}
     wish = {
         "model": str(model),

@@ -9,13 +9,12 @@ from luthier.deployment.evidence import METRICS, Count, Outcome, Pairs, Tally, f
 from luthier.deployment.rollout import begin, take
 from luthier.deployment.rule import (
     STAKES,
+    can_notice,
     capital,
     capital_against,
     decide,
     fewest_pairs,
     judge,
-    least_noticed,
-    noticed,
 )
 from luthier.deployment.spec import RolloutSpec
 
@@ -168,25 +167,44 @@ def test_feedback_is_paired_in_the_order_it_came():
 
 
 def test_a_plan_says_what_it_can_notice():
-    plan = RolloutSpec(canary=[0.5, 1.0], least=40)
-    least = least_noticed(plan, "feedback")
-    worse = round(least * fewest_pairs(plan))
-    for count, taken in ((worse, True), (worse - 1, False)):
-        [found] = [
-            one for one in judge({"feedback": Count(count, 0, 40 - count)}, plan) if one.metric == "feedback"
-        ]
+    of_feedback = {"error_rate": None, "latency": None, "refusals": None}
+    plan = RolloutSpec(canary=[0.5, 1.0], least=40, rollback_on=of_feedback)
+    assert can_notice(plan) == (
+        "may be over after 40 pairs of answers, which show feedback worse by 35 points if every answer is judged"
+    )
+    for worse, taken in ((14, True), (13, False)):  # of 40: 35 points are 14
+        [found] = judge({"feedback": Count(worse, 0, 40 - worse)}, plan)
         assert found.worse is taken
-    assert noticed(plan).startswith(
-        "may be over after 40 pairs of answers, which show error_rate worse by 30 points"
+    whole = can_notice(RolloutSpec(canary=[0.5, 1.0], least=40))
+    assert "error_rate worse by 30 points, refusals worse by 40 points" in whole
+    assert whole.endswith("too few to show anything of latency")  # of which nothing is said before 50 pairs
+    assert "latency worse by" in can_notice(RolloutSpec())
+    short = can_notice(RolloutSpec(canary=[0.5], least=8))
+    assert short == (
+        "may be over after 8 pairs of answers; that is too few to show anything of error_rate, latency, refusals, feedback"
     )
-    short = noticed(RolloutSpec(canary=[0.5], least=8, rollback_on={"feedback": None}))
-    assert (
-        short
-        == "may be over after 8 pairs of answers; that is too few to show anything of error_rate, latency, refusals"
-    )
-    assert noticed(RolloutSpec(canary=[1.0])).startswith("may be over after 0 pairs")
-    assert noticed(RolloutSpec(ab=0.5)) is None
+    assert can_notice(RolloutSpec(canary=[1.0])).startswith("may be over after 0 pairs")
+    assert can_notice(RolloutSpec(ab=0.5)) is None
+
+
+def test_how_many_pairs_a_plan_has():
     assert fewest_pairs(RolloutSpec(shadow=60, canary=[], least=7)) == 7
     # while one answers nine tenths, the other is the scarce one
     assert fewest_pairs(RolloutSpec(canary=[0.9, 1.0], least=100)) == 11
     assert fewest_pairs(RolloutSpec(canary=[0.05, 0.25, 1.0], least=200)) == 600
+    proven = RolloutSpec(canary=[0.5], least=10, advance="not_worse")
+    pairs = fewest_pairs(proven)
+    for many, shown in ((pairs, True), (pairs - 1, False)):
+        found = {one.metric: one for one in judge({"error_rate": Count(same=many)}, proven)}
+        assert found["error_rate"].shown is shown
+    # nothing that is equal shows that it is not worse at all
+    assert fewest_pairs(RolloutSpec(canary=[0.5], least=10, advance="not_worse",
+                                    rollback_on={"error_rate": 0, "latency": None, "refusals": None, "feedback": None})) == 10  # fmt: skip
+
+
+def test_a_margin_of_everything_and_a_plan_without_end_are_refused():
+    with pytest.raises(ValueError, match="100% allows everything"):
+        RolloutSpec(rollback_on={"feedback": 1})
+    with pytest.raises(ValueError):
+        RolloutSpec(least=2_000_000)
+    assert can_notice(RolloutSpec(least=1_000_000, shadow=60, advance="not_worse"))

@@ -70,6 +70,7 @@ def test_same_seed_same_answer(tiny, tiny_template, ask):
     assert sample(7, temperature=1.0) == first != sample(8, temperature=1.0)
     # top_p so small that only the likeliest is left: greedy.
     assert sample(7, temperature=1.0, top_p=1e-9) == sample(None)
+    assert sample(7, temperature=1e-308) == sample(None)
 
 
 def test_sampling_follows_the_shares(tiny, tiny_template, ask, logits):

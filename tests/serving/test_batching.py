@@ -108,6 +108,15 @@ def test_it_writes_what_the_model_says_one_token_after_the_other(batch):
         assert [p for _, p in one.top] == pytest.approx(told[best].tolist(), abs=1e-5)
 
 
+def test_any_seed_is_taken(batch):
+    for seed in (-1, -(2**63), 2**63 - 1, 0):
+        first, again = (
+            [one.token for one in asked(batch, Writing([1, 2], 8, frozenset(), temperature=1.0, seed=seed))]
+            for _ in range(2)
+        )
+        assert first == again
+
+
 @pytest.mark.parametrize("length", [3, 4, 5, 8, 11])
 def test_answers_are_scored_as_one_after_the_other_wherever_a_page_ends(batch, length):
     ids = list(range(1, length + 1))
@@ -220,14 +229,57 @@ def test_hanging_up_gives_the_pages_back(batch, model):
     assert batch._pages.room == model.pages
 
 
-def test_what_nobody_wants_any_more_is_cancelled_while_it_waits(batch, model):
+def test_what_nobody_wants_any_more_is_never_read():
+    model = PagesOnly()
+    batch = Batch(model, slots=1)
     model.wait.clear()
-    task = Writing([1, 2, 3], 100, frozenset())
-    batch.enter(task)
+    tasks = [Writing(ids, 3, frozenset()) for ids in ([1, 2], [3, 4, 5, 6], [7, 8, 9])]
+    for task in tasks:
+        batch.enter(task)
     with pytest.raises(Cancelled):
-        list(task.listen(lambda: True))
+        list(tasks[1].listen(lambda: True))
     model.wait.set()
-    assert asked(batch, Writing([1], 1, frozenset()))
+    assert [len(list(tasks[n].listen(lambda: False))) for n in (0, 2)] == [3, 3]
+    assert model.passes == [[2], [1], [1], [3], [1], [1]]
+    assert not batch._line
+    batch.close()
+
+
+def test_one_who_leaves_the_line_leaves_it_behind_a_head_that_waits():
+    model = PagesOnly(pages=10)
+    batch = Batch(model, slots=8)
+    model.wait.clear()
+    first, large, third = (
+        Writing([1] * 20, 8, frozenset()),
+        Writing([2] * 30, 8, frozenset()),
+        Writing([3], 1, frozenset()),
+    )
+    for task in (first, large, third):
+        batch.enter(task)
+    third.unwanted = True
+    model.wait.set()
+    next(said := first.listen(lambda: False))
+    next(said)
+    assert third not in batch._line and large in batch._line
+    list(said)
+    assert len(list(large.listen(lambda: False))) == 8
+    batch.close()
+
+
+def test_labels_longer_than_a_pass_are_read_beside_others():
+    model = PagesOnly(page=16, pages=400)
+    batch = Batch(model, slots=2)
+    beside = Writing([1, 2], 60, frozenset())
+    model.wait.clear()
+    batch.enter(beside)
+    answers = [[n % 29 for n in range(AT_ONCE + 90)], [4, 5, END], [6]]
+    batch.enter(task := Scoring([7, 8, 9], answers))
+    model.wait.set()
+    [found] = task.listen(lambda: False)
+    assert found == pytest.approx([scored([7, 8, 9], one) for one in answers], abs=1e-2)
+    assert [one.token for one in beside.listen(lambda: False)] == greedily([1, 2], 60)
+    assert all(sum(one) <= AT_ONCE + 2 for one in model.passes)
+    batch.close()
 
 
 def test_a_pass_that_fails_loses_those_under_way_and_the_next_is_served(batch, model):
@@ -300,5 +352,7 @@ def test_draws_follow_the_shares_and_the_nucleus():
     sharp = np.bincount([chosen(logits, 0.5, 1.0, draw) for _ in range(8000)], minlength=4) / 8000
     wanted = np.array([0.5, 0.3, 0.15, 0.05]) ** 2
     assert sharp == pytest.approx(wanted / wanted.sum(), abs=0.02)
+    for tiny in (1e-308, 1e-6):
+        assert chosen(logits, tiny, 1.0, draw) == 0
     barred = np.where([False, False, True, True], logits, -np.inf).astype(np.float32)
     assert {chosen(barred, 5.0, 1.0, draw) for _ in range(200)} == {2, 3}

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
 import pytest
 
-from luthier.core.errors import ModelError, SpecError
+from luthier.core.errors import MissingPart, ModelError, SpecError
 from luthier.models import paged
 from luthier.models.grammar import Grammar
 from luthier.outputs.spec import AnsweringSpec
@@ -275,6 +278,35 @@ def test_what_it_makes_is_kept_and_a_packages_own_file_is_used(folders, monkeypa
     OpenVinoEngine.open(replace(opening(folders, None), digest="packaged", gguf={"gguf-q8": own}))
     assert seen == [own]
     assert not [one for one in (folders / "cache").iterdir() if one.name.startswith(".")]
+
+
+def test_nothing_is_told_to_anybody(folders, tmp_path):
+    """Importing OpenVINO makes an id in the home and sends an event, where nothing keeps it from that."""
+    script = (
+        "import sys; from pathlib import Path; from luthier.models import paged\n"
+        f"paged.made(Path({str(folders / 'None.gguf')!r}), Path({str(tmp_path / 'graph')!r}))\n"
+        f"paged.Paged(Path({str(tmp_path / 'graph')!r}), tokens=64, threads=1)\n"
+        "print([one for one in sys.modules if 'telemetry' in one and sys.modules[one] is not None])"
+    )
+    environ = {
+        "HOME": str(tmp_path / "home"),
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+    }
+    (tmp_path / "home").mkdir()
+    told = subprocess.run(
+        [sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip().splitlines()[-1] == "[]"
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_without_the_library_it_says_so_before_it_writes(folders, monkeypatch):
+    monkeypatch.setattr(paged, "version", lambda: None)
+    before = sorted((folders / "cache").iterdir())
+    with pytest.raises(MissingPart, match="openvino"):
+        OpenVinoEngine.open(replace(opening(folders, "a"), digest="fresh"))
+    assert sorted((folders / "cache").iterdir()) == before
 
 
 def test_the_plain_precision_is_the_processors_own(folders):

@@ -19,7 +19,7 @@ from luthier.core.event import Event
 from luthier.core.spec import Tree, override, parse, read_yaml
 from luthier.deployment.evidence import Tally, feedback_counts
 from luthier.deployment.rollout import Action, Rollout, begin, stages, take
-from luthier.deployment.rule import PROVEN, Finding, decide, judge, noticed
+from luthier.deployment.rule import PROVEN, Finding, can_notice, decide, judge
 from luthier.deployment.spec import DeploySpec, RolloutSpec
 from luthier.store.rollouts import Line
 
@@ -77,6 +77,7 @@ class Status:
         return {
             **plain(self.rollout),
             "waits_for": self.waits_for(),
+            "can_notice": can_notice(self.rollout.plan) if self.rollout.under_way else None,
             "requests": self.requests,
             "seen": self.tally.plain(),
             "findings": [
@@ -95,7 +96,7 @@ def plain(rollout: Rollout) -> dict[str, Any]:
     told = {name: value for name, value in vars(rollout).items() if name != "plan"}
     return told | {
         "answers": rollout.answers, "share": rollout.share, "plan": rollout.plan.plain(), "told": rollout.told(),
-        "under_way": rollout.under_way, "noticed": noticed(rollout.plan) if rollout.under_way else None,
+        "under_way": rollout.under_way, "can_notice": can_notice(rollout.plan) if rollout.action == "start" else None,
     }  # fmt: skip
 
 

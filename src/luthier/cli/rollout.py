@@ -135,8 +135,8 @@ def _show(at: Told, as_json: bool) -> None:
         f"{at.name}: {at.told}; {at.answers} answers" + (f", {at.candidate} is tried" if at.under_way else "")
     )
     if at.under_way:
-        if at.noticed:
-            put(f"the plan {at.noticed}")
+        if at.can_notice:
+            put(f"the plan {at.can_notice}")
         put(f"what serves {at.name} follows within a second; look: luthier rollout status {at.name}")
 
 
@@ -152,6 +152,6 @@ def _print_status(at: Told) -> None:
         )
     for one in at.findings:
         put(f"  {one.told}")
-    if at.noticed:
-        put(f"the plan {at.noticed}")
+    if at.can_notice:
+        put(f"the plan {at.can_notice}")
     put(f"waits for {at.waits_for}")

@@ -28,17 +28,19 @@ take one back in the end whatever it does.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from luthier.core.units import show_seconds
 
-from .evidence import METRICS, Count
+from .evidence import FEWEST, METRICS, Count
 from .rollout import Action, Rollout, stages
 from .spec import RolloutSpec
 
 STAKES = tuple(0.95 / 2**j for j in range(10))
 """Of the largest stake that leaves the capital positive."""
+MOST_PAIRS = 10_000_000
 PROVEN = ("error_rate", "latency", "refusals")
 """What must be shown where the plan says `advance: not_worse`: feedback may never come."""
 
@@ -119,21 +121,44 @@ def _mixed(up: int, down: int, level: int, margin: float) -> float:
 
 def judge(counts: Mapping[str, Count], plan: RolloutSpec) -> list[Finding]:
     """One finding for each metric that the plan looks at."""
-    allowed = plan.rollback_on.plain()
-    looked_at = [metric for metric in METRICS if allowed[metric] is not None]
-    needed = len(looked_at) / plan.false_alarm if looked_at else math.inf
     found = []
-    for metric in looked_at:
-        count, margin = counts.get(metric, Count()), float(allowed[metric])
+    for metric, margin in _looked_at(plan).items():
+        count = counts.get(metric, Count())
         found.append(
-            Finding(metric, count, margin, capital(count, margin), capital_against(count, margin), needed)
+            Finding(
+                metric, count, margin, capital(count, margin), capital_against(count, margin), _needed(plan)
+            )
         )
     return found
 
 
+def can_notice(plan: RolloutSpec) -> str | None:
+    """What a plan can notice by itself before it is over, for a person; None where only a person ends it.
+
+    >>> can_notice(RolloutSpec(canary=[0.5, 1.0], least=20, rollback_on={"error_rate": None, "latency": None, "refusals": None}))
+    'may be over after 20 pairs of answers, which show feedback worse by 55 points if every answer is judged'
+    """
+    if plan.ab is not None:
+        return None
+    pairs = fewest_pairs(plan)
+    shown, few = [], []
+    for metric, margin in _looked_at(plan).items():
+        mine = max(0, pairs - FEWEST) if metric == "latency" else pairs
+        worse = _first(partial(_takes_back, mine, margin, _needed(plan)), mine)
+        judged = " if every answer is judged" if metric == "feedback" else ""
+        if worse is None:
+            few.append(metric)
+        else:
+            shown.append(f"{metric} worse by {100 * worse / mine:.0f} points{judged}")
+    told = f"may be over after {pairs:,} pairs of answers"
+    if shown:
+        told += f", which show {', '.join(shown)}"
+    return told + (f"; that is too few to show anything of {', '.join(few)}" if few else "")
+
+
 def fewest_pairs(plan: RolloutSpec) -> int:
-    """How many pairs there are when a plan has walked all its steps as fast as it may; 0 for A/B, which only a person ends. Feedback
-    has fewer: those that people judged on both sides.
+    """How many pairs there are when a plan has walked all its steps as fast as it may; 0 for A/B, which only a person ends. Where it must be
+    shown that the candidate is no worse, as many as show it of two that are equal, where there are such.
 
     >>> fewest_pairs(RolloutSpec(canary=[0.5, 1.0], least=20)), fewest_pairs(RolloutSpec())
     (20, 600)
@@ -148,44 +173,42 @@ def fewest_pairs(plan: RolloutSpec) -> int:
         unpaired += round(plan.least * (1 - stage.share) / stage.share)
         now = min(plan.least, unpaired)
         pairs, unpaired = pairs + now, unpaired - now
+    if plan.advance == "not_worse":
+        for metric, margin in _looked_at(plan).items():
+            if metric in PROVEN:
+                alike = _first(partial(_clears, margin, _needed(plan)), MOST_PAIRS)
+                pairs = max(pairs, (alike or 0) + (FEWEST if metric == "latency" else 0))
     return pairs
 
 
-def least_noticed(plan: RolloutSpec, metric: str) -> float | None:
-    """The smallest difference, in shares of pairs, that takes a candidate back within `fewest_pairs` if all other pairs are the same;
-    None: not even one that is always worse.
-
-    >>> least_noticed(RolloutSpec(canary=[0.5, 1.0], least=20), "feedback")
-    0.65
-    >>> least_noticed(RolloutSpec(canary=[0.5, 1.0], least=8), "feedback") is None
-    True
-    """
-    pairs = fewest_pairs(plan)
-    for worse in range(1, pairs + 1):
-        [found] = [
-            one for one in judge({metric: Count(worse, 0, pairs - worse)}, plan) if one.metric == metric
-        ]
-        if found.worse:
-            return worse / pairs
-    return None
+def _takes_back(pairs: int, margin: float, needed: float, worse: int) -> bool:
+    return capital(Count(worse, 0, pairs - worse), margin) >= needed
 
 
-def noticed(plan: RolloutSpec) -> str | None:
-    """What a plan can notice by itself, for a person; None where a person ends it."""
-    if plan.ab is not None:
+def _clears(margin: float, needed: float, alike: int) -> bool:
+    return capital_against(Count(same=alike), margin) >= needed
+
+
+def _looked_at(plan: RolloutSpec) -> dict[str, float]:
+    """Metric -> margin, of those that count."""
+    allowed = plan.rollback_on.plain()
+    return {metric: float(allowed[metric]) for metric in METRICS if allowed[metric] is not None}
+
+
+def _needed(plan: RolloutSpec) -> float:
+    """The capital that decides: the metrics share the false alarms (Bonferroni)."""
+    return len(_looked_at(plan)) / plan.false_alarm
+
+
+def _first(holds: Callable[[int], bool], most: int) -> int | None:
+    """The smallest of 1 to `most` for which it holds; it holds for all above it."""
+    if most < 1 or not holds(most):
         return None
-    pairs = fewest_pairs(plan)
-    found = {
-        metric: least_noticed(plan, metric)
-        for metric in METRICS
-        if plan.rollback_on.plain()[metric] is not None
-    }
-    shown = [f"{metric} worse by {100 * least:.0f} points" for metric, least in found.items() if least]
-    few = [metric for metric, least in found.items() if not least]
-    told = f"may be over after {pairs:,} pairs of answers"
-    if shown:
-        told += f", which show {', '.join(shown)}"
-    return told + (f"; that is too few to show anything of {', '.join(few)}" if few else "")
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 def decide(

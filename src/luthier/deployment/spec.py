@@ -28,6 +28,13 @@ class RollbackSpec(Spec):
     feedback: Share | None = 0.1
     """Judged answers that people rate below 0 or correct; needs `luthier serve --capture`."""
 
+    @model_validator(mode="after")
+    def _allow_less_than_all(self) -> RollbackSpec:
+        for name, value in self.plain().items():
+            if value is not None and value >= 1:
+                raise ValueError(f"{name}: 100% allows everything; write null to leave it out, or less")
+        return self
+
 
 class RolloutSpec(Spec):
     """How a new version takes over from the one that answers now."""
@@ -41,7 +48,7 @@ class RolloutSpec(Spec):
     promotes it or takes it back; the header chooses."""
     each: Seconds = 1800.0
     """How long each step of `canary` lasts at least."""
-    least: Count = 200
+    least: Annotated[Count, Field(ge=0, le=1_000_000)] = 200
     """How many requests the candidate must have answered in a step before the next; in `shadow` how many copies."""
     advance: Literal["no_alarm", "not_worse"] = "no_alarm"
     """When it goes on: where nothing speaks against the candidate, or only where it is shown to be no worse than `rollback_on` allows

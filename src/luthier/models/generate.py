@@ -230,7 +230,10 @@ def _check(
 def _choose(logits_V: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
     if temperature == 0:
         return int(logits_V.argmax())
-    shares = torch.softmax(logits_V.double() / temperature, -1)
+    above_V = (
+        logits_V.double() - logits_V.max()
+    )  # before they are divided: a very small temperature makes them infinite
+    shares = torch.softmax(above_V / temperature, -1)
     if top_p < 1:
         ordered, order = shares.sort(descending=True, stable=True)
         # Kept: the fewest likeliest tokens that reach top_p (Holtzman et al. 2020), at least one.

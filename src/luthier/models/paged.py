@@ -6,14 +6,15 @@
 
 Pages are numbers below `paged.pages`; whoever asks says which of them a sequence has, in order, so sequences may share pages that are
 full and only read. Attention over pages is OpenVINO's own (its transformation of a graph, as its server uses it); the choice of what is
-asked together is not here (serving/batching.py). Nothing is fetched and nothing told to anybody: the wheel brings a package for
-telemetry along, which only its conversion tools use.
+asked together is not here (serving/batching.py). Nothing is fetched. Importing OpenVINO would tell its makers so, by a package for
+telemetry that comes with the wheel: it is kept from that (`quiet`).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,10 +45,23 @@ def version() -> str | None:
         return None
 
 
-def made(gguf: Path, out: Path) -> None:
-    """Writes what `Paged` reads into the folder `out`, from a GGUF file of Q8_0. Raises ModelError, MissingPart."""
+def need() -> None:
+    """Raises MissingPart."""
     if version() is None:
         raise missing_part(PACKAGE, EXTRA, "OpenVINO")
+
+
+def quiet() -> None:
+    """Before OpenVINO is imported: its conversion tools, which it imports by itself, would make an id for this user, write it into the
+    home, and send an event. Without them, and without the package that sends, it works as it does where neither is installed."""
+    for name in ("openvino.tools.ovc", "openvino_telemetry"):
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # the import system's own way to say: not there
+
+
+def made(gguf: Path, out: Path) -> None:
+    """Writes what `Paged` reads into the folder `out`, from a GGUF file of Q8_0. Raises ModelError, MissingPart."""
+    need()
+    quiet()
     import openvino_genai
 
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".reading-") as place:
@@ -86,8 +100,8 @@ class Paged:
         self, folder: Path, *, tokens: int, threads: int | None = None, precision: str = "auto"
     ) -> None:
         """Raises ModelError in OpenVINO's words, MissingPart."""
-        if version() is None:
-            raise missing_part(PACKAGE, EXTRA, "OpenVINO")
+        need()
+        quiet()
         import openvino
         from openvino._offline_transformations import paged_attention_transformation
 

@@ -125,7 +125,11 @@ class Writing(Task):
     ) -> None:
         super().__init__(ids, most)
         self._most, self._ends, self._logprobs, self._held = most, ends, logprobs, held
-        self._temperature, self._top_p, self._draw = temperature, top_p, np.random.default_rng(seed)
+        self._temperature, self._top_p, self._draw = (
+            temperature,
+            top_p,
+            np.random.default_rng(None if seed is None else seed % 2**64),
+        )
         self._made = 0
 
     def hear(self, lane: Lane, logits: Logits, model: Model) -> bool:
@@ -175,9 +179,12 @@ class Scoring(Task):
             first = _logprobs(logits[-1])
             self._totals = [float(first[one[0]]) for one in self._answers]
         else:
-            n, _ = self._under_way.pop(id(lane))
-            for place, token in zip(logits, self._answers[n][1:], strict=True):
+            n, _ = self._under_way[id(lane)]
+            begin = lane.read - len(self.ids) - len(logits) + 1  # what is told after a token is of the next
+            for place, token in zip(logits, self._answers[n][begin : begin + len(logits)], strict=True):
                 self._totals[n] += float(_logprobs(place)[token])
+            if not lane.todo:
+                del self._under_way[id(lane)]
         if not self._under_way and self._left:
             self._begin(prompt, model)
         if self._under_way:
@@ -244,14 +251,14 @@ class Batch:
             self._lose(Unavailable("The engine was closed.", remedy="Ask again."))
 
     def _pass(self) -> None:
-        chosen = self._together()
+        together = self._together()
         try:
-            found = self._model.step([part for _, _, part in chosen])
+            found = self._model.step([part for _, _, part in together])
         except Exception as error:  # of native code: these are lost, and the next may fare better
             logger.exception("a pass failed")
             self._lose(Unavailable(f"The engine failed: {error}.", remedy="Ask again."))
             return
-        for (task, lane, part), logits in zip(chosen, found, strict=True):
+        for (task, lane, part), logits in zip(together, found, strict=True):
             lane.read += len(part.ids)
             lane.todo = lane.todo[len(part.ids) :]
             if len(logits) and task in self._active:
@@ -272,6 +279,8 @@ class Batch:
             while True:
                 for task in [one for one in self._active if one.unwanted]:
                     self._end(task)
+                if any(one.unwanted for one in self._line):
+                    self._line = deque(one for one in self._line if not one.unwanted)
                 while self._line and self._begun(self._line[0]):
                     self._line.popleft()
                 if self._closing or self._active:
@@ -279,9 +288,7 @@ class Batch:
                 self._changed.wait()
 
     def _begun(self, task: Task) -> bool:
-        """Whether it has left the line."""
-        if task.unwanted:
-            return True
+        """Whether there was room for it."""
         if len(self._active) >= self._slots:
             return False
         known = self._pages.known(task.ids)
@@ -295,21 +302,21 @@ class Batch:
         return True
 
     def _together(self) -> list[tuple[Task, Lane, Part]]:
-        """Those that need one token first; prompts, piece by piece, in what is left."""
+        """Those that need one token first; prompts and long labels, piece by piece, in what is left."""
         waiting = [(task, lane) for task in self._active for lane in task.lanes if lane.todo]
         waiting.sort(key=lambda one: len(one[1].todo) > 1)  # stable: prompts in the order in which they came
-        chosen: list[tuple[Task, Lane, Part]] = []
+        together: list[tuple[Task, Lane, Part]] = []
         left = AT_ONCE
         for task, lane in waiting:
             whole = many = len(lane.todo)
             if whole > 1:
-                if not left or (lane.every and whole > left and chosen):
+                if not left:
                     continue
-                many = whole if lane.every else min(whole, left)  # of such a lane, all logits come at once
-                left = max(0, left - many)
+                many = min(whole, left)
+                left -= many
             places = range(many) if lane.every else range(many - 1, many) if many == whole else ()
-            chosen.append((task, lane, Part(lane.todo[:many], lane.read, lane.pages, list(places))))
-        return chosen
+            together.append((task, lane, Part(lane.todo[:many], lane.read, lane.pages, list(places))))
+        return together
 
     def _end(self, task: Task) -> None:
         self._active.remove(task)
@@ -410,8 +417,9 @@ def chosen(logits: Logits, temperature: float, top_p: float, draw: np.random.Gen
     """
     if temperature == 0:
         return int(logits.argmax())
-    told = logits.astype(np.float64) / temperature
-    shares = np.exp(told - told.max())
+    told = logits.astype(np.float64)
+    with np.errstate(over="ignore"):  # by a very small temperature, which leaves the likeliest alone
+        shares = np.exp((told - told.max()) / temperature)
     shares /= shares.sum()
     if top_p < 1:
         order = np.argsort(-shares, kind="stable")

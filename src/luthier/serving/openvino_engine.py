@@ -63,6 +63,7 @@ def graph_of(what: Opening) -> Path:
     Raises ModelError, MissingPart."""
     from luthier.models import merge, paged, to_gguf
 
+    paged.need()  # before anything is written
     refuse_head(what, "OpenVINO")
     out = what.cache / f"{what.digest}-openvino-{paged.version()}"
     if out.is_dir():
@@ -118,7 +119,7 @@ class OpenVinoBackend:
         return f"q8_0, products in {self._works_in}; {self.slots} streams; OpenVINO {version()}"
 
     def load(self) -> None:
-        if self._batch is not None:
+        if self._batch is not None and self._batch.alive:
             return
         from luthier.models.llamacpp import cores
         from luthier.models.paged import Paged

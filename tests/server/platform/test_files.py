@@ -192,6 +192,19 @@ def test_what_expires_goes(client, site, first_key, monkeypatch):
     assert [one.action for one in app.store.audit.read()][-1] == "file.expired"
 
 
+def test_what_has_expired_makes_room(client, site, first_key, monkeypatch):
+    more = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
+    put(client, b"x" * 900, purpose="user_data", **more)
+    monkeypatch.setattr("luthier.app.uploaded.MOST_BYTES", 1_500)
+    refused = put(client, b"y" * 900, purpose="user_data")
+    assert refused.status_code == 400 and "more than" in refused.json()["error"]["message"]
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 4000)
+    assert put(client, b"y" * 900, purpose="user_data").status_code == 200
+    acts = [one.action for one in site.app(site.check(first_key)).store.audit.read()]
+    assert acts.count("file.expired") == 1
+
+
 def test_parts_become_a_file_in_the_order_that_is_named(client, site):
     data = jsonl(LINES)
     half = len(data) // 2

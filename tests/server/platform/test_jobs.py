@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -214,6 +215,47 @@ def test_a_stream_beats_while_nothing_happens_and_tells_what_comes(site, who):
     assert len(rest) == 2
     assert b"Job cancelled" in rest[0]
     assert b"job.ended" in rest[1]
+
+
+def test_a_job_that_many_follow_is_looked_at_more_seldom_and_all_are_woken_together(site, who, monkeypatch):
+    import asyncio
+
+    from luthier.server.platform import job_stream
+    from luthier.store.jobs import told
+
+    monkeypatch.setattr(job_stream, "FOLLOWED_AT_ONCE", 10)
+    job = site.jobs.submit(who, "scripted", {})
+    streams, looked = Streams(site, look_s=0.02, beat_s=60.0), []
+    grow = streams._grow
+
+    async def counted(*given):
+        looked.append(time.monotonic())
+        await grow(*given)
+
+    streams._grow = counted
+
+    async def follow():
+        found = []
+        async for piece in streams._pieces(who, job.id, 0, _still):
+            found.append(piece)
+        return b"".join(found)
+
+    async def all_of_them():
+        readers = [asyncio.create_task(follow()) for _ in range(40)]
+        await asyncio.sleep(0.3)
+        looked.clear()
+        began = time.monotonic()
+        readers += [asyncio.create_task(follow()) for _ in range(10)]  # who come in between hold up nobody
+        await asyncio.sleep(0.5)
+        looks, seconds = len(looked), time.monotonic() - began
+        site.store.ledger.append(told(job.id, "news"))
+        await asyncio.sleep(0.5)
+        site.jobs.ask(who, job.id, "cancel")
+        return await asyncio.gather(*readers), looks, seconds
+
+    found, looks, seconds = asyncio.run(all_of_them())
+    assert all(one.count(b'"news"') == 1 and b"job.ended" in one for one in found)
+    assert 1 <= looks <= seconds / 0.08 + 2  # and not once in 0.02 s
 
 
 @pytest.mark.parametrize("page", [3, 500])

@@ -37,9 +37,11 @@ if TYPE_CHECKING:
 MOST_STREAMS, MOST_OF_A_PROJECT = 1_000, 200
 LOOK_S = 1.0
 STILL_S = 5.0
-"""How often it is asked whether a reader who is told nothing may still read; before he is told something it is always asked."""
-FOLLOWED_AT_ONCE, MOST_SELDOM = 50, 5
-"""A job that more follow is looked at more seldom, so that about so many are told something in LOOK_S; but once in five of these always."""
+"""How often it is asked, as he is woken, whether a reader who is told nothing may still read; before he is told something it is always asked."""
+FOLLOWED_AT_ONCE = 50
+"""A job that more follow is looked at more seldom, so that about so many are told something in LOOK_S."""
+EARLY_S = 0.005
+"""So much sooner than asked a timer may ring."""
 MOST_FAILED = 5
 """After so many looks in vain, one after the other, a stream ends."""
 BEAT_S = 15.0
@@ -64,6 +66,7 @@ class Tail:
     told: list[Told] = field(default_factory=list)
     whole: bool = True
     looked_s: float = -math.inf
+    due_s: float = 0.0
     looking: asyncio.Task[None] | None = None
     readers: int = 0
     tick: asyncio.Future[None] | None = None
@@ -72,7 +75,7 @@ class Tail:
         """At most so long; whoever waits meanwhile is woken together with this one, so that what all do next is done in one go."""
         if self.tick is None or self.tick.done():
             loop = asyncio.get_running_loop()
-            self.tick = loop.create_future()
+            self.tick, self.due_s = loop.create_future(), time.monotonic() + seconds - EARLY_S
             loop.call_later(seconds, self.tick.set_result, None)
         await asyncio.shield(self.tick)  # a reader who leaves wakes nobody
 
@@ -159,7 +162,7 @@ class Streams:
     ) -> tuple[Job, list[Told], bool]:
         """The job, what it told behind `after`, and whether that is all."""
         if tail is not None and after >= tail.since:
-            if time.monotonic() - tail.looked_s >= self._pause_s(tail) or not tail.whole:
+            if tail.looked_s < tail.due_s <= time.monotonic() or not tail.whole:
                 tail.looking = tail.looking or asyncio.create_task(self._grow(tail, who))
                 await asyncio.shield(tail.looking)  # a reader who leaves ends nothing for the others
             if after >= tail.since:
@@ -168,7 +171,7 @@ class Streams:
         return job, told, len(told) < PAGE
 
     def _pause_s(self, tail: Tail) -> float:
-        return self._look_s * min(max(1.0, tail.readers / FOLLOWED_AT_ONCE), MOST_SELDOM)
+        return self._look_s * max(1.0, tail.readers / FOLLOWED_AT_ONCE)
 
     async def _grow(self, tail: Tail, who: Caller) -> None:
         now = time.monotonic()
