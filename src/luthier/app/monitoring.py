@@ -557,9 +557,8 @@ def _told(episode: Episode, reference: Reference, found: looking.Looked) -> dict
     table = [
         [one.view, one.usual, one.window] for one in tested.views(reference, found.measured, episode.views)
     ]
-    if (
-        episode.group == "quality" and found.right is not None
-    ):  # of what was judged, not of what was asked in this window
+    if episode.group == "quality" and found.right is not None:
+        # of what was judged since the last look, and not of what was asked in this window
         table = [[view, usual, f"{found.right:.1%}"] for view, usual, _ in table]
     return {**episode.plain(), "tested": table}
 
