@@ -246,23 +246,25 @@ def test_what_nobody_wants_any_more_is_never_read():
 
 
 def test_one_who_leaves_the_line_leaves_it_behind_a_head_that_waits():
-    model = PagesOnly(pages=10)
-    batch = Batch(model, slots=8)
-    model.wait.clear()
-    first, large, third = (
-        Writing([1] * 20, 8, frozenset()),
-        Writing([2] * 30, 8, frozenset()),
-        Writing([3], 1, frozenset()),
-    )
+    passes = threading.Semaphore(0)
+
+    class OneByOne(PagesOnly):
+        def step(self, parts):
+            passes.acquire()
+            return super().step(parts)
+
+    batch = Batch(OneByOne(pages=10), slots=8)
+    first, large, third = (Writing([n] * long, 8, frozenset()) for n, long in ((1, 20), (2, 30), (3, 1)))
     for task in (first, large, third):
         batch.enter(task)
     third.unwanted = True
-    model.wait.set()
-    next(said := first.listen(lambda: False))
-    next(said)
-    assert third not in batch._line and large in batch._line
-    list(said)
-    assert len(list(large.listen(lambda: False))) == 8
+    said = first.listen(lambda: False)
+    for _ in range(2):
+        passes.release()
+        next(said)
+    assert list(batch._line) == [large]
+    passes.release(100)
+    assert len(list(said)) == 6 and len(list(large.listen(lambda: False))) == 8
     batch.close()
 
 
