@@ -5,7 +5,7 @@
     llamacpp       luthier's HTTP door over the engine llamacpp: keys, records, chain, /v1/chat/completions
     llama.cpp      the same llama.cpp process asked by itself: its own /v1/chat/completions
     openvino       the same door over the engine openvino
-    genai          OpenVINO GenAI's own continuous batching by itself, without any server: asked in its own process
+    genai          OpenVINO GenAI's own continuous batching, behind the least server that streams
     transformers   the same door over the plain engine (one answer at a time; up to 8 streams)
 
 SmolLM2-135M-Instruct in Q8_0 (fp32 for transformers), greedy, prompts of about 110 tokens, answers streamed. Arms take turns in
@@ -20,10 +20,12 @@ import argparse
 import asyncio
 import itertools
 import json
+import queue
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -122,16 +124,7 @@ async def _load(
 def measure(place: dict[str, Any], streams: int, asks: int, tokens: int) -> Measured:
     servers = [psutil.Process(int(pid)) for pid in place["pids"].split(",")]
     before = sum(sum(one.cpu_times()[:2]) for one in servers)
-    if "port" in place or "socket" in place:
-        seconds, firsts, made = asyncio.run(_load(place, streams, asks, tokens))
-    else:
-        child = place["child"]
-        child.stdin.write(
-            json.dumps({"streams": streams, "texts": [_story() for _ in range(asks)], "tokens": tokens})
-            + "\n"
-        )
-        child.stdin.flush()
-        seconds, firsts, made = json.loads(child.stdout.readline())
+    seconds, firsts, made = asyncio.run(_load(place, streams, asks, tokens))
     spent = sum(sum(one.cpu_times()[:2]) for one in servers) - before
     return Measured(made, made / seconds, statistics.median(firsts), 1000 * spent / made)
 
@@ -189,7 +182,8 @@ def serve(wish: dict[str, Any]) -> None:
 
 
 def by_itself(wish: dict[str, Any]) -> None:
-    """In a process of its own: OpenVINO GenAI's continuous batching over the same weights; a line of JSON is asked and answered."""
+    """In a process of its own: OpenVINO GenAI's continuous batching over the same weights, behind as little of a server as streams need:
+    no keys, no records, no limits, one thread that steps and one that writes."""
     from luthier.models import paged, to_gguf
 
     paged.quiet()
@@ -200,42 +194,74 @@ def by_itself(wish: dict[str, Any]) -> None:
     to_gguf.write(Path(wish["model"]), file, "gguf-q8", {})
     memory = genai.SchedulerConfig()
     memory.cache_size, memory.max_num_seqs = 1, 256
-    properties = {"INFERENCE_NUM_THREADS": wish["threads"]}
-    pipeline = genai.ContinuousBatchingPipeline(str(file), memory, "CPU", properties)
-    print(json.dumps({"genai": {"pids": str(psutil.Process().pid)}}), flush=True)
-    for line in sys.stdin:
-        asked = json.loads(line)
-        print(json.dumps(_batched(genai, pipeline, **asked)), flush=True)
+    pipeline = genai.ContinuousBatchingPipeline(
+        str(file), memory, "CPU", {"INFERENCE_NUM_THREADS": wish["threads"]}
+    )
+    asyncio.run(_least_server(genai, pipeline))
 
 
-def _batched(genai: Any, pipeline: Any, streams: int, texts: list[str], tokens: int) -> list[Any]:
-    """As `_load` returns it."""
-    config = genai.GenerationConfig()
-    config.max_new_tokens, config.do_sample = tokens, False
-    tokenizer = pipeline.get_tokenizer()
-    left, live, firsts, made = list(texts), {}, [], 0
-    began = time.perf_counter()
-    while left or live:
-        while left and len(live) < streams:
-            prompt = tokenizer.apply_chat_template(
-                [{"role": "user", "content": left.pop()}], add_generation_prompt=True
+async def _least_server(genai: Any, pipeline: Any) -> None:
+    loop, tokenizer = asyncio.get_running_loop(), pipeline.get_tokenizer()
+    asked: queue.SimpleQueue[tuple[str, int, asyncio.Queue[Any]]] = queue.SimpleQueue()
+
+    def step() -> None:
+        live: dict[int, tuple[Any, asyncio.Queue[Any]]] = {}
+        while True:
+            while not live or not asked.empty():
+                text, tokens, out = asked.get()
+                config = genai.GenerationConfig()
+                config.max_new_tokens, config.do_sample = tokens, False
+                prompt = tokenizer.apply_chat_template(
+                    [{"role": "user", "content": text}], add_generation_prompt=True
+                )
+                n = next(_NUMBERS)
+                live[n] = (pipeline.add_request(n, prompt, config), out)
+            pipeline.step()
+            for n, (handle, out) in list(live.items()):
+                while handle.can_read():
+                    for told in handle.read().values():
+                        loop.call_soon_threadsafe(out.put_nowait, list(told.generated_ids))
+                if handle.get_status() != genai.GenerationStatus.RUNNING:
+                    loop.call_soon_threadsafe(out.put_nowait, None)
+                    del live[n]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        body = json.loads(await reader.readexactly(int(head.partition("content-length: ")[2].split("\r")[0])))
+        out: asyncio.Queue[Any] = asyncio.Queue()
+        asked.put((body["messages"][0]["content"], body["max_tokens"], out))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
+        ids: list[int] = []
+        shown = ""
+        while (more := await out.get()) is not None:
+            ids += more
+            whole = tokenizer.decode(ids)
+            writer.write(
+                _event(
+                    {
+                        "choices": [
+                            {"index": 0, "delta": {"content": whole[len(shown) :]}, "finish_reason": None}
+                        ]
+                    }
+                )
             )
-            live[next(_NUMBERS)] = [
-                pipeline.add_request(next(_NUMBERS), prompt, config),
-                time.perf_counter(),
-                0,
-            ]
-        pipeline.step()
-        for name, one in list(live.items()):
-            while one[0].can_read():
-                fresh = sum(len(told.generated_ids) for told in one[0].read().values())
-                if fresh and not one[2]:
-                    firsts.append(time.perf_counter() - one[1])
-                one[2] += fresh
-                made += fresh
-            if one[0].get_status() != genai.GenerationStatus.RUNNING:
-                del live[name]
-    return [time.perf_counter() - began, firsts, made]
+            shown = whole
+        writer.write(_event({"choices": [], "usage": {"completion_tokens": len(ids)}}))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    threading.Thread(target=step, daemon=True).start()
+    port = server.sockets[0].getsockname()[1]
+    print(
+        json.dumps({"genai": {"port": str(port), "key": "none", "pids": str(psutil.Process().pid)}}),
+        flush=True,
+    )
+    await loop.run_in_executor(None, sys.stdin.read)
+
+
+def _event(told: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(told).encode() + b"\n\n"
 
 
 class Server:
@@ -251,7 +277,7 @@ class Server:
     def __enter__(self) -> dict[str, dict[str, Any]]:
         assert self._child.stdout is not None
         told: dict[str, dict[str, Any]] = json.loads(self._child.stdout.readline())
-        return {name: {**place, "child": self._child} for name, place in told.items()}
+        return told
 
     def __exit__(self, *_: object) -> None:
         assert self._child.stdin is not None
@@ -339,7 +365,7 @@ NAMES = {
     "llamacpp": "luthier over llama.cpp",
     "llama.cpp": "llama.cpp's own server",
     "openvino": "luthier over OpenVINO",
-    "genai": "OpenVINO GenAI, no server",
+    "genai": "OpenVINO GenAI, least server",
     "transformers": "luthier over transformers",
 }
 
