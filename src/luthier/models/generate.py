@@ -230,9 +230,8 @@ def _check(
 def _choose(logits_V: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
     if temperature == 0:
         return int(logits_V.argmax())
-    above_V = (
-        logits_V.double() - logits_V.max()
-    )  # before they are divided: a very small temperature makes them infinite
+    # before they are divided, since a very small temperature makes them infinite
+    above_V = logits_V.double() - logits_V.max()
     shares = torch.softmax(above_V / temperature, -1)
     if top_p < 1:
         ordered, order = shares.sort(descending=True, stable=True)

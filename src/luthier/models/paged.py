@@ -1,6 +1,6 @@
 """A model in OpenVINO's runtime, asked for several sequences at once, whose keys and values lie in pages.
 
-    made(source, out)                  a model's folder -> its graph and weights (Q8_0), by OpenVINO GenAI's own reader of GGUF files
+    made(gguf, out)                    a GGUF file of Q8_0 -> graph and weights, by OpenVINO GenAI's own reader
     paged = Paged(out, tokens=16_384)
     paged.step([Part(ids, past, pages, places), ...])      one pass over all parts: logits at the places of each
 

@@ -83,6 +83,38 @@ class Backend(Protocol):
         """Of a model with a regression head; None: it has none."""
 
 
+class LabelTokens:
+    """Each label's tokens, its end of turn included, kept for the sets of labels that were asked lately: clients may bring their own."""
+
+    MOST = 64
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[str, ...], list[list[int]]] = {}
+
+    def of(self, template: Any, labels: Sequence[str]) -> list[list[int]]:
+        """Raises ModelError for labels that are the same tokens."""
+        found = self._of.get(tuple(labels))
+        if found is None:
+            from luthier.models.choices import answers_of
+
+            found = answers_of(template, labels)
+            if len(self._of) > self.MOST:
+                self._of.clear()
+            self._of[tuple(labels)] = found
+        return found
+
+
+def among(totals: Sequence[float]) -> list[float]:
+    """ln p of each among these, of ln p among all that could be said.
+
+    >>> [round(math.exp(one), 3) for one in among([-1000.0, -1000.0 + math.log(3)])]
+    [0.25, 0.75]
+    """
+    highest = max(totals)
+    whole = highest + math.log(math.fsum(math.exp(one - highest) for one in totals))
+    return [one - whole for one in totals]
+
+
 def written_samples(
     backend: Backend, prompt_ids: Sequence[int], max_tokens: int, spec: AnsweringSpec, unwanted: Unwanted
 ) -> tuple[Sample, ...]:

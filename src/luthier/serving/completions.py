@@ -27,7 +27,7 @@ from luthier.models.grammar import Grammar
 from luthier.models.said import Certain, Step
 from luthier.outputs.answering import Sample
 from luthier.outputs.spec import AnsweringSpec
-from luthier.serving.backend import Unwanted, Wish, written_samples
+from luthier.serving.backend import Unwanted, Wish, among, written_samples
 from luthier.serving.engine import Cancelled, Health, Refused, Unavailable
 
 Dialect = Literal["openai", "vllm"]
@@ -204,9 +204,7 @@ class CompletionsBackend:
                 if unwanted():
                     raise Cancelled
                 totals += self._totals(ids, answers[begin : begin + LABELS_AT_ONCE])
-        highest = max(totals)
-        whole = highest + math.log(math.fsum(math.exp(one - highest) for one in totals))
-        return [one - whole for one in totals]
+        return among(totals)
 
     def _walked(self, ids: list[int], answers: Sequence[list[int]], unwanted: Unwanted) -> list[float]:
         """By the next token's log-probability after each beginning of a label: vLLM tells those of given tokens, all places at once."""

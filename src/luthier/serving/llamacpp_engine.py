@@ -26,7 +26,7 @@ from luthier.models.grammar import Grammar
 from luthier.models.said import Certain, Step
 from luthier.outputs.answering import Sample
 from luthier.outputs.spec import AnsweringSpec
-from luthier.serving.backend import Unwanted, Wish, written_samples
+from luthier.serving.backend import LabelTokens, Unwanted, Wish, among, written_samples
 from luthier.serving.engine import Cancelled, Health, Unavailable
 from luthier.serving.gguf_cache import FORMATS, Files, files_of
 from luthier.serving.llamacpp_base import Base, Seat
@@ -86,7 +86,7 @@ class LlamaCppBackend:
         self._threads = threads
         self._base: Base | None = None
         self._template: Any = None
-        self._answers: dict[tuple[str, ...], list[list[int]]] = {}
+        self._answers = LabelTokens()
         self._pieces: Any = None
 
     @property
@@ -232,7 +232,7 @@ class LlamaCppBackend:
     def score(self, prompt_ids: Sequence[int], labels: Sequence[str], unwanted: Unwanted) -> Sequence[float]:
         from luthier.models.template import TooLong
 
-        answers, ids = self._tokens_of(tuple(labels)), list(prompt_ids)
+        answers, ids = self._answers.of(self._template, labels), list(prompt_ids)
         longest = max(map(len, answers))
         if len(ids) + longest - 1 > self._template.context:
             raise TooLong(len(ids) + longest - 1, self._template.context)
@@ -249,23 +249,10 @@ class LlamaCppBackend:
                 ):
                     known[tuple(answer[:n])] = logprob
         totals = [math.fsum(known[tuple(one[: n + 1])] for n in range(len(one))) for one in answers]
-        highest = max(totals)
-        whole = highest + math.log(math.fsum(math.exp(one - highest) for one in totals))
-        return [one - whole for one in totals]
+        return among(totals)
 
     def number(self, prompt_ids: Sequence[int], unwanted: Unwanted) -> float | None:
         return None
-
-    def _tokens_of(self, labels: tuple[str, ...]) -> list[list[int]]:
-        found = self._answers.get(labels)
-        if found is None:
-            from luthier.models.choices import answers_of
-
-            found = answers_of(self._template, labels)
-            if len(self._answers) > 64:  # clients may bring their own
-                self._answers.clear()
-            self._answers[labels] = found
-        return found
 
     def _forced(self, seat: Seat, ids: Sequence[int], path: Sequence[int]) -> list[float]:
         """ln p of each token of a path, given those before it."""

@@ -12,7 +12,6 @@ digest. Each release has a model of its own in memory.
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 from collections.abc import Generator, Sequence
@@ -25,7 +24,7 @@ from luthier.models.grammar import Held, vocabulary
 from luthier.models.said import Certain, Step
 from luthier.outputs.answering import Sample
 from luthier.outputs.spec import AnsweringSpec
-from luthier.serving.backend import Unwanted, Wish, written_samples
+from luthier.serving.backend import LabelTokens, Unwanted, Wish, among, written_samples
 from luthier.serving.batching import Batch, Scoring, Writing
 from luthier.serving.engine import Health, Unavailable
 from luthier.serving.gguf_cache import FORMATS, refuse_head
@@ -104,7 +103,7 @@ class OpenVinoBackend:
         self._threads, self._precision = threads, precision
         self._batch: Batch | None = None
         self._template: Any = None
-        self._answers: dict[tuple[str, ...], list[list[int]]] = {}
+        self._answers = LabelTokens()
         self._works_in = precision
 
     @property
@@ -179,7 +178,7 @@ class OpenVinoBackend:
     def score(self, prompt_ids: Sequence[int], labels: Sequence[str], unwanted: Unwanted) -> Sequence[float]:
         from luthier.models.template import TooLong
 
-        batch, answers = self._loaded(), self._tokens_of(tuple(labels))
+        batch, answers = self._loaded(), self._answers.of(self._template, labels)
         longest = len(prompt_ids) + max(map(len, answers)) - 1
         if longest > self._template.context:
             raise TooLong(longest, self._template.context)
@@ -187,9 +186,7 @@ class OpenVinoBackend:
         batch.enter(task)
         with closing(task.listen(unwanted)) as told:
             [totals] = told
-        highest = max(totals)
-        whole = highest + math.log(math.fsum(math.exp(one - highest) for one in totals))
-        return [one - whole for one in totals]
+        return among(totals)
 
     def number(self, prompt_ids: Sequence[int], unwanted: Unwanted) -> float | None:
         return None
@@ -198,14 +195,3 @@ class OpenVinoBackend:
         if self._batch is None:
             raise Unavailable("The model is not loaded.", remedy="Load it, or wait until it is ready.")
         return self._batch
-
-    def _tokens_of(self, labels: tuple[str, ...]) -> list[list[int]]:
-        found = self._answers.get(labels)
-        if found is None:
-            from luthier.models.choices import answers_of
-
-            found = answers_of(self._template, labels)
-            if len(self._answers) > 64:  # clients may bring their own
-                self._answers.clear()
-            self._answers[labels] = found
-        return found
