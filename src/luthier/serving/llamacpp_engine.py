@@ -53,23 +53,11 @@ class LlamaCppEngine(PackageEngine):
         if form not in FORMATS:
             raise SpecError(f"format is {form!r}.", remedy=f"Write one of {', '.join(FORMATS)}.")
         streams, threads = (
-            whole_number(what, "streams", STREAMS, 256),
-            whole_number(what, "threads", None, 1024),
+            what.whole_number("streams", STREAMS, 256),
+            what.whole_number("threads", None, 1024),
         )
-        backend = LlamaCppBackend(
-            files_of(what, form), what.base_folder, streams=streams or STREAMS, threads=threads
-        )
+        backend = LlamaCppBackend(files_of(what, form), what.base_folder, streams=streams, threads=threads)
         return cls(backend, what.facts, other=what.other)
-
-
-def whole_number(what: Opening, name: str, usual: int | None, most: int) -> int | None:
-    """Of a setting; `usual` where it is not given. Raises SpecError."""
-    written = what.settings.get(name)
-    if written is None:
-        return usual
-    if not written.isdecimal() or not 1 <= int(written) <= most:
-        raise SpecError(f"{name} is {written!r}.", remedy=f"Write a whole number from 1 to {most}.")
-    return int(written)
 
 
 class LlamaCppBackend:

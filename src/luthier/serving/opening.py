@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from luthier.core.errors import SpecError, did_you_mean
 from luthier.models.spec import Dtype
 from luthier.outputs.other import Other
 from luthier.serving.package import PackageFacts
+
+Usual = TypeVar("Usual", bound=int | None)
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,12 @@ class Opening:
             if name not in known:
                 told = did_you_mean(name, known) if known else "Leave it out."
                 raise SpecError(f"the engine {engine} has no setting {name!r}.", remedy=told)
+
+    def whole_number(self, name: str, usual: Usual, most: int) -> int | Usual:
+        """Of a setting, 1 to `most`; `usual` where it is not given. Raises SpecError."""
+        written = self.settings.get(name)
+        if written is None:
+            return usual
+        if not written.isdecimal() or not 1 <= int(written) <= most:
+            raise SpecError(f"{name} is {written!r}.", remedy=f"Write a whole number from 1 to {most}.")
+        return int(written)

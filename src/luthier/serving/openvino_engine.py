@@ -28,7 +28,7 @@ from luthier.serving.backend import LabelTokens, Unwanted, Wish, among, written_
 from luthier.serving.batching import Batch, Scoring, Writing
 from luthier.serving.engine import Health, Unavailable
 from luthier.serving.gguf_cache import FORMATS, refuse_head
-from luthier.serving.llamacpp_engine import STREAMS, TOKENS_A_STREAM, whole_number
+from luthier.serving.llamacpp_engine import STREAMS, TOKENS_A_STREAM
 from luthier.serving.opening import Opening
 from luthier.serving.package_engine import PackageEngine
 
@@ -49,8 +49,8 @@ class OpenVinoEngine(PackageEngine):
         precision = what.settings.get("precision", "auto")
         if precision not in PRECISIONS:
             raise SpecError(f"precision is {precision!r}.", remedy=f"Write one of {', '.join(PRECISIONS)}.")
-        streams = whole_number(what, "streams", STREAMS, 256) or STREAMS
-        threads = whole_number(what, "threads", None, 1024)
+        streams = what.whole_number("streams", STREAMS, 256)
+        threads = what.whole_number("threads", None, 1024)
         backend = OpenVinoBackend(
             graph_of(what), what.base_folder, streams=streams, threads=threads, precision=precision
         )

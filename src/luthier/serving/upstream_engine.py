@@ -30,11 +30,10 @@ class UpstreamEngine(PackageEngine):
         SpecError."""
         what.refuse_settings("upstream", SETTINGS)
         told: dict[str, Any] = dict(what.settings)
-        dialect, streams = told.pop("dialect", "openai"), told.pop("streams", "8")
+        dialect, streams = told.pop("dialect", "openai"), what.whole_number("streams", 8, 1024)
+        told.pop("streams", None)
         if dialect not in DIALECTS:
             raise SpecError(f"dialect is {dialect!r}.", remedy=f"Write one of {', '.join(DIALECTS)}.")
-        if not streams.isdecimal() or not 1 <= int(streams) <= 1024:
-            raise SpecError(f"streams is {streams!r}.", remedy="Write a whole number from 1 to 1024.")
         for name in ("url", "model"):
             if name not in told:
                 raise SpecError(
@@ -57,7 +56,7 @@ class UpstreamEngine(PackageEngine):
         backend = CompletionsBackend(
             "upstream",
             what.base_folder,
-            slots=int(streams),
+            slots=streams,
             dialect=dialect,
             spec=lambda: spec,
             secret=what.secret,

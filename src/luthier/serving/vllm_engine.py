@@ -68,18 +68,15 @@ class VllmEngine(PackageEngine):
                 + ("." if python is None else f"; {python!r} is none."),
                 remedy="Make one (python -m venv DIR; DIR/bin/pip install vllm), and write --engine-set python=DIR/bin/python.",
             )
-        streams, rank = what.settings.get("streams", "32"), what.settings.get("max_rank", "64")
-        for name, value, most in (("streams", streams, 1024), ("max_rank", rank, 512)):
-            if not value.isdecimal() or not 1 <= int(value) <= most:
-                raise SpecError(f"{name} is {value!r}.", remedy=f"Write a whole number from 1 to {most}.")
+        streams, rank = what.whole_number("streams", 32, 1024), what.whole_number("max_rank", 64, 512)
         if what.adapter_folder is not None:
-            _refuse(what.adapter_folder, int(rank))
+            _refuse(what.adapter_folder, rank)
         key = (python, what.base_folder, what.dtype, streams, rank)
         with _OPENING:
             server = _SERVERS.get(key)
             if server is None:
                 server = VllmServer(
-                    python, what.base_folder, dtype=what.dtype, streams=int(streams), max_rank=int(rank)
+                    python, what.base_folder, dtype=what.dtype, streams=streams, max_rank=rank
                 )
                 _SERVERS[key] = server
         return cls(VllmBackend(server, what), what.facts, other=what.other)
