@@ -1,6 +1,6 @@
 """Throughput and time to the first token at 1, 8 and 32 streams: our door over each engine, each engine by itself, and the plain engine.
 
-    python benchmarks/serving.py [--streams 1,8,32] [--rounds 3] [--tokens 48] [--threads N] [--adapter] [--out FOLDER]
+    python benchmarks/serving.py [--streams 1,8,32] [--rounds 3] [--tokens 48] [--threads N] [--adapter FOLDER] [--arms openvino,genai] [--out FOLDER]
 
     llamacpp       luthier's HTTP door over the engine llamacpp: keys, records, chain, /v1/chat/completions
     llama.cpp      the same llama.cpp process asked by itself: its own /v1/chat/completions
@@ -293,10 +293,7 @@ def race(args: argparse.Namespace, folder: Path) -> dict[str, dict[int, list[Mea
 
     model = Path(args.model) if args.model else real_model(folder / "model")
     levels = [int(one) for one in args.streams.split(",")]
-    left_out = {"transformers"} if args.without_transformers else set()
-    if args.adapter:
-        left_out.add("genai")  # it would answer from the base alone
-    arms = [one for one in ARMS if one not in left_out]
+    arms = args.arms.split(",")
     found: dict[str, dict[int, list[Measured]]] = {name: {n: [] for n in levels} for name in ARMS}
     wish = {
         "model": str(model),
@@ -333,7 +330,7 @@ def _say(name: str, streams: int, one: Measured) -> None:
 def table(found: dict[str, dict[int, list[Measured]]]) -> str:
     lines = ["| streams | engine | tok/s | against it by itself | by processor seconds | against plain | first token | CPU-s a thousand |",
              "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    for n in found["llamacpp"]:
+    for n in found[ARMS[0]]:
         plain = _median(found["transformers"][n], "tokens_per_s")
         for name, rounds in found.items():
             mine = rounds[n]
@@ -387,7 +384,7 @@ def drawing(found: dict[str, dict[int, list[Measured]]], told: str) -> str:
 
 
 def _panel(found: dict[str, dict[int, list[Measured]]], what: str, title: str, left: int) -> str:
-    levels = list(found["llamacpp"])
+    levels = list(found[ARMS[0]])
     most = max(_median(rounds, what) for one in found.values() for rounds in one.values()) or 1.0
     parts = [f'<text x="{left}" y="24" font-weight="bold">{title}</text>']
     for n, level in enumerate(levels):
@@ -425,7 +422,7 @@ def main() -> None:
         "--adapter",
         help="a LoRA adapter's folder, served beside its base (ours and transformers alone know it)",
     )
-    parser.add_argument("--without-transformers", action="store_true")
+    parser.add_argument("--arms", default=",".join(ARMS), help="which of them take part")
     parser.add_argument("--out", type=Path, default=Path("."))
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--by-itself", help=argparse.SUPPRESS)
@@ -433,6 +430,13 @@ def main() -> None:
     if args.serve or args.by_itself:
         (serve if args.serve else by_itself)(json.loads(args.serve or args.by_itself))
         return
+    arms = args.arms.split(",")
+    if unknown := set(arms) - set(ARMS):
+        parser.error(f"--arms: {', '.join(sorted(unknown))} is none of {', '.join(ARMS)}")
+    if "llama.cpp" in arms and "llamacpp" not in arms:
+        parser.error("--arms: llama.cpp is the process behind llamacpp, so both take part")
+    if args.adapter and "genai" in arms:
+        parser.error("--adapter: genai would answer from the base alone; leave it out of --arms")
     with tempfile.TemporaryDirectory() as place:
         found = race(args, Path(place))
     print(table(found))
