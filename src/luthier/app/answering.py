@@ -77,11 +77,7 @@ def open_engine(
         settings=settings or {},
         secret=at.secret,
     )
-    kind = load("engine", engine)
-    if not hasattr(kind, "open"):
-        raise SpecError(
-            f"the engine {engine!r} answers from no release.", remedy="Leave --engine out, or write llamacpp."
-        )
+    kind = engine_of(engine, what.settings)
     made: Engine = kind.open(what)
     made.load()
     try:
@@ -101,6 +97,17 @@ def open_engine(
         how or where.dtype,
         parity,
     )
+
+
+def engine_of(name: str, settings: Mapping[str, str]) -> Any:
+    """The class that opens it. Raises SpecError, MissingPart for what no model would change."""
+    kind = load("engine", name)
+    if not hasattr(kind, "open"):
+        raise SpecError(
+            f"the engine {name!r} answers from no release.", remedy="Leave --engine out, or write llamacpp."
+        )
+    kind.check(settings)
+    return kind
 
 
 def _other(at: RunContext, artifact: Artifact, facts: PackageFacts, where: Place) -> Other | None:

@@ -5,11 +5,14 @@ A model of another project that is not shared is not there: it is found no more 
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.errors import NotFound
+from luthier.core.errors import ModelError, NotFound, SpecError
 
 from .bases import bases
 from .fine_tuning import MODEL
@@ -19,6 +22,11 @@ if TYPE_CHECKING:
 
     from .answering import Answerer
     from .site import Caller, Site
+
+    Opens = Callable[["Found"], tuple[Answerer, str | None]]
+    """(an engine, loaded; the release it answers from)"""
+
+logger = logging.getLogger("luthier.server")
 
 OURS = "luthier"
 MOST_LISTED = 10_000
@@ -79,10 +87,26 @@ class ProjectModels:
         """A fine-tuned model of the project: it answers no more. Its release stays in the records, as what was trained. Raises NotFound."""
         self._site.app(caller).store.objects.end(MODEL, name, caller.actor.act("model.deleted", name))
 
-    def open(self, found: Found) -> tuple[Answerer, str | None]:
-        """(an engine, loaded; the release it answers from). Takes seconds or minutes. Raises NotAllowed where another person must agree to
-        the release first."""
-        from .answering import open_engine
+    def opener(self, engine: str, settings: Mapping[str, str]) -> Opens:
+        """`open` with another engine than the plain one. Raises SpecError, MissingPart for what no model would change."""
+        from .answering import engine_of
+        from .engine_parity import ELSEWHERE
+
+        if engine == ELSEWHERE:
+            raise SpecError(
+                f"the engine {engine} has one model, and a server has as many as its projects make.",
+                remedy="Serve that one by itself: `luthier serve NAME --engine upstream`.",
+            )
+        engine_of(engine, settings)
+        return partial(self.open, engine=engine, settings=settings)
+
+    def open(
+        self, found: Found, *, engine: str = "transformers", settings: Mapping[str, str] | None = None
+    ) -> tuple[Answerer, str | None]:
+        """(an engine, loaded; the release it answers from). Takes seconds or minutes. A model that another engine than the plain one cannot
+        serve, or does not say as it was measured, is answered by the plain one, and an event says why. Raises NotAllowed where another
+        person must agree to the release first."""
+        from .answering import REFERENCE, open_engine
         from .context import RunContext
         from .line import import_base
 
@@ -94,9 +118,18 @@ class ProjectModels:
         if found.project is not None:
             app.consent("release", found.what)
         at = RunContext(app.store, f"answer-{found.name[:80]}", Path(app.home), self._site.environ)
-        if found.project is None:
-            return open_engine(at, import_base(found.what, at).digest, name=found.name), None
-        return open_engine(at, found.what, name=found.name), found.what
+        release = None if found.project is None else found.what
+        digest = release or import_base(found.what, at).digest
+        try:
+            made = open_engine(at, digest, name=found.name, engine=engine, settings=settings)
+        except ModelError as error:
+            if engine == REFERENCE:
+                raise
+            reason = f"{found.name} is answered by the plain engine, and not by {engine}: {error}"
+            at.emit("fallback", what="engine", reason=reason)
+            logger.warning("%s", reason)
+            made = open_engine(at, digest, name=found.name)
+        return made, release
 
     def _base(self, name: str) -> Found:
         base = bases(self._site.top.home)[name]

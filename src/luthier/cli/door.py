@@ -27,6 +27,20 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     click.option(
+        "--engine",
+        default="transformers",
+        show_default=True,
+        metavar="NAME",
+        help="What makes the tokens: transformers (one answer at a time), openvino (several at once, on a processor), llamacpp (the same; many adapters over one base), vllm, upstream (a server's).",
+    ),
+    click.option(
+        "--engine-set",
+        "engine_settings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A setting of the engine, such as format=f16 or streams=16 of llamacpp; may be given again (docs/engines.md).",
+    ),
+    click.option(
         "--deadline",
         "deadline_s",
         type=DURATION,
@@ -89,6 +103,8 @@ def door_options(command: Callable[..., Any]) -> Callable[..., Any]:
 class Door:
     """The options as they were given; reading them raises SpecError."""
 
+    engine: str = "transformers"
+    engine_settings: tuple[str, ...] = ()
     deadline_s: float | None = None
     rate: str | None = None
     guard_file: Path | None = None
@@ -103,6 +119,20 @@ class Door:
             raise SpecError(
                 "--keep-for is given, and nothing is kept.", remedy="Add --capture, such as --capture 10%."
             )
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The engine's: each name once."""
+        found: dict[str, str] = {}
+        for one in self.engine_settings:
+            name, sign, value = one.partition("=")
+            if not sign or not name or name in found:
+                raise SpecError(
+                    f"--engine-set {one!r} {'is given twice' if name in found else 'names no value'}.",
+                    remedy="Write NAME=VALUE, each name once, as in --engine-set format=f16.",
+                )
+            found[name] = value
+        return found
 
     def limits(self) -> Limits:
         from luthier.server.openai import Limits

@@ -335,20 +335,6 @@ def chat(ref: str, ask: str | None, max_tokens: int, temperature: float, seed: i
     metavar="NAME",
     help="A Host header to accept besides loopback; may be given again.",
 )
-@click.option(
-    "--engine",
-    default="transformers",
-    show_default=True,
-    metavar="NAME",
-    help="What makes the tokens: transformers (one answer at a time), openvino (several at once, on a processor), llamacpp (the same; many adapters over one base), vllm, upstream (a server's).",
-)
-@click.option(
-    "--engine-set",
-    "engine_settings",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="A setting of the engine, such as format=f16 or streams=16 of llamacpp; may be given again (docs/engines.md).",
-)
 @door_options
 @as_json_option
 @told
@@ -358,8 +344,6 @@ def serve(
     port: int,
     key_file: Path | None,
     allowed_hosts: tuple[str, ...],
-    engine: str,
-    engine_settings: tuple[str, ...],
     as_json: bool,
     **door: Any,
 ) -> None:
@@ -376,25 +360,9 @@ def serve(
         port=port,
         key_file=key_file,
         allowed_hosts=allowed_hosts,
-        engine=engine,
-        settings=_named(engine_settings),
         door=Door(**door),
         as_json=as_json,
     )
-
-
-def _named(written: tuple[str, ...]) -> dict[str, str]:
-    """NAME=VALUE, each name once."""
-    found: dict[str, str] = {}
-    for one in written:
-        name, sign, value = one.partition("=")
-        if not sign or not name or name in found:
-            raise SpecError(
-                f"--engine-set {one!r} {'is given twice' if name in found else 'names no value'}.",
-                remedy="Write NAME=VALUE, each name once, as in --engine-set format=f16.",
-            )
-        found[name] = value
-    return found
 
 
 @main.command()

@@ -134,7 +134,7 @@ def start(
     limits = replace(door.limits(), calls=Rate.parse(calls), together=Rate.parse(project_calls))
     guard = door.guard()
     site = Site.open()
-    hourly = door.hourly(site.top)
+    hourly, opens = door.hourly(site.top), site.models.opener(door.engine, door.settings)
     checkpoints = _checkpoints(site, sign_key, sign_to, sign_every_s)
     known = site.store.accounts.any()
     _check_bind(host, known)
@@ -145,7 +145,7 @@ def start(
         observers = until.enter_context(door.observers())
         captured = Captured(site)
         until.enter_context(door.retention(captured.homes))
-        models = until.enter_context(working(site, hourly))
+        models = until.enter_context(working(site, hourly, opens))
         made = create_platform(
             site, models, allowed_hosts=allowed_hosts, limits=limits, observers=[*observers, denials],
             traffic=door.keeping(captured.home), guard=guard, beside=[checkpoints] if checkpoints else [],

@@ -36,8 +36,6 @@ def serve_releases(
     port: int,
     key_file: Path | None,
     allowed_hosts: tuple[str, ...],
-    engine: str,
-    settings: Mapping[str, str],
     door: Door,
     as_json: bool,
 ) -> None:
@@ -53,7 +51,7 @@ def serve_releases(
     limits, guard, watching = door.limits(), door.guard(), ExitStack()
     denials = watching.enter_context(Denials(lambda sums: app.audit.denied(sums.items())))
     observers: list[Observer] = [*watching.enter_context(door.observers()), denials]
-    source = _Versions(app, engine, settings, door.hourly(app))
+    source = _Versions(app, door.engine, door.settings, door.hourly(app))
     router = _router(app, refs, source)
 
     def answered(exchange: Exchange) -> None:

@@ -52,6 +52,16 @@ def version() -> str | None:
         return None
 
 
+def need() -> Path:
+    """The folder that the wheel lies in. Raises MissingPart."""
+    from importlib.util import find_spec
+
+    found = find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        raise missing_part(PACKAGE, EXTRA, "llama.cpp")
+    return Path(found.origin).parent.parent
+
+
 @dataclass(frozen=True)
 class Launch:
     """`tokens`: of keys and values, shared by all `streams`. `adapters`: LoRA files, all off unless a request sets their scale; their
@@ -95,14 +105,10 @@ class Process:
     def start(self, unwanted: Callable[[], bool] = lambda: False) -> None:
         """Raises MissingPart, and ModelError with llama.cpp's own words where it does not load the model; Gone soon after `unwanted`
         says True."""
-        from importlib.util import find_spec
-
-        found = find_spec(PACKAGE)
-        if found is None or found.origin is None:
-            raise missing_part(PACKAGE, EXTRA, "llama.cpp")
+        wheel = need()
         self._folder = Path(tempfile.mkdtemp(prefix="luthier-"))  # mode 0700
         wish = {
-            "import_from": str(Path(found.origin).parent.parent),
+            "import_from": str(wheel),
             "socket": str(self._folder / "s.sock"),
             "key": self._key,
             "model": str(self.launch.model),

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import ModelError, SpecError
+from luthier.core.errors import ModelError
 from luthier.models.grammar import Grammar
 from luthier.models.said import Certain, Step
 from luthier.outputs.answering import Sample
@@ -30,7 +30,7 @@ from luthier.serving.backend import LabelTokens, Unwanted, Wish, among, written_
 from luthier.serving.engine import Cancelled, Health, Unavailable
 from luthier.serving.gguf_cache import FORMATS, Files, files_of
 from luthier.serving.llamacpp_base import Base, Seat
-from luthier.serving.opening import Opening
+from luthier.serving.opening import Opening, Settings, one_of, refuse_others, whole_number
 from luthier.serving.package_engine import PackageEngine
 
 STREAMS, TOKENS_A_STREAM = 8, 2048
@@ -44,18 +44,24 @@ _OPENING = threading.Lock()
 class LlamaCppEngine(PackageEngine):
     """Releases over one base share one process. `open` is how it is made."""
 
+    @staticmethod
+    def check(settings: Settings) -> tuple[str, int, int | None]:
+        """Format, streams, threads. Raises as `open` does for what no model would change."""
+        from luthier.models import llamacpp
+
+        refuse_others(settings, "llamacpp", SETTINGS)
+        llamacpp.need()
+        return (
+            one_of(settings, "format", tuple(FORMATS)),
+            whole_number(settings, "streams", STREAMS, 256),
+            whole_number(settings, "threads", None, 1024),
+        )
+
     @classmethod
     def open(cls, what: Opening) -> LlamaCppEngine:
         """Settings: `format` (q8_0, or f16: as the weights are stored), `streams` (8), `threads` (one a core). Raises SpecError,
         ModelError."""
-        what.refuse_settings("llamacpp", SETTINGS)
-        form = what.settings.get("format", "q8_0")
-        if form not in FORMATS:
-            raise SpecError(f"format is {form!r}.", remedy=f"Write one of {', '.join(FORMATS)}.")
-        streams, threads = (
-            what.whole_number("streams", STREAMS, 256),
-            what.whole_number("threads", None, 1024),
-        )
+        form, streams, threads = cls.check(what.settings)
         backend = LlamaCppBackend(files_of(what, form), what.base_folder, streams=streams, threads=threads)
         return cls(backend, what.facts, other=what.other)
 

@@ -1,8 +1,8 @@
-"""What an engine is opened with: a value that the app fills and each engine reads as far as it needs."""
+"""What an engine is opened with: a value that the app fills and each engine reads as far as it needs; and how it reads its settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +13,8 @@ from luthier.outputs.other import Other
 from luthier.serving.package import PackageFacts
 
 Usual = TypeVar("Usual", bound=int | None)
+Word = TypeVar("Word", bound=str)
+Settings = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Opening:
     base_digest, digest   of the artifact that holds the base, and of the one that answers: what is made of them is kept under these
     gguf                  GGUF files that the package holds, by their form
     cache                 a folder of the store for what can be made again
-    settings              the engine's own, as --set NAME=VALUE gives them
+    settings              the engine's own, as --engine-set NAME=VALUE gives them
     secret                the value behind a reference such as ${NAME}
     """
 
@@ -36,21 +38,32 @@ class Opening:
     cache: Path
     gguf: Mapping[str, Path] = field(default_factory=dict)
     other: Other | None = None
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     secret: Callable[[str], str] = str
 
-    def refuse_settings(self, engine: str, known: tuple[str, ...] = ()) -> None:
-        """Raises SpecError for a setting that this engine does not know."""
-        for name in self.settings:
-            if name not in known:
-                told = did_you_mean(name, known) if known else "Leave it out."
-                raise SpecError(f"the engine {engine} has no setting {name!r}.", remedy=told)
 
-    def whole_number(self, name: str, usual: Usual, most: int) -> int | Usual:
-        """Of a setting, 1 to `most`; `usual` where it is not given. Raises SpecError."""
-        written = self.settings.get(name)
-        if written is None:
-            return usual
-        if not written.isdecimal() or not 1 <= int(written) <= most:
-            raise SpecError(f"{name} is {written!r}.", remedy=f"Write a whole number from 1 to {most}.")
-        return int(written)
+def refuse_others(settings: Settings, engine: str, known: tuple[str, ...] = ()) -> None:
+    """Raises SpecError for a setting that this engine does not know."""
+    for name in settings:
+        if name not in known:
+            told = did_you_mean(name, known) if known else "Leave it out."
+            raise SpecError(f"the engine {engine} has no setting {name!r}.", remedy=told)
+
+
+def whole_number(settings: Settings, name: str, usual: Usual, most: int) -> int | Usual:
+    """1 to `most`; `usual` where it is not given. Raises SpecError."""
+    written = settings.get(name)
+    if written is None:
+        return usual
+    if not written.isdecimal() or not 1 <= int(written) <= most:
+        raise SpecError(f"{name} is {written!r}.", remedy=f"Write a whole number from 1 to {most}.")
+    return int(written)
+
+
+def one_of(settings: Settings, name: str, known: Sequence[Word]) -> Word:
+    """The first where it is not given. Raises SpecError."""
+    written = settings.get(name, known[0])
+    for word in known:
+        if word == written:
+            return word
+    raise SpecError(f"{name} is {written!r}.", remedy=f"Write one of {', '.join(known)}.")

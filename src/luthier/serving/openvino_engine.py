@@ -19,7 +19,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import SpecError
 from luthier.models.grammar import Held, vocabulary
 from luthier.models.said import Certain, Step
 from luthier.outputs.answering import Sample
@@ -29,7 +28,7 @@ from luthier.serving.batching import Batch, Scoring, Writing
 from luthier.serving.engine import Health, Unavailable
 from luthier.serving.gguf_cache import FORMATS, refuse_head
 from luthier.serving.llamacpp_engine import STREAMS, TOKENS_A_STREAM
-from luthier.serving.opening import Opening
+from luthier.serving.opening import Opening, Settings, one_of, refuse_others, whole_number
 from luthier.serving.package_engine import PackageEngine
 
 SETTINGS = ("streams", "threads", "precision")
@@ -39,18 +38,24 @@ FORM = FORMATS["q8_0"]
 class OpenVinoEngine(PackageEngine):
     """`open` is how it is made."""
 
+    @staticmethod
+    def check(settings: Settings) -> tuple[int, int | None, str]:
+        """Streams, threads, precision. Raises as `open` does for what no model would change."""
+        from luthier.models import paged
+
+        refuse_others(settings, "openvino", SETTINGS)
+        paged.need()
+        return (
+            whole_number(settings, "streams", STREAMS, 256),
+            whole_number(settings, "threads", None, 1024),
+            one_of(settings, "precision", paged.PRECISIONS),
+        )
+
     @classmethod
     def open(cls, what: Opening) -> OpenVinoEngine:
         """Settings: `streams` (8), `threads` (one a core), `precision` (auto: as the processor is fastest; or f32). Raises SpecError,
         ModelError, MissingPart."""
-        from luthier.models.paged import PRECISIONS
-
-        what.refuse_settings("openvino", SETTINGS)
-        precision = what.settings.get("precision", "auto")
-        if precision not in PRECISIONS:
-            raise SpecError(f"precision is {precision!r}.", remedy=f"Write one of {', '.join(PRECISIONS)}.")
-        streams = what.whole_number("streams", STREAMS, 256)
-        threads = what.whole_number("threads", None, 1024)
+        streams, threads, precision = cls.check(what.settings)
         backend = OpenVinoBackend(
             graph_of(what), what.base_folder, streams=streams, threads=threads, precision=precision
         )
@@ -62,7 +67,6 @@ def graph_of(what: Opening) -> Path:
     Raises ModelError, MissingPart."""
     from luthier.models import merge, paged, to_gguf
 
-    paged.need()  # before anything is written
     refuse_head(what, "OpenVINO")
     out = what.cache / f"{what.digest}-openvino-{paged.version()}"
     if out.is_dir():

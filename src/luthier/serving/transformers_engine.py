@@ -20,7 +20,7 @@ from luthier.serving.abilities import Vectors
 from luthier.serving.asked import plain_ids
 from luthier.serving.backend import Unwanted, Wish
 from luthier.serving.engine import Cancelled, Health, always_wanted
-from luthier.serving.opening import Opening
+from luthier.serving.opening import Opening, Settings, refuse_others
 from luthier.serving.package import PackageFacts, read_facts
 from luthier.serving.package_engine import PackageEngine
 
@@ -46,10 +46,15 @@ class TransformersEngine(PackageEngine):
         facts = facts or read_facts(adapter_folder or base_folder)
         super().__init__(self._own, facts, longest_answer=longest_answer, other=other)
 
+    @staticmethod
+    def check(settings: Settings) -> None:
+        """Raises SpecError."""
+        refuse_others(settings, "transformers")
+
     @classmethod
     def open(cls, what: Opening) -> TransformersEngine:
         """As `luthier serve --engine` does. Raises SpecError for settings, of which it has none."""
-        what.refuse_settings("transformers")
+        cls.check(what.settings)
         return cls(
             what.base_folder,
             what.adapter_folder,

@@ -14,7 +14,7 @@ from luthier.core.errors import SpecError
 from luthier.data.egress import need_redacted
 from luthier.outputs.spec import EndpointModelSpec
 from luthier.serving.completions import CompletionsBackend, Dialect
-from luthier.serving.opening import Opening
+from luthier.serving.opening import Opening, Settings, one_of, refuse_others, whole_number
 from luthier.serving.package_engine import PackageEngine
 
 SETTINGS = ("url", "model", "key", "allow_host", "timeout", "unredacted", "streams", "dialect")
@@ -24,16 +24,14 @@ DIALECTS: tuple[Dialect, ...] = ("openai", "vllm")
 class UpstreamEngine(PackageEngine):
     """`open` is how it is made."""
 
-    @classmethod
-    def open(cls, what: Opening) -> UpstreamEngine:
-        """Settings: url, model; key (${NAME}), allow_host, timeout, unredacted; streams (8); dialect (openai, vllm). Raises
-        SpecError."""
-        what.refuse_settings("upstream", SETTINGS)
-        told: dict[str, Any] = dict(what.settings)
-        dialect, streams = told.pop("dialect", "openai"), what.whole_number("streams", 8, 1024)
-        told.pop("streams", None)
-        if dialect not in DIALECTS:
-            raise SpecError(f"dialect is {dialect!r}.", remedy=f"Write one of {', '.join(DIALECTS)}.")
+    @staticmethod
+    def check(settings: Settings) -> tuple[EndpointModelSpec, int, Dialect]:
+        """Where, streams, dialect. Raises as `open` does for what no model would change."""
+        refuse_others(settings, "upstream", SETTINGS)
+        streams, dialect = whole_number(settings, "streams", 8, 1024), one_of(settings, "dialect", DIALECTS)
+        told: dict[str, Any] = {
+            name: settings[name] for name in settings if name not in ("streams", "dialect")
+        }
         for name in ("url", "model"):
             if name not in told:
                 raise SpecError(
@@ -51,6 +49,13 @@ class UpstreamEngine(PackageEngine):
             ) from None
         if spec.away:
             need_redacted(spec.host, redacted=False, allowed=spec.unredacted, where="the engine upstream")
+        return spec, streams, dialect
+
+    @classmethod
+    def open(cls, what: Opening) -> UpstreamEngine:
+        """Settings: url, model; key (${NAME}), allow_host, timeout, unredacted; streams (8); dialect (openai, vllm). Raises
+        SpecError."""
+        spec, streams, dialect = cls.check(what.settings)
         if spec.key:
             what.secret(spec.key)  # told now, and not to the first client
         backend = CompletionsBackend(

@@ -31,7 +31,7 @@ from luthier.data.egress import Door, EgressSpec, LocalConnection
 from luthier.models.llamacpp import PASSED_ON
 from luthier.serving.completions import CompletionsBackend
 from luthier.serving.engine import Cancelled, Health, Unavailable
-from luthier.serving.opening import Opening
+from luthier.serving.opening import Opening, Settings, refuse_others, whole_number
 from luthier.serving.package_engine import PackageEngine
 
 logger = logging.getLogger("luthier.serving")
@@ -57,18 +57,27 @@ _OPENING = threading.Lock()
 class VllmEngine(PackageEngine):
     """Releases over one base share one process. `open` is how it is made."""
 
-    @classmethod
-    def open(cls, what: Opening) -> VllmEngine:
-        """Settings: python (the interpreter that has vLLM), streams (32), max_rank (64). Raises SpecError, ModelError."""
-        what.refuse_settings("vllm", SETTINGS)
-        python = what.settings.get("python")
+    @staticmethod
+    def check(settings: Settings) -> tuple[str, int, int]:
+        """Python, streams, the largest rank. Raises as `open` does for what no model would change."""
+        refuse_others(settings, "vllm", SETTINGS)
+        python = settings.get("python")
         if python is None or not os.access(python, os.X_OK):
             raise SpecError(
                 "the engine vllm needs the interpreter of an environment that has vLLM"
                 + ("." if python is None else f"; {python!r} is none."),
                 remedy="Make one (python -m venv DIR; DIR/bin/pip install vllm), and write --engine-set python=DIR/bin/python.",
             )
-        streams, rank = what.whole_number("streams", 32, 1024), what.whole_number("max_rank", 64, 512)
+        return (
+            python,
+            whole_number(settings, "streams", 32, 1024),
+            whole_number(settings, "max_rank", 64, 512),
+        )
+
+    @classmethod
+    def open(cls, what: Opening) -> VllmEngine:
+        """Settings: python (the interpreter that has vLLM), streams (32), max_rank (64). Raises SpecError, ModelError."""
+        python, streams, rank = cls.check(what.settings)
         if what.adapter_folder is not None:
             _refuse(what.adapter_folder, rank)
         key = (python, what.base_folder, what.dtype, streams, rank)

@@ -265,7 +265,7 @@ def test_i4_two_tenants_whose_models_have_one_name(tmp_path):
     def opened(found):
         engine = ScriptedEngine(default=Reply(" ".join([f"of-{found.key[0]}"] * 20), token_delay_s=0.002))
         engine.load()
-        return SimpleNamespace(engine=engine, digest="d" * 64), "router@1"
+        return SimpleNamespace(engine=engine, digest="d" * 64, by="scripted", how=""), "router@1"
 
     scripted = SimpleNamespace(models=SimpleNamespace(find=find, open=opened))
     router = ProjectRouter(scripted, most=1)

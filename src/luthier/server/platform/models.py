@@ -30,7 +30,7 @@ from .asked import answered, as_api_error, caller
 from .lanes import COMMON
 
 if TYPE_CHECKING:
-    from luthier.app.project_models import Found
+    from luthier.app.project_models import Found, Opens
     from luthier.app.site import Caller, Site
     from luthier.core.units import Money
 
@@ -89,12 +89,19 @@ class _Lease:
 
 class ProjectRouter(Router):
     """`most`: models in memory at once. `wait_s`: how long a request waits for its model where it says no deadline. `hourly`: what an hour of
-    the machine costs, where that is known."""
+    the machine costs, where that is known. `opens`: by which engine; default: the plain one."""
 
     def __init__(
-        self, site: Site, *, most: int = MOST_HELD, wait_s: float = WAIT_S, hourly: Money | None = None
+        self,
+        site: Site,
+        *,
+        most: int = MOST_HELD,
+        wait_s: float = WAIT_S,
+        hourly: Money | None = None,
+        opens: Opens | None = None,
     ) -> None:
         self._site = site
+        self._opens = opens or site.models.open
         self._hourly = hourly
         self._most, self._wait_s = most, wait_s
         self._held: OrderedDict[Key, _Held] = OrderedDict()
@@ -184,7 +191,7 @@ class ProjectRouter(Router):
     async def _load(self, found: Found) -> None:
         loop = asyncio.get_running_loop()
         try:
-            answerer, release = await loop.run_in_executor(self._threads, self._site.models.open, found)
+            answerer, release = await loop.run_in_executor(self._threads, self._opens, found)
             model = ServedModel(
                 found.name,
                 answerer.engine,
@@ -193,6 +200,7 @@ class ProjectRouter(Router):
                 created_s=found.created_s,
                 hourly=self._hourly,
             )
+            logger.info("the model %r is in memory: %s, %s", found.name, answerer.by, answerer.how)
             if self._closed:
                 await loop.run_in_executor(None, _shut, model)
                 return

@@ -1,0 +1,69 @@
+"""The engine that a server's models are answered by."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+
+from luthier.app.site import Site
+from luthier.core.errors import MissingPart, SpecError
+from luthier.models import llamacpp, paged
+from luthier.models.testing import tiny_model
+from luthier.serving.engine import Message, Request
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site.open({"LUTHIER_HOME": str(tmp_path / "site")})
+    site.key = site.found()
+    return site
+
+
+def said(answerer):
+    with closing(answerer.engine) as engine:
+        told = list(engine.generate(Request((Message("user", "hello"),), max_tokens=4, temperature=0.0)))
+    return "".join(one.text for one in told), engine.slots
+
+
+@pytest.mark.skipif(paged.version() is None, reason="openvino-genai is not installed")
+def test_models_are_answered_by_the_engine_that_was_named_and_others_by_the_plain_one(
+    site, tiny_base, tmp_path, caplog
+):
+    odd = tiny_model(tmp_path / "odd", hidden_act="gelu")  # no GGUF file can say that
+    (site.top.home / "bases.yaml").write_text(f"tiny: {tiny_base}\nodd: {odd}\n")
+    caller = site.check(site.key)
+    opens = site.models.opener("openvino", {"threads": "1", "streams": "3"})
+    made, release = opens(site.models.find(caller, "tiny"))
+    plain, _ = site.models.open(site.models.find(caller, "tiny"))
+    assert (made.by, plain.by, release) == ("openvino", "transformers", None)
+    (text, slots), (same, _) = said(made), said(plain)
+    assert text == same and slots == 3
+    made, _ = opens(site.models.find(caller, "odd"))
+    assert made.by == "transformers" and said(made)[1] == 1
+    [told] = [one for one in site.store.ledger.read(kind="fallback") if one.data["what"] == "engine"]
+    assert "odd is answered by the plain engine, and not by openvino" in told.data["reason"]
+    assert "gelu" in told.data["reason"] and told.data["reason"] in caplog.text
+
+
+def test_what_is_wrong_with_every_model_is_refused_before_there_is_one(site, monkeypatch):
+    for engine, settings, message in (
+        ("openvno", {}, "openvno"),
+        ("scripted", {}, "answers from no release"),
+        ("upstream", {"url": "http://127.0.0.1/v1", "model": "m"}, "has one model"),
+        ("transformers", {"streams": "2"}, "has no setting 'streams'"),
+        ("vllm", {"python": "/none"}, "'/none' is none"),
+        ("openvino", {"precision": "f16"}, "precision is 'f16'"),
+        ("openvino", {"streams": "0"}, "streams is '0'"),
+        ("llamacpp", {"format": "q2"}, "format is 'q2'"),
+        ("llamacpp", {"stream": "2"}, "has no setting 'stream'"),
+    ):
+        if (engine == "openvino" and paged.version() is None) or (
+            engine == "llamacpp" and "format" in settings and llamacpp.version() is None
+        ):
+            continue
+        with pytest.raises(SpecError, match=message):
+            site.models.opener(engine, settings)
+    monkeypatch.setattr(paged, "version", lambda: None)
+    with pytest.raises(MissingPart, match="openvino"):
+        site.models.opener("openvino", {})
