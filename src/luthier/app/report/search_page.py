@@ -95,10 +95,16 @@ def _row(one: Trial, found: Searched) -> dict[str, Any]:
         "interval": "–" if one.low is None else f"{shown(one.low)} to {shown(one.high)}",
         "seconds": wording.seconds(one.seconds),
         "work": "–" if one.work is None else f"{one.work:.2g}",
-        "state": {"done": "", "pruned": "given up early", "failed": "failed"}[one.state],
-        "why": wording.clip(one.why or "", 200),
+        "state": _ended(one),
         "kept": one.number == found.kept,
     }
+
+
+def _ended(one: Trial) -> str:
+    why = wording.clip(one.why or "", 200)
+    return {"done": why, "pruned": why or "given up early", "failed": f"failed: {why}" if why else "failed"}[
+        one.state
+    ]
 
 
 def _reference(one: Any, found: Searched) -> dict[str, Any]:
