@@ -375,7 +375,7 @@ def drawing(found: dict[str, dict[int, list[Measured]]], told: str) -> str:
     ]
     legend = "".join(
         f'<rect x="{40 + n * 205}" y="292" width="12" height="12" fill="{COLOURS[name]}"/><text x="{58 + n * 205}" y="303">{NAMES[name]}</text>'
-        for n, name in enumerate(COLOURS)
+        for n, name in enumerate(one for one in COLOURS if any(found[one].values()))
     )
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1080 340" width="1080" height="340" font-family="sans-serif" font-size="12">'
@@ -422,7 +422,7 @@ def main() -> None:
         "--adapter",
         help="a LoRA adapter's folder, served beside its base (ours and transformers alone know it)",
     )
-    parser.add_argument("--arms", default=",".join(ARMS), help="which of them take part")
+    parser.add_argument("--arms", help="which of them take part; default: all, with --adapter all but genai")
     parser.add_argument("--out", type=Path, default=Path("."))
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--by-itself", help=argparse.SUPPRESS)
@@ -430,6 +430,7 @@ def main() -> None:
     if args.serve or args.by_itself:
         (serve if args.serve else by_itself)(json.loads(args.serve or args.by_itself))
         return
+    args.arms = args.arms or ",".join(one for one in ARMS if not (args.adapter and one == "genai"))
     arms = args.arms.split(",")
     if unknown := set(arms) - set(ARMS):
         parser.error(f"--arms: {', '.join(sorted(unknown))} is none of {', '.join(ARMS)}")

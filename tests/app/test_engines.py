@@ -147,7 +147,7 @@ class Says(Backend):
     def close(self):
         pass
 
-    def score(self, prompt_ids, labels, unwanted):
+    def score(self, prompt_ids, labels, unwanted, cache_salt=""):
         if self.error is not None:
             raise self.error
         return [math.log(0.5)] * len(labels)

@@ -209,6 +209,7 @@ def test_the_page_loads_only_its_own_files_and_runs_nothing_else(door):
     assert told["models"][0] == {
         "name": "router",
         "release": "router@3",
+        "engine": "",
         "ready": True,
         "waiting": 0,
         "in_flight": 0,

@@ -179,6 +179,23 @@ def test_a_beginning_that_was_read_is_not_read_again(batch, model):
     assert model.passes[0] == [10]
 
 
+def test_a_beginning_that_another_tenant_asked_is_read_again(batch, model):
+    ids = list(range(1, 11))
+
+    def read(task):
+        model.passes.clear()
+        asked(batch, task)
+        return model.passes[0]
+
+    assert read(Writing(ids, 1, frozenset(), cache_salt="a")) == [10]
+    assert read(Writing(ids, 1, frozenset(), cache_salt="a")) == [2]
+    assert read(Writing(ids, 1, frozenset(), cache_salt="b")) == [10]
+    assert read(Writing(ids, 1, frozenset())) == [10]
+    assert read(Writing(ids, 1, frozenset(), cache_salt="b")) == [2]
+    assert read(Scoring(ids, [[3], [4]], cache_salt="c")) == [10]
+    assert read(Scoring(ids, [[3], [4]], cache_salt="c")) == [2]
+
+
 def test_a_long_prompt_is_read_between_the_tokens_of_others():
     model = PagesOnly(page=16, pages=300)
     batch = Batch(model, slots=2)

@@ -48,6 +48,27 @@ def base(monkeypatch):
     Played.slow = Played.fails = False
 
 
+def test_a_stream_does_not_go_on_from_what_another_tenant_asked(base):
+    base.join(None)
+
+    def begins(salt, streams):
+        with base.seat(None, [1, 2, 3], 10, lambda: False, salt) as seat:
+            streams.add(seat.stream)
+            first, second = (seat._mine({})["cache_prompt"] for _ in range(2))
+            assert second  # of its own answer
+            return first
+
+    try:
+        mine, theirs = set(), set()
+        assert not begins("a", mine) and begins("a", mine) and len(mine) == 1
+        assert not begins("b", theirs) and not mine & theirs
+        for n in range(6):  # more tenants than streams: each has one that another had
+            assert not begins(f"c{n}", set())
+        assert not begins("a", set())
+    finally:
+        base.leave(None)
+
+
 def asked(base, tokens, done, unwanted=lambda: False):
     def wait():
         with base.seat(None, [1], tokens, unwanted):

@@ -124,6 +124,28 @@ def test_every_release_over_a_base_is_answered_by_one_process_as_the_plain_engin
     assert len(texts) == 3  # each adapter says something of its own
 
 
+def test_llama_cpp_reads_again_what_another_tenant_asked(folders):
+    engine = opened(folders, None, streams="1")
+    try:
+        base, ids = engine.backend._base, list(range(40, 80))
+
+        def read(salt):
+            with base.seat(None, ids, 50, lambda: False, salt) as seat:
+                asked = {"prompt": ids, "n_predict": 1, "temperature": 0.0}
+                return [seat.ask(asked)["timings"]["prompt_n"] for _ in range(2)]
+
+        assert read("a") == [40, 1]
+        assert read("a") == [1, 1]
+        assert read("b") == [40, 1]
+        assert read("") == [40, 1]
+        assert read("") == [1, 1]
+        asked = Request(ASK, max_tokens=4, temperature=0.0)
+        texts = {text_of(engine.generate(replace(asked, cache_salt=salt))) for salt in ("a", "b", "a")}
+        assert len(texts) == 1
+    finally:
+        engine.close()
+
+
 def test_labels_are_scored_as_the_plain_engine_scores_them(engines, references):
     for name, engine in engines.items():
         mine, theirs = engine.score(ASK, LABELS), references[name].score(ASK, LABELS)

@@ -20,7 +20,7 @@ from luthier.postprocessing.package import rows_to_compare
 from luthier.postprocessing.reading import GGUF
 from luthier.serving.engine import Engine
 from luthier.serving.gguf_cache import PLACE
-from luthier.serving.opening import Opening
+from luthier.serving.opening import Kind, Opening
 from luthier.serving.package import PackageFacts, read_facts
 from luthier.store import Store
 
@@ -58,7 +58,7 @@ def open_engine(
 ) -> Answerer:
     """Load what a reference means: a release, a package, a tuned model or an imported base. An event tells where it will
     not answer as it was measured. Another engine than the plain one must say what that says, or is refused. Raises ModelError,
-    NotFound, SpecError where a key that the package refers to is not set."""
+    NotFound, MissingPart, SpecError where a key that the package refers to is not set."""
     store = at.store
     artifact = store.catalog.get(reference)
     held = _held(store, artifact, engine)
@@ -99,9 +99,9 @@ def open_engine(
     )
 
 
-def engine_of(name: str, settings: Mapping[str, str]) -> Any:
+def engine_of(name: str, settings: Mapping[str, str]) -> Kind:
     """The class that opens it. Raises SpecError, MissingPart for what no model would change."""
-    kind = load("engine", name)
+    kind: Kind = load("engine", name)
     if not hasattr(kind, "open"):
         raise SpecError(
             f"the engine {name!r} answers from no release.", remedy="Leave --engine out, or write llamacpp."

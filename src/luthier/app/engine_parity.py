@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,7 @@ from luthier.serving.engine import ContextLengthExceeded, Engine, Message, Refus
 from luthier.serving.opening import Opening
 from luthier.serving.package_engine import PackageEngine
 from luthier.serving.transformers_engine import TransformersEngine
+from luthier.store.files import write_atomic
 
 from .context import RunContext
 
@@ -60,10 +62,7 @@ def agreed(
     else:
         found = compared(engine, what, rows or [[{"role": "user", "content": text}] for text in PROBES])
         if name != ELSEWHERE:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            fresh = kept.with_suffix(f".{at.run[-8:]}")
-            fresh.write_text(json.dumps(found), encoding="utf-8")
-            fresh.replace(kept)
+            write_atomic(kept, json.dumps(found).encode())
     at.emit("parity", form=name, how=how, **found)
     _judge(found, name, _form(what, name), labels=bool(_labels(what)))
     return found
@@ -115,6 +114,9 @@ def compared(engine: Engine, what: Opening, rows: Sequence[Sequence[Mapping[str,
     )
     assert isinstance(engine, PackageEngine)
     other = PackageEngine(engine.backend, _bare(what))
+    salt = secrets.token_hex(
+        16
+    )  # the rows are the owner's: whoever asks later must not be able to tell that they were read
     plain.load()
     try:
         same: list[bool] = []
@@ -124,11 +126,11 @@ def compared(engine: Engine, what: Opening, rows: Sequence[Sequence[Mapping[str,
             messages = tuple(Message(turn["role"], turn["content"]) for turn in row)
             try:
                 if plain.backend.writes:
-                    _steps(_said(plain, messages), _said(other, messages), same, apart)
+                    _steps(_said(plain, messages, salt), _said(other, messages, salt), same, apart)
                 if names := _labels(what):
                     pairs = zip(
                         plain.score(messages, names),
-                        other.score(messages, names),
+                        other.score(messages, names, salt),
                         strict=True,
                     )
                     labels.append(max(abs(math.exp(a) - math.exp(b)) for a, b in pairs))
@@ -154,10 +156,9 @@ def _bare(what: Opening) -> Any:
     return replace(what.facts, answering=AnsweringSpec(), isotonic=None, abstain_below=None, temperature=1.0)
 
 
-def _said(engine: Engine, messages: tuple[Message, ...]) -> list[Token]:
-    request = Request(
-        messages, max_tokens=TOKENS, temperature=0.0, top_logprobs=TOP, constrain=(), instruct=False
-    )
+def _said(engine: Engine, messages: tuple[Message, ...], salt: str) -> list[Token]:
+    request = Request(messages, max_tokens=TOKENS, temperature=0.0, top_logprobs=TOP, constrain=(), instruct=False,
+                      cache_salt=salt)  # fmt: skip
     return [token for chunk in engine.generate(request) for token in chunk.tokens]
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.errors import ModelError, NotFound, SpecError
+from luthier.core.errors import LuthierError, NotFound, SpecError
 
 from .bases import bases
 from .fine_tuning import MODEL
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from luthier.store.objects import Object
 
     from .answering import Answerer
+    from .context import RunContext
     from .site import Caller, Site
 
     Opens = Callable[["Found"], tuple[Answerer, str | None]]
@@ -49,6 +50,36 @@ class Found:
 
     def plain(self) -> dict[str, Any]:
         return {"id": self.name, "object": "model", "created": int(self.created_s), "owned_by": self.owned_by}
+
+
+@dataclass
+class By:
+    """An engine that serves what it can. `refused`: what it has said of others, by project and model, for as long as this lives."""
+
+    engine: str
+    settings: Mapping[str, str]
+    refused: set[tuple[str | None, str]] = field(default_factory=set)
+
+    def opened(self, at: RunContext, what: str, found: Found) -> tuple[Answerer | None, str | None]:
+        """(the model, or None and why not; no reason where it was told before). Raises Unavailable."""
+        from luthier.serving.engine import Unavailable
+
+        from .answering import open_engine
+
+        if (found.project, what) in self.refused:
+            return None, None
+        try:
+            return open_engine(at, what, name=found.name, engine=self.engine, settings=self.settings), None
+        except Unavailable:
+            raise
+        except LuthierError as error:
+            self.refused.add((found.project, what))
+            return None, error.message
+        except (
+            Exception
+        ) as error:  # of native code, memory or the disk: it is tried again at the next opening
+            logger.exception("%s by %s", found.name, self.engine)
+            return None, f"{type(error).__name__}: {error}"
 
 
 class ProjectModels:
@@ -88,25 +119,21 @@ class ProjectModels:
         self._site.app(caller).store.objects.end(MODEL, name, caller.actor.act("model.deleted", name))
 
     def opener(self, engine: str, settings: Mapping[str, str]) -> Opens:
-        """`open` with another engine than the plain one. Raises SpecError, MissingPart for what no model would change."""
+        """`open` by this engine. Raises SpecError, MissingPart for what no model would change."""
         from .answering import engine_of
-        from .engine_parity import ELSEWHERE
 
-        if engine == ELSEWHERE:
+        if why := getattr(engine_of(engine, settings), "alone", None):
             raise SpecError(
-                f"the engine {engine} has one model, and a server has as many as its projects make.",
-                remedy="Serve that one by itself: `luthier serve NAME --engine upstream`.",
+                f"the engine {engine} is not for a server of many models: {why}.",
+                remedy=f"Serve one model by itself: `luthier serve NAME --engine {engine}`.",
             )
-        engine_of(engine, settings)
-        return partial(self.open, engine=engine, settings=settings)
+        return partial(self.open, by=By(engine, settings))
 
-    def open(
-        self, found: Found, *, engine: str = "transformers", settings: Mapping[str, str] | None = None
-    ) -> tuple[Answerer, str | None]:
-        """(an engine, loaded; the release it answers from). Takes seconds or minutes. A model that another engine than the plain one cannot
-        serve, or does not say as it was measured, is answered by the plain one, and an event says why. Raises NotAllowed where another
-        person must agree to the release first."""
-        from .answering import REFERENCE, open_engine
+    def open(self, found: Found, *, by: By | None = None) -> tuple[Answerer, str | None]:
+        """(an engine, loaded; the release it answers from). Takes seconds or minutes. A model that `by` cannot serve, or would answer
+        otherwise than it was measured, is answered by the plain engine, and an event says why. Raises NotAllowed where another person
+        must agree to the release first, Unavailable where it may go better in a moment."""
+        from .answering import open_engine
         from .context import RunContext
         from .line import import_base
 
@@ -119,16 +146,14 @@ class ProjectModels:
             app.consent("release", found.what)
         at = RunContext(app.store, f"answer-{found.name[:80]}", Path(app.home), self._site.environ)
         release = None if found.project is None else found.what
-        digest = release or import_base(found.what, at).digest
-        try:
-            made = open_engine(at, digest, name=found.name, engine=engine, settings=settings)
-        except ModelError as error:
-            if engine == REFERENCE:
-                raise
-            reason = f"{found.name} is answered by the plain engine, and not by {engine}: {error}"
-            at.emit("fallback", what="engine", reason=reason)
-            logger.warning("%s", reason)
-            made = open_engine(at, digest, name=found.name)
+        what = release or import_base(found.what, at).digest
+        made, why = (None, None) if by is None else by.opened(at, what, found)
+        if made is None:
+            made = open_engine(at, what, name=found.name)
+            if by is not None and why is not None:
+                reason = f"{found.name} is answered by the plain engine, and not by {by.engine}: {why}"
+                at.emit("fallback", what="engine", reason=reason)
+                logger.warning("%s: %s", found.project or "of the server", reason)
         return made, release
 
     def _base(self, name: str) -> Found:

@@ -1,4 +1,5 @@
-"""Options that `luthier serve` and `luthier server start` share: what passes the door, how fast, what is kept of it, and who is told."""
+"""Options that `luthier serve` and `luthier server start` share: what answers, what passes the door, how fast, what is kept of it, and who
+is told."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ OPTIONS = (
         default="transformers",
         show_default=True,
         metavar="NAME",
-        help="What makes the tokens: transformers (one answer at a time), openvino (several at once, on a processor), llamacpp (the same; many adapters over one base), vllm, upstream (a server's).",
+        help="What makes the tokens: transformers (one answer at a time), openvino (several at once, on a processor), llamacpp (the same; many adapters over one base); of one model by itself also vllm, upstream (a server's).",
     ),
     click.option(
         "--engine-set",

@@ -110,12 +110,20 @@ def init(title: str, as_json: bool) -> None:
     show_default=True,
     help="How long what is under way may take once it is to stop.",
 )
+@click.option(
+    "--models",
+    "models_held",
+    type=click.IntRange(1, 1000),
+    default=4,
+    show_default=True,
+    help="How many models are in memory at once; the one that was asked least lately makes room.",
+)
 @door_options
 @checkpoint_options
 @as_json_option
 @told
 def start(
-    host: str, port: int, allowed_hosts: tuple[str, ...], calls: str, project_calls: str, drain_s: float, sign_key: Path | None,
+    host: str, port: int, allowed_hosts: tuple[str, ...], calls: str, project_calls: str, drain_s: float, models_held: int, sign_key: Path | None,
     sign_to: str | None, sign_every_s: float | None, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Answer until Ctrl-C or SIGTERM. The first start on this machine makes the first key and shows it, once.
@@ -145,7 +153,7 @@ def start(
         observers = until.enter_context(door.observers())
         captured = Captured(site)
         until.enter_context(door.retention(captured.homes))
-        models = until.enter_context(working(site, hourly, opens))
+        models = until.enter_context(working(site, hourly=hourly, opens=opens, most=models_held))
         made = create_platform(
             site, models, allowed_hosts=allowed_hosts, limits=limits, observers=[*observers, denials],
             traffic=door.keeping(captured.home), guard=guard, beside=[checkpoints] if checkpoints else [],

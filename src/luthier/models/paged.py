@@ -114,29 +114,30 @@ class Paged:
                 "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
                 "KV_CACHE_PRECISION": "f16",
             }
+        self._kept: list[Any] = []
+        """Keys and values: [pages, heads, page, size], as the processor's code lays them out."""
         try:
             model = openvino.Core().read_model(folder / GRAPH)
             paged_attention_transformation(model)
             _pick(model)
             compiled = openvino.Core().compile_model(model, "CPU", wish)
+            self.precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+            self._tensor, self._request = openvino.Tensor, compiled.create_infer_request()
+            shapes = {one.any_name: one for one in compiled.inputs if "_cache." in one.any_name}
+            self.page: int = list(shapes["value_cache.0"].partial_shape)[2].get_length()
+            self.pages = (
+                -(-tokens // self.page) + 1
+            )  # one that two sequences end in differently is there twice
+            for name, one in shapes.items():
+                sizes = [size.get_length() for size in list(one.partial_shape)[1:]]
+                kept = openvino.Tensor(one.element_type, openvino.Shape([self.pages, *sizes]))
+                self._request.set_tensor(name, kept)
+                self._kept.append(kept)
         except RuntimeError as error:
             raise ModelError(
                 f"OpenVINO does not load this model: {_plain(error)}.",
                 remedy="Serve it with --engine llamacpp or transformers, and report this.",
             ) from None
-        self.precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        self._tensor, self._request = openvino.Tensor, compiled.create_infer_request()
-        self._kept: list[
-            Any
-        ] = []  # keys and values: [pages, heads, page, size], as the processor's code lays them out
-        shapes = {one.any_name: one for one in compiled.inputs if "_cache." in one.any_name}
-        self.page: int = list(shapes["value_cache.0"].partial_shape)[2].get_length()
-        self.pages = -(-tokens // self.page) + 1  # one that two sequences end in differently is there twice
-        for name, one in shapes.items():
-            sizes = [size.get_length() for size in list(one.partial_shape)[1:]]
-            kept = openvino.Tensor(one.element_type, openvino.Shape([self.pages, *sizes]))
-            self._request.set_tensor(name, kept)
-            self._kept.append(kept)
 
     def step(self, parts: Sequence[Part]) -> list[NDArray[np.float32]]:
         """[places, V] of each part, in memory that the next step writes over. Raises RuntimeError."""

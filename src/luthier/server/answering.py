@@ -246,7 +246,11 @@ class Answering(Response):
             request = self._body.request(index)
             if index % self._body.of_a_prompt == 0:
                 read = await self._asking.screen.asked(request)
-            requests.append(replace(request, messages=read.messages, prompt=read.prompt))
+            requests.append(
+                replace(
+                    request, messages=read.messages, prompt=read.prompt, cache_salt=self._asking.cache_salt
+                )
+            )
         return requests
 
     def _said(self, request: Request, form: CallForm | None) -> AsyncGenerator[Chunk, None]:

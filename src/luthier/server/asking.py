@@ -63,6 +63,12 @@ class Asking:
         self.server_deadline_s = server_deadline_s
         self._deadline_s = min((s for s in (deadline_s, server_deadline_s) if s is not None), default=None)
 
+    @property
+    def cache_salt(self) -> str:
+        """Of serving.engine.Request: projects do not share what an engine has read. Where there are none, one owner has all keys."""
+        caller = self.key.caller
+        return "" if caller is None else str(caller.project or self.key.id)
+
     @asynccontextmanager
     async def in_time(self) -> AsyncIterator[None]:
         """Raises ApiError 504 once the deadline, counted from the whole request read, is over; what was under way is cancelled."""

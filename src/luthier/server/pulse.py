@@ -79,6 +79,7 @@ class Pulse:
                 {
                     "name": name,
                     "release": model.version,
+                    "engine": model.by,
                     "ready": model.engine.health().ready,
                     "waiting": model.admission.waiting,
                     "in_flight": model.admission.active,

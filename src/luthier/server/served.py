@@ -45,6 +45,11 @@ class ServedModel:
         return self.hourly.amount * held_s / 3600 / self.engine.slots, self.hourly.currency
 
     @property
+    def by(self) -> str:
+        """The engine's name in the plugin table; empty where it says none."""
+        return str(getattr(getattr(self.engine, "backend", None), "name", ""))
+
+    @property
     def version(self) -> str:
         """The release, or the short digest of what was never released."""
         return self.release or self.package_digest[:12]

@@ -37,6 +37,8 @@ class Wish:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     grammar: Grammar | None = None
+    cache_salt: str = ""
+    """As in Request."""
 
 
 class Backend(Protocol):
@@ -71,11 +73,18 @@ class Backend(Protocol):
         """A step a token, the last with `finish`. Raises Refused where the wish asks for what it cannot do."""
 
     def samples(
-        self, prompt_ids: Sequence[int], max_tokens: int, spec: AnsweringSpec, unwanted: Unwanted
+        self,
+        prompt_ids: Sequence[int],
+        max_tokens: int,
+        spec: AnsweringSpec,
+        unwanted: Unwanted,
+        cache_salt: str = "",
     ) -> tuple[Sample, ...]:
         """Of a vote (`spec.vote`), held to its grammar."""
 
-    def score(self, prompt_ids: Sequence[int], labels: Sequence[str], unwanted: Unwanted) -> Sequence[float]:
+    def score(
+        self, prompt_ids: Sequence[int], labels: Sequence[str], unwanted: Unwanted, cache_salt: str = ""
+    ) -> Sequence[float]:
         """ln p of each label among the labels, its end of turn included: exactly as models.choices.score_choices says it, but for
         rounding. Raises TooLong, ModelError for labels that are the same tokens."""
 
@@ -116,7 +125,12 @@ def among(totals: Sequence[float]) -> list[float]:
 
 
 def written_samples(
-    backend: Backend, prompt_ids: Sequence[int], max_tokens: int, spec: AnsweringSpec, unwanted: Unwanted
+    backend: Backend,
+    prompt_ids: Sequence[int],
+    max_tokens: int,
+    spec: AnsweringSpec,
+    unwanted: Unwanted,
+    cache_salt: str,
 ) -> tuple[Sample, ...]:
     """`Backend.samples` of a backend that draws them one after the other, each by a seed that follows from the question."""
     vote = spec.vote
@@ -125,7 +139,13 @@ def written_samples(
     for n in range(vote.samples):
         seed = int(digest_of([vote.seed, n, list(prompt_ids)])[:8], 16)
         wish = Wish(
-            tuple(prompt_ids), max_tokens, vote.temperature, seed=seed, logprobs=0, grammar=spec.grammar()
+            tuple(prompt_ids),
+            max_tokens,
+            vote.temperature,
+            seed=seed,
+            logprobs=0,
+            grammar=spec.grammar(),
+            cache_salt=cache_salt,
         )
         with closing(backend.write(wish, unwanted)) as steps:
             told = list(steps)

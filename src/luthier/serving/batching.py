@@ -35,8 +35,8 @@ LABELS_AT_ONCE = 16
 _POLL_S = 0.1
 
 Logits = NDArray[np.float32]
-_Text = tuple[int, tuple[int, ...]]
-"""The number of the page before, 0 for none, and the tokens of this one."""
+_Text = tuple[int | str, tuple[int, ...]]
+"""The number of the page before, for the first one the salt; and the tokens of this one."""
 
 
 class Model(Protocol):
@@ -64,9 +64,10 @@ class Task:
     """What is entered. `ids` are read first, as one lane; then it hears their logits, and says what is read next. `ids` grow by what
     that lane reads."""
 
-    def __init__(self, ids: Sequence[int], tokens: int) -> None:
+    def __init__(self, ids: Sequence[int], tokens: int, cache_salt: str = "") -> None:
         """`tokens`: the most that its lanes hold beyond `ids`."""
         self.ids = list(ids)
+        self.cache_salt = cache_salt
         self.tokens = tokens
         self.lanes: list[Lane] = []
         self.unwanted = False
@@ -122,8 +123,9 @@ class Writing(Task):
         seed: int | None = None,
         logprobs: int | None = None,
         held: Held | None = None,
+        cache_salt: str = "",
     ) -> None:
-        super().__init__(ids, most)
+        super().__init__(ids, most, cache_salt)
         self._most, self._ends, self._logprobs, self._held = most, ends, logprobs, held
         self._temperature, self._top_p, self._draw = (
             temperature,
@@ -154,9 +156,9 @@ class Scoring(Task):
     """Tells one list: ln p of each answer's tokens after `ids`, added up. The prompt is read once; answers share its pages, and each has
     a copy of the last one, which it writes on."""
 
-    def __init__(self, ids: Sequence[int], answers: Sequence[Sequence[int]]) -> None:
+    def __init__(self, ids: Sequence[int], answers: Sequence[Sequence[int]], cache_salt: str = "") -> None:
         longest = max(map(len, answers)) - 1  # an answer's last token is told, and never read
-        super().__init__(ids, longest)
+        super().__init__(ids, longest, cache_salt)
         self._answers = [list(one) for one in answers]
         self._longest = longest
         self._left = [n for n, one in enumerate(self._answers) if len(one) > 1]
@@ -291,7 +293,7 @@ class Batch:
         """Whether there was room for it."""
         if len(self._active) >= self._slots:
             return False
-        known = self._pages.known(task.ids)
+        known = self._pages.known(task.ids, task.cache_salt)
         fresh = self._pages.take(task.pages(self._model) - len(known))
         if fresh is None:
             self._pages.give(known)
@@ -321,7 +323,7 @@ class Batch:
     def _end(self, task: Task) -> None:
         self._active.remove(task)
         [prompt, *_] = task.lanes
-        self._pages.keep(task.ids[: prompt.read], prompt.pages)
+        self._pages.keep(task.ids[: prompt.read], prompt.pages, task.cache_salt)
         self._pages.give(prompt.pages)
 
     def _lose(self, error: Unavailable) -> None:
@@ -338,7 +340,8 @@ class Batch:
 
 
 class Pages:
-    """Which are free, and what lies in those that nobody writes on any more. A full page is known by its tokens and the page before it."""
+    """Which are free, and what lies in those that nobody writes on any more. A full page is known by its tokens and the page before it,
+    the first one by its salt: who has another does not find it."""
 
     def __init__(self, page: int, pages: int) -> None:
         self._page = page
@@ -353,10 +356,10 @@ class Pages:
     def room(self) -> int:
         return len(self._free) + len(self._idle)
 
-    def known(self, ids: Sequence[int]) -> list[int]:
+    def known(self, ids: Sequence[int], cache_salt: str = "") -> list[int]:
         """The pages that hold how `ids` begin, now used once more. At least one token is left to be read."""
         found: list[int] = []
-        before = 0
+        before: int | str = cache_salt
         for text in self._cut(ids[:-1]):
             page, before = self._known.get((before, text), (-1, 0))
             if page < 0:
@@ -381,9 +384,9 @@ class Pages:
             found.append(page)
         return found
 
-    def keep(self, ids: Sequence[int], pages: Sequence[int]) -> None:
+    def keep(self, ids: Sequence[int], pages: Sequence[int], cache_salt: str = "") -> None:
         """`pages` hold `ids`: from now on the full ones are known."""
-        before = 0
+        before: int | str = cache_salt
         for text, page in zip(self._cut(ids), pages, strict=False):
             key = (before, text)
             if key not in self._known and page not in self._text_of:

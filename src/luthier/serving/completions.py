@@ -133,7 +133,11 @@ class CompletionsBackend:
             "stream": True,
         }
         if self._dialect == "vllm":
-            body |= {"return_tokens_as_token_ids": True, "add_special_tokens": False}
+            body |= {
+                "return_tokens_as_token_ids": True,
+                "add_special_tokens": False,
+                **_salted(wish.cache_salt),
+            }
         if wish.grammar is not None:
             body |= self._held(wish.grammar)
         return body
@@ -182,13 +186,20 @@ class CompletionsBackend:
             yield step, stopped and last
 
     def samples(
-        self, prompt_ids: Sequence[int], max_tokens: int, spec: AnsweringSpec, unwanted: Unwanted
+        self,
+        prompt_ids: Sequence[int],
+        max_tokens: int,
+        spec: AnsweringSpec,
+        unwanted: Unwanted,
+        cache_salt: str = "",
     ) -> tuple[Sample, ...]:
-        return written_samples(self, prompt_ids, max_tokens, spec, unwanted)
+        return written_samples(self, prompt_ids, max_tokens, spec, unwanted, cache_salt)
 
     # -- scoring --------------------------------------------------------------------------------------------------------
 
-    def score(self, prompt_ids: Sequence[int], labels: Sequence[str], unwanted: Unwanted) -> Sequence[float]:
+    def score(
+        self, prompt_ids: Sequence[int], labels: Sequence[str], unwanted: Unwanted, cache_salt: str = ""
+    ) -> Sequence[float]:
         from luthier.models.choices import answers_of
         from luthier.models.template import TooLong
 
@@ -198,7 +209,7 @@ class CompletionsBackend:
             raise TooLong(len(ids) + longest, self._template.context)
         totals: list[float] = []
         if self._dialect == "vllm":
-            totals = self._walked(ids, answers, unwanted)
+            totals = self._walked(ids, answers, unwanted, cache_salt)
         else:
             for begin in range(0, len(answers), LABELS_AT_ONCE):
                 if unwanted():
@@ -206,7 +217,9 @@ class CompletionsBackend:
                 totals += self._totals(ids, answers[begin : begin + LABELS_AT_ONCE])
         return among(totals)
 
-    def _walked(self, ids: list[int], answers: Sequence[list[int]], unwanted: Unwanted) -> list[float]:
+    def _walked(
+        self, ids: list[int], answers: Sequence[list[int]], unwanted: Unwanted, cache_salt: str
+    ) -> list[float]:
         """By the next token's log-probability after each beginning of a label: vLLM tells those of given tokens, all places at once."""
         after: dict[tuple[int, ...], set[int]] = {}
         for answer in answers:
@@ -225,6 +238,7 @@ class CompletionsBackend:
                 "logprob_token_ids": sorted(tokens),
                 "return_tokens_as_token_ids": True,
                 "add_special_tokens": False,
+                **_salted(cache_salt),
             }
             with self._watched():
                 told = self._door().post("completions", body)
@@ -310,6 +324,11 @@ def _together(
             places, tokens = [*places, place], tokens | more
     if places:
         yield places, tokens
+
+
+def _salted(cache_salt: str) -> dict[str, str]:
+    """vLLM's own word for it; it takes no empty one."""
+    return {"cache_salt": cache_salt} if cache_salt else {}
 
 
 def _ending(step: Step, rest: str, finish: Literal["stop", "length"]) -> Step:

@@ -85,6 +85,9 @@ class Request:
     """Functions in OpenAI's form that the answer may call. Only of an engine that is a `CallsFunctions` (abilities)."""
     must_call: tuple[str, ...] = ()
     """The answer is one call of one of these functions; empty: it calls what it wants, or nothing."""
+    cache_salt: str = ""
+    """What an engine keeps of a prompt that it has read serves requests of the same salt alone: how soon an answer begins must not tell
+    one tenant how another's prompt begins."""
 
 
 @dataclass(frozen=True)

@@ -39,17 +39,22 @@ class _Running:
     under_way: int = 0
     left: int = 0  # tokens of keys and values that nobody has asked for
     free: list[int] = field(default_factory=list)
-    read: dict[int, tuple[Path | None, Sequence[int]]] = field(default_factory=dict)
+    read: dict[int, tuple[_Whose, Sequence[int]]] = field(default_factory=dict)
     retired: bool = False
 
 
-@dataclass(frozen=True)
+_Whose = tuple[Path | None, str]
+"""Adapter and salt: what another has read there is not used again."""
+
+
+@dataclass
 class Seat:
-    """A stream of a process, held by one answer."""
+    """A stream of a process, held by one answer. `again`: what lies in it may be used."""
 
     process: Process
     stream: int
     lora: list[dict[str, float]]
+    again: bool
 
     def ask(self, body: Mapping[str, Any]) -> Any:
         with _told():
@@ -63,7 +68,8 @@ class Seat:
             raise Cancelled
 
     def _mine(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        return {**body, "id_slot": self.stream, "lora": self.lora, "cache_prompt": True}
+        again, self.again = self.again, True  # from now on it is this answer's own
+        return {**body, "id_slot": self.stream, "lora": self.lora, "cache_prompt": again}
 
 
 @contextmanager
@@ -139,29 +145,36 @@ class Base:
 
     @contextmanager
     def seat(
-        self, adapter: Path | None, prompt_ids: Sequence[int], tokens: int, unwanted: Unwanted
+        self,
+        adapter: Path | None,
+        prompt_ids: Sequence[int],
+        tokens: int,
+        unwanted: Unwanted,
+        cache_salt: str = "",
     ) -> Iterator[Seat]:
         """A stream with room for `tokens`, prompt and answer. Waits for it, behind whoever came before, so that short answers never
         keep a long one out; raises Cancelled, Unavailable."""
-        running, stream = self._taken(adapter, prompt_ids, tokens, unwanted)
+        whose = (adapter, cache_salt)
+        running, stream, again = self._taken(whose, prompt_ids, tokens, unwanted)
         try:
             places = running.process.launch.adapters
             lora = [{"id": n, "scale": float(one == adapter)} for n, one in enumerate(places)]
-            yield Seat(running.process, stream, lora)
+            yield Seat(running.process, stream, lora, again)
         finally:
             with self._changed:
                 running.under_way -= 1
                 running.left += tokens
                 running.free.append(stream)
-                running.read[stream] = (adapter, prompt_ids)
+                running.read[stream] = (whose, prompt_ids)
                 done = running.retired and not running.under_way
                 self._changed.notify_all()
             if done:
                 running.process.stop()
 
     def _taken(
-        self, adapter: Path | None, prompt_ids: Sequence[int], tokens: int, unwanted: Unwanted
-    ) -> tuple[_Running, int]:
+        self, whose: _Whose, prompt_ids: Sequence[int], tokens: int, unwanted: Unwanted
+    ) -> tuple[_Running, int, bool]:
+        """The last: whether what lies in the stream is this one's to use."""
         ticket = object()
         with self._changed:
             self._line.append(ticket)
@@ -170,11 +183,12 @@ class Base:
             finally:
                 self._line.remove(ticket)
                 self._changed.notify_all()
-            stream = max(running.free, key=lambda one: _alike(running.read.get(one), adapter, prompt_ids))
+            stream = max(running.free, key=lambda one: _alike(running.read.get(one), whose, prompt_ids))
             running.free.remove(stream)
             running.left -= tokens
             running.under_way += 1
-            return running, stream
+            read = running.read.get(stream)
+            return running, stream, read is not None and read[0] == whose
 
     def _fitting(self, ticket: object, tokens: int, unwanted: Unwanted) -> _Running:
         """Once it is the ticket's turn and there is room."""
@@ -238,11 +252,11 @@ class Base:
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
-def _alike(read: tuple[Path | None, Sequence[int]] | None, adapter: Path | None, ids: Sequence[int]) -> int:
+def _alike(read: tuple[_Whose, Sequence[int]] | None, whose: _Whose, ids: Sequence[int]) -> int:
     """How many first tokens a stream has read already; -1: it has read others, whose work would be lost."""
     if read is None:
         return 0
-    if read[0] != adapter:
+    if read[0] != whose:
         return -1
     same = next(
         (n for n, (a, b) in enumerate(zip(read[1], ids, strict=False)) if a != b), min(len(read[1]), len(ids))

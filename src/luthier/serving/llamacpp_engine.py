@@ -60,7 +60,7 @@ class LlamaCppEngine(PackageEngine):
     @classmethod
     def open(cls, what: Opening) -> LlamaCppEngine:
         """Settings: `format` (q8_0, or f16: as the weights are stored), `streams` (8), `threads` (one a core). Raises SpecError,
-        ModelError."""
+        ModelError, MissingPart."""
         form, streams, threads = cls.check(what.settings)
         backend = LlamaCppBackend(files_of(what, form), what.base_folder, streams=streams, threads=threads)
         return cls(backend, what.facts, other=what.other)
@@ -135,7 +135,9 @@ class LlamaCppBackend:
 
     def write(self, wish: Wish, unwanted: Unwanted) -> Generator[Step, None, None]:
         base, ids = self._loaded(), list(wish.prompt_ids)
-        with base.seat(self.files.adapter, ids, len(ids) + wish.max_tokens, unwanted) as seat:
+        with base.seat(
+            self.files.adapter, ids, len(ids) + wish.max_tokens, unwanted, wish.cache_salt
+        ) as seat:
             yield from self._written(seat, wish, ids, unwanted)
 
     def _loaded(self) -> Base:
@@ -217,13 +219,20 @@ class LlamaCppBackend:
         return [*steps, Step(token, delta, logprob, top)], stopped
 
     def samples(
-        self, prompt_ids: Sequence[int], max_tokens: int, spec: AnsweringSpec, unwanted: Unwanted
+        self,
+        prompt_ids: Sequence[int],
+        max_tokens: int,
+        spec: AnsweringSpec,
+        unwanted: Unwanted,
+        cache_salt: str = "",
     ) -> tuple[Sample, ...]:
-        return written_samples(self, prompt_ids, max_tokens, spec, unwanted)
+        return written_samples(self, prompt_ids, max_tokens, spec, unwanted, cache_salt)
 
     # -- scoring --------------------------------------------------------------------------------------------------------
 
-    def score(self, prompt_ids: Sequence[int], labels: Sequence[str], unwanted: Unwanted) -> Sequence[float]:
+    def score(
+        self, prompt_ids: Sequence[int], labels: Sequence[str], unwanted: Unwanted, cache_salt: str = ""
+    ) -> Sequence[float]:
         from luthier.models.template import TooLong
 
         answers, ids = self._answers.of(self._template, labels), list(prompt_ids)
@@ -233,7 +242,7 @@ class LlamaCppBackend:
         known: dict[tuple[int, ...], float] = {}  # a path -> ln p of its last token
         base = self._loaded()
         room = min(len(ids) + longest, base.tokens)  # the last token is told, and never read
-        with base.seat(self.files.adapter, ids, room, unwanted) as seat:
+        with base.seat(self.files.adapter, ids, room, unwanted, cache_salt) as seat:
             for answer in sorted(answers):  # neighbours begin alike, and what they share lies in the cache
                 if unwanted():
                     raise Cancelled

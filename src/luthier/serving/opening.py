@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from luthier.core.errors import SpecError, did_you_mean
 from luthier.models.spec import Dtype
 from luthier.outputs.other import Other
 from luthier.serving.package import PackageFacts
+
+if TYPE_CHECKING:
+    from luthier.serving.package_engine import PackageEngine
 
 Usual = TypeVar("Usual", bound=int | None)
 Word = TypeVar("Word", bound=str)
@@ -40,6 +43,17 @@ class Opening:
     other: Other | None = None
     settings: Settings = field(default_factory=dict)
     secret: Callable[[str], str] = str
+
+
+class Kind(Protocol):
+    """What stands in the plugin table as an engine that answers from releases; a class with these two, mostly. One that can be opened once
+    on a machine says why in `alone`, a text."""
+
+    def check(self, settings: Settings) -> object:
+        """Raises SpecError, MissingPart for what no model would change."""
+
+    def open(self, what: Opening) -> PackageEngine:
+        """Not loaded yet. Raises SpecError, ModelError, MissingPart."""
 
 
 def refuse_others(settings: Settings, engine: str, known: tuple[str, ...] = ()) -> None:

@@ -159,6 +159,7 @@ class OpenVinoBackend:
             seed=wish.seed,
             logprobs=wish.logprobs,
             held=None if grammar is None else Held(grammar, vocabulary(template.tokenizer, ends)),
+            cache_salt=wish.cache_salt,
         )
         batch.enter(task)
         with closing(task.listen(unwanted)) as said:
@@ -175,18 +176,25 @@ class OpenVinoBackend:
                 yield Step(one.token, delta, one.logprob, one.top)
 
     def samples(
-        self, prompt_ids: Sequence[int], max_tokens: int, spec: AnsweringSpec, unwanted: Unwanted
+        self,
+        prompt_ids: Sequence[int],
+        max_tokens: int,
+        spec: AnsweringSpec,
+        unwanted: Unwanted,
+        cache_salt: str = "",
     ) -> tuple[Sample, ...]:
-        return written_samples(self, prompt_ids, max_tokens, spec, unwanted)
+        return written_samples(self, prompt_ids, max_tokens, spec, unwanted, cache_salt)
 
-    def score(self, prompt_ids: Sequence[int], labels: Sequence[str], unwanted: Unwanted) -> Sequence[float]:
+    def score(
+        self, prompt_ids: Sequence[int], labels: Sequence[str], unwanted: Unwanted, cache_salt: str = ""
+    ) -> Sequence[float]:
         from luthier.models.template import TooLong
 
         batch, answers = self._loaded(), self._answers.of(self._template, labels)
         longest = len(prompt_ids) + max(map(len, answers)) - 1
         if longest > self._template.context:
             raise TooLong(longest, self._template.context)
-        task = Scoring(prompt_ids, answers)
+        task = Scoring(prompt_ids, answers, cache_salt)
         batch.enter(task)
         with closing(task.listen(unwanted)) as told:
             [totals] = told

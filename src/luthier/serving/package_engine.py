@@ -105,10 +105,12 @@ class PackageEngine:
             else:
                 yield from self._text(request, prompt_ids, grammar, unwanted)
 
-    def score(self, messages: tuple[Message, ...], labels: tuple[str, ...]) -> tuple[float, ...]:
+    def score(
+        self, messages: tuple[Message, ...], labels: tuple[str, ...], cache_salt: str = ""
+    ) -> tuple[float, ...]:
         with self._free:
             self._must_be_ready()
-            return self._score(self._prompt(messages, None, instruct=True), labels, always_wanted)
+            return self._score(self._prompt(messages, None, instruct=True), labels, always_wanted, cache_salt)
 
     @property
     def continues_text(self) -> bool:
@@ -238,6 +240,7 @@ class PackageEngine:
             stop=request.stop,
             logprobs=request.top_logprobs if request.top_logprobs is not None else self._needed(request),
             grammar=grammar,
+            cache_salt=request.cache_salt,
         )
         with closing(self.backend.write(wish, unwanted)) as steps:
             for count, step in enumerate(steps, 1):
@@ -260,7 +263,7 @@ class PackageEngine:
         most = min(
             request.max_tokens or self._longest_answer, self.backend.template.context - len(prompt_ids)
         )
-        drawn = self.backend.samples(prompt_ids, most, spec, unwanted)
+        drawn = self.backend.samples(prompt_ids, most, spec, unwanted, request.cache_salt)
         drawn = tuple(replace(one, text=_cut(one.text, request.stop)) for one in drawn)
         settled = self._way.settle(drawn, self._about(request))
         won = next(one for one in drawn if one.text == settled.raw)
@@ -315,11 +318,13 @@ class PackageEngine:
             text = self.backend.template.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
         return Candidate(text, None if "\ufffd" in text else text.encode(), logprob)
 
-    def _score(self, prompt_ids: list[int], labels: tuple[str, ...], unwanted: Unwanted) -> tuple[float, ...]:
+    def _score(
+        self, prompt_ids: list[int], labels: tuple[str, ...], unwanted: Unwanted, cache_salt: str
+    ) -> tuple[float, ...]:
         from luthier.models.template import TooLong
 
         try:
-            return tuple(self.backend.score(prompt_ids, labels, unwanted))
+            return tuple(self.backend.score(prompt_ids, labels, unwanted, cache_salt))
         except TooLong as error:
             room = error.tokens - len(prompt_ids)
             raise ContextLengthExceeded(len(prompt_ids), room, error.limit) from None
@@ -337,7 +342,7 @@ class PackageEngine:
             )  # with the token that ends the turn, as for free text
 
         refuse_cutting(request, labels, tokens_of)
-        raw: Sequence[float] = self._score(prompt_ids, labels, unwanted)
+        raw: Sequence[float] = self._score(prompt_ids, labels, unwanted, request.cache_salt)
         logprobs = self._believed(raw) if labels == self.facts.labels else raw
         if not self._way.whole:
             return answer(request, labels, logprobs, self._bar(request), len(prompt_ids), tokens_of)

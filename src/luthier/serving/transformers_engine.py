@@ -151,13 +151,20 @@ class TransformersBackend:
             )
 
     def samples(
-        self, prompt_ids: Sequence[int], max_tokens: int, spec: AnsweringSpec, unwanted: Unwanted
+        self,
+        prompt_ids: Sequence[int],
+        max_tokens: int,
+        spec: AnsweringSpec,
+        unwanted: Unwanted,
+        cache_salt: str = "",
     ) -> tuple[Sample, ...]:
         with self._wanted(unwanted):
             [drawn] = samples(self._model, self._template, [prompt_ids], max_tokens, spec)
             return drawn
 
-    def score(self, prompt_ids: Sequence[int], labels: Sequence[str], unwanted: Unwanted) -> Sequence[float]:
+    def score(
+        self, prompt_ids: Sequence[int], labels: Sequence[str], unwanted: Unwanted, cache_salt: str = ""
+    ) -> Sequence[float]:
         from luthier.models.generate import score_choices
 
         with self._wanted(unwanted):

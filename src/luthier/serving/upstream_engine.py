@@ -24,6 +24,8 @@ DIALECTS: tuple[Dialect, ...] = ("openai", "vllm")
 class UpstreamEngine(PackageEngine):
     """`open` is how it is made."""
 
+    alone = "the server behind it has one model"
+
     @staticmethod
     def check(settings: Settings) -> tuple[EndpointModelSpec, int, Dialect]:
         """Where, streams, dialect. Raises as `open` does for what no model would change."""

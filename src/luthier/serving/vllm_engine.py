@@ -57,19 +57,21 @@ _OPENING = threading.Lock()
 class VllmEngine(PackageEngine):
     """Releases over one base share one process. `open` is how it is made."""
 
+    alone = "its process takes the memory of a whole GPU"
+
     @staticmethod
     def check(settings: Settings) -> tuple[str, int, int]:
         """Python, streams, the largest rank. Raises as `open` does for what no model would change."""
         refuse_others(settings, "vllm", SETTINGS)
         python = settings.get("python")
-        if python is None or not os.access(python, os.X_OK):
+        if python is None or not Path(python).is_file() or not os.access(python, os.X_OK):
             raise SpecError(
                 "the engine vllm needs the interpreter of an environment that has vLLM"
                 + ("." if python is None else f"; {python!r} is none."),
                 remedy="Make one (python -m venv DIR; DIR/bin/pip install vllm), and write --engine-set python=DIR/bin/python.",
             )
         return (
-            python,
+            str(Path(python).absolute()),
             whole_number(settings, "streams", 32, 1024),
             whole_number(settings, "max_rank", 64, 512),
         )

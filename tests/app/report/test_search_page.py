@@ -16,9 +16,18 @@ TRIALS = [
 def test_each_trial_is_told_once_with_how_it_ended():
     page = render(
         Searched(
-            "licences", "log_loss", False, TRIALS, 1, 1, "it is the best", (1,),
-            ("train.learning_rate=0.002", "train.batch.rows=16"), None, 317.0,
-        )  # fmt: skip
+            "licences",
+            "log_loss",
+            False,
+            TRIALS,
+            1,
+            1,
+            "it is the best",
+            (1,),
+            ("train.learning_rate=0.002", "train.batch.rows=16"),
+            None,
+            317.0,
+        )
     )
     assert "5 settings tried: 2 trained to the end, 2 given up early, 1 failed" in page
     assert "Kept is trial 1: log loss 0.45" in page and "has 1.07" in page

@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from luthier.app.site import Site
 from luthier.server.platform.make import create_platform
 from luthier.server.platform.models import ProjectRouter
-from luthier.serving.scripted_engine import Reply, ScriptedEngine
+from luthier.serving.scripted_engine import Reply, Rule, ScriptedEngine
 
 SOURCE = Path(__file__).parents[3] / "src" / "luthier"
 HOOKS = ("/v1/webhook_endpoints", "/luthier/v1/webhooks")
@@ -263,10 +263,14 @@ def test_i4_two_tenants_whose_models_have_one_name(tmp_path):
         )
 
     def opened(found):
-        engine = ScriptedEngine(default=Reply(" ".join([f"of-{found.key[0]}"] * 20), token_delay_s=0.002))
+        reply = Reply(" ".join([f"of-{found.key[0]}"] * 20), token_delay_s=0.002)
+        engine = ScriptedEngine(
+            [Rule(lambda asked: salts.add((found.key[0], asked.cache_salt)) or True, reply)], default=reply
+        )
         engine.load()
-        return SimpleNamespace(engine=engine, digest="d" * 64, by="scripted", how=""), "router@1"
+        return SimpleNamespace(engine=engine, digest="d" * 64), "router@1"
 
+    salts: set[tuple[str, str]] = set()
     scripted = SimpleNamespace(models=SimpleNamespace(find=find, open=opened))
     router = ProjectRouter(scripted, most=1)
     body = {"model": "router", "messages": [{"role": "user", "content": "hi"}], "stream": True}
@@ -284,3 +288,6 @@ def test_i4_two_tenants_whose_models_have_one_name(tmp_path):
     for project, told in answers:
         mine, theirs = (f"of-{one}" for one in sorted(keys, key=lambda one: one != project))
         assert told.count(mine) == 20 and theirs not in told
+    assert salts == {
+        (one, one) for one in (root.project, other.id)
+    }  # what was read of a prompt is a project's own

@@ -15,6 +15,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastapi import Request
@@ -181,7 +182,7 @@ class ProjectRouter(Router):
                 await self._change()
                 return
             task = self._loading[found.key] = asyncio.create_task(self._load(found))
-            task.add_done_callback(_looked_at)
+            task.add_done_callback(partial(_looked_at, found.name))
         await asyncio.wait([task])
         if (error := task.exception()) is not None:
             raise ApiError(
@@ -200,7 +201,6 @@ class ProjectRouter(Router):
                 created_s=found.created_s,
                 hourly=self._hourly,
             )
-            logger.info("the model %r is in memory: %s, %s", found.name, answerer.by, answerer.how)
             if self._closed:
                 await loop.run_in_executor(None, _shut, model)
                 return
@@ -252,10 +252,11 @@ async def _found(work: Any, *given: Any) -> Any:
         raise as_api_error(error) from error
 
 
-def _looked_at(task: asyncio.Task[None]) -> None:
+def _looked_at(name: str, task: asyncio.Task[None]) -> None:
     """So that a failure whose askers have all left is no riddle in the log."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("a model could not be loaded: %s", error)
+        known = isinstance(error, LuthierError)
+        logger.error("the model %r could not be loaded: %s", name, error, exc_info=None if known else error)
 
 
 def _shut(model: ServedModel) -> None:

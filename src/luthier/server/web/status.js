@@ -128,7 +128,7 @@ function row(model, of) {
   const cell = (text, kind = "") => line.append(element("td", kind ? { class: kind } : {}, text));
   cell(model.name);
   cell(model.release);
-  cell(model.ready ? "ready" : "not ready", model.ready ? "good" : "bad");
+  cell(`${model.engine} ${model.ready ? "ready" : "not ready"}`.trim(), model.ready ? "good" : "bad");
   cell(`${model.in_flight} of ${model.slots}`, "n");
   cell(shown(model.waiting), "n");
   cell(shown(sums.requests), "n");
