@@ -7,6 +7,7 @@ import pytest
 
 from luthier.app.retention import Retention
 from luthier.core.errors import DataError, StoreError
+from luthier.monitoring.rows import right
 
 RECIPE = """
 name: router
@@ -109,8 +110,8 @@ def test_an_exchange_with_tools_is_kept_without_private_values_and_becomes_a_row
         {"role": "tool", "content": "with jo@firm.com", "tool_call_id": "call_1"},
     ]
     keep = app.traffic.capture(1.0).keep
-    said = {"text": "", "refusal": None, "tool_calls": [CALL]}
-    assert keep(id="chatcmpl-1", messages=[asked], answers=[said], tools=[LOOK], asked_to=False, **facts)
+    called = {"text": "", "refusal": None, "tool_calls": [CALL]}
+    assert keep(id="chatcmpl-1", messages=[asked], answers=[called], tools=[LOOK], asked_to=False, **facts)
     last = {"text": "at your door", "refusal": None}
     assert keep(id="chatcmpl-2", messages=again, answers=[last], tools=[LOOK], asked_to=False, **facts)
     assert keep(
@@ -133,6 +134,26 @@ def test_an_exchange_with_tools_is_kept_without_private_values_and_becomes_a_row
     roles = sorted([turn["role"] for turn in row["messages"]] for row in told)
     assert roles == [["user", "assistant"], ["user", "call"], ["user", "call", "tool", "assistant"]]
     assert sorted(bool(row["tools"]) for row in told) == [False, True, True]
+
+    better = {"function": {"name": "parcel", "arguments": {"of": "al@firm.com", "n": 4}}}
+    judged = [
+        {"id": "chatcmpl-1", "rating": -1, "tool_calls": [better]},
+        {"id": "chatcmpl-2", "rating": 1, "tool_calls": None},
+    ]
+    workshop.write("calls.jsonl", "".join(json.dumps(one) + "\n" for one in judged))
+    assert said(workshop, "traffic", "feedback", workshop.folder / "calls.jsonl") == {
+        "judged": 2,
+        "unknown": 0,
+    }
+    shown = workshop.luthier("traffic", "show", "chatcmpl-1").output
+    assert 'correction: parcel({"of":"[EMAIL_1]","n":4})' in shown and "rated -1, corrected" in shown
+    assert right(app.traffic.show("chatcmpl-1")) == 0.0 and right(app.traffic.show("chatcmpl-2")) == 1.0
+    [row] = [one for one in said_of(workshop, tiny_base) if one["origin"].endswith("chatcmpl-1")]
+    assert json.loads(row["messages"][-1]["content"])["arguments"] == {"of": "[EMAIL_1]", "n": 4}
+    same = json.dumps([{"name": "parcel", "arguments": {"of": "[EMAIL_1]", "n": 3}}]).replace('"', '""')
+    workshop.write("calls.csv", f'id,tool_calls\nchatcmpl-1,"{same}"\n')
+    said(workshop, "traffic", "feedback", workshop.folder / "calls.csv")
+    assert right(app.traffic.show("chatcmpl-1")) == 1.0  # what was called after all
 
 
 def said_of(workshop, tiny_base):
@@ -201,13 +222,17 @@ def test_what_the_command_shows_and_removes(workshop):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("id\nchatcmpl-0\n", "a correction or a comment"),
+        ("id\nchatcmpl-0\n", "a correction, tool_calls or a comment"),
         ("id,rating\nchatcmpl-0,5\n", "not between -1 and 1"),
         ("id,rating\nchatcmpl-0,good\n", "not a number"),
         ("id,rating,choice\nchatcmpl-0,1,3\n", "no answer 3"),
         ("id,rating\nchatcmpl-0,\n", "nothing is said"),
         ("id,rating\nchatcmpl-77,1\n", "none of its 1 ids"),
         ("name,rating\nchatcmpl-0,1\n", "columns"),
+        ('id,tool_calls\nchatcmpl-0,"[{""name"": ""now"", ""arguments"": {}}]"\n', "There were none"),
+        ("id,tool_calls\nchatcmpl-0,now\n", "tool_calls of chatcmpl-0"),
+        ("id,tool_calls\nchatcmpl-0,[]\n", "no list of calls"),
+        ("id,tool_calls\nchatcmpl-0,7\n", "tool_calls of chatcmpl-0"),
     ],
 )
 def test_a_file_of_judgements_that_cannot_be_taken(workshop, text, told):

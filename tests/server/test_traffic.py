@@ -89,6 +89,35 @@ def test_functions_their_calls_and_answers_are_kept(open_door, app, stream):
     assert shown.exchange.tools is None  # the model was shown none
 
 
+def test_feedback_says_what_should_have_been_called(open_door, app):
+    door = open_door(
+        ScriptedEngine([Rule("look", Reply(CALLING))], Reply("It is late.")), permissions=MODELS, traffic=Keeping(lambda _: app, 1.0)
+    )  # fmt: skip
+    one = ask(door, messages=[{"role": "user", "content": "when?"}], tools=[NOW])
+    better = {"type": "function", "function": {"name": "now", "arguments": '{"zone": "al@firm.com"}'}}
+    assert judge(door, id=one, rating=-1, tool_calls=[better]).status_code == 200
+    found = app.traffic.show(one)
+    masked = {"type": "function", "function": {"name": "now", "arguments": '{"zone":"[EMAIL_1]"}'}}
+    assert (found.rating, found.correction, found.calls) == (-1.0, None, [masked])
+    for calls in (
+        [{"function": {"name": "later", "arguments": "{}"}}],
+        [{"function": {"name": "now", "arguments": "no"}}],
+        [{"function": {"name": "now"}}],
+        [{"id": "c1", "function": {"name": "now", "arguments": "{}"}}],
+        [],
+        "now",
+    ):
+        refused = judge(door, id=one, tool_calls=calls)
+        assert refused.status_code == 400 and "tool_calls" in refused.json()["error"]["param"], calls
+    told = judge(door, id=one, tool_calls=[{"function": {"name": "later", "arguments": "{}"}}]).json()[
+        "error"
+    ]["message"]
+    assert "'later' is no function that was offered" in told
+    plain = ask(door)
+    assert judge(door, id=plain, tool_calls=[better]).status_code == 400
+    assert app.traffic.show(one).calls == [masked]
+
+
 def test_who_says_store_false_is_not_kept(door, app):
     before = app.traffic.names()[0]["exchanges"] if app.traffic.names() else 0
     ask(door, store=False)

@@ -101,7 +101,7 @@ class Retraining:
         judged = store.traffic.first_judged(
             name, begun[-1].data["judgements"] if begun else 0, store.traffic.through().judgements
         )
-        labels = sum(one.correction is not None or (one.rating or 0) > 0 for one in judged)
+        labels = sum(one.corrected or (one.rating or 0) > 0 for one in judged)
         # what was told of a release that answers no longer is what the one in use was made for
         in_use = self._in_use(name)
         alarms = [
@@ -116,7 +116,7 @@ class Retraining:
         store, now_s = self._app.store, self._clock()
         through = store.traffic.through()
         labels = sum(
-            one.correction is not None or (one.rating or 0) > 0
+            one.corrected or (one.rating or 0) > 0
             for one in store.traffic.read(name, until_s=now_s, through=through)
         )
         return self._say(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MOST_TEXTS = 5_000
 """Different ones in one exchange: messages, and each text and number in the arguments of calls."""
-COLUMNS = ("id", "choice", "rating", "correction", "comment")
+COLUMNS = ("id", "choice", "rating", "correction", "tool_calls", "comment")
 
 
 class Capture:
@@ -169,17 +169,19 @@ class Traffic:
         rating: float | None = None,
         correction: str | None = None,
         comment: str | None = None,
+        calls: Sequence[Mapping[str, Any]] | None = None,
     ) -> bool:
         """Whether there is such an exchange (of that key, if one is given) with such an answer; then it is judged. Private values
-        are taken out of what is said of it, too."""
+        are taken out of what is said of it, too. Raises DataError for `calls` of what was not offered."""
         found = self._kept.find([exchange_id]).get(exchange_id)
         if found is None or choice >= len(found.answers) or key_id not in (None, found.key_id):
             return False
-        self._kept.judge([_judgement(exchange_id, choice, rating, correction, comment, by)])
+        better = None if calls is None else _calls(calls, found)
+        self._kept.judge([_judgement(exchange_id, choice, rating, correction, comment, by, better)])
         return True
 
     def feedback(self, path: str | Path, by: str, most_rows: int | None = None) -> dict[str, int]:
-        """Judgements of a file (JSONL, CSV, Parquet, ...) with `id` and at least one of rating, correction, comment; all or none.
+        """Judgements of a file (JSONL, CSV, Parquet, ...) with `id` and at least one of rating, correction, tool_calls, comment; all or none.
         {"judged", "unknown"}: ids that are not kept here are counted. Raises DataError (for more than `most_rows` too), SpecError."""
         rows = _judgements(str(path), self._app._environ, most_rows)
         known = self._kept.find([str(row["id"]) for _, row in rows])
@@ -230,20 +232,45 @@ class Traffic:
 
 
 def _judgement(
-    exchange_id: str, choice: int, rating: float | None, correction: str | None, comment: str | None, by: str
+    exchange_id: str,
+    choice: int,
+    rating: float | None,
+    correction: str | None,
+    comment: str | None,
+    by: str,
+    calls: list[dict[str, Any]] | None = None,
 ) -> Judgement:
-    from luthier.data.private.masking import masked
-
-    (better, remark), _ = masked([correction or "", comment or ""])
+    told, _ = _without_private({"correction": correction or None, "comment": comment or None, "calls": calls})
     return Judgement(
-        exchange_id,
-        choice,
-        rating,
-        better if correction else None,
-        remark if comment else None,
-        by,
-        time.time(),
+        exchange_id, choice, rating, told["correction"], told["comment"], by, time.time(), calls=told["calls"]
     )
+
+
+def _calls(written: Any, exchange: Exchange) -> list[dict[str, Any]]:
+    """What should have been called, in the form in which answers are kept, without ids. Raises DataError."""
+    from luthier.data.json_text import dumps, loads
+    from luthier.data.tools import call_of
+
+    offered = [one["function"]["name"] for one in exchange.tools or ()]
+    try:
+        told = loads(written) if isinstance(written, str) else written
+        if not isinstance(told, Sequence) or not told:
+            raise ValueError("they are no list of calls")
+        found = [call_of(one)[1] for one in told]
+    except ValueError as error:
+        raise DataError(
+            f"tool_calls of {exchange.id}: {error}.",
+            remedy='Write them as the answer has them: [{"function": {"name": ..., "arguments": ...}}].',
+        ) from None
+    if unknown := [one["name"] for one in found if one["name"] not in offered]:
+        raise DataError(
+            f"tool_calls of {exchange.id}: {unknown[0]!r} is no function that was offered.",
+            remedy=f"Those are: {', '.join(offered)}." if offered else "There were none: give a correction.",
+        )
+    return [
+        {"type": "function", "function": {"name": one["name"], "arguments": dumps(one["arguments"])}}
+        for one in found
+    ]
 
 
 def _judgements(path: str, environ: Any, most_rows: int | None) -> list[tuple[str, dict[str, Any]]]:
@@ -257,8 +284,8 @@ def _judgements(path: str, environ: Any, most_rows: int | None) -> list[tuple[st
     there = [name for name in COLUMNS if name in connector.head(1).columns]
     if "id" not in there or len(there) < 2:
         raise DataError(
-            f"{path}: it has {', '.join(there) or 'none'} of the columns id, rating, correction, comment.",
-            remedy="Give each row the id of an answer, and a rating (-1 to 1), a correction or a comment.",
+            f"{path}: it has {', '.join(there) or 'none'} of the columns id, rating, correction, tool_calls, comment.",
+            remedy="Give each row the id of an answer, and a rating (-1 to 1), a correction, tool_calls or a comment.",
         )
     found = []
     for block in connector.blocks(there):
@@ -267,7 +294,7 @@ def _judgements(path: str, environ: Any, most_rows: int | None) -> list[tuple[st
             for name, cells in block.columns.items()
         }
         for n, place in enumerate(block.origins()):
-            row = {name: cells[n] for name, cells in columns.items() if cells[n] not in (None, "")}
+            row = {name: cells[n] for name, cells in columns.items() if cells[n] not in (None, "", [])}
             found.append((place, {"id": "", **row}))
         if most_rows is not None and len(found) > most_rows:
             raise DataError(
@@ -297,9 +324,11 @@ def _checked(place: str, row: dict[str, Any], exchange: Exchange, by: str) -> Ju
             f"{place}: {exchange.id} has no answer {choice:g}.",
             remedy=f"It has {len(exchange.answers)}, counted from 0.",
         )
-    if not set(row) & {"rating", "correction", "comment"}:
+    if not set(row) & {"rating", "correction", "tool_calls", "comment"}:
         raise DataError(
-            f"{place}: nothing is said of {exchange.id}.", remedy="Give a rating, a correction or a comment."
+            f"{place}: nothing is said of {exchange.id}.",
+            remedy="Give a rating, a correction, tool_calls or a comment.",
         )
     said = [None if row.get(name) is None else str(row[name]) for name in ("correction", "comment")]
-    return _judgement(exchange.id, int(choice), rating, said[0], said[1], by)
+    calls = _calls(row["tool_calls"], exchange) if "tool_calls" in row else None
+    return _judgement(exchange.id, int(choice), rating, said[0], said[1], by, calls)

@@ -47,7 +47,7 @@ def traffic() -> None:
     luthier traffic list                           the names, and how much there is
     luthier traffic list ticket-router             the newest exchanges
     luthier traffic show chatcmpl-...              one of them, whole
-    luthier traffic feedback labels.csv            ratings and better answers: id, rating, correction, comment
+    luthier traffic feedback labels.csv            ratings and better answers: id, rating, correction, tool_calls, comment
     luthier traffic remove --older "30 days"       take out what is old, or --id, or --user
 
     In a recipe `{traffic: ticket-router}` is a source of rows.
@@ -106,9 +106,11 @@ def show(exchange_id: str, as_json: bool) -> None:
         put(f"{message['role']:>10}: {safe(_said(message))}")
     put(f"{'answer':>10}: {safe(_answer(found))}")
     put(f"{'judged':>10}: {_judged(found)}")
-    for what in ("correction", "comment"):
-        if (text := getattr(found, what)) is not None:
-            put(f"{what:>10}: {safe(text)}")
+    if _corrected(found):
+        better = {"content": found.correction, "tool_calls": found.calls}
+        put(f"{'correction':>10}: {safe(_said(better))}")
+    if found.comment is not None:
+        put(f"{'comment':>10}: {safe(found.comment)}")
 
 
 @traffic.command()
@@ -117,7 +119,7 @@ def show(exchange_id: str, as_json: bool) -> None:
 @as_json_option
 @told
 def feedback(file: str, by: str | None, as_json: bool) -> None:
-    """Take in judgements: a FILE with `id` and a rating (-1 to 1), a correction or a comment."""
+    """Take in judgements: a FILE with `id` and a rating (-1 to 1), a correction (text, or `tool_calls`) or a comment."""
     done = ask("traffic.feedback", file, by=by)
     if as_json:
         put_json(done)
@@ -160,6 +162,10 @@ def _said(message: Mapping[str, Any]) -> str:
     return "\n".join([*filter(None, [message["content"]]), *calls])
 
 
+def _corrected(one: Told) -> bool:
+    return one.correction is not None or one.calls is not None
+
+
 def _judged(one: Told) -> str:
     told = [] if one.rating is None else [f"rated {one.rating:+g}"]
-    return ", ".join([*told, *(["corrected"] if one.correction is not None else [])]) or "not judged"
+    return ", ".join([*told, *(["corrected"] if _corrected(one) else [])]) or "not judged"

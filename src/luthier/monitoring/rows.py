@@ -73,13 +73,14 @@ def _answer_in(answer: Mapping[str, Any]) -> str:
 def right(judged: Judged) -> float | None:
     """Whether the answer that was judged was right: by the correction where there is one, else by the rating.
 
-    A correction says so exactly where the answers are labels; of free answers it says that something was to be bettered."""
-    if judged.correction is not None:
+    A correction says so exactly where the answers are labels or calls; of free answers it says that something was to be bettered."""
+    if judged.corrected:
         answers = judged.exchange.answers
-        said = answers[judged.choice]["text"] if judged.choice < len(answers) else None
-        if said is None:
+        said = answers[judged.choice] if judged.choice < len(answers) else None
+        if said is None or said["text"] is None:
             return 0.0
-        return float(said.strip() == judged.correction.strip())
+        better = {"text": judged.correction, "tool_calls": judged.calls}
+        return float(_answer_in(said).strip() == _answer_in(better).strip())
     return None if judged.rating is None or judged.rating == 0 else float(judged.rating > 0)
 
 

@@ -80,8 +80,10 @@ class Traffic(Protocol):
         rating: float | None,
         correction: str | None,
         comment: str | None,
+        calls: Sequence[Mapping[str, Any]] | None,
     ) -> bool:
-        """Whether there is such an exchange of that key, with such an answer."""
+        """Whether there is such an exchange of that key, with such an answer. Raises DataError for a call of a function that was not
+        offered."""
 
 
 def hash_prompt(messages: Sequence[Message]) -> str:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.core.errors import missing_part
+from luthier.core.errors import DataError, missing_part
 
 try:
     from fastapi import Depends, FastAPI, Request
@@ -256,15 +256,19 @@ class _Endpoints:
 
     async def feedback(self, request: Request) -> JSONResponse:
         told = parse_feedback(await self._read(request))
-        kept = self._traffic is not None and await asyncio.to_thread(
-            self._traffic.judge,
-            told.id,
-            request.state.key,
-            choice=told.choice,
-            rating=told.rating,
-            correction=told.correction,
-            comment=told.comment,
-        )
+        try:
+            kept = self._traffic is not None and await asyncio.to_thread(
+                self._traffic.judge,
+                told.id,
+                request.state.key,
+                choice=told.choice,
+                rating=told.rating,
+                correction=told.correction,
+                comment=told.comment,
+                calls=[one.plain() for one in told.tool_calls or ()] or None,
+            )
+        except DataError as error:
+            raise ApiError(400, "invalid_value", error.message, param="tool_calls") from None
         if not kept:
             message = "No such answer to this key is kept here; it may have been left out, or removed since."
             raise ApiError(404, "exchange_not_found", message, param="id")

@@ -78,6 +78,19 @@ class Called(Wire):
         return value or "{}"
 
 
+class BetterCall(Wire):
+    type: Literal["function"] = "function"
+    """Only functions."""
+    function: Called
+    """What should have been called with what."""
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            "type": self.type,
+            "function": {"name": self.function.name, "arguments": self.function.arguments},
+        }
+
+
 class ToolCall(Wire):
     id: str = Field(min_length=1, max_length=128)
     """As the answer that called it had it."""

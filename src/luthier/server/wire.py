@@ -21,7 +21,7 @@ from pydantic_core import PydanticCustomError
 from luthier.models.grammar import Grammar
 from luthier.server.exchange import hash_prompt
 from luthier.server.parts import MOST_CHOICES, Off, Stops, Text, Wire, checked, supported
-from luthier.server.tools import Tool, ToolCall, ToolChoice, Tools, check_choice, must_call
+from luthier.server.tools import BetterCall, Tool, ToolCall, ToolChoice, Tools, check_choice, must_call
 from luthier.serving import engine
 
 MOST_MESSAGES = 2048
@@ -267,13 +267,15 @@ class FeedbackBody(Wire):
     """How good it was: 1 good, -1 bad."""
     correction: str | None = Field(default=None, min_length=1, max_length=100_000)
     """What should have been said."""
+    tool_calls: list[BetterCall] | None = Field(default=None, min_length=1, max_length=128)
+    """What should have been called, of the functions that were offered."""
     comment: str | None = Field(default=None, min_length=1, max_length=10_000)
     """Anything else."""
 
     @model_validator(mode="after")
     def _says_something(self) -> FeedbackBody:
-        if self.rating is None and self.correction is None and self.comment is None:
-            raise PydanticCustomError("rating", "give a rating, a correction or a comment")
+        if self.rating is None and not (self.correction or self.tool_calls) and self.comment is None:
+            raise PydanticCustomError("rating", "give a rating, a correction, tool_calls or a comment")
         return self
 
 

@@ -16,7 +16,7 @@ from luthier.core.spec import redact, resolve
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-HEAD = "0007"  # the newest migration; a test compares it with the migrations folder
+HEAD = "0008"  # the newest migration; a test compares it with the migrations folder
 
 _LAST = "luthier.last"  # what a transaction does at its end: in `info` of its connection
 

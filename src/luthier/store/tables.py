@@ -111,6 +111,7 @@ feedback = sa.Table(
     sa.Column("comment", sa.Text, nullable=True),
     sa.Column("by", sa.String(256), nullable=False),
     sa.Column("time_s", sa.Float, nullable=False),
+    sa.Column("calls", sa.JSON(none_as_null=True), nullable=True),
 )
 
 rollouts = sa.Table(

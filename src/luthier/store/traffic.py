@@ -25,6 +25,9 @@ PAGE_ROWS = 500
 AT_ONCE = 500
 
 
+CORRECTED = sa.or_(feedback.c.correction.is_not(None), feedback.c.calls.is_not(None))
+
+
 @dataclass(frozen=True)
 class Exchange:
     """`name` is what the client asked for, `digest` what answered. `messages`: [{"role", "content"}]; `answers`: [{"text",
@@ -48,8 +51,8 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Of the answer `choice` to an exchange: `rating` from -1 (bad) to 1 (good), `correction` what should have been said. `by`:
-    the key that sent it, or who brought it in."""
+    """Of the answer `choice` to an exchange: `rating` from -1 (bad) to 1 (good), `correction` what should have been said, `calls` what
+    should have been called, as OpenAI writes it. `by`: the key that sent it, or who brought it in."""
 
     exchange: str
     choice: int
@@ -59,6 +62,11 @@ class Judgement:
     by: str
     time_s: float
     seq: int | None = None
+    calls: Sequence[Mapping[str, Any]] | None = None
+
+    @property
+    def corrected(self) -> bool:
+        return self.correction is not None or self.calls is not None
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,11 @@ class Judged:
     rating: float | None = None
     correction: str | None = None
     comment: str | None = None
+    calls: Sequence[Mapping[str, Any]] | None = None
+
+    @property
+    def corrected(self) -> bool:
+        return self.correction is not None or self.calls is not None
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,7 @@ class Traffic:
             {
                 "exchange": one.exchange, "choice": one.choice, "rating": one.rating, "correction": one.correction,
                 "comment": one.comment, "by": one.by, "time_s": one.time_s,
+                "calls": [dict(call) for call in one.calls] if one.calls else None,
             }
             for one in new
         ]  # fmt: skip
@@ -209,16 +223,17 @@ class Traffic:
         """Of each judged exchange with this release since then, in the order in which they were first judged: was that first
         judgement a bad one (rated below 0, or corrected)? Later judgements do not change it."""
         query = (
-            sa.select(feedback.c.exchange, feedback.c.rating, feedback.c.correction)
+            sa.select(feedback.c.exchange, feedback.c.rating)
             .select_from(feedback.join(traffic, traffic.c.id == feedback.c.exchange))
             .where(traffic.c.name == name, traffic.c.release == release, traffic.c.time_s >= since_s)
-            .where(sa.or_(feedback.c.rating.is_not(None), feedback.c.correction.is_not(None)))
+            .add_columns(CORRECTED.label("corrected"))
+            .where(sa.or_(feedback.c.rating.is_not(None), CORRECTED))
             .order_by(feedback.c.seq)
         )
         found: dict[str, bool] = {}
         with self._database.reading() as connection:
             for row in connection.execute(query):
-                found.setdefault(row.exchange, row.correction is not None or row.rating < 0)
+                found.setdefault(row.exchange, bool(row.corrected) or row.rating < 0)
         return list(found.values())
 
     def counts(self) -> list[dict[str, Any]]:
@@ -283,12 +298,20 @@ def _exchange(row: Any) -> Exchange:
 
 def _judgement(row: Any) -> Judgement:
     return Judgement(
-        row.exchange, row.choice, row.rating, row.correction, row.comment, row.by, row.time_s, row.seq
+        row.exchange,
+        row.choice,
+        row.rating,
+        row.correction,
+        row.comment,
+        row.by,
+        row.time_s,
+        row.seq,
+        row.calls,
     )
 
 
 def _judged(exchange: Exchange, said: Sequence[Judgement]) -> Judged:
-    """The answer that was judged last, with the newest rating, correction and comment of that answer."""
+    """The answer that was judged last, with the newest rating, correction (text and calls together) and comment of that answer."""
     if not said:
         return Judged(exchange)
     choice = said[-1].choice
@@ -296,8 +319,8 @@ def _judged(exchange: Exchange, said: Sequence[Judgement]) -> Judged:
     for one in said:
         if one.choice == choice:
             told |= {
-                name: value
-                for name in ("rating", "correction", "comment")
-                if (value := getattr(one, name)) is not None
+                name: value for name in ("rating", "comment") if (value := getattr(one, name)) is not None
             }
+            if one.corrected:
+                told |= {"correction": one.correction, "calls": one.calls}
     return Judged(exchange, choice, **told)

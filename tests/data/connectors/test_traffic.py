@@ -118,6 +118,55 @@ def test_calls_stand_in_the_conversation_and_functions_beside_it(home, traffic):
     assert pair["id"] == "chatcmpl-0"
 
 
+def test_a_correction_may_be_calls(home, traffic):
+    tool = {"type": "function", "function": {"name": "now"}}
+    better = {"type": "function", "function": {"name": "now", "arguments": '{"zone":"UTC"}'}}
+    keep(traffic, 0)
+    traffic.keep(
+        Exchange(
+            id="chatcmpl-1", name="router", release="router@1", digest="d" * 64, key_id="k", user_sha256=None,
+            messages=[{"role": "user", "content": "when?"}], answers=[{"text": "It is late.", "refusal": None}],
+            probability=None, masked=0, time_s=1_001.0, tools=[tool],
+        )
+    )  # fmt: skip
+    say = lambda **told: traffic.judge(  # noqa: E731
+        [
+            Judgement(
+                **{
+                    "exchange": "chatcmpl-1",
+                    "choice": 0,
+                    "rating": None,
+                    "correction": None,
+                    "comment": None,
+                    "by": "me",
+                    "time_s": 1.0,
+                    **told,
+                }
+            )
+        ]
+    )
+    say(calls=[better])
+    [row] = rows(source(home, only="corrected"))
+    assert row["messages"][-1] == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "call_0", **better}],
+    }
+    assert (row["rating"], row["corrected"], row["tools"]) == (True, True, [tool])
+    say(comment="thanks")  # takes nothing back
+    say(correction="One moment.", calls=[better])
+    [row] = rows(source(home))
+    assert row["messages"][-1]["content"] == "One moment." and row["messages"][-1]["tool_calls"]
+    with pytest.raises(DataError):  # a call is no text to be preferred
+        rows(source(home, **{"as": "pairs"}))
+    say(correction="At noon.")  # the newest counts, as a whole
+    [row] = rows(source(home))
+    assert row["messages"][-1] == {"role": "assistant", "content": "At noon."}
+    [pair] = rows(source(home, **{"as": "pairs"}))
+    assert pair["rejected"] == [{"role": "assistant", "content": "It is late."}]
+    assert traffic.bad("router", "router@1", 0.0) == [True]
+
+
 def test_a_declined_answer_is_a_row_only_when_corrected(home, traffic):
     keep(traffic, 0, refusal="not sure")
     keep(traffic, 1, refusal="not sure")

@@ -5,8 +5,8 @@
                a good one, so that a bad one is not taken for an example
     pairs      a conversation, the correction as the better answer and what was said as the worse
 
-Where functions had a part in it they stand in `tools`, and calls are part of the conversation; a call is no worse answer, since it is no
-text.
+Where functions had a part in it they stand in `tools`, and calls are part of the conversation, of a correction too; pairs are of texts
+alone.
 
 Traffic goes on while it is read, so how far it had come, and how old it may be, is fixed with the fingerprint and stands in the
 identity. A row's place is "ticket-router?id=chatcmpl-...". An exchange without an answer to learn (it was declined, and nobody
@@ -236,7 +236,7 @@ class TrafficConnector:
                 yield row
 
     def _wanted(self, judged: Judged) -> bool:
-        wish, rated, corrected = self._wish, judged.rating is not None, judged.correction is not None
+        wish, rated, corrected = self._wish, judged.rating is not None, judged.corrected
         if wish.releases is not None and judged.exchange.release not in wish.releases:
             return False
         if wish.as_ == "pairs":
@@ -256,29 +256,31 @@ class TrafficConnector:
         if exchange.tools:
             told["tools"] = exchange.tools
         if self._wish.as_ == "pairs":
-            if said is None or said == judged.correction or calls:
+            if said is None or said == judged.correction or calls or judged.calls:
                 return None
             chosen, rejected = (
                 [{"role": "assistant", "content": text}] for text in (judged.correction, said)
             )
             return {**told, "prompt": prompt, "chosen": chosen, "rejected": rejected}
-        answer = said if judged.correction is None else judged.correction
-        if answer is None:
+        if judged.corrected:
+            said = judged.correction or ""
+            calls = [{"id": f"call_{n}", **one} for n, one in enumerate(judged.calls or ())]
+        if said is None:
             return None
         # a rating is of what was said: a better answer that somebody wrote is a good one
-        good = judged.correction is not None or judged.rating is None or judged.rating > 0
+        good = judged.corrected or judged.rating is None or judged.rating > 0
         if self._wish.only == "all":
             if not good:
                 return None
         else:
             told["rating"] = good
-        last: dict[str, Any] = {"role": "assistant", "content": answer}
-        if calls and judged.correction is None:
+        last: dict[str, Any] = {"role": "assistant", "content": said}
+        if calls:
             last["tool_calls"] = calls
         return {
             **told,
             "messages": [*prompt, last],
-            "corrected": judged.correction is not None,
+            "corrected": judged.corrected,
             "probability": exchange.probability,
         }
 
