@@ -260,3 +260,26 @@ def test_numbers_beyond_any_search_are_not_unpacked(monkeypatch):
     assert len(study.unpacked(study.packed([0.5] * 100))) == 100
     with pytest.raises(ValueError, match="more than 100"):
         study.unpacked(study.packed([0.5] * 101))
+
+
+def test_what_one_field_explains_is_not_told_and_of_two_it_is(tmp_path):
+    import optuna
+
+    real = optuna.distributions.FloatDistribution(0, 1)
+    shared = {
+        "one": [{"rate": n / 8} for n in range(8)],
+        # rows says nothing: the value is the rate's alone
+        "two": [{"rate": n / 8, "rows": n * 5 % 8 / 8} for n in range(8)],
+    }
+    found = {}
+    for name, settings in shared.items():
+        told = optuna.create_study()
+        for params in settings:
+            told.add_trial(
+                optuna.trial.create_trial(
+                    params=params, distributions=dict.fromkeys(params, real), value=params["rate"]
+                )
+            )
+        found[name] = studies.Study(name, None, False, tmp_path, "", told, "").importance(6)
+    assert found["one"] == {}
+    assert found["two"]["rate"] > 0.8 and sum(found["two"].values()) == pytest.approx(1.0)

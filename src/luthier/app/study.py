@@ -222,6 +222,8 @@ class Study:
             found = optuna.importance.get_param_importances(alone, evaluator=evaluator)
         except (RuntimeError, ValueError):  # no field is in all trials
             return {}
+        if len(found) < 2:  # of one field that is always all
+            return {}
         return {name: float(share) for name, share in found.items()}
 
 
