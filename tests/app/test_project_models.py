@@ -95,8 +95,21 @@ def test_what_may_go_better_in_a_moment_is_no_reason_for_the_plain_engine(
     monkeypatch.setattr(other, "error", Unavailable("its process was killed", remedy="Ask again."))
     with pytest.raises(Unavailable):
         opens(tiny)
+    made, _ = opens(tiny)  # but not for ever
+    made.engine.close()
+    assert made.by == "transformers"
+    assert told(site) == ["tiny is answered by the plain engine, and not by says: its process was killed"]
+
+
+def test_what_was_refused_is_tried_again_after_a_while(site, tiny_base, other, monkeypatch):
+    (site.top.home / "bases.yaml").write_text(f"tiny: {tiny_base}\n")
+    tiny = site.models.find(site.check(site.key), "tiny")
+    opens = site.models.opener("says", {})
+    now = [0.0]
+    opens.keywords["by"].clock = lambda: now[0]
     monkeypatch.setattr(other, "error", OSError(28, "No space left on device"))
-    for _ in range(2):  # each time anew: there may be room by then
+    for at in (0.0, 599.0, 601.0, 1_100.0):
+        now[0] = at
         made, _ = opens(tiny)
         made.engine.close()
         assert made.by == "transformers"

@@ -136,6 +136,14 @@ def test_an_exchange_with_tools_is_kept_without_private_values_and_becomes_a_row
     assert sorted(bool(row["tools"]) for row in told) == [False, True, True]
 
     better = {"function": {"name": "parcel", "arguments": {"of": "al@firm.com", "n": 4}}}
+    workshop.write("calls.jsonl", json.dumps({"id": "chatcmpl-1", "tool_calls": [better]}) + "\n")
+    said(workshop, "traffic", "feedback", workshop.folder / "calls.jsonl")
+    shown = workshop.luthier("traffic", "show", "chatcmpl-1").output
+    assert 'correction: parcel({"of":"[EMAIL_2]","n":4})' in shown  # not the one that was called for
+    assert right(app.traffic.show("chatcmpl-1")) is None  # jo's, or another's: nobody knows any more
+    assert not [one for one in said_of(workshop, tiny_base) if one["origin"].endswith("chatcmpl-1")]
+
+    better = {"function": {"name": "parcel", "arguments": {"of": "all", "n": 4}}}
     judged = [
         {"id": "chatcmpl-1", "rating": -1, "tool_calls": [better]},
         {"id": "chatcmpl-2", "rating": 1, "tool_calls": None},
@@ -146,11 +154,11 @@ def test_an_exchange_with_tools_is_kept_without_private_values_and_becomes_a_row
         "unknown": 0,
     }
     shown = workshop.luthier("traffic", "show", "chatcmpl-1").output
-    assert 'correction: parcel({"of":"[EMAIL_1]","n":4})' in shown and "rated -1, corrected" in shown
+    assert 'correction: parcel({"of":"all","n":4})' in shown and "rated -1, corrected" in shown
     assert right(app.traffic.show("chatcmpl-1")) == 0.0 and right(app.traffic.show("chatcmpl-2")) == 1.0
     [row] = [one for one in said_of(workshop, tiny_base) if one["origin"].endswith("chatcmpl-1")]
-    assert json.loads(row["messages"][-1]["content"])["arguments"] == {"of": "[EMAIL_1]", "n": 4}
-    same = json.dumps([{"name": "parcel", "arguments": {"of": "[EMAIL_1]", "n": 3}}]).replace('"', '""')
+    assert json.loads(row["messages"][-1]["content"])["arguments"] == {"of": "all", "n": 4}
+    same = json.dumps([{"name": "parcel", "arguments": {"n": 3.0, "of": "[EMAIL_1]"}}]).replace('"', '""')
     workshop.write("calls.csv", f'id,tool_calls\nchatcmpl-1,"{same}"\n')
     said(workshop, "traffic", "feedback", workshop.folder / "calls.csv")
     assert right(app.traffic.show("chatcmpl-1")) == 1.0  # what was called after all
@@ -230,9 +238,9 @@ def test_what_the_command_shows_and_removes(workshop):
         ("id,rating\nchatcmpl-77,1\n", "none of its 1 ids"),
         ("name,rating\nchatcmpl-0,1\n", "columns"),
         ('id,tool_calls\nchatcmpl-0,"[{""name"": ""now"", ""arguments"": {}}]"\n', "There were none"),
-        ("id,tool_calls\nchatcmpl-0,now\n", "tool_calls of chatcmpl-0"),
+        ("id,tool_calls\nchatcmpl-0,now\n", "tool_calls: "),
         ("id,tool_calls\nchatcmpl-0,[]\n", "no list of calls"),
-        ("id,tool_calls\nchatcmpl-0,7\n", "tool_calls of chatcmpl-0"),
+        ("id,tool_calls\nchatcmpl-0,7\n", "tool_calls: "),
     ],
 )
 def test_a_file_of_judgements_that_cannot_be_taken(workshop, text, told):

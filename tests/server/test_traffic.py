@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
@@ -103,7 +104,9 @@ def test_feedback_says_what_should_have_been_called(open_door, app):
         [{"function": {"name": "later", "arguments": "{}"}}],
         [{"function": {"name": "now", "arguments": "no"}}],
         [{"function": {"name": "now"}}],
-        [{"id": "c1", "function": {"name": "now", "arguments": "{}"}}],
+        [{"function": {"name": "now", "arguments": '{"zone": 3}'}}],
+        [{"function": {"name": "now", "arguments": '{"place": "x"}'}}],
+        [{"function": {"name": "now", "arguments": "{}", "more": 1}}],
         [],
         "now",
     ):
@@ -113,9 +116,23 @@ def test_feedback_says_what_should_have_been_called(open_door, app):
         "error"
     ]["message"]
     assert "'later' is no function that was offered" in told
+    inner = "{}"
+    for _ in range(6):  # arguments within arguments, each a text that is JSON
+        inner = '{"x": ' + "[" * 150 + '{"arguments": ' + json.dumps(inner) + "}" + "]" * 150 + "}"
+    assert (
+        judge(door, id=one, tool_calls=[{"function": {"name": "now", "arguments": inner}}]).status_code == 400
+    )
     plain = ask(door)
     assert judge(door, id=plain, tool_calls=[better]).status_code == 400
     assert app.traffic.show(one).calls == [masked]
+    free = {"type": "function", "function": {"name": "free"}}
+    two = ask(door, messages=[{"role": "user", "content": "when?"}], tools=[free])
+    assert (
+        judge(
+            door, id=two, tool_calls=[{"id": "c1", "function": {"name": "free", "arguments": inner}}]
+        ).status_code
+        == 200
+    )
 
 
 def test_who_says_store_false_is_not_kept(door, app):
@@ -144,7 +161,11 @@ def test_feedback_is_kept_and_masked(door, app):
         judge(door, id=one, rating=-1, correction="write to al@firm.com", comment="wrong").status_code == 200
     )
     found = app.traffic.show(one)
-    assert (found.rating, found.correction, found.comment) == (-1.0, "write to [EMAIL_1]", "wrong")
+    assert (found.rating, found.correction, found.comment) == (
+        -1.0,
+        "write to [EMAIL_2]",
+        "wrong",
+    )  # [EMAIL_1] is jo
 
 
 def test_another_key_cannot_tell_whether_an_exchange_is_there(door, open_door, app):

@@ -39,6 +39,9 @@ class Played:
         self.ended.wait()
         return -9
 
+    def post(self, path, body):
+        return {"tokens": [1]}
+
 
 @pytest.fixture
 def base(monkeypatch):
@@ -51,11 +54,12 @@ def base(monkeypatch):
 def test_a_stream_does_not_go_on_from_what_another_tenant_asked(base):
     base.join(None)
 
-    def begins(salt, streams):
+    def begins(salt, streams, asks=True):
         with base.seat(None, [1, 2, 3], 10, lambda: False, salt) as seat:
             streams.add(seat.stream)
-            first, second = (seat._mine({})["cache_prompt"] for _ in range(2))
-            assert second  # of its own answer
+            first = seat._mine({})["cache_prompt"]
+            if asks:
+                assert seat.ask({}) and seat._mine({})["cache_prompt"]  # of its own answer
             return first
 
     try:
@@ -65,6 +69,9 @@ def test_a_stream_does_not_go_on_from_what_another_tenant_asked(base):
         for n in range(6):  # more tenants than streams: each has one that another had
             assert not begins(f"c{n}", set())
         assert not begins("a", set())
+        for _ in range(4):  # who sat down and asked nothing has read nothing
+            assert not begins("thief", set(), asks=False)
+        assert not begins("thief", set())
     finally:
         base.leave(None)
 

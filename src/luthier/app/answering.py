@@ -102,7 +102,7 @@ def open_engine(
 def engine_of(name: str, settings: Mapping[str, str]) -> Kind:
     """The class that opens it. Raises SpecError, MissingPart for what no model would change."""
     kind: Kind = load("engine", name)
-    if not hasattr(kind, "open"):
+    if not (hasattr(kind, "open") and hasattr(kind, "check")):
         raise SpecError(
             f"the engine {name!r} answers from no release.", remedy="Leave --engine out, or write llamacpp."
         )

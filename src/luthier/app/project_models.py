@@ -6,6 +6,8 @@ A model of another project that is not shared is not there: it is found no more 
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("luthier.server")
 
 OURS = "luthier"
+AGAIN_S = 600.0
+"""How long a model that an engine refused is not given to it again."""
 MOST_LISTED = 10_000
 
 
@@ -54,11 +58,14 @@ class Found:
 
 @dataclass
 class By:
-    """An engine that serves what it can. `refused`: what it has said of others, by project and model, for as long as this lives."""
+    """An engine that serves what it can. `refused`: until when a model, by project, is not given to it again; `lost`: at whose last opening
+    it was lost on the way."""
 
     engine: str
     settings: Mapping[str, str]
-    refused: set[tuple[str | None, str]] = field(default_factory=set)
+    refused: dict[tuple[str | None, str], float] = field(default_factory=dict)
+    lost: set[tuple[str | None, str]] = field(default_factory=set)
+    clock: Callable[[], float] = time.monotonic
 
     def opened(self, at: RunContext, what: str, found: Found) -> tuple[Answerer | None, str | None]:
         """(the model, or None and why not; no reason where it was told before). Raises Unavailable."""
@@ -66,20 +73,26 @@ class By:
 
         from .answering import open_engine
 
-        if (found.project, what) in self.refused:
+        key = found.project, what
+        if self.clock() < self.refused.get(key, -math.inf):
             return None, None
         try:
-            return open_engine(at, what, name=found.name, engine=self.engine, settings=self.settings), None
-        except Unavailable:
-            raise
+            made = open_engine(at, what, name=found.name, engine=self.engine, settings=self.settings)
+        except Unavailable as error:
+            if key not in self.lost:
+                self.lost.add(key)
+                raise
+            why = error.message  # a second time: whatever is wrong with it, its clients are to be answered
         except LuthierError as error:
-            self.refused.add((found.project, what))
-            return None, error.message
-        except (
-            Exception
-        ) as error:  # of native code, memory or the disk: it is tried again at the next opening
+            why = error.message
+        except Exception as error:  # of native code, memory or the disk
             logger.exception("%s by %s", found.name, self.engine)
-            return None, f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {error}"
+        else:
+            self.lost.discard(key)
+            return made, None
+        self.refused[key] = self.clock() + AGAIN_S
+        return None, why
 
 
 class ProjectModels:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.core.artifact import canonical
 from luthier.core.errors import DataError, NotFound, SpecError
 from luthier.core.event import Event
 from luthier.store.traffic import Exchange, Judged, Judgement
@@ -62,16 +63,16 @@ class Capture:
         return True
 
 
-def _without_private(said: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """A copy with masks in the place of private values, the same for the same value in all of it, and how many those were. What calls
-    were made with is JSON as text: each text and number in it is looked at by itself, and it stays JSON."""
+def _without_private(said: Mapping[str, Any], beside: Sequence[str] = ()) -> tuple[dict[str, Any], int]:
+    """A copy with masks in the place of private values, the same for the same value in all of it, none that stands in `beside`, and how
+    many those were. What calls were made with is JSON as text: each text and number in it is looked at by itself, and it stays JSON."""
     from luthier.data.private.masking import masked
 
     texts: dict[str, str] = {}
     _changed(said, lambda text: texts.setdefault(text, text))
     if len(texts) > MOST_TEXTS:
         raise DataError(f"it has {len(texts):,} texts.", remedy=f"At most {MOST_TEXTS:,} are kept.")
-    told, count = masked(list(texts))
+    told, count = masked(list(texts), beside)
     masks = dict(zip(texts, told, strict=True))
     return _changed(said, masks.__getitem__), count
 
@@ -84,7 +85,9 @@ def _changed(value: Any, change: Callable[[str], str], *, numbers: bool = False)
         case Mapping():
             return {
                 change(key): _arguments(inner, change)
-                if key == "arguments" and isinstance(inner, str)
+                if key == "arguments"
+                and isinstance(inner, str)
+                and not numbers  # what stands inside them is text
                 else _changed(inner, change, numbers=numbers)
                 for key, inner in value.items()
             }
@@ -176,8 +179,8 @@ class Traffic:
         found = self._kept.find([exchange_id]).get(exchange_id)
         if found is None or choice >= len(found.answers) or key_id not in (None, found.key_id):
             return False
-        better = None if calls is None else _calls(calls, found)
-        self._kept.judge([_judgement(exchange_id, choice, rating, correction, comment, by, better)])
+        better = None if calls is None else _calls(calls, found, exchange_id)
+        self._kept.judge([_judgement(found, choice, rating, correction, comment, by, better)])
         return True
 
     def feedback(self, path: str | Path, by: str, most_rows: int | None = None) -> dict[str, int]:
@@ -232,7 +235,7 @@ class Traffic:
 
 
 def _judgement(
-    exchange_id: str,
+    exchange: Exchange,
     choice: int,
     rating: float | None,
     correction: str | None,
@@ -240,36 +243,44 @@ def _judgement(
     by: str,
     calls: list[dict[str, Any]] | None = None,
 ) -> Judgement:
-    told, _ = _without_private({"correction": correction or None, "comment": comment or None, "calls": calls})
+    said = {"correction": correction or None, "comment": comment or None, "calls": calls}
+    told, _ = _without_private(said, [canonical([exchange.messages, exchange.answers]).decode()])
     return Judgement(
-        exchange_id, choice, rating, told["correction"], told["comment"], by, time.time(), calls=told["calls"]
+        exchange.id, choice, rating, told["correction"], told["comment"], by, time.time(), calls=told["calls"]
     )
 
 
-def _calls(written: Any, exchange: Exchange) -> list[dict[str, Any]]:
+def _calls(written: Any, exchange: Exchange, place: str) -> list[dict[str, Any]]:
     """What should have been called, in the form in which answers are kept, without ids. Raises DataError."""
     from luthier.data.json_text import dumps, loads
     from luthier.data.tools import call_of
+    from luthier.evaluation.calls import valid
 
-    offered = [one["function"]["name"] for one in exchange.tools or ()]
+    offered = {one["function"]["name"]: one["function"] for one in exchange.tools or ()}
     try:
         told = loads(written) if isinstance(written, str) else written
         if not isinstance(told, Sequence) or not told:
             raise ValueError("they are no list of calls")
         found = [call_of(one)[1] for one in told]
-    except ValueError as error:
+        texts = [dumps(one["arguments"]) for one in found]
+    except (ValueError, TypeError) as error:
         raise DataError(
-            f"tool_calls of {exchange.id}: {error}.",
+            f"{place}: tool_calls: {error}.",
             remedy='Write them as the answer has them: [{"function": {"name": ..., "arguments": ...}}].',
         ) from None
     if unknown := [one["name"] for one in found if one["name"] not in offered]:
         raise DataError(
-            f"tool_calls of {exchange.id}: {unknown[0]!r} is no function that was offered.",
+            f"{place}: tool_calls: {unknown[0]!r} is no function that was offered.",
             remedy=f"Those are: {', '.join(offered)}." if offered else "There were none: give a correction.",
         )
+    if wrong := [one["name"] for one in found if not valid(one, offered)]:
+        raise DataError(
+            f"{place}: tool_calls: the arguments of {wrong[0]!r} are not what its parameters say.",
+            remedy="Write them as the function was offered.",
+        )
     return [
-        {"type": "function", "function": {"name": one["name"], "arguments": dumps(one["arguments"])}}
-        for one in found
+        {"type": "function", "function": {"name": one["name"], "arguments": text}}
+        for one, text in zip(found, texts, strict=True)
     ]
 
 
@@ -330,5 +341,5 @@ def _checked(place: str, row: dict[str, Any], exchange: Exchange, by: str) -> Ju
             remedy="Give a rating, a correction, tool_calls or a comment.",
         )
     said = [None if row.get(name) is None else str(row[name]) for name in ("correction", "comment")]
-    calls = _calls(row["tool_calls"], exchange) if "tool_calls" in row else None
-    return _judgement(exchange.id, int(choice), rating, said[0], said[1], by, calls)
+    calls = _calls(row["tool_calls"], exchange, place) if "tool_calls" in row else None
+    return _judgement(exchange, int(choice), rating, said[0], said[1], by, calls)

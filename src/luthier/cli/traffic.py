@@ -107,7 +107,7 @@ def show(exchange_id: str, as_json: bool) -> None:
     put(f"{'answer':>10}: {safe(_answer(found))}")
     put(f"{'judged':>10}: {_judged(found)}")
     if _corrected(found):
-        better = {"content": found.correction, "tool_calls": found.calls}
+        better = {"content": found.correction, "tool_calls": found.get("calls")}
         put(f"{'correction':>10}: {safe(_said(better))}")
     if found.comment is not None:
         put(f"{'comment':>10}: {safe(found.comment)}")
@@ -163,7 +163,7 @@ def _said(message: Mapping[str, Any]) -> str:
 
 
 def _corrected(one: Told) -> bool:
-    return one.correction is not None or one.calls is not None
+    return one.correction is not None or one.get("calls") is not None
 
 
 def _judged(one: Told) -> str:

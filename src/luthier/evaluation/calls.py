@@ -221,6 +221,11 @@ def _form(call: Call, tools: Mapping[str, Mapping[str, Any]]) -> Any:
     return call["name"], canonical(told, squeezed)
 
 
+def same(some: Sequence[Call], others: Sequence[Call], tools: Mapping[str, Mapping[str, Any]]) -> bool:
+    """The same functions with the same arguments, whatever their order."""
+    return Counter(_form(one, tools) for one in some) == Counter(_form(one, tools) for one in others)
+
+
 def judged(told: Mapping[str, Any]) -> dict[str, float]:
     """The values of one row, by metric; what says nothing of it is not there. `told`: a line's `calls`."""
     expected, said = loads(told["expected"]), loads(told["said"]) if told["said"] else []
@@ -229,10 +234,10 @@ def judged(told: Mapping[str, Any]) -> dict[str, float]:
     if not expected:
         return found
     tools = {one["function"]["name"]: one["function"] for one in loads(told["tools"])}
-    same = Counter(_form(one, tools) for one in said) == Counter(_form(one, tools) for one in expected)
+    match = same(said, expected, tools)
     names = Counter(one["name"] for one in said) == Counter(one["name"] for one in expected)
     fits = bool(said) and all(valid(one, tools) for one in said)
-    return found | {"call_match": float(same), "call_name": float(names), "call_valid": float(fits)}
+    return found | {"call_match": float(match), "call_name": float(names), "call_valid": float(fits)}
 
 
 def line(

@@ -75,13 +75,38 @@ def right(judged: Judged) -> float | None:
 
     A correction says so exactly where the answers are labels or calls; of free answers it says that something was to be bettered."""
     if judged.corrected:
-        answers = judged.exchange.answers
-        said = answers[judged.choice] if judged.choice < len(answers) else None
-        if said is None or said["text"] is None:
-            return 0.0
-        better = {"text": judged.correction, "tool_calls": judged.calls}
-        return float(_answer_in(said).strip() == _answer_in(better).strip())
+        from luthier.data.private.masking import strange
+
+        exchange = judged.exchange
+        unknown = strange([judged.correction, judged.calls], [exchange.messages, exchange.answers])
+        return None if unknown else float(_as_corrected(judged))
     return None if judged.rating is None or judged.rating == 0 else float(judged.rating > 0)
+
+
+def _as_corrected(judged: Judged) -> bool:
+    """Whether that was said. Beside calls a text counts where the correction has one."""
+    from luthier.evaluation.calls import same
+
+    answers = judged.exchange.answers
+    said = answers[judged.choice] if judged.choice < len(answers) else {"text": None}
+    if said["text"] is None:
+        return False
+    if judged.calls or said.get("tool_calls"):
+        tools = {one["function"]["name"]: one["function"] for one in judged.exchange.tools or ()}
+        if not same(_calls_of(said.get("tool_calls")), _calls_of(judged.calls), tools):
+            return False
+        return not judged.correction or said["text"].strip() == judged.correction.strip()
+    return bool(said["text"].strip() == (judged.correction or "").strip())
+
+
+def _calls_of(written: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    from luthier.data.tools import call_of
+
+    found = []
+    for one in written or ():
+        with suppress(ValueError):  # a model may write what is no JSON
+            found.append(call_of(one)[1])
+    return found
 
 
 def distinct(rows: Iterable[Row]) -> list[Row]:

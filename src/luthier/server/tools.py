@@ -79,6 +79,8 @@ class Called(Wire):
 
 
 class BetterCall(Wire):
+    id: str | None = Field(default=None, min_length=1, max_length=128)
+    """Says nothing here; what an answer's call has may stay."""
     type: Literal["function"] = "function"
     """Only functions."""
     function: Called

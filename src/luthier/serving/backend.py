@@ -93,23 +93,24 @@ class Backend(Protocol):
 
 
 class LabelTokens:
-    """Each label's tokens, its end of turn included, kept for the sets of labels that were asked lately: clients may bring their own."""
+    """Each label's tokens, its end of turn included, kept for the sets of labels that were asked lately, of each salt by itself: clients may
+    bring their own."""
 
     MOST = 64
 
     def __init__(self) -> None:
         self._of: dict[tuple[str, ...], list[list[int]]] = {}
 
-    def of(self, template: Any, labels: Sequence[str]) -> list[list[int]]:
+    def of(self, template: Any, labels: Sequence[str], cache_salt: str) -> list[list[int]]:
         """Raises ModelError for labels that are the same tokens."""
-        found = self._of.get(tuple(labels))
+        found = self._of.get(key := (cache_salt, *labels))
         if found is None:
             from luthier.models.choices import answers_of
 
             found = answers_of(template, labels)
             if len(self._of) > self.MOST:
                 self._of.clear()
-            self._of[tuple(labels)] = found
+            self._of[key] = found
         return found
 
 

@@ -49,27 +49,31 @@ _Whose = tuple[Path | None, str]
 
 @dataclass
 class Seat:
-    """A stream of a process, held by one answer. `again`: what lies in it may be used."""
+    """A stream of a process, held by one answer. `again`: what lies in it may be used; `read`: what lies in it is this answer's own."""
 
     process: Process
     stream: int
     lora: list[dict[str, float]]
     again: bool
+    read: bool = False
 
     def ask(self, body: Mapping[str, Any]) -> Any:
         with _told():
-            return self.process.post("/completion", self._mine(body))
+            told = self.process.post("/completion", self._mine(body))
+        self.again = self.read = True
+        return told
 
     def stream_of(self, body: Mapping[str, Any], unwanted: Unwanted) -> Generator[Any, None, None]:
         """Raises Cancelled once nobody wants it, Unavailable where the process went away."""
         with _told(), closing(self.process.stream("/completion", self._mine(body), unwanted)) as told:
-            yield from told
+            for chunk in told:
+                self.again = self.read = True
+                yield chunk
         if unwanted():
             raise Cancelled
 
     def _mine(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        again, self.again = self.again, True  # from now on it is this answer's own
-        return {**body, "id_slot": self.stream, "lora": self.lora, "cache_prompt": again}
+        return {**body, "id_slot": self.stream, "lora": self.lora, "cache_prompt": self.again}
 
 
 @contextmanager
@@ -156,16 +160,18 @@ class Base:
         keep a long one out; raises Cancelled, Unavailable."""
         whose = (adapter, cache_salt)
         running, stream, again = self._taken(whose, prompt_ids, tokens, unwanted)
+        places = running.process.launch.adapters
+        lora = [{"id": n, "scale": float(one == adapter)} for n, one in enumerate(places)]
+        seat = Seat(running.process, stream, lora, again)
         try:
-            places = running.process.launch.adapters
-            lora = [{"id": n, "scale": float(one == adapter)} for n, one in enumerate(places)]
-            yield Seat(running.process, stream, lora, again)
+            yield seat
         finally:
             with self._changed:
                 running.under_way -= 1
                 running.left += tokens
                 running.free.append(stream)
-                running.read[stream] = (whose, prompt_ids)
+                if seat.read:  # else what lies there may be another's, or half of each
+                    running.read[stream] = (whose, prompt_ids)
                 done = running.retired and not running.under_way
                 self._changed.notify_all()
             if done:
@@ -187,7 +193,7 @@ class Base:
             running.free.remove(stream)
             running.left -= tokens
             running.under_way += 1
-            read = running.read.get(stream)
+            read = running.read.pop(stream, None)
             return running, stream, read is not None and read[0] == whose
 
     def _fitting(self, ticket: object, tokens: int, unwanted: Unwanted) -> _Running:

@@ -235,7 +235,7 @@ class LlamaCppBackend:
     ) -> Sequence[float]:
         from luthier.models.template import TooLong
 
-        answers, ids = self._answers.of(self._template, labels), list(prompt_ids)
+        answers, ids = self._answers.of(self._template, labels, cache_salt), list(prompt_ids)
         longest = max(map(len, answers))
         if len(ids) + longest - 1 > self._template.context:
             raise TooLong(len(ids) + longest - 1, self._template.context)

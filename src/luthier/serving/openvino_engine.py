@@ -190,7 +190,7 @@ class OpenVinoBackend:
     ) -> Sequence[float]:
         from luthier.models.template import TooLong
 
-        batch, answers = self._loaded(), self._answers.of(self._template, labels)
+        batch, answers = self._loaded(), self._answers.of(self._template, labels, cache_salt)
         longest = len(prompt_ids) + max(map(len, answers)) - 1
         if longest > self._template.context:
             raise TooLong(longest, self._template.context)

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -100,7 +101,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` as a whole or not at all."""
     with explained(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
         try:
             with open(partial, "wb") as handle:
                 _put(handle, data)

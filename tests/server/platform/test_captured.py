@@ -86,7 +86,7 @@ def test_who_asked_judges_and_nobody_of_another_project(site, open_at, two, key_
     assert open_at.post("/v1/feedback", json=told, headers=bearer(key_of("viewer"))).status_code == 403
     assert open_at.post("/v1/feedback", json=told, headers=mine).status_code == 200
     found = site.app_of(project, site.top.actor).traffic.show(told["id"])
-    assert (found.rating, found.correction) == (-1.0, "write to [EMAIL_1]")
+    assert (found.rating, found.correction) == (-1.0, "write to [EMAIL_2]")
 
 
 def test_a_key_of_all_projects_says_which(site, open_at, two, key_of):

@@ -244,6 +244,12 @@ class TrafficConnector:
         return {"judged": rated or corrected, "rated": rated, "corrected": corrected, "all": True}[wish.only]
 
     def _row(self, judged: Judged) -> dict[str, Any] | None:
+        from luthier.data.private.masking import strange
+
+        if judged.corrected and strange(
+            [judged.correction, judged.calls], [judged.exchange.messages, judged.exchange.answers]
+        ):
+            return None  # a mask that stands for nothing in the conversation is nothing to be learnt
         exchange = judged.exchange
         given = exchange.answers[judged.choice] if judged.choice < len(exchange.answers) else {"text": None}
         said, calls = given["text"], given.get("tool_calls")

@@ -5,25 +5,28 @@ Rows of a dataset go through the rule `redact`, which finds the same things in m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from luthier.core.artifact import canonical
 
 from . import KINDS
 from .find import candidates
 from .found import Found, settle
-from .pseudonyms import Masks
+from .pseudonyms import NUMBERED, Masks
 
 MOST_ROUNDS = 20
 """What a mask leaves beside it may be found only when it stands alone."""
 
 
-def masked(texts: Sequence[str]) -> tuple[list[str], int]:
+def masked(texts: Sequence[str], beside: Sequence[str] = ()) -> tuple[list[str], int]:
     """The texts with a numbered mask in the place of each private value, the same for the same value in all of them; and how many
-    values were masked.
+    values were masked. Masks that stand in `beside` are not given again: nobody knows any more whose they are.
 
     >>> masked(["I am jo@firm.com", "mail to jo@firm.com, or call"])
     (['I am [EMAIL_1]', 'mail to [EMAIL_1], or call'], 2)
     """
     told, count = list(texts), 0
-    masks = Masks(told)
+    masks = Masks([*told, *beside])
     for _ in range(MOST_ROUNDS):
         all_of = [candidates(text, frozenset(KINDS)) for text in told]
         known = {(one.kind, one.value) for found in all_of for one in found if one.sure}
@@ -33,6 +36,17 @@ def masked(texts: Sequence[str]) -> tuple[list[str], int]:
         count += sum(map(len, spans))
         told = [replaced(text, found, masks) for text, found in zip(told, spans, strict=True)]
     return told, count
+
+
+def strange(said: Any, beside: Any) -> bool:
+    """Whether a mask stands in what is said, anything that JSON can hold, that does not stand in `beside`: nobody knows any more what it
+    stands for.
+
+    >>> strange("to [EMAIL_2]", ["from [EMAIL_1]"]), strange("to [EMAIL_1]", ["from [EMAIL_1]"])
+    (True, False)
+    """
+    there, known = (set(NUMBERED.findall(canonical(one).decode())) for one in (said, beside))
+    return not there <= known
 
 
 def replaced(text: str, told: Sequence[Found], masks: Masks) -> str:

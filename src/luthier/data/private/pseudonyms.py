@@ -23,7 +23,7 @@ SHORTEST_KEY = 16
 
 MASK = re.compile(rf"\[[A-Z][A-Z_]{{0,30}}(?:_[0-9]{{1,6}}|:[0-9a-f]{{{DIGITS}}})\]")
 """One that stands in a text."""
-_NUMBERED = re.compile(r"\[([A-Z][A-Z_]*)_([0-9]{1,6})\]")
+NUMBERED = re.compile(r"\[([A-Z][A-Z_]*)_([0-9]{1,6})\]")
 
 
 class Key:
@@ -98,7 +98,7 @@ class Masks:
         self._last: dict[str, int] = {}
         if key is None:
             for text in texts:
-                for match in _NUMBERED.finditer(text):
+                for match in NUMBERED.finditer(text):
                     self._last[match[1]] = max(self._last.get(match[1], 0), int(match[2]))
 
     def mask(self, kind: str, value: str) -> str:
