@@ -182,10 +182,8 @@ def _tokens(home: Path) -> list[Finding]:
 def _engines(home: Path) -> list[Finding]:
     from luthier.serving.gguf_cache import PLACE
 
-    places = [
-        home / PLACE,
-        *sorted(home.glob(f"projects/*/{PLACE}")),
-    ]  # a server's projects are homes of their own
+    # a server's projects are homes of their own
+    places = [home / PLACE, *sorted(home.glob(f"projects/*/{PLACE}"))]
     held = sum(path.stat().st_size for place in places for path in place.rglob("*") if path.is_file())
     where = f"{home / PLACE}" + (" and in the homes of projects" if len(places) > 1 else "")
     told = f"{show_bytes(held)} made for engines under {where}, kept without a bound; may be deleted while none serves"

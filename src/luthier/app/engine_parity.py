@@ -114,9 +114,8 @@ def compared(engine: Engine, what: Opening, rows: Sequence[Sequence[Mapping[str,
     )
     assert isinstance(engine, PackageEngine)
     other = PackageEngine(engine.backend, _bare(what))
-    salt = secrets.token_hex(
-        16
-    )  # the rows are the owner's: whoever asks later must not be able to tell that they were read
+    # the rows are the owner's: whoever asks later must not be able to tell that they were read
+    salt = secrets.token_hex(16)
     plain.load()
     try:
         same: list[bool] = []

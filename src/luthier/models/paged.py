@@ -125,9 +125,8 @@ class Paged:
             self._tensor, self._request = openvino.Tensor, compiled.create_infer_request()
             shapes = {one.any_name: one for one in compiled.inputs if "_cache." in one.any_name}
             self.page: int = list(shapes["value_cache.0"].partial_shape)[2].get_length()
-            self.pages = (
-                -(-tokens // self.page) + 1
-            )  # one that two sequences end in differently is there twice
+            # one more, since a page that two sequences end in differently is there twice
+            self.pages = -(-tokens // self.page) + 1
             for name, one in shapes.items():
                 sizes = [size.get_length() for size in list(one.partial_shape)[1:]]
                 kept = openvino.Tensor(one.element_type, openvino.Shape([self.pages, *sizes]))

@@ -44,8 +44,13 @@ def strange(said: Any, beside: Any) -> bool:
 
     >>> strange("to [EMAIL_2]", ["from [EMAIL_1]"]), strange("to [EMAIL_1]", ["from [EMAIL_1]"])
     (True, False)
+    >>> strange("see [TABLE_2]", [])
+    False
     """
-    there, known = (set(NUMBERED.findall(canonical(one).decode())) for one in (said, beside))
+    there, known = (
+        {found for found in NUMBERED.findall(canonical(one).decode()) if found[0].lower() in KINDS}
+        for one in (said, beside)
+    )
     return not there <= known
 
 
