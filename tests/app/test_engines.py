@@ -14,7 +14,7 @@ from luthier.app.engine_parity import _judge, agreed
 from luthier.core.errors import ModelError, SpecError
 from luthier.models import llamacpp, paged
 from luthier.serving.backend import Backend
-from luthier.serving.engine import ContextLengthExceeded, Message, Refused, Request
+from luthier.serving.engine import Candidate, ContextLengthExceeded, Message, Refused, Request, Token
 from luthier.serving.gguf_cache import PLACE
 from luthier.serving.opening import Opening
 from luthier.serving.package import PackageFacts
@@ -151,6 +151,37 @@ class Says(Backend):
         if self.error is not None:
             raise self.error
         return [math.log(0.5)] * len(labels)
+
+
+def test_a_near_tie_that_turned_is_no_difference_and_a_clear_one_is():
+    def said(*places):
+        """Each place: what is told there, the likeliest first. The plain engine's own 0.4, 0.32 and 0.2."""
+        return [
+            Token(top[0], top)
+            for names in places
+            for top in [
+                tuple(
+                    Candidate(name, None, math.log(p))
+                    for name, p in zip(names, (0.4, 0.32, 0.2), strict=True)
+                )
+            ]
+        ]
+
+    plain = said("abc", "abc", "abc")
+    for told, same in (
+        (said("abc", "abc", "abc"), [True, True, True]),
+        (said("abc", "bac", "xyz"), [True, True]),  # 0.08 less likely; what follows is another question
+        (said("cab", "abc", "abc"), [False]),  # 0.2 less likely
+        (said("xab", "abc", "abc"), [False]),  # unheard of
+        (said("abc"), [True, False]),  # it ended
+    ):
+        found: list[bool] = []
+        engine_parity._steps(plain, told, found, [], 0.1)
+        assert found == same
+        if same == [True, True]:
+            del found[:]
+            engine_parity._steps(plain, told, found, [], 0.0)
+            assert found == [True, False]
 
 
 def test_an_engine_that_refuses_labels_does_not_start(tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ FROM_GGUF: dict[str, tuple[Form, ...]] = {"llamacpp": ("gguf-q8", "gguf"), "open
 TOKENS, TOP = 8, 5
 PROBES = ("Where is my parcel?", "What is the capital of France?", "Write a haiku about rain.", "2, 3, 5, 7,")
 """For a model without rows of its own."""
-VERSION = 2
+VERSION = 3
 """Of what is kept."""
 ELSEWHERE = "upstream"
 """Who may have changed in the meantime, and nobody here would know."""
@@ -60,7 +60,8 @@ def agreed(
     if name != ELSEWHERE and kept.is_file():
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
     else:
-        found = compared(engine, what, rows or [[{"role": "user", "content": text}] for text in PROBES])
+        asked = rows or [[{"role": "user", "content": text}] for text in PROBES]
+        found = compared(engine, what, asked, _apart(_form(what, name)))
         if name != ELSEWHERE:
             write_atomic(kept, json.dumps(found).encode())
     at.emit("parity", form=name, how=how, **found)
@@ -80,8 +81,7 @@ def _labels(what: Opening) -> tuple[str, ...]:
 
 
 def _judge(found: Mapping[str, Any], name: str, form: Form, *, labels: bool = False) -> None:
-    """`labels`: it is asked for labels. How far their probabilities may be apart is what Pinsker's inequality allows at the form's
-    divergence: half their differences' sum is at most sqrt(KL / 2)."""
+    """`labels`: it is asked for labels."""
     limits, n = KINDS[form], found["tokens"]
     differ = round((1 - found["top_1"]) * n)
     most = (1 - limits.top_1) * n + 2 * ((1 - limits.top_1) * limits.top_1 * n) ** 0.5
@@ -93,7 +93,7 @@ def _judge(found: Mapping[str, Any], name: str, form: Form, *, labels: bool = Fa
         )
     elif labels and "labels" not in found:
         why = "no row was short enough to compare its labels"
-    elif labels and not found["labels"] <= (most_apart := math.sqrt(limits.divergence / 2)):
+    elif labels and not found["labels"] <= (most_apart := _apart(form)):
         why = f"a label's probability differs by {found['labels']:.3g} (at most {most_apart:.2g})"
     if why:
         raise ModelError(
@@ -106,8 +106,16 @@ def _judge(found: Mapping[str, Any], name: str, form: Form, *, labels: bool = Fa
         )
 
 
-def compared(engine: Engine, what: Opening, rows: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """The plain engine is loaded for as long as this takes. A row that is too long for either is left out; what the other refuses
+def _apart(form: Form) -> float:
+    """How far two probabilities may be apart, as Pinsker's inequality allows it at the form's divergence: half their differences' sum is
+    at most sqrt(KL / 2)."""
+    return math.sqrt(KINDS[form].divergence / 2)
+
+
+def compared(
+    engine: Engine, what: Opening, rows: Sequence[Sequence[Mapping[str, Any]]], tie: float = 0.0
+) -> dict[str, Any]:
+    """The plain engine is loaded for as long as this takes. `tie`: as `_steps` has it. A row that is too long for either is left out; what the other refuses
     for another reason it would refuse to clients too. Raises ModelError for that."""
     plain = TransformersEngine(
         what.base_folder, what.adapter_folder, facts=_bare(what), dtype=what.dtype, device=what.device
@@ -125,7 +133,7 @@ def compared(engine: Engine, what: Opening, rows: Sequence[Sequence[Mapping[str,
             messages = tuple(Message(turn["role"], turn["content"]) for turn in row)
             try:
                 if plain.backend.writes:
-                    _steps(_said(plain, messages, salt), _said(other, messages, salt), same, apart)
+                    _steps(_said(plain, messages, salt), _said(other, messages, salt), same, apart, tie)
                 if names := _labels(what):
                     pairs = zip(
                         plain.score(messages, names),
@@ -161,8 +169,12 @@ def _said(engine: Engine, messages: tuple[Message, ...], salt: str) -> list[Toke
     return [token for chunk in engine.generate(request) for token in chunk.tokens]
 
 
-def _steps(wanted: Sequence[Token], told: Sequence[Token], same: list[bool], apart: list[float]) -> None:
-    """As long as both go the same way: after that their questions differ. An answer that ends earlier differs there."""
+def _steps(
+    wanted: Sequence[Token], told: Sequence[Token], same: list[bool], apart: list[float], tie: float
+) -> None:
+    """As long as both go the same way: after that their questions differ. An answer that ends earlier differs there. A token that the plain
+    engine itself holds to be less likely than its own by `tie` at most counts as the same: in bf16 two are often equally likely, and
+    rounding says which comes."""
     for n in range(max(len(wanted), len(told))):
         if n >= len(wanted) or n >= len(told):
             same.append(False)
@@ -171,8 +183,10 @@ def _steps(wanted: Sequence[Token], told: Sequence[Token], same: list[bool], apa
         both = [one for one in p if one in q]
         if both:
             apart.append(_divergence([p[one] for one in both], [q[one] for one in both]))
-        same.append(wanted[n].chosen.text == told[n].chosen.text)
-        if not same[-1]:
+        own, theirs = wanted[n].chosen, told[n].chosen
+        near = math.exp(own.logprob) - math.exp(p.get(theirs.text, -math.inf))
+        same.append(own.text == theirs.text or near <= tie)
+        if own.text != theirs.text:
             return
 
 
