@@ -1,7 +1,7 @@
 // Draws what /status/data tells: texts only as text nodes, numbers only as coordinates.
 "use strict";
 
-const EVERY_MS = 2000, STEP_S = 5, WIDTH = 340, HEIGHT = 130, LEFT = 40, BOTTOM = 18, COLOURS = 6;
+const EVERY_MS = 2000, STEP_S = 5, WIDTH = 340, HEIGHT = 130, LEFT = 54, BOTTOM = 18, COLOURS = 6;
 const SVG = "http://www.w3.org/2000/svg";
 const queue = []; // [{at, waiting, inFlight}]: what the page itself has seen since it was opened
 
