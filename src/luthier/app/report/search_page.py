@@ -39,7 +39,9 @@ def render(found: Searched) -> str:
         "dots": _dots(done, found),
         "history": search_charts.history(found.trials, found) if len(done) > 1 else None,
         "against": search_charts.pareto(done, found) if len(done) > 1 else None,
-        "parallel": search_charts.parallel(done, found) if len(done) > 1 else None,
+        "parallel": search_charts.parallel(done, found)
+        if sum(bool(one.setting) for one in done) > 1
+        else None,
         "importance": search_charts.importance(found) if found.importance else None,
     }
     return (
