@@ -61,12 +61,9 @@ def of_traffic(judged: Iterable[Judged]) -> Iterator[Row]:
 
 def _answer_in(answer: Mapping[str, Any]) -> str:
     """As measured answers have it: a text, and calls as JSON."""
-    from luthier.data.tools import answer_text, call_of
+    from luthier.data.tools import answer_text
 
-    calls = []
-    for one in answer.get("tool_calls") or ():
-        with suppress(ValueError):  # a model may write what is no JSON
-            calls.append({"function": call_of(one)[1]})
+    calls = [{"function": one} for one in _calls_of(answer.get("tool_calls"))]
     return answer_text({"content": answer["text"], "tool_calls": calls})
 
 

@@ -125,32 +125,34 @@ def among(totals: Sequence[float]) -> list[float]:
     return [one - whole for one in totals]
 
 
-def written_samples(
-    backend: Backend,
-    prompt_ids: Sequence[int],
-    max_tokens: int,
-    spec: AnsweringSpec,
-    unwanted: Unwanted,
-    cache_salt: str,
-) -> tuple[Sample, ...]:
-    """`Backend.samples` of a backend that draws them one after the other, each by a seed that follows from the question."""
-    vote = spec.vote
-    assert vote is not None
-    found = []
-    for n in range(vote.samples):
-        seed = int(digest_of([vote.seed, n, list(prompt_ids)])[:8], 16)
-        wish = Wish(
-            tuple(prompt_ids),
-            max_tokens,
-            vote.temperature,
-            seed=seed,
-            logprobs=0,
-            grammar=spec.grammar(),
-            cache_salt=cache_salt,
-        )
-        with closing(backend.write(wish, unwanted)) as steps:
-            told = list(steps)
-        sure = math.fsum(step.logprob for step in told) / len(told)
-        finish = told[-1].finish or "length"
-        found.append(Sample("".join(step.text_delta for step in told), sure, len(told), finish))
-    return tuple(found)
+class Drawn:
+    """`samples` of a backend that draws them one after the other, each by a seed that follows from the question."""
+
+    def samples(
+        self: Backend,
+        prompt_ids: Sequence[int],
+        max_tokens: int,
+        spec: AnsweringSpec,
+        unwanted: Unwanted,
+        cache_salt: str = "",
+    ) -> tuple[Sample, ...]:
+        vote = spec.vote
+        assert vote is not None
+        found = []
+        for n in range(vote.samples):
+            seed = int(digest_of([vote.seed, n, list(prompt_ids)])[:8], 16)
+            wish = Wish(
+                tuple(prompt_ids),
+                max_tokens,
+                vote.temperature,
+                seed=seed,
+                logprobs=0,
+                grammar=spec.grammar(),
+                cache_salt=cache_salt,
+            )
+            with closing(self.write(wish, unwanted)) as steps:
+                told = list(steps)
+            sure = math.fsum(step.logprob for step in told) / len(told)
+            finish = told[-1].finish or "length"
+            found.append(Sample("".join(step.text_delta for step in told), sure, len(told), finish))
+        return tuple(found)

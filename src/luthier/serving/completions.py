@@ -25,9 +25,7 @@ from luthier.core.errors import DataError, ModelError
 from luthier.data.egress import Declined, Door, EgressSpec, Transient
 from luthier.models.grammar import Grammar
 from luthier.models.said import Certain, Step
-from luthier.outputs.answering import Sample
-from luthier.outputs.spec import AnsweringSpec
-from luthier.serving.backend import Unwanted, Wish, among, written_samples
+from luthier.serving.backend import Drawn, Unwanted, Wish, among
 from luthier.serving.engine import Cancelled, Health, Refused, Unavailable
 
 Dialect = Literal["openai", "vllm"]
@@ -37,7 +35,7 @@ FAULT_S = 10.0
 PLACES_AT_ONCE, TOKENS_AT_ONCE = 64, 100  # vLLM takes 128 tokens
 
 
-class CompletionsBackend:
+class CompletionsBackend(Drawn):
     """`speaks`: the folder whose tokenizer and template the server's model has."""
 
     draws_as_measured = False
@@ -184,16 +182,6 @@ class CompletionsBackend:
                 tuple((_name(one), float(p)) for one, p in likeliest[: wish.logprobs or 0]),
             )
             yield step, stopped and last
-
-    def samples(
-        self,
-        prompt_ids: Sequence[int],
-        max_tokens: int,
-        spec: AnsweringSpec,
-        unwanted: Unwanted,
-        cache_salt: str = "",
-    ) -> tuple[Sample, ...]:
-        return written_samples(self, prompt_ids, max_tokens, spec, unwanted, cache_salt)
 
     # -- scoring --------------------------------------------------------------------------------------------------------
 

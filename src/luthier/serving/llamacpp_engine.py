@@ -24,9 +24,7 @@ from typing import Any
 from luthier.core.errors import ModelError
 from luthier.models.grammar import Grammar
 from luthier.models.said import Certain, Step
-from luthier.outputs.answering import Sample
-from luthier.outputs.spec import AnsweringSpec
-from luthier.serving.backend import LabelTokens, Unwanted, Wish, among, written_samples
+from luthier.serving.backend import Drawn, LabelTokens, Unwanted, Wish, among
 from luthier.serving.engine import Cancelled, Health, Unavailable
 from luthier.serving.gguf_cache import FORMATS, Files, files_of
 from luthier.serving.llamacpp_base import Base, Seat
@@ -66,7 +64,7 @@ class LlamaCppEngine(PackageEngine):
         return cls(backend, what.facts, other=what.other)
 
 
-class LlamaCppBackend:
+class LlamaCppBackend(Drawn):
     name = "llamacpp"
     draws_as_measured = False
     writes = True
@@ -217,16 +215,6 @@ class LlamaCppBackend:
             logprob = place["logprob"]
             top = tuple((one["id"], one["logprob"]) for one in place["top_logprobs"][: wish.logprobs])
         return [*steps, Step(token, delta, logprob, top)], stopped
-
-    def samples(
-        self,
-        prompt_ids: Sequence[int],
-        max_tokens: int,
-        spec: AnsweringSpec,
-        unwanted: Unwanted,
-        cache_salt: str = "",
-    ) -> tuple[Sample, ...]:
-        return written_samples(self, prompt_ids, max_tokens, spec, unwanted, cache_salt)
 
     # -- scoring --------------------------------------------------------------------------------------------------------
 

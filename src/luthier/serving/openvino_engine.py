@@ -21,9 +21,7 @@ from typing import Any
 
 from luthier.models.grammar import Held, vocabulary
 from luthier.models.said import Certain, Step
-from luthier.outputs.answering import Sample
-from luthier.outputs.spec import AnsweringSpec
-from luthier.serving.backend import LabelTokens, Unwanted, Wish, among, written_samples
+from luthier.serving.backend import Drawn, LabelTokens, Unwanted, Wish, among
 from luthier.serving.batching import Batch, Scoring, Writing
 from luthier.serving.engine import Health, Unavailable
 from luthier.serving.gguf_cache import FORMATS, refuse_head
@@ -94,7 +92,7 @@ def graph_of(what: Opening) -> Path:
     return out
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(Drawn):
     name = "openvino"
     draws_as_measured = False
     writes = True
@@ -174,16 +172,6 @@ class OpenVinoBackend:
                     yield Step(one.token, delta + rest, one.logprob, one.top, finish)  # type: ignore[arg-type]
                     return
                 yield Step(one.token, delta, one.logprob, one.top)
-
-    def samples(
-        self,
-        prompt_ids: Sequence[int],
-        max_tokens: int,
-        spec: AnsweringSpec,
-        unwanted: Unwanted,
-        cache_salt: str = "",
-    ) -> tuple[Sample, ...]:
-        return written_samples(self, prompt_ids, max_tokens, spec, unwanted, cache_salt)
 
     def score(
         self, prompt_ids: Sequence[int], labels: Sequence[str], unwanted: Unwanted, cache_salt: str = ""
