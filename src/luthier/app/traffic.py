@@ -244,7 +244,7 @@ def _judgement(
     calls: list[dict[str, Any]] | None = None,
 ) -> Judgement:
     said = {"correction": correction or None, "comment": comment or None, "calls": calls}
-    told, _ = _without_private(said, [canonical([exchange.messages, exchange.answers]).decode()])
+    told, _ = _without_private(said, [canonical(exchange.said).decode()])
     return Judgement(
         exchange.id, choice, rating, told["correction"], told["comment"], by, time.time(), calls=told["calls"]
     )

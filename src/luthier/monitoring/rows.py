@@ -74,8 +74,7 @@ def right(judged: Judged) -> float | None:
     if judged.corrected:
         from luthier.data.private.masking import strange
 
-        exchange = judged.exchange
-        unknown = strange([judged.correction, judged.calls], [exchange.messages, exchange.answers])
+        unknown = strange([judged.correction, judged.calls], judged.exchange.said)
         return None if unknown else float(_as_corrected(judged))
     return None if judged.rating is None or judged.rating == 0 else float(judged.rating > 0)
 

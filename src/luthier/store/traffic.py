@@ -48,6 +48,11 @@ class Exchange:
     seq: int | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
 
+    @property
+    def said(self) -> list[Any]:
+        """All that was asked and answered."""
+        return [self.messages, self.answers]
+
 
 @dataclass(frozen=True)
 class Judgement:

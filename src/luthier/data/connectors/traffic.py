@@ -246,9 +246,7 @@ class TrafficConnector:
     def _row(self, judged: Judged) -> dict[str, Any] | None:
         from luthier.data.private.masking import strange
 
-        if judged.corrected and strange(
-            [judged.correction, judged.calls], [judged.exchange.messages, judged.exchange.answers]
-        ):
+        if judged.corrected and strange([judged.correction, judged.calls], judged.exchange.said):
             return None  # a mask that stands for nothing in the conversation is nothing to be learnt
         exchange = judged.exchange
         given = exchange.answers[judged.choice] if judged.choice < len(exchange.answers) else {"text": None}
