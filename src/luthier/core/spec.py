@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from .errors import SpecError, did_you_mean
 
-LARGEST_BYTES = 1_000_000
+LARGEST_BYTES = 250_000
 DEEPEST = 40
 
 Path = tuple[str | int, ...]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import fcntl
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ FORMATS = {"q8_0": "gguf-q8", "f16": "gguf"}
 VERSION = 1
 PLACE = "cache/engines"
 """Under a store's home."""
+_MAKING, _HELD = ".making-", ".held"
 _HEAD = "head.safetensors"  # models/head.FILE, named here so that torch stays out
 
 
@@ -38,7 +41,6 @@ def files_of(what: Opening, form: str) -> Files:
         return Files(own, None, f"{form}, the package's own file")
     if what.adapter_folder is not None:
         to_gguf_adapter.refuse(what.adapter_folder, what.base_folder)
-    what.cache.mkdir(parents=True, exist_ok=True)
     base, adapter = what.base_folder, what.adapter_folder
     holder = what.base_digest if adapter is not None else what.digest
     model = _made(
@@ -64,16 +66,38 @@ def refuse_head(what: Opening, engine: str) -> None:
             )
 
 
+@contextmanager
+def making(cache: Path) -> Iterator[Path]:
+    """A folder in `cache` for what is being made, gone at the end. Those of processes that were killed go first: a model is large."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as one_at_a_time:
+        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+        for left in cache.glob(f"{_MAKING}*"):
+            _remove_left(left)
+        place = Path(tempfile.mkdtemp(dir=cache, prefix=_MAKING))
+        held = (place / _HELD).open("w")
+        fcntl.flock(held, fcntl.LOCK_EX)
+    with held:
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _remove_left(place: Path) -> None:
+    """Unless somebody holds it."""
+    if not place.is_dir():  # as earlier versions made them
+        place.unlink(missing_ok=True)
+        return
+    with suppress(FileNotFoundError, BlockingIOError), (place / _HELD).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def _made(path: Path, write: Callable[[Path], None]) -> Path:
     """Two processes that make it at once make the same bytes, and the later rename wins."""
-    if path.is_file():
-        return path
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".making-")
-    os.close(handle)
-    fresh = Path(name)
-    try:
-        write(fresh)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    if not path.is_file():
+        with making(path.parent) as place:
+            write(place / path.name)
+            (place / path.name).replace(path)
     return path

@@ -12,8 +12,6 @@ digest. Each release has a model of its own in memory.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -24,7 +22,7 @@ from luthier.models.said import Certain, Step
 from luthier.serving.backend import Drawn, LabelTokens, Unwanted, Wish, among
 from luthier.serving.batching import Batch, Scoring, Writing
 from luthier.serving.engine import Health, Unavailable
-from luthier.serving.gguf_cache import FORMATS, refuse_head
+from luthier.serving.gguf_cache import FORMATS, making, refuse_head
 from luthier.serving.llamacpp_engine import STREAMS, TOKENS_A_STREAM
 from luthier.serving.opening import Opening, Settings, one_of, refuse_others, whole_number
 from luthier.serving.package_engine import PackageEngine
@@ -72,13 +70,12 @@ def graph_of(what: Opening) -> Path:
     own = what.gguf.get(FORM)
     if own is None:
         to_gguf.refuse(what.base_folder)
-    what.cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=what.cache, prefix=".making-") as place:
-        weights, fresh = Path(place) / "model.gguf", Path(place) / "graph"
+    with making(what.cache) as place:
+        weights, fresh = place / "model.gguf", place / "graph"
         if own is None:
             whole = what.base_folder
             if what.adapter_folder is not None:
-                whole = Path(place) / "merged"
+                whole = place / "merged"
                 merge.merge(what.base_folder, what.adapter_folder, whole, dtype="fp32")
             to_gguf.write(whole, weights, FORM, {"general.name": "merged"})
             own = weights
@@ -88,7 +85,6 @@ def graph_of(what: Opening) -> Path:
         except OSError:  # another process was faster, and made the same
             if not out.is_dir():
                 raise
-            shutil.rmtree(fresh)
     return out
 
 

@@ -28,7 +28,7 @@ from luthier.core.testing import fault
 
 from .audit import Act, Audit
 from .database import Database, insert_once
-from .jobs import ENDED, Job, State, cancelled, job_of, told
+from .jobs import ENDED, Job, State, all_locked, cancelled, job_of, told
 from .leases import Lease, advance, alone, held, release, take
 from .ledger import row_of
 from .tables import attempts, events, job_needs, job_steps, jobs
@@ -151,7 +151,7 @@ class Attempts:
             queue = Queue(waiting, _running(connection))
             choice = choose(queue)
             stopping = [job.id for job, _ in queue.running if job.id in choice.stop]
-            _all_locked(connection, [*(job.id for job in waiting), *stopping])
+            all_locked(connection, jobs.c.id.in_([*(job.id for job in waiting), *stopping]))
             for job in waiting:
                 if job.id in choice.start:
                     one = self._enter(connection, job, choice.start[job.id], owner, launcher, now_s, lease_s)
@@ -296,7 +296,7 @@ class Attempts:
         why = "its host was said to be gone"
         with self._database.transaction() as connection:
             there = [job.id for job, attempt in _running(connection) if attempt.handle.get("host") == host]
-            for job in _all_locked(connection, there):
+            for job in all_locked(connection, jobs.c.id.in_(there)):
                 attempt = _newest(connection, job)
                 here = attempt is not None and attempt.state in LIVE and attempt.handle.get("host") == host
                 if attempt is None or job.state != "running" or not here:
@@ -407,11 +407,6 @@ def _running(connection: sa.Connection) -> list[tuple[Job, AttemptRow]]:
         for row in connection.execute(sa.select(jobs).where(jobs.c.id.in_([row.job for row in rows])))
     }
     return [(found[row.job], _attempt(row)) for row in rows if row.job in found]
-
-
-def _all_locked(connection: sa.Connection, ids: Sequence[str]) -> list[Job]:
-    query = sa.select(jobs).where(jobs.c.id.in_(list(ids))).order_by(jobs.c.seq).with_for_update()
-    return [job_of(row) for row in connection.execute(query)]
 
 
 def _locked(connection: sa.Connection, job_id: str) -> Job:

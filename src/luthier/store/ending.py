@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from .approvals import withdrawn
 from .audit import Act, Audit
-from .jobs import ENDED, Ended, cancelled, job_of, told
+from .jobs import ENDED, Ended, all_locked, cancelled, told
 from .ledger import row_of
 from .tables import approvals, events, jobs, schedules
 
@@ -46,10 +46,8 @@ def cancel_waiting(
     connection: sa.Connection, audit: Audit, which: sa.ColumnElement[bool], act: Act, why: str, now_s: float, ended: Ended
 ) -> None:  # fmt: skip
     """All jobs' rows are locked first, those that run too: what comes behind them in the order of locks (store/attempts) comes behind all."""
-    living = sa.select(jobs).where(which, jobs.c.state.not_in(ENDED)).order_by(jobs.c.seq).with_for_update()
-    found = [job_of(row) for row in connection.execute(living)]
-    waiting = [job for job in found if job.state != "running"]
-    for job in waiting:
+    living = all_locked(connection, which & jobs.c.state.not_in(ENDED))
+    for job in (one for one in living if one.state != "running"):
         cancelled(connection, job, why, now_s, ended)
         audit.enter(connection, _of(act, "job.cancelled", job.id, job.project, kind=job.kind))
 

@@ -349,6 +349,12 @@ def job_of(row: sa.Row) -> Job:
     return Job(**row._mapping)
 
 
+def all_locked(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[Job]:
+    """In the order in which everybody locks several."""
+    query = sa.select(jobs).where(which).order_by(jobs.c.seq).with_for_update()
+    return [job_of(row) for row in connection.execute(query)]
+
+
 def in_brief(job: Job) -> dict[str, Any]:
     """A job as a row of a list that people see."""
     small = {k: v for k, v in vars(job).items() if k not in (*LARGE, "seq", "format")}
