@@ -1,6 +1,6 @@
 """The race of row rules: Data-Juicer, datatrove, Daft, datasketch and luthier do similar work on the same rows.
 
-    python benchmarks/data/peers.py [--rows 20000] [--rounds 3] [--works clean,exact,near,personal] [--into .bench/results]
+    python benchmarks/data/peers.py [--rows 20000] [--rounds 3] [--works clean,exact,near,personal] [--patient] [--into .bench/results]
 
 Each peer lives in an environment of its own under .bench/environments, made once by uv; one that does not install, or
 does not run, is named with its reason and the race goes on. Data-Juicer installs packages while it runs, 5 GB of them if it
@@ -104,7 +104,7 @@ def main() -> int:
         for work in given.works:
             for name, python in pythons.items():
                 peer = PEERS[name]
-                if work not in peer.works or given.rows > peer.most:
+                if work not in peer.works or (given.rows > peer.most and not given.patient):
                     continue
                 if any(one["failed"] for one in runs if (one["peer"], one["work"]) == (name, work)):
                     continue  # it would fail again
@@ -131,6 +131,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--works", type=lambda text: text.split(","), default=list(WORKS))
     parser.add_argument("--peers", type=lambda text: text.split(","), default=list(PEERS))
+    parser.add_argument(
+        "--patient", action="store_true", help="let every peer have all rows, however long it takes"
+    )
     parser.add_argument("--folder", type=Path, default=ROOT / ".bench")
     parser.add_argument("--into", type=Path, default=ROOT / ".bench" / "results")
     given = parser.parse_args()

@@ -1,20 +1,26 @@
 """A command, watched from outside: its seconds, its processor's seconds, and the most memory it and its children held.
 
-The processor's seconds are the operating system's own account of the process and of all its children that it waited for.
+The processor's seconds are the operating system's own account of the process, of all its children that it waited for, and of those that
+it left behind (a server that forks workers for it, say): they become children of this process, which waits for them.
 Memory is looked at 20 times a second and added up over the tree, so pages that processes share count once for each.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 PATIENCE_S = 3600
 EVERY_S = 0.05
+LEFT_S = 10.0
+"""So long those that a command left behind may take to end; then they are killed."""
+SET_CHILD_SUBREAPER = 36  # of prctl(2)
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -32,6 +38,7 @@ def watch(
 ) -> Watched:
     """Run it to its end. A failure is told in `failed`, with the last line it said, and never raised."""
     load = os.getloadavg()[0]
+    ctypes.CDLL(None, use_errno=True).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     log.parent.mkdir(parents=True, exist_ok=True)
     peak = 0
     with log.open("wb") as output:
@@ -48,11 +55,28 @@ def watch(
             peak = max(peak, tree_bytes(process.pid))
             time.sleep(EVERY_S)
         wall_s = time.monotonic() - start
+    cpu_s = used.ru_utime + used.ru_stime + left_behind(process.pid)
     code = process.returncode = os.waitstatus_to_exitcode(status)
     peak = max(peak, used.ru_maxrss * 1024)
     said = log.read_text(errors="replace").strip().splitlines() or [""]
     failed = f"exit status {code}: {said[-1][:300]}" if code else None
-    return Watched(wall_s, used.ru_utime + used.ru_stime, peak, load, failed)
+    return Watched(wall_s, cpu_s, peak, load, failed)
+
+
+def left_behind(group: int) -> float:
+    """Processor's seconds of what a command left running: this process has no other children meanwhile."""
+    cpu_s, until = 0.0, time.monotonic() + LEFT_S
+    with suppress(ChildProcessError):
+        while time.monotonic() < until + LEFT_S:
+            pid, _, used = os.wait4(-1, os.WNOHANG)
+            if pid:
+                cpu_s += used.ru_utime + used.ru_stime
+                continue
+            if time.monotonic() > until:
+                with suppress(ProcessLookupError):
+                    os.killpg(group, 9)
+            time.sleep(EVERY_S)
+    return cpu_s
 
 
 def tree_bytes(root: int) -> int:

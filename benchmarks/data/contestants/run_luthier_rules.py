@@ -13,6 +13,9 @@ from typing import Any
 from run_luthier import rules_of
 
 
+AT_ONCE = 5_000
+
+
 class Nobody:
     """Looks at nothing on the way."""
 
@@ -39,13 +42,16 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     compiled.use(Path(job["compiled"]))
 
+    same: dict[str, Any] = {field.name: pa.nulls(AT_ONCE, field.type) for field in RECORD}
+    same["weight"] = pa.repeat(pa.scalar(1.0, pa.float32()), AT_ONCE)
+
     def batches() -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(job["texts"]) as file:
-            for batch in file.iter_batches(2_000):
+            for batch in file.iter_batches(AT_ONCE):
                 told = {"id": batch["id"], "text": batch["text"], "origin": batch["id"]}
-                told["weight"] = pa.repeat(pa.scalar(1.0, pa.float32()), len(batch))
-                columns = [told.get(f.name, pa.nulls(len(batch), f.type)) for f in RECORD]
-                yield pa.record_batch(columns, schema=RECORD)
+                yield pa.record_batch(
+                    [told.get(name, same[name].slice(0, len(batch))) for name in RECORD.names], schema=RECORD
+                )
 
     wish = RulesSpec.model_validate({"quality": rules_of(job["work"])})
     work = Path(job["scratch"])
@@ -56,7 +62,8 @@ def main() -> None:
         group = replace(group, sides=None, numbers=None)
         rows = engine.run(group, rows, [step.account() for step in group.steps], Nobody())
     schema = pa.schema([("id", pa.string()), ("text", pa.string())])
-    with pq.ParquetWriter(Path(job["out"]) / "kept.parquet", schema) as writer:
+    # hardly a text stands there twice, so a dictionary of them would be made for nothing
+    with pq.ParquetWriter(Path(job["out"]) / "kept.parquet", schema, use_dictionary=False) as writer:
         for batch in rows:
             writer.write_batch(batch.select(["id", "text"]))
 
