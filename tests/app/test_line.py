@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from luthier.app.app import App
 from luthier.store import Store
 
 
@@ -210,3 +211,36 @@ def test_a_fallback_that_cannot_answer_from_here_is_refused_before_anything_is_m
         asked_beside(recipe, at, make=None)
     package.summary["forms"].append("merged")
     assert set(asked_beside(recipe, at, make=None)) == {"fallback", "fallback_base"}
+
+
+def test_a_row_is_traced_without_what_it_says(ran):
+    rows = json.loads(ran.luthier("lineage", "router", "--json").stdout)["rows"]
+    told = ran.luthier("lineage", f"row:{rows[0]['id']}", "--json")
+    assert told.exit_code == 0, told.output
+    [place] = json.loads(told.stdout)["rows"]
+    assert set(place) == {"dataset", "id", "split", "origin", "source", "removed", "models"}
+    assert json.loads(ran.luthier("data", "explain", rows[0]["id"], "--json").stdout)["found"][0]["content"]
+
+
+def test_what_a_model_began_from_or_was_merged_of_has_seen_its_rows(ran):
+    """A second model is trained on the weights of the first, exported, and on other rows; a third is both merged."""
+    app = App.open({"LUTHIER_HOME": str(ran.home)})
+    first = app.store.catalog.get(ran.done["release"])
+    [row] = json.loads(ran.luthier("lineage", "router", "--json").stdout)["rows"][:1]
+    weights = ran.folder / "weights"
+    assert ran.luthier("export", "router", weights, "--form", "merged").exit_code == 0
+    kept = (ran.folder / "rows.jsonl").read_text().splitlines(keepends=True)
+    del kept[int(row["origin"].partition(":")[2]) - 1]
+    ran.write("rows.jsonl", "".join(kept))
+    second = app.store.catalog.get(ran.run("--set", "base=weights")["release"])
+    assert first.parents["model"] in [one.digest for one in app.store.catalog.ancestors(second.digest)]
+    ran.write("merge.yaml", "models: [router@1, router@1]\nmethod: {kind: linear}\n")
+    merged = json.loads(ran.luthier("merge", ran.folder / "merge.yaml", "--json").stdout)["model"]
+    told = app.data.forget([f"id={row['id']}"])
+    saw = {one["digest"]: one["saw"] for one in told["models"]}
+    assert {first.parents["model"], second.parents["model"], merged} <= {
+        digest for digest, n in saw.items() if n
+    }
+    explained = app.data.explain(row["id"])["found"]
+    models = {one["model"] for found in explained for one in found["models"] if one["seen"]}
+    assert {second.parents["model"], merged} <= models

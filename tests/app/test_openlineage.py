@@ -264,3 +264,19 @@ def test_more_than_fits_is_dropped_and_counted(monkeypatch):
         sender.send({"n": n})
     assert "too slow" in sender.close()
     hold.set()
+
+
+def test_datasets_of_one_recipe_are_told_apart(tmp_path):
+    app, dataset = prepare(tmp_path)
+    wish = app.recipes.read(tmp_path / "recipe.yaml", ())
+    at = app.recipes.context(wish, None)
+    with closing(at):
+        made = [
+            openlineage.event(at, "COMPLETE", step, "k", {}, dataset)["outputs"]
+            for step in ("dataset", "general")
+        ]
+        used = openlineage.event(at, "START", "report", "k", {"dataset": dataset, "general": dataset}, None)[
+            "inputs"
+        ]
+    names = [one["name"] for (one,) in made]
+    assert names == [one["name"] for one in used] == ["router/dataset", "router/general"]

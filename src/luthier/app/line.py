@@ -13,8 +13,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,6 +31,7 @@ from . import openlineage, systems
 from .beside import kept_beside
 from .checking import reader
 from .context import RunContext
+from .lineage import EXPORTED
 from .recipe import Recipe, Wish
 
 if TYPE_CHECKING:
@@ -156,9 +158,11 @@ def _marks(wish: Wish, found: Iterable[Artifact]) -> dict[str, str]:
     """What records of each source are called -> its fingerprint."""
     from luthier.data.prepare import source_names
 
-    told = [one.spec for one in found if "fingerprint" in one.spec]
-    marks = [str(one["fingerprint"]) for one in told if "rule" not in one]  # what rules read holds no records
-    return dict(zip(source_names(wish.recipe.data.sources), marks, strict=True))
+    names = source_names(wish.recipe.data.sources)
+    marks = [
+        str(one.spec["fingerprint"]) for one in islice(found, len(names))
+    ]  # contracts and what rules read come after
+    return dict(zip(names, marks, strict=True))
 
 
 @contextmanager
@@ -259,14 +263,18 @@ def import_base(base: str, at: RunContext) -> Artifact:
 
 
 def imported(base: str, at: RunContext, make: Strategy) -> Artifact | None:
-    """A base model by its name."""
+    """A base model by its name. One that was exported from this home has the model that it is as a parent: what that has learnt is in
+    it."""
     from luthier.models.intake import STAGE as IMPORT
-    from luthier.models.intake import fingerprint, spec_of
+    from luthier.models.intake import exported_model, fingerprint, spec_of
 
     spec = spec_of(base, at.root)
-    return make(
-        "base", IMPORT, spec, {"source": _source(at, {"base": base}, fingerprint(spec.base, at.root))}
-    )
+    parents = {"source": _source(at, {"base": base}, fingerprint(spec.base, at.root))}
+    if (digest := exported_model(spec.base, at.root)) is not None:
+        with suppress(NotFound):  # another home's
+            if (model := at.store.catalog.get(digest)).kind == "model":
+                parents[EXPORTED] = model
+    return make("base", IMPORT, spec, parents)
 
 
 def trained(wish: Wish, make: Strategy, so_far: Results) -> Results:

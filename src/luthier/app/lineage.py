@@ -16,6 +16,8 @@ from luthier.core.errors import NotFound
 from luthier.store import Store
 
 SHOWN_ROWS = 5
+EXPORTED = "exported_from"
+"""The role of the model whose weights an imported base is."""
 _ANSWER = re.compile(r"chatcmpl-.*|(?:cmpl-|resp_)[0-9a-f]{24}", re.ASCII)
 USED = {"train": "trained on it", "validation": "validated with it", "test": "measured on it"}
 
@@ -60,17 +62,21 @@ def trace(store: Store, reference: str, *, all_rows: bool = False) -> Lineage:
 def _of_row(store: Store, record: str) -> Lineage:
     from luthier.data.lineage import find_row
 
-    places, nodes, relation = [], {}, {}
+    places: list[dict[str, Any]] = []
+    nodes: dict[str, Artifact] = {}
+    relation: dict[str, str] = {}
     for dataset in store.catalog.all("dataset"):
         found = find_row(store.folder(dataset), record)
         if found is None:
             continue
-        places.append({"dataset": dataset.digest, **found})
+        places.append({"dataset": dataset.digest, **_place(found)})
         for artifact in store.catalog.ancestors(dataset.digest):
             nodes[artifact.digest], relation[artifact.digest] = artifact, "from"
+        own = {one.digest for one in store.catalog.descendants(dataset.digest, but=EXPORTED)}
         for artifact in store.catalog.descendants(dataset.digest)[1:] if found["split"] else []:
-            nodes[artifact.digest], relation[artifact.digest] = artifact, USED[found["split"]]
-            if artifact.kind == "model" and record in (fate := fates(store, artifact)):
+            nodes[artifact.digest] = artifact
+            relation[artifact.digest] = USED[found["split"]] if artifact.digest in own else "began from that"
+            if artifact.kind == "model" and record in (fate := fates(store, artifact, record)):
                 used = {
                     "model": artifact.digest,
                     "seen": fate[record]["seen"],
@@ -86,6 +92,15 @@ def _of_row(store: Store, record: str) -> Lineage:
     return Lineage(
         f"row:{record}", *graph(store, list(nodes.values()), relation), rows=places, row_count=len(places)
     )
+
+
+def _place(found: dict[str, Any]) -> dict[str, Any]:
+    """Where a row stands, without anything that it says: `data explain` tells that, to who may read data."""
+    removed = {"rule": found["removed"]["rule"]} if found["removed"] else None
+    told: dict[str, Any] = {
+        name: found[name] for name in ("id", "split", "origin", "source") if name in found
+    }
+    return {**told, "removed": removed}
 
 
 def _trained_on(store: Store, up: list[Artifact], all_rows: bool) -> tuple[int, list[dict[str, Any]]]:
@@ -107,18 +122,35 @@ def _trained_on(store: Store, up: list[Artifact], all_rows: bool) -> tuple[int, 
 
 
 def fates(store: Store, model: Artifact, *records: str) -> dict[str, dict[str, Any]]:
-    """What became of each row (or of these alone) in training: how often it was seen, or why it was left out. Empty for a
-    base."""
-    if not any(file.path == "rows.parquet" for file in model.files):
-        return {}
+    """What became of each row (or of these alone) in training: how often it was seen, or why it was left out. What a model was merged of,
+    or began from, counts as its own. Empty for a base that nothing was taught here."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(
-        store.folder(model) / "rows.parquet",
-        columns=["id", "seen", "skipped"],
-        filters=[("id", "in", list(records))] if records else None,
-    )
-    return {row["id"]: row for row in table.to_pylist()}
+    found: dict[str, dict[str, Any]] = {}
+    for one in _grown_from(store, model):
+        if not any(file.path == "rows.parquet" for file in one.files):
+            continue
+        table = pq.read_table(
+            store.folder(one) / "rows.parquet",
+            columns=["id", "seen", "skipped"],
+            filters=[("id", "in", list(records))] if records else None,
+        )
+        for row in table.to_pylist():
+            before = found.get(row["id"], {"seen": 0})
+            seen = before["seen"] + row["seen"]
+            found[row["id"]] = {**row, "seen": seen, "skipped": None if seen else row["skipped"]}
+    return found
+
+
+def _grown_from(store: Store, model: Artifact) -> list[Artifact]:
+    """The model and those whose weights are in its own, each once, the oldest first."""
+    found, waiting = {model.digest: model}, [model]
+    while waiting:
+        for role, digest in waiting.pop().parents.items():
+            if (role in ("base", EXPORTED) or role.startswith("model.")) and digest not in found:
+                found[digest] = store.catalog.get(digest)
+                waiting.append(found[digest])
+    return list(reversed(found.values()))
 
 
 def graph(

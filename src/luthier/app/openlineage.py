@@ -189,8 +189,8 @@ def event(
         "schemaURL": EVENT,
         "run": {"runId": _uuid(f"{at.run}/{step}/{key}"), "facets": run},
         "job": {"namespace": NAMESPACE, "name": f"{recipe}.{step}", "facets": {"jobType": job_type}},
-        "inputs": [one for artifact in inputs.values() for one in _inputs(recipe, artifact)],
-        "outputs": [_output(at, recipe, made)] if made else [],
+        "inputs": [one for role, artifact in inputs.items() for one in _inputs(recipe, role, artifact)],
+        "outputs": [_output(at, recipe, step, made)] if made else [],
     }
 
 
@@ -205,22 +205,23 @@ def _facet(kind: str, /, **values: Any) -> dict[str, Any]:
     return {"_producer": PRODUCER, "_schemaURL": url, **values}
 
 
-def _inputs(recipe: str, artifact: Artifact) -> Iterator[Event]:
+def _inputs(recipe: str, role: str, artifact: Artifact) -> Iterator[Event]:
     version = {
         "version": _facet("version", datasetVersion=artifact.spec.get("fingerprint") or artifact.digest)
     }
     if artifact.kind != "source":
-        yield {"namespace": NAMESPACE, "name": _name(recipe, artifact), "facets": version}
+        yield {"namespace": NAMESPACE, "name": _name(recipe, role, artifact), "facets": version}
     elif "forgotten" not in artifact.spec:  # which rows are left out is nobody else's business
         for place in _places(artifact.spec):
             namespace, name = _address(place)
             yield {"namespace": namespace, "name": name, "facets": version}
 
 
-def _name(recipe: str, artifact: Artifact) -> str:
+def _name(recipe: str, role: str, artifact: Artifact) -> str:
+    """What a step makes is called as the step is, and as the role under which the next steps take it."""
     if artifact.kind == "model" and "base" in artifact.spec:
         return f"base/{_address(str(artifact.spec['base']))[1]}"
-    return f"{recipe}/{artifact.kind}"
+    return f"{recipe}/{role}"
 
 
 def _places(written: Mapping[str, Any]) -> list[str]:
@@ -249,7 +250,7 @@ def _address(place: str) -> tuple[str, str]:
     return f"{found[1]}://{found[2].partition('?')[0]}", found[3] or "/"
 
 
-def _output(at: RunContext, recipe: str, made: Artifact) -> Event:
+def _output(at: RunContext, recipe: str, step: str, made: Artifact) -> Event:
     facets: dict[str, Any] = {"version": _facet("version", datasetVersion=made.digest)}
     statistics: dict[str, int] = {
         "fileCount": len(made.files), "size": sum(file.size_bytes for file in made.files),
@@ -271,6 +272,6 @@ def _output(at: RunContext, recipe: str, made: Artifact) -> Event:
             told_tags = [{"key": tag, "value": "true", "source": "USER"} for tag in tags]
             facets["tags"] = _facet("tags", tags=told_tags)
     return {
-        "namespace": NAMESPACE, "name": _name(recipe, made), "facets": facets,
+        "namespace": NAMESPACE, "name": _name(recipe, step, made), "facets": facets,
         "outputFacets": {"outputStatistics": _facet("outputStatistics", **statistics)},
     }  # fmt: skip

@@ -193,7 +193,7 @@ class Retraining:
                     f"the recipe of {name!r} is not on record in this home.",
                     remedy=f"Name it: luthier monitor step {name} --recipe FILE",
                 )
-            said = [one for one in found.overrides if not self._is_start(one)]
+            said = [one for one in found.overrides if not is_start(self._app.home, one)]
             wish = parse_recorded(
                 {"recipe": found.text, "overrides": said, "source": found.source}, folder=folder
             )
@@ -212,18 +212,9 @@ class Retraining:
         check_answers(wish)
         return wish
 
-    @property
-    def _starts(self) -> Path:
-        """Where merged weights lie while a run that starts from them is under way."""
-        return self._app.home / "monitor" / "starts"
-
-    def _is_start(self, override: str) -> bool:
-        """Whether it names such weights as `base`: an earlier run wrote that, and the recipe's own base is meant."""
-        return override.startswith("base=" + json.dumps(f"{self._starts}/", ensure_ascii=False)[:-1])
-
     def _exported(self, release: str) -> str:
         """The merged weights of a release as a folder that training can start from."""
-        folder = self._starts / release.replace("@", "-")
+        folder = _starts(self._app.home) / release.replace("@", "-")
         if not (folder / "config.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -275,7 +266,7 @@ class Retraining:
     def _ended(self, name: str, state: str, **data: Any) -> dict[str, Any]:
         """The run is over, so the weights that it started from are not needed any more: a base has its own copy."""
         told = self._say(name, state, **data)
-        for folder in self._starts.glob(f"{name}-*"):
+        for folder in _starts(self._app.home).glob(f"{name}-*"):
             if folder.name.removeprefix(f"{name}-").isdecimal():  # not those of a name that begins alike
                 shutil.rmtree(folder, ignore_errors=True)
         return told
@@ -284,6 +275,16 @@ class Retraining:
         told = {"state": state, **data}
         self._app.store.ledger.append(Event(EVENT, name, told, self._clock()))
         return told
+
+
+def _starts(home: Path) -> Path:
+    """Where merged weights lie while a run that starts from them is under way."""
+    return home / "monitor" / "starts"
+
+
+def is_start(home: Path, override: str) -> bool:
+    """Whether it names such weights as `base`: a run wrote that which is over, and the recipe's own base is meant."""
+    return override.startswith("base=" + json.dumps(f"{_starts(home)}/", ensure_ascii=False)[:-1])
 
 
 def _known(told: Mapping[str, Any]) -> tuple[Part, ...]:

@@ -191,8 +191,11 @@ def export(dataset: str, to: str, form: str, table: str | None, croissant: bool,
 @data.command()
 @click.option(
     "--where", "where", multiple=True, required=True, metavar="FIELD=VALUE",
-    help="Which rows: id=ID, origin=FILE:LINE, group=NAME or contains=TEXT; several must all hold.",
+    help="Which rows: id=ID, origin=FILE:LINE (with source=NAME), group=NAME or contains=TEXT; several must all hold.",
 )  # fmt: skip
+@click.option(
+    "--dataset", metavar="DATASET", help="Look for them there alone; who used them is said of every dataset."
+)
 @click.option("--reason", help="Why; kept beside the tombstone.")
 @click.option(
     "--recipe", type=click.Path(path_type=Path),
@@ -201,16 +204,23 @@ def export(dataset: str, to: str, form: str, table: str | None, croissant: bool,
 @click.option("--yes", is_flag=True, help="Do it; otherwise it is asked for, or only told.")
 @as_json_option
 @told
-def forget(where: tuple[str, ...], reason: str | None, recipe: Path | None, yes: bool, as_json: bool) -> None:
+def forget(
+    where: tuple[str, ...],
+    dataset: str | None,
+    reason: str | None,
+    recipe: Path | None,
+    yes: bool,
+    as_json: bool,
+) -> None:
     """Leave rows out from now on, and say which datasets and models used them.
 
     A row is its content: identical rows go together, in whatever file they stand; with group= only as they stand in that
-    group. What was made before stays as it is. No text of a row is kept or shown.
+    group. A row that a rule made of another goes with that one. What was made before stays as it is. No text of a row is kept or shown.
     """
     from .data_tables import print_forget
 
     def ask(really: bool) -> dict[str, Any]:
-        return ask_long("data.forget", where, reason=reason, recipe=recipe, really=really)
+        return ask_long("data.forget", where, dataset=dataset, reason=reason, recipe=recipe, really=really)
 
     found = ask(yes)
     _show(found, as_json, print_forget)

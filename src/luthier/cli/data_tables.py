@@ -271,6 +271,8 @@ def print_explained(found: Mapping[str, Any]) -> None:
                     )
                 ]
             )
+        if one["read_again"] not in (None, "yes"):
+            _facts([("read again", one["read_again"])])
         for step in one["steps"]:
             _facts([(f"{step['step']}. {step['rule']}", f"{step['what']}: {one_line(step['why'], 100)}")])
             if "before" in step:
@@ -282,6 +284,11 @@ def print_explained(found: Mapping[str, Any]) -> None:
             _facts([("it began", one_line(one["preview"], 90))])
             continue
         _facts([("side", one["side"])])
+        if one["made_from"]:
+            _facts([("made of", f"{one['made_from']} by {one['made_by']}")])
+        if one["made_of_it"]:
+            told = ", ".join(f"{made['id']} ({made['made_by']})" for made in one["made_of_it"])
+            _facts([("made of it", one_line(told, 200))])
         for turn in one["content"].get("messages") or ():
             click.echo(f"    {turn['role']}: {one_line(turn['content'], 200)}")
         for name in ("text", "rejected", "label", "group", "rating"):

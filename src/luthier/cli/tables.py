@@ -258,7 +258,6 @@ def print_lineage(found: Told) -> None:
                         r["id"],
                         str(r.get("split") or f"removed by {r['removed']['rule']}"),
                         str(r.get("origin", "")),
-                        str(r.get("preview") or "")[:60],
                     )
                     for r in found.rows
                 ],

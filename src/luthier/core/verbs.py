@@ -204,6 +204,7 @@ class SearchRowsWish(Wish):
 
 class ForgetWish(Wish):
     where: Annotated[list[Long], Field(min_length=1, max_length=100)]
+    dataset: Text | None = None
     reason: Long | None = None
     really: bool = False
 

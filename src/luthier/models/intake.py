@@ -33,6 +33,7 @@ from .weights import describe
 __all__ = ["STAGE", "fingerprint", "inspect"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _SMALL_BYTES = 1_000_000
 # Which extra brings the file system of an address.
 
@@ -105,6 +106,18 @@ def fingerprint(base: str, root: Path = Path()) -> str:
             facts.append(hashlib.sha256(path.read_bytes()).hexdigest())
         told.update(json.dumps(facts).encode())
     return f"folder:{told.hexdigest()}"
+
+
+def exported_model(base: str, root: Path = Path()) -> str | None:
+    """The digest of the model whose weights a folder holds, as the export wrote it there; None for anything else."""
+    if kind_of(base, root) != "folder":
+        return None
+    try:
+        told = json.loads((local(base, root) / "luthier.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    found = told.get("model_digest") if isinstance(told, dict) and told.get("role") == "package" else None
+    return found if isinstance(found, str) and _DIGEST.fullmatch(found) else None
 
 
 def take_in(spec: BaseSpec, inputs: Mapping[str, Any], out: Path, scratch: Path, at: Context) -> Output:  # noqa: ARG001

@@ -136,20 +136,23 @@ class Catalog:
         """The artifact and everything it came from, each once, nearest first."""
         return list(self._walk(digest, parents.c.child, parents.c.parent))
 
-    def descendants(self, digest: str) -> list[Artifact]:
-        """The artifact and everything made from it, each once, nearest first."""
-        return list(self._walk(digest, parents.c.parent, parents.c.child))
+    def descendants(self, digest: str, *, but: str | None = None) -> list[Artifact]:
+        """The artifact and everything made from it, each once, nearest first; `but`: a role that is not followed."""
+        return list(self._walk(digest, parents.c.parent, parents.c.child, but))
 
-    def _walk(self, digest: str, here: sa.Column, there: sa.Column) -> Iterator[Artifact]:
+    def _walk(
+        self, digest: str, here: sa.Column, there: sa.Column, but: str | None = None
+    ) -> Iterator[Artifact]:
         with self._database.reading() as connection:
             seen, queue = {digest}, [digest]
             while queue:
                 current = queue.pop(0)
                 row = connection.execute(sa.select(artifacts).where(artifacts.c.digest == current)).one()
                 yield self._whole(connection, row)
-                for (other,) in connection.execute(
-                    sa.select(there).where(here == current).order_by(there)
-                ).all():
+                followed = sa.select(there).where(here == current).order_by(there)
+                if but is not None:
+                    followed = followed.where(parents.c.role != but)
+                for (other,) in connection.execute(followed).all():
                     if other not in seen:
                         seen.add(other)
                         queue.append(other)

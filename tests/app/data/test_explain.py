@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from luthier.core.errors import NotFound
@@ -80,6 +83,18 @@ def test_an_older_dataset_says_that_changes_are_not_on_record(shop, some):
     assert only(shop.app.data.explain("rows.jsonl:9", dataset=old.digest))["steps"] == []
 
 
+def test_a_dataset_of_settings_that_are_refused_today_is_told_all_the_same(shop, monkeypatch):
+    dataset = shop.prepare("data.rules.quantity=[augment]")
+    spec = json.loads(json.dumps(dataset.spec))
+    spec["data"]["rules"]["quantity"] *= 2
+    monkeypatch.setattr(shop.app.store.catalog, "all", lambda _: [replace(dataset, spec=spec)])
+    found = shop.app.data.explain("rows.jsonl:9", recipe=shop.folder / "recipe.yaml")["found"]
+    assert len(found) == 2  # the row, and what was made of it
+    assert all(
+        one["read_again"].startswith("no: the dataset was made by an earlier version") for one in found
+    )
+
+
 def test_every_dataset_that_read_the_row_answers_newest_first(shop):
     first = shop.prepare()
     second = shop.prepare("data.split.seed=5")
@@ -130,8 +145,8 @@ def test_with_the_sources_at_hand_every_change_shows_before_and_after(shop, some
         told = [{k: v for k, v in s.items() if k not in ("before", "after")} for s in (*bare, step)]
         assert told[0] == told[1]
     shop.rows(rows[1:])  # the source is no longer what it was
-    bare = shop.app.data.explain("rows.jsonl:20")
-    assert shop.app.data.explain("rows.jsonl:20", recipe=recipe) == bare
+    bare, asked = (only(shop.app.data.explain("rows.jsonl:20", **more)) for more in ({}, {"recipe": recipe}))
+    assert asked == {**bare, "read_again": "no: the sources are not what they were when the dataset was made"}
 
 
 def test_what_is_private_is_not_shown_when_it_is_read_again(shop, some):
@@ -141,3 +156,56 @@ def test_what_is_private_is_not_shown_when_it_is_read_again(shop, some):
     shop.prepare("data.rules.quality=[normalize, {redact: {what: [email]}}, normalize]")
     one = only(shop.app.data.explain("rows.jsonl:31", recipe=shop.folder / "recipe.yaml"))
     assert [s["rule"] for s in one["steps"]] == ["normalize", "redact"] and "jane@" not in str(one)
+
+
+def test_what_befell_another_row_of_the_same_text_is_not_told(shop, some):
+    """Lines 6 and 61 say the same: one of them goes, and only the other one is redacted after that."""
+    rows = some()
+    rows[5]["text"] = "Write  to jane@example.com about billing."
+    shop.rows([*rows, rows[5]])
+    shop.prepare("data.rules.quality=[normalize, deduplicate, {redact: {what: [email]}}]")
+    recipe = shop.folder / "recipe.yaml"
+    for more in ({}, {"recipe": recipe}):
+        told = [only(shop.app.data.explain(f"rows.jsonl:{n}", **more)) for n in (6, 61)]
+        (gone,) = [one for one in told if one["removed"]]
+        (stays,) = [one for one in told if not one["removed"]]
+        assert [step["rule"] for step in gone["steps"]] == ["normalize"]
+        assert [step["rule"] for step in stays["steps"]] == ["normalize", "redact"]
+
+
+def test_rules_of_quantity_befall_rows_of_train_alone(shop):
+    dataset = shop.prepare("data.rules.quantity=[{weight: {expression: '2'}}]")
+    recipe = shop.folder / "recipe.yaml"
+    for row in shop.every_row(dataset):
+        one = only(shop.app.data.explain(row["origin"], recipe=recipe))
+        assert one["read_again"] == "yes"
+        assert [step["rule"] for step in one["steps"]] == (["weight"] if row["side"] == "train" else [])
+
+
+def test_a_row_is_read_again_beside_files_that_rules_read_and_from_its_own_source(shop, some):
+    rows = some()
+    for name, place in (("x", rows[:30]), ("y", rows[30:])):
+        (shop.folder / name).mkdir()
+        shop.rows([{**row, "text": row["text"].replace(" ", "  ")} for row in place], f"{name}/rows.jsonl")
+    (shop.folder / "bench.jsonl").write_text('{"q": "what is nowhere in any of these rows"}\n')
+    one = "{files: x/rows.jsonl, map: {user: text, label: queue}}"
+    dataset = shop.prepare(
+        f"data.sources=[{one}, {one.replace('x/', 'y/')}]",
+        "data.rules.quality=[normalize, {decontaminate: {against: bench.jsonl}}]",
+    )
+    recipe = shop.folder / "recipe.yaml"
+    for row in [row for row in shop.every_row(dataset) if row["origin"] == "rows.jsonl:8"]:
+        found = only(shop.app.data.explain(row["id"], recipe=recipe))
+        (step,) = found["steps"]
+        number = 7 if row["source"] == "rows.jsonl" else 37
+        assert found["read_again"] == "yes" and step["before"].startswith(f"Message  {number}:")
+
+
+def test_a_row_that_was_made_says_of_which_and_that_one_says_so_too(shop):
+    dataset = shop.prepare("data.rules.quantity=[augment]")
+    made = next(row for row in shop.table(dataset, "train") if row["made_from"])
+    one = only(shop.app.data.explain(made["id"], recipe=shop.folder / "recipe.yaml"))
+    assert (one["made_from"], one["made_by"]) == (made["made_from"], "augment")
+    assert one["read_again"].startswith("no: a rule made this row")
+    parent = only(shop.app.data.explain(made["made_from"]))
+    assert parent["made_of_it"] == [{"id": made["id"], "made_by": "augment"}] and parent["made_from"] is None

@@ -344,3 +344,61 @@ def test_what_is_held_is_what_a_plain_loop_says(rows):
 def test_a_hash_of_a_group_is_no_name():
     assert "c3" not in group_hash("c3") and group_hash("c3") != group_hash("c4")
     assert Path(group_hash("../x")).name == group_hash("../x")
+
+
+def test_a_contract_in_a_file_is_no_hindrance(shop):
+    (shop.folder / "contract.yaml").write_text("columns: {queue: {type: string}}\n")
+    shop.write(
+        "name: router\nbase: tiny\ntask: {kind: classify}\ndata:\n"
+        "  sources: [{files: rows.jsonl, contract: contract.yaml, map: {user: text, label: queue, group: customer}}]\n"
+    )
+    shop.prepare()
+    shop.app.data.forget(["contains=Message 7:"], really=True)
+    assert "rows.jsonl:8" not in {row["origin"] for row in shop.every_row(shop.prepare())}
+
+
+COPIES = "[{augment: {copies: 2}}, {augment: {ways: [typo], labels: [billing]}}]"
+
+
+def test_a_row_that_was_made_goes_with_the_one_it_was_made_of(shop):
+    dataset = shop.prepare(f"data.rules.quantity={COPIES}")
+    train = shop.table(dataset, "train")
+    parent = next(row for row in train if row["label"] == "billing" and row["made_from"] is None)
+    made = [row for row in train if row["made_from"] == parent["id"]]
+    made += [row for row in train if row["made_from"] in {one["id"] for one in made}]
+    assert len(made) > 4  # of some a copy was made, too
+    told = shop.app.data.forget([f"id={parent['id']}"])
+    assert told["records"] == [stem(parent["id"])] and told["rows"] == 1 + len(made)
+    of_a_copy = shop.app.data.forget([f"id={made[-1]['id']}"])
+    assert of_a_copy["records"] == told["records"] and of_a_copy["rows"] == told["rows"]
+    shop.app.data.forget([f"id={made[0]['id']}"], really=True)
+    left = shop.every_row(shop.prepare(f"data.rules.quantity={COPIES}"))
+    assert parent["origin"] not in {row["origin"] for row in left}
+    assert {row["id"] for row in left}.isdisjoint(row["id"] for row in [parent, *made])
+
+
+def test_a_place_that_is_another_row_in_another_version_of_its_source_is_refused(shop, some):
+    first = shop.prepare()
+    mine = next(row for row in shop.every_row(first) if row["origin"] == "rows.jsonl:8")
+    shop.rows([{**row, "text": f"Another month. {row['text']}"} for row in some()])
+    second = shop.prepare()
+    with pytest.raises(SpecError, match="another row in each of 2 files"):
+        shop.app.data.forget(["origin=rows.jsonl:8"], really=True)
+    told = shop.app.data.forget(["origin=rows.jsonl:8"], dataset=first.digest, really=True)
+    assert told["records"] == [stem(mine["id"])]
+    assert shop.prepare().digest == second.digest, "nothing of the second is concerned"
+
+
+def test_one_of_two_sources_is_meant_where_it_is_named(shop, some):
+    rows = some()
+    (shop.folder / "x").mkdir()
+    (shop.folder / "y").mkdir()
+    shop.rows(rows[:30], "x/rows.jsonl")
+    shop.rows(rows[30:], "y/rows.jsonl")
+    one = "{files: x/rows.jsonl, map: {user: text, label: queue}}"
+    shop.prepare(f"data.sources=[{one}, {one.replace('x/', 'y/')}]")
+    with pytest.raises(SpecError, match="another row in each of 2 files"):
+        shop.app.data.forget(["origin=rows.jsonl:8"], really=True)
+    assert shop.app.data.forget(["origin=rows.jsonl:8", "source=rows.jsonl#2"])["rows"] == 1
+    with pytest.raises(SpecError, match="a whole source is named"):
+        shop.app.data.forget(["source=rows.jsonl"], really=True)

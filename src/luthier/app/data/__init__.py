@@ -175,15 +175,22 @@ class Data:
         done = export(
             store, dataset, str(to), look, self._app._environ, form=format, table=table, croissant=croissant
         )
-        facts = {"digest": dataset.digest, "form": format, "rows": sum(done["rows"].values())}
+        facts = {
+            "digest": dataset.digest,
+            "to": str(to),
+            "form": "table" if table else format,
+            "rows": sum(done["rows"].values()),
+        }
         store.audit.append(self._app.actor.act("data.exported", reference, facts))
         return done
 
     def forget(
-        self, where: Sequence[str], *, reason: str | None = None, recipe: Path | None = None, really: bool = False,
-        watch: Watch | None = None, stop: threading.Event | None = None,
+        self, where: Sequence[str], *, dataset: str | None = None, reason: str | None = None, recipe: Path | None = None,
+        really: bool = False, watch: Watch | None = None, stop: threading.Event | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """Which records are meant, and which datasets and models used them; with `really` they are left out from now on."""
+        """Which records are meant (by the rows of every dataset, or of one), and which datasets and models used them; with `really` they
+        are left out from now on."""
+        from .find import dataset_of
         from .forget import forget
 
         wish = self._app.recipes.read(recipe, ()) if recipe else None
@@ -196,6 +203,7 @@ class Data:
             really,
             self._looking(watch, stop),
             self._app.actor,
+            dataset_of(self._app.store, dataset) if dataset else None,
         )
 
     def forgotten(self) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.app.context import Watch
+from luthier.app.lineage import EXPORTED
 from luthier.core.artifact import Artifact
 from luthier.core.errors import Interrupted, NotFound
 from luthier.core.event import Event
@@ -92,9 +93,9 @@ def _of_run(store: Store, run: str) -> Artifact:
 
 
 def names_of(store: Store, dataset: Artifact) -> list[str]:
-    """Releases whose newest dataset this is, by name@version."""
+    """Releases whose newest dataset this is, by name@version: not those that only began from weights which it taught."""
     found = []
-    for artifact in store.catalog.descendants(dataset.digest):
+    for artifact in store.catalog.descendants(dataset.digest, but=EXPORTED):
         if artifact.kind == "release":
             found += [str(version) for version in store.catalog.names_of(artifact.digest)]
     return found

@@ -7,7 +7,8 @@
     still_there what it does where a source turns out to hold such a record in other bytes: that is written down too
 
 A record is its content: identical rows go together, in whatever file they stand, unless the condition names a group; then
-they go as they stand in that group. What was made before stays as it is, and is named. No text is kept or shown.
+they go as they stand in that group. A row that a rule made of another stands for that one, and goes with it. What was made before stays as
+it is, and is named. No text is kept or shown.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from luthier.app.acting import Actor, system_user
-from luthier.app.lineage import fates
+from luthier.app.lineage import EXPORTED, fates
 from luthier.core.artifact import Artifact
 from luthier.core.errors import NotFound, SpecError
 from luthier.core.event import Event
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
     from luthier.app.recipe import Wish
 
-FIELDS = ("id", "origin", "group", "contains")
+FIELDS = ("id", "origin", "source", "group", "contains")
 SHOWN = 20
 
 
@@ -65,18 +67,25 @@ def forget(
     really: bool,
     look: Looking,
     who: Actor,
+    within_dataset: Artifact | None = None,
 ) -> dict[str, Any]:
-    """{"records", "rows", "datasets", "models", "again", "done"}. Raises NotFound where nothing is meant."""
+    """{"records", "rows", "datasets", "models", "again", "done"}. The conditions are looked up in every dataset, or in one alone. Raises
+    NotFound where nothing is meant, SpecError where a place means other rows in one version of its source than in another."""
     conditions = _conditions(where)
     groups = _called([one.value for one in conditions if one.field == "group"])
     within = group_hash(groups[0]) if groups and not MASK.search(groups[0]) else None
     datasets = store.catalog.all("dataset")
-    records = _meant(store, datasets, conditions, look)
-    for name in groups[1:]:
-        renamed = [replace(one, value=name) if one.field == "group" else one for one in conditions]
-        records |= _meant(store, datasets, renamed, look)
+    looked = datasets if within_dataset is None else [within_dataset]
+    meant: dict[str, set[str]] = {}
+    for name in groups or [""]:
+        named = [replace(one, value=name) if one.field == "group" else one for one in conditions]
+        _meant(store, looked, named, meant, look)
     in_sources = _in_sources(store, wish, environ, conditions, look) if wish else {}
-    records |= {record for sighting in in_sources.values() for record, _ in sighting}
+    for mark, sighting in in_sources.items():
+        meant.setdefault(mark, set()).update(record for record, _ in sighting)
+    if any(one.field == "origin" for one in conditions):
+        _refuse_other_rows(meant)
+    records = set().union(*meant.values())
     if not records:
         sources = "" if wish else "; --recipe RECIPE looks into its sources too"
         raise NotFound(
@@ -100,7 +109,8 @@ def forget(
     if really:
         about = {"rows": told["rows"], "records": len(records), "datasets": len(held)}
         store.tombstones.add(stones, act=who.act("data.forgotten", "rows", about))
-        _forget_answers(store, records)
+        made = {stem(row) for sighting in held.values() for one in sighting.values() for _, row in one.rows}
+        _forget_answers(store, records | made)
         facts = {"rows": told["rows"], "records": len(records), "by": system_user(), "reason": reason}
         facts |= {"by_field": [one.field if one.field != "says" else "contains" for one in conditions]}
         store.ledger.append(
@@ -132,6 +142,11 @@ def _conditions(where: Sequence[str]) -> list[Condition]:
             found.append(Condition("id", "=", stem(one.value.removeprefix("row:"))))
         else:
             found.append(Condition("says", "~", one.value) if one.field == "contains" else one)
+    if all(one.field == "source" for one in found):
+        raise SpecError(
+            "a whole source is named.",
+            remedy="Take it out of the recipe; source= tells one place from another: origin=... source=...",
+        )
     return found
 
 
@@ -143,25 +158,65 @@ def _called(groups: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name for one in groups for name in (one, group_name(one, Redact()))))
 
 
-def _matching(batch: pa.RecordBatch, side: str, conditions: Sequence[Condition]) -> list[str]:
-    """Records of a batch that meet the conditions; an id means the record, whichever number the row has."""
+def _matching(
+    batch: pa.RecordBatch, side: str, conditions: Sequence[Condition]
+) -> list[tuple[str, str | None, str | None]]:
+    """(record, the row that it was made of, its source) of what meets the conditions; an id means the record, whichever number the row
+    has."""
     import polars as pl
 
     told = frame(batch, side).with_columns(pl.col("id").str.replace("-[0-9]+$", ""))
-    return told.filter(expression(conditions))["id"].to_list()
+    return told.filter(expression(conditions)).select("id", "made_from", "source").rows()
 
 
 def _meant(
-    store: Store, datasets: list[Artifact], conditions: Sequence[Condition], look: Looking
-) -> set[str]:
-    found: set[str] = set()
+    store: Store,
+    datasets: Sequence[Artifact],
+    conditions: Sequence[Condition],
+    meant: dict[str, set[str]],
+    look: Looking,
+) -> None:
+    """Adds the records to those that are meant, by the fingerprint of their source; "" where that is not on record."""
     for n, dataset in enumerate(datasets):
-        folder = store.folder(dataset)
+        folder, marks = store.folder(dataset), sources_of(store, dataset)
         look.progress("look for rows", n, len(datasets))
+        only = next(iter(marks.values())) if len(marks) == 1 else ""
+        made: dict[str, set[str]] = {}
         for side in (*SPLITS, "removed"):
             for batch in batches(folder, side):
-                found.update(_matching(natural(batch), side, conditions))
+                for record, parent, source in _matching(natural(batch), side, conditions):
+                    mark = marks.get(source or "", only)
+                    (meant if parent is None else made).setdefault(mark, set()).add(parent or record)
+        for mark, rows in made.items():
+            meant.setdefault(mark, set()).update(_roots(folder, rows))
+
+
+def _roots(folder: Path, rows: set[str]) -> set[str]:
+    """The records that rows of a dataset go back to: those that no rule made."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found: set[str] = set()
+    while rows:
+        made: dict[str, str] = {}
+        for batch in batches(folder, "train", ("id", "made_from")):
+            wanted = pc.is_in(batch["id"], value_set=pa.array(sorted(rows)))
+            mine = batch.filter(pc.and_(wanted, batch["made_from"].is_valid()))
+            made |= dict(zip(mine["id"].to_pylist(), mine["made_from"].to_pylist(), strict=True))
+        found |= {stem(row) for row in rows - made.keys()}
+        rows = set(made.values())
     return found
+
+
+def _refuse_other_rows(meant: Mapping[str, set[str]]) -> None:
+    """A place, such as rows.jsonl:12, is another row in another file of that name, or once the file is replaced. The same bytes may be
+    read as other records by another map, and are meant all the same."""
+    known = [records for mark, records in sorted(meant.items()) if mark]
+    if any(not one & other for one, other in combinations(known, 2)):
+        raise SpecError(
+            f"that place is another row in each of {len(known)} files of that name, or in as many versions of one.",
+            remedy="Say in which it is meant: --dataset DATASET, or add --where source=NAME; `luthier data explain PLACE` shows them.",
+        )
 
 
 def _in_sources(
@@ -180,7 +235,7 @@ def _in_sources(
     found: dict[str, Sighting] = {}
     with TemporaryDirectory(dir=store.home / "work") as folder:
         for batch in records(PrepareSpec(task=wish.recipe.task, data=data), Path(folder) / "read", at):
-            mine = set(_matching(batch, "train", conditions))
+            mine = {record for record, _, _ in _matching(batch, "train", conditions)}
             for row in batch.select(["id", "origin", "source"]).to_pylist():
                 if row["id"] in mine:
                     sighting = found.setdefault(marks[row["source"]], {})
@@ -197,20 +252,25 @@ def _held(
 
     folder = store.folder(dataset)
     names = list(sources_of(store, dataset))
-    wanted = pa.array(sorted(records), pa.string())
     found: Sighting = {}
-    for side in SPLITS if groups else (*SPLITS, "removed"):
-        for batch in batches(folder, side, ("id", "origin", "source", "group")):
-            look.progress("who used them", 0, None)
-            stems = pc.replace_substring_regex(batch["id"], "-[0-9]+$", "")
-            mask = pc.is_in(stems, value_set=wanted)
-            if groups:
-                mask = pc.and_(mask, pc.is_in(batch["group"], value_set=pa.array(groups, pa.string())))
-            for row in batch.filter(mask).to_pylist():
-                source = row.get("source") or (names[0] if len(names) == 1 else "")
-                one = found.setdefault((stem(row["id"]), source), _Found())
-                one.origins.add(row["origin"])
-                one.rows.append((side, row["id"]))
+    owners, column = {record: record for record in records}, "id"
+    while owners:  # the records themselves, then what was made of them, then what was made of that
+        wanted, made = pa.array(sorted(owners), pa.string()), dict[str, str]()
+        for side in SPLITS if groups else (*SPLITS, "removed"):
+            for batch in batches(folder, side, ("id", "origin", "source", "group", "made_from")):
+                look.progress("who used them", 0, None)
+                if column not in batch.schema.names:
+                    continue
+                mask = pc.is_in(pc.replace_substring_regex(batch[column], "-[0-9]+$", ""), value_set=wanted)
+                if groups:
+                    mask = pc.and_(mask, pc.is_in(batch["group"], value_set=pa.array(groups, pa.string())))
+                for row in batch.filter(mask).to_pylist():
+                    source = row.get("source") or (names[0] if len(names) == 1 else "")
+                    record = made[stem(row["id"])] = owners[stem(row[column])]
+                    one = found.setdefault((record, source), _Found())
+                    one.origins.add(row["origin"])
+                    one.rows.append((side, row["id"]))
+        owners, column = made, "made_from"
     return found
 
 
@@ -261,6 +321,7 @@ def _dataset(store: Store, dataset: Artifact, found: Sighting) -> dict[str, Any]
 def _models(store: Store, dataset: Artifact, found: Sighting) -> Iterator[dict[str, Any]]:
     """Models that were made with the dataset; `saw` counts rows that went into the kept weights."""
     rows = [record for one in found.values() for side, record in one.rows if side != "removed"]
+    own = {one.digest for one in store.catalog.descendants(dataset.digest, but=EXPORTED)}
     for model in models_of(store, dataset):
         known = fates(store, model, *rows) if rows else {}
         releases = [
@@ -271,18 +332,21 @@ def _models(store: Store, dataset: Artifact, found: Sighting) -> Iterator[dict[s
         yield {
             "digest": model.digest, "dataset": dataset.digest, "releases": releases,
             "saw": sum(1 for record in rows if known.get(record, {}).get("seen")),
-            "measured": sum(1 for one in found.values() for side, _ in one.rows if side in ("validation", "test")),
+            "measured": sum(1 for one in found.values() for side, _ in one.rows if side in ("validation", "test") and model.digest in own),
         }  # fmt: skip
 
 
 def _commands(store: Store, datasets: Iterable[Artifact]) -> list[str]:
     """How the datasets and what was trained on them are made again: the commands that made them, oldest first."""
+    from luthier.app.retraining import is_start
+
     found: dict[str, None] = {}
     for dataset in reversed(list(datasets)):
         for run in runs_with(store, dataset):
             begun = next(iter(store.ledger.read(kind="run.started", subject=run)), None)
             if begun is not None:
-                sets = [word for text in begun.data["overrides"] for word in ("--set", text)]
+                kept = [text for text in begun.data["overrides"] if not is_start(store.home, text)]
+                sets = [word for text in kept for word in ("--set", text)]
                 found[shlex.join(["luthier", "run", str(begun.data["source"]), *sets])] = None
     return list(found)
 
