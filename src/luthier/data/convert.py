@@ -73,11 +73,11 @@ def _pair(record: Record, layout: str, *, system: bool) -> tuple[str | None, str
 
 
 def _openai(record: Record) -> Row:
-    messages = _written_calls(_messages(record, "openai"))
+    messages = written_calls(_messages(record, "openai"))
     return {"messages": messages, "tools": loads(record["tools"]) if record["tools"] else None}
 
 
-def _written_calls(turns: list[Row]) -> list[Row]:
+def written_calls(turns: list[Row]) -> list[Row]:
     """Turns as OpenAI's messages, arguments as JSON text."""
     messages = chat(turns)
     for message in messages:
@@ -115,7 +115,7 @@ def _apart(record: Record, layout: str) -> tuple[list[Row], Row]:
     """What stands before the last answer, and that."""
     _refuse(record["text"] is not None, layout, "plain text", "text")
     _refuse(bool(record["tools"]) and layout != "preference", layout, "tools", "openai")
-    *prompt, answer = _written_calls(record["messages"]) if record["tools"] else record["messages"]
+    *prompt, answer = written_calls(record["messages"]) if record["tools"] else record["messages"]
     _refuse(not prompt, layout, "nothing before its answer")
     return prompt, answer
 

@@ -10,8 +10,9 @@ language model starts higher and may be done sooner.
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +41,17 @@ class Curve:
     twice: float
 
 
+def drawn(train: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """At most MOST of the conversations, those that a draw by their ids puts first, in that order."""
+    return heapq.nsmallest(
+        MOST, (row for row in train if row["messages"]), key=lambda row: Draw("curve", row["id"]).bits()
+    )
+
+
 def curve(train: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> Curve | None:
     """None where there are too few rows or labels to say anything. `train` holds records with id, messages, label, group and
     made_from. The rows' order does not matter."""
-    rows = sorted((row for row in train if row["messages"]), key=lambda row: Draw("curve", row["id"]).bits())[
-        :MOST
-    ]
+    rows = drawn(train)
     own = [row for row in rows if not row["made_from"]]
     if len(own) < FEWEST or len({row["label"] for row in own}) < 2:
         return None

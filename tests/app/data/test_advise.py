@@ -167,3 +167,21 @@ def test_rows_beyond_the_window_are_told_with_both_numbers() -> None:
     assert one.recipe == {"quality": [{"length": {"max": 500, "on": "all"}}]}  # 1200 characters * 100 / 240
     tokens["sides"] = {"train": {"max": 100}}
     assert not list(_window(store, found))  # type: ignore[arg-type]
+
+
+def test_a_window_that_no_counted_row_fills_may_be_filled_by_others() -> None:
+    model = SimpleNamespace(spec={"base": "small"}, digest="d" * 64, summary={"context": 100})
+    store = SimpleNamespace(catalog=SimpleNamespace(all=lambda kind: [model]))
+    tokens = {
+        "unit": "tokens", "by": "small", "sampled": 10, "edges": [10, 80, 120],
+        "sides": {"train": {"rows": 10, "mean": 20.0, "max": 90}}, "counts": {"train": [5, 5]},
+    }  # fmt: skip
+    characters = {"sides": {"train": {"rows": 1_000, "mean": 80.0, "max": 40_000}}}
+    [one] = _window(store, {"lengths": {"tokens": tokens, "characters": characters}})  # type: ignore[arg-type]
+    assert one.numbers == {"longest": 10_000, "context": 100, "over": 0, "sampled": 10}
+    assert (
+        one.recipe == {"quality": [{"length": {"max": 400, "on": "all"}}]}
+        and "of 10 rows that were counted" in one.says
+    )
+    characters["sides"]["train"]["max"] = 300
+    assert not list(_window(store, {"lengths": {"tokens": tokens, "characters": characters}}))  # type: ignore[arg-type]

@@ -355,3 +355,87 @@ def test_progress_counts_rows(shop: Any, dataset: Any, tmp_path: Path) -> None:
         pq.read_metadata(path).num_rows for path in (shop.file(dataset, f"{s}.parquet") for s in SPLITS)
     )
     assert ("writing rows", total, total) in eyes.seen
+
+
+def test_csv_keeps_a_lone_carriage_return_inside_its_cell(shop: Any, tmp_path: Path) -> None:
+    shop.rows([{"q": f"one\rtwo {n}", "a": f"Answer {n}"} for n in range(8)])
+    shop.write(
+        "name: r\nbase: tiny\ndata: {sources: [{files: rows.jsonl, map: {user: q, assistant: a}}], rules: {}}\n"
+    )
+    dataset = shop.prepare()
+    shop.app.data.export(dataset.digest, tmp_path / "out", format="csv")
+    found = [
+        row["user"]
+        for side in SPLITS
+        if (path := tmp_path / "out" / f"{side}.csv").exists()
+        for row in csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
+    ]
+    assert sorted(found) == [f"one\rtwo {n}" for n in range(8)]
+
+
+def test_json_lines_write_calls_as_trainers_read_them(shop: Any, tmp_path: Path) -> None:
+    tool = {
+        "type": "function",
+        "function": {"name": "send", "description": "", "parameters": {"type": "object"}},
+    }
+    called = {"id": "call_1", "type": "function", "function": {"name": "send", "arguments": '{"to":"a"}'}}
+    rows = [
+        {
+            "tools": [tool],
+            "messages": [
+                {"role": "user", "content": f"Send number {n}."},
+                {"role": "assistant", "content": None, "tool_calls": [called]},
+                {"role": "tool", "tool_call_id": "call_1", "content": "sent"},
+                {"role": "assistant", "content": "Done."},
+            ],
+        }
+        for n in range(8)
+    ]
+    shop.rows(rows)
+    recipe = "name: r\nbase: tiny\ndata: {sources: [{files: %s}], split: {test: 0.25}}\n"
+    shop.write(recipe % "rows.jsonl")
+    dataset = shop.prepare()
+    shop.app.data.export(dataset.digest, tmp_path / "out", format="jsonl")
+    lines = [
+        json.loads(one)
+        for side in SPLITS
+        for one in (tmp_path / "out" / f"{side}.jsonl").read_text().splitlines()
+    ]
+    first = lines[0]["messages"]
+    assert lines[0]["tools"] == [tool] and [turn["role"] for turn in first] == [
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
+    assert first[1]["tool_calls"][0]["function"] == called["function"]
+    assert first[2]["tool_call_id"] == first[1]["tool_calls"][0]["id"]
+    shop.rows(lines, "again.jsonl")
+    shop.write(recipe % "again.jsonl")
+    assert {r["id"] for r in shop.every_row(shop.prepare())} == {r["id"] for r in shop.every_row(dataset)}
+    with pytest.raises(SpecError, match="does not fit on one line of cells"):
+        shop.app.data.export(dataset.digest, tmp_path / "flat", format="csv")
+
+
+def test_a_bucket_that_is_not_there_is_not_made(
+    shop: Any, dataset: Any, bucket: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")  # where a bucket may be made without saying where
+    with pytest.raises(StoreError, match="cannot be written"):
+        shop.app.data.export(dataset.digest, "s3://tickts/out")
+    bucket.invalidate_cache()
+    assert not bucket.exists("tickts")
+
+
+def test_artificial_rows_are_in_no_count(shop: Any, tmp_path: Path) -> None:
+    shop.write(
+        "name: r\nbase: tiny\ndata: {sources: [{files: rows.jsonl, map: {user: text, assistant: queue}}], split: {test: 0.25}, canaries: {}}\n"
+    )
+    dataset = shop.prepare()
+    told = shop.app.data.inspect(dataset.digest)
+    assert told["canaries"] > 0 and sum(told["rows"].values()) == 60 == told["duplicates"]["exact"] + 60
+    assert sum(one["rows"] for one in told["lengths"]["characters"]["sides"].values()) == 60
+    done = shop.app.data.export(dataset.digest, tmp_path / "task", format="lm-eval")
+    assert (
+        done["rows"]["train"] == 0 and done["rows"]["test"] == told["rows"]["test"] and "canaries" not in done
+    )

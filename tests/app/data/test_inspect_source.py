@@ -204,3 +204,24 @@ def test_a_hostile_row_stays_text(shop):
     assert "<script" not in page and "<img" not in page and "\u202e" not in page and "\x00" not in page
     assert not re.search(r"<[^>]*\b(src|href|on\w+)\s*=", page) and "default-src &#39;none&#39;" in page
     assert render(found) == page
+
+
+def test_labels_that_are_masked_alike_are_counted_apart(shop):
+    named = [("a@x.com", 10), ("b@x.com", 5), ("billing", 20)]
+    path = shop.rows(
+        [
+            {"text": sentence(100 * k + n), "label": label}
+            for k, (label, many) in enumerate(named)
+            for n in range(many)
+        ],
+        "l.jsonl",
+    )
+    told = shop.app.data.inspect(str(path))["records"]["labels"]
+    assert told["counts"] == {"billing": 20, "[EMAIL_1]": 10, "[EMAIL_2]": 5}
+
+
+def test_a_file_without_a_header_shows_no_private_value_as_one(shop):
+    path = shop.folder / "bare.csv"
+    path.write_text("".join(f"jo{n}@firm.com,+49 30 123456{n},{sentence(n)}\n" for n in range(9)))
+    found = shop.app.data.inspect(str(path))
+    assert "jo0@firm.com" not in str(found) and "1234560" not in str(found)

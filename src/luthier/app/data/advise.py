@@ -16,6 +16,7 @@ from typing import Any
 
 from luthier.core.artifact import Artifact, canonical, short
 from luthier.core.errors import MissingPart
+from luthier.data.canaries import natural
 from luthier.store import Store
 
 from .find import Looking, batches
@@ -152,21 +153,36 @@ def _repeated(found: Mapping[str, Any]) -> Iterator[Advice]:
 
 def _window(store: Store, found: Mapping[str, Any]) -> Iterator[Advice]:
     """Where a model's tokenizer has counted."""
-    tokens = found["lengths"]["tokens"]
+    tokens, characters = (found["lengths"][name] for name in ("tokens", "characters"))
     context = _context(store, tokens.get("by"))
     longest = max((one["max"] for one in tokens["sides"].values()), default=0)
-    if tokens["unit"] != "tokens" or context is None or longest <= context:
+    if tokens["unit"] != "tokens" or context is None or not longest:
+        return
+    widest = max(one["max"] for one in characters["sides"].values())
+    # of a sample the longest row in characters may be none that was counted, so what a token has on the whole stands for it
+    sampled = tokens.get("sampled")
+    a_token = _mean(characters) / _mean(tokens) if sampled else widest / longest
+    guess = max(longest, round(widest / a_token))
+    if guess <= context:
         return
     edges, counts = tokens["edges"], tokens["counts"]
     over = sum(n for side in counts.values() for n, low in zip(side, edges, strict=False) if low > context)
-    characters = max(one["max"] for one in found["lengths"]["characters"]["sides"].values())
     yield Advice(
         "window",
-        f"the longest row has {longest:,} tokens and the model reads {context:,}; at least {over} rows are longer than that",
+        f"the longest row has about {guess:,} tokens, by its characters, and the model reads {context:,}; of {sampled:,} rows that were "
+        f"counted at least {over} are longer than that"
+        if sampled
+        else f"the longest row has {longest:,} tokens and the model reads {context:,}; at least {over} rows are longer than that",
         True,
-        {"longest": longest, "context": context, "over": over},
-        {"quality": [{"length": {"max": characters * context // longest, "on": "all"}}]},
+        {"longest": guess, "context": context, "over": over, **({"sampled": sampled} if sampled else {})},
+        {"quality": [{"length": {"max": int(context * a_token), "on": "all"}}]},
     )
+
+
+def _mean(told: Mapping[str, Any]) -> float:
+    """Of the rows of all sides."""
+    sides = told["sides"].values()
+    return sum(one["mean"] * one["rows"] for one in sides) / max(sum(one["rows"] for one in sides), 1)
 
 
 def _context(store: Store, base: Any) -> int | None:
@@ -179,13 +195,15 @@ def _context(store: Store, base: Any) -> int | None:
 def _curve(store: Store, dataset: Artifact, found: Mapping[str, Any], look: Looking) -> Iterator[Advice]:
     if found["task"]["kind"] != "classify":
         return
-    from luthier.evaluation.learning_curve import FEWEST, curve
+    from luthier.evaluation.learning_curve import FEWEST, curve, drawn
 
     look.progress("learning curve", 0, None)
-    columns = ("id", "messages", "label", "group", "made_from")
-    rows = [row for batch in batches(store.folder(dataset), "train", columns) for row in batch.to_pylist()]
-    for row in rows:
-        row.setdefault("made_from", None)
+    columns = ("id", "messages", "label", "group", "made_from", "source")
+    rows = drawn(
+        {"made_from": None, **row}
+        for batch in batches(store.folder(dataset), "train", columns)
+        for row in natural(batch).to_pylist()
+    )
     try:
         told = curve(rows, list(found["labels"] or ()))
     except MissingPart as lacking:

@@ -51,7 +51,7 @@ def export(
         told = write(store, dataset, folder, to, look, environ)
     else:
         told = _to_files(store, dataset, folder, to, form, croissant, look, environ)
-    if planted := _planted(folder):  # artificial rows are no rows of anybody's
+    if told["rows"]["train"] and (planted := _planted(folder)):  # artificial rows are no rows of anybody's
         told["rows"]["train"] -= planted
         told["canaries"] = planted
     told = {"to": to, **told, "dataset": dataset.digest}

@@ -25,6 +25,8 @@ from luthier.store.files import explained
 
 LAST = "dataset.json"
 CHUNK_BYTES = 1 << 20
+BUCKETS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
+"""Schemes of stores that know keys, and no folders."""
 
 
 class Folder(Protocol):
@@ -91,6 +93,8 @@ class Elsewhere:
                 remedy="Write a folder, or a URL such as s3://, abfs://, gs:// or webhdfs://.",
             ) from None
         self._system, self._root = guarded(system), root.rstrip("/")
+        # object stores have none: there, making one would make a bucket that nobody has
+        self._has_folders = scheme not in BUCKETS
         with self._reachable():
             self._system.invalidate_cache()
             if self._system.exists(self._root):
@@ -109,13 +113,20 @@ class Elsewhere:
             for path in self._written:
                 with suppress(Exception):  # the error that is on its way matters more
                     self._system.rm_file(path)
+            for folder in sorted(
+                {self._root, *(path.rpartition("/")[0] for path in self._written)}, reverse=True
+            ):
+                for remove in (self._system.rmdir, self._system.rm) if self._has_folders else ():
+                    with suppress(Exception):  # one that holds something else stays
+                        remove(folder)
             raise
 
     def open(self, name: str, mode: str) -> Any:
         path = f"{self._root}/{name}"
         if mode == "wb":
             self._written.append(path)
-            self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            if self._has_folders:
+                self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
         return self._system.open(path, mode)
 
     @contextmanager

@@ -1,6 +1,6 @@
 """How records look as lines of text: JSON Lines in the forms that trainers read, or flat CSV.
 
-    conversation    {"messages": [{"role": ..., "content": ...}, ...]}              OpenAI's chat form
+    conversation    {"messages": [{"role": ..., "content": ...}, ...]}              OpenAI's chat form, with its tools and calls
     plain text      {"text": ...}
     preference      {"prompt": [...], "chosen": [{...}], "rejected": [{...}]}       TRL's conversational forms
     thumbs          {"prompt": [...], "completion": [{...}], "label": true}
@@ -18,6 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import SpecError
+from luthier.data.convert import written_calls
+from luthier.data.json_text import loads
 from luthier.data.tools import before_answer
 
 if TYPE_CHECKING:
@@ -34,17 +36,20 @@ def line_of(row: Mapping[str, Any]) -> dict[str, Any]:
     >>> line_of({"messages": [{"role": "user", "content": "Hi", "name": None}], "label": "x"})
     {'messages': [{'role': 'user', 'content': 'Hi'}]}
     """
-    more = {"tools": row["tools"]} if row.get("tools") else {}
-    if row.get("messages") is None:
-        return {"text": row["text"]}
-    said = [{key: cell for key, cell in turn.items() if cell is not None} for turn in row["messages"]]
-    if row.get("rejected") is not None:
-        worse, at = [{"role": "assistant", "content": row["rejected"]}], before_answer(said)
-        return {"prompt": said[:at], "chosen": said[at:], "rejected": worse, **more}
     rating = row.get("rating")
+    rated = {"rating": rating} if rating is not None else {}
+    if row.get("messages") is None:
+        return {"text": row["text"], **rated}
+    told = [{key: cell for key, cell in turn.items() if cell is not None} for turn in row["messages"]]
+    said, at, more = told, before_answer(told), {}
+    if row.get("tools"):
+        said, at, more = written_calls(told), len(written_calls(told[:at])), {"tools": loads(row["tools"])}
+    if row.get("rejected") is not None:
+        worse = [{"role": "assistant", "content": row["rejected"]}]
+        return {"prompt": said[:at], "chosen": said[at:], "rejected": worse, **more, **rated}
     if rating in (0, 1):
-        return {"prompt": said[:-1], "completion": said[-1:], "label": bool(rating), **more}
-    return {"messages": said, **more, **({"rating": rating} if rating is not None else {})}
+        return {"prompt": said[:at], "completion": said[at:], "label": bool(rating), **more}
+    return {"messages": said, **more, **rated}
 
 
 class JsonLines:
@@ -97,7 +102,11 @@ class Csv:
 
     def _written(self, lines: Iterable[Iterable[str]]) -> bytes:
         into = io.StringIO()
-        csv.writer(into, lineterminator="\n").writerows(lines)
+        writer = csv.writer(into, lineterminator="\n")
+        whole = csv.writer(into, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        for line in map(list, lines):
+            # Python before 3.11.9 leaves a lone carriage return without quotes, and readers end the row there
+            (whole if any("\r" in cell for cell in line) else writer).writerow(line)
         return into.getvalue().encode()
 
 
@@ -111,14 +120,18 @@ def _filled(batch: pa.RecordBatch) -> set[str]:
         if turns is None:
             continue
         roles = " ".join(turn["role"] for turn in turns)
-        more = next(
-            (
-                key
-                for turn in turns
-                for key, cell in turn.items()
-                if key not in ("role", "content") and cell is not None
-            ),
-            None,
+        more = (
+            "tools"
+            if row.get("tools")
+            else next(
+                (
+                    key
+                    for turn in turns
+                    for key, cell in turn.items()
+                    if key not in ("role", "content") and cell is not None
+                ),
+                None,
+            )
         )
         if roles not in FLAT or more:
             raise SpecError(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from luthier.app.lineage import EXPORTED
 from luthier.core.artifact import Artifact, short
 from luthier.core.errors import SpecError
 from luthier.core.spec import resolve
@@ -20,7 +21,7 @@ from luthier.evaluation.spec import EvaluateSpec
 from luthier.store import Store
 
 from . import export_files as files
-from .find import SPLITS, Looking, names_of
+from .find import SPLITS, Looking, names_of, row_count
 
 ROWS = "test.jsonl"
 
@@ -60,7 +61,7 @@ def write(
         "rows": {side: len(rows) if side == "test" else 0 for side in SPLITS},
         "files": sorted(one["path"] for one in made),
         "tasks": list(found),
-        "left_out": left,
+        "left_out": left + row_count(folder, "test") - len(asked),  # what nobody is to answer is not asked
     }
 
 
@@ -73,6 +74,6 @@ def _name(store: Store, dataset: Artifact) -> str:
 
 def _longest(store: Store, dataset: Artifact) -> int:
     """The longest answer that our own evaluation of these rows allowed; its default where there was none."""
-    reports = [one for one in store.catalog.descendants(dataset.digest) if one.kind == "report"]
+    reports = [one for one in store.catalog.descendants(dataset.digest, but=EXPORTED) if one.kind == "report"]
     told = [int(one.spec["max_tokens"]) for one in reports if "max_tokens" in one.spec]
     return told[-1] if told else EvaluateSpec().max_tokens

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError, SpecError, StoreError
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import sqlalchemy as sa
 
+KEEPS_TABLES = ("mysql", "mariadb", "oracle")
+"""Where a table that is made stays, whatever becomes of the transaction."""
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}(\.[A-Za-z_][A-Za-z0-9_]{0,62})?")
 
 
@@ -50,17 +53,23 @@ def write(
             )
         table.create(connection, checkfirst=False)
         lines = _counted(_lines(rows, connection.dialect.name), wanted)
-        if connection.dialect.name == "postgresql" and connection.dialect.driver == "psycopg":
-            _copy(connection, table, lines)
-        else:
-            _insert(connection, table, lines)
-        asked = sa.select(table.c.side, sa.func.count()).group_by(table.c.side)
-        found = {str(line[0]): int(line[1]) for line in connection.execute(asked)}
-        if found != wanted:
-            raise StoreError(
-                f"the table {name} holds {found}, and {wanted} was written to it.",
-                remedy="Does a trigger or a rule of the database take rows away? Nothing was kept.",
-            )
+        try:
+            if connection.dialect.name == "postgresql" and connection.dialect.driver == "psycopg":
+                _copy(connection, table, lines)
+            else:
+                _insert(connection, table, lines)
+            asked = sa.select(table.c.side, sa.func.count()).group_by(table.c.side)
+            found = {str(line[0]): int(line[1]) for line in connection.execute(asked)}
+            if found != wanted:
+                raise StoreError(
+                    f"the table {name} holds {found}, and {wanted} was written to it.",
+                    remedy="Does a trigger or a rule of the database take rows away? Nothing was kept.",
+                )
+        except BaseException:
+            if connection.dialect.name in KEEPS_TABLES:
+                with suppress(Exception):  # the error that is on its way matters more
+                    table.drop(connection)
+            raise
     return wanted
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,13 @@ _LIKE = re.compile(r"(0\.\d\d|1\.00) like (\S+)")
 def families(folder: Path, look: Looking) -> dict[str, Any]:
     """{"n", "rows", "sizes": {size: families}, "largest": [{"stays", "rows", "like": [{"id", "share", "preview"}]}]}; a family is
     a row that stayed and those that went for being like it."""
-    sizes: Counter[str] = Counter()
-    shown: dict[str, list[dict[str, Any]]] = {}
-    for batch in batches(folder, "removed", ("id", "rule", "reason", "preview")):
-        look.progress("families", 0, None)
-        for line in batch.to_pylist():
-            found = _LIKE.fullmatch(line["reason"] or "") if line["rule"] == "near_duplicates" else None
-            if found:
-                sizes[found[2]] += 1
-                some = shown.setdefault(found[2], [])
-                if len(some) < SHOWN:
-                    preview = (line["preview"] or "")[:CUT]
-                    some.append({"id": line["id"], "share": float(found[1]), "preview": preview})
+    sizes: Counter[str] = Counter(stays for _, _, stays in _alike(folder, look))
     largest = sorted(sizes, key=lambda one: (-sizes[one], one))[:FAMILIES]
+    shown: dict[str, list[dict[str, Any]]] = {one: [] for one in largest}
+    for line, share, stays in _alike(folder, look):
+        if stays in shown and len(shown[stays]) < SHOWN:
+            preview = (line["preview"] or "")[:CUT]
+            shown[stays].append({"id": line["id"], "share": share, "preview": preview})
     by_size = Counter(n + 1 for n in sizes.values())
     return {
         "n": len(sizes),
@@ -45,6 +40,16 @@ def families(folder: Path, look: Looking) -> dict[str, Any]:
         "sizes": {str(size): n for size, n in sorted(by_size.items())},
         "largest": [{"stays": one, "rows": sizes[one] + 1, "like": shown[one]} for one in largest],
     }
+
+
+def _alike(folder: Path, look: Looking) -> Iterator[tuple[dict[str, Any], float, str]]:
+    """(a removed line, what it shares with the row that stays, the id of that), line by line."""
+    for batch in batches(folder, "removed", ("id", "rule", "reason", "preview")):
+        look.progress("families", 0, None)
+        for line in batch.to_pylist():
+            found = _LIKE.fullmatch(line["reason"] or "") if line["rule"] == "near_duplicates" else None
+            if found:
+                yield line, float(found[1]), found[2]
 
 
 def private(folder: Path, look: Looking) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, NotFound
+from luthier.data.canaries import natural
 from luthier.store import Store
 
 from .about import about_of
@@ -97,10 +98,12 @@ def profile(store: Store, dataset: Artifact, base: str | None, look: Looking) ->
     counts = {side: row_count(folder, side) for side in SPLITS}
     for side in SPLITS:
         for batch in batches(folder, side):
-            counted.add(batch, side)
             done += batch.num_rows
+            counted.add(natural(batch), side)
             look.progress("inspect", done, sum(counts.values()))
     about = about_of(store, dataset.digest)
+    planted = int((facts.get("canaries") or {}).get("rows", 0))
+    counts["train"] -= planted
     return {
         "dataset": dataset.digest,
         "names": names_of(store, dataset),
@@ -108,7 +111,7 @@ def profile(store: Store, dataset: Artifact, base: str | None, look: Looking) ->
         "about": dict(about) if about else None,
         "task": facts["task"],
         "rows": counts,
-        "canaries": int((facts.get("canaries") or {}).get("rows", 0)),
+        "canaries": planted,
         "removed": row_count(folder, "removed"),
         "forgotten": next((r.get("counts", {}).get("forgotten", 0) for r in rules[:1]), 0),
         "sources": facts.get("sources") or [],

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import DataError, LuthierError, SpecError
 from luthier.core.spec import Tree, parse, read_yaml, resolve
 
-from .raw_columns import columns_of_rows, masked, private_of_rows, shown_rows
+from .raw_columns import columns_of_rows, masked, private_of_rows, shown_alone, shown_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,7 +118,8 @@ def profile_source(
     from luthier.data.propose import propose_of
 
     proposal = propose_of(written, head, shape, estimate)
-    found["layouts"] = [_layout(one) for one in (shape, *shape.others)]
+    names = dict(zip(head.columns, shown_alone(head.columns), strict=True))
+    found["layouts"] = [_layout(one, names) for one in (shape, *shape.others)]
     found["records"] = _records(source, shape, proposal, head, counting, secret, look)
     return found
 
@@ -140,17 +141,26 @@ def _shape(source: SourceSpec, head: Head, *, given: bool) -> tuple[Shape | None
     except DataError as error:
         if given:
             raise
-        return None, f"{error.message} {error.remedy}"
+        return None, masked(f"{error.message} {error.remedy}")
 
 
-def _layout(shape: Shape) -> dict[str, Any]:
+def _layout(shape: Shape, names: Mapping[str, str]) -> dict[str, Any]:
     from luthier.data.maps import MapSpec
 
     plain = {k: v for k, v in shape.map.plain().items() if v != MapSpec.model_fields[k].default}
     plain.pop("on_bad_row", None)
     return {
-        "layout": shape.name, "confidence": round(shape.confidence, 3), "reason": shape.reason, "map": plain,
+        "layout": shape.name, "confidence": round(shape.confidence, 3), "reason": masked(shape.reason), "map": _named(plain, names),
     }  # fmt: skip
+
+
+def _named(told: Any, names: Mapping[str, str]) -> Any:
+    """With columns called as they are shown."""
+    if isinstance(told, Mapping):
+        return {key: _named(one, names) for key, one in told.items()}
+    if isinstance(told, list):
+        return [_named(one, names) for one in told]
+    return names.get(told, told) if isinstance(told, str) else told
 
 
 # -- the records that the rows would become -------------------------------------------------------------------------------
@@ -207,7 +217,7 @@ def _read(
             if found.removed is not None:
                 aside += found.removed.num_rows
                 some = found.removed.slice(0, FAULTS - len(faults)).to_pylist()
-                faults += [{"origin": one["origin"], "reason": masked(one["reason"])} for one in some]
+                faults += [{"origin": masked(one["origin"]), "reason": masked(one["reason"])} for one in some]
             taken.append(found.records.slice(0, ROWS - rows))
             rows += taken[-1].num_rows
             size += taken[-1].nbytes
@@ -268,11 +278,13 @@ def _labels(rows: Opened, proposal: Proposal) -> dict[str, Any] | None:
     column = proposal.map.value.get("label") or proposal.map.value.get("assistant") or "the last answer"
     counts = Counter(rows.answers())
     by_size = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
-    ordered = {masked(label) or "(empty)": n for label, n in by_size}
+    told = shown_alone([label for label, _ in by_size])
     return {
-        "column": column,
-        "counts": ordered,
-        "balance": balance({label: {"train": n} for label, n in ordered.items()}),
+        "column": masked(column),
+        "counts": {label or "(empty)": n for label, (_, n) in zip(told, by_size, strict=True)},
+        "balance": balance(
+            {label or "(empty)": {"train": n} for label, (_, n) in zip(told, by_size, strict=True)}
+        ),
     }
 
 
@@ -361,5 +373,5 @@ def _examples(batch: pa.RecordBatch) -> list[dict[str, Any]]:
         turns = [{"role": t["role"], "content": masked(t["content"])} for t in row["messages"] or ()]
         more = [("text", row["text"]), ("rejected", row["rejected"])]
         turns += [{"role": role, "content": masked(text)} for role, text in more if text is not None]
-        found.append({"origin": row["origin"], "turns": turns})
+        found.append({"origin": masked(row["origin"]), "turns": turns})
     return found

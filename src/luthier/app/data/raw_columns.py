@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 LONGEST = 600
 DEEPEST = 20
-MOST_ROUNDS = 20
-HIDDEN = "(not shown)"
 KINDS_OF_VALUES: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (bool, "true or false"),  # before the numbers: Python takes it for one
     (int, "whole number"),
@@ -36,9 +34,11 @@ KINDS_OF_VALUES: tuple[tuple[type | tuple[type, ...], str], ...] = (
 
 def columns_of_rows(head: Head) -> list[dict[str, Any]]:
     """For each column: {"name", "types": {kind: rows}, "empty": rows, "distinct": values, "longest": characters of a text}."""
+    names = shown_alone(head.columns)
     return [
-        {"name": name, **_column([row.get(name) for row in head.rows])} for name in head.columns
-    ]  # fmt: skip
+        {"name": told, **_column([row.get(name) for row in head.rows])}
+        for name, told in zip(head.columns, names, strict=True)
+    ]
 
 
 def _column(cells: Sequence[Any]) -> dict[str, Any]:
@@ -93,7 +93,11 @@ def private_of_rows(head: Head, most: int, look: Looking) -> dict[str, Any]:
         "rows": len(rows),
         "with": holding,
         "kinds": ordered(kinds),
-        "columns": {name: ordered(by_column[name]) for name in head.columns if name in by_column},
+        "columns": {
+            told: ordered(by_column[name])
+            for name, told in zip(head.columns, shown_alone(head.columns), strict=True)
+            if name in by_column
+        },
     }
 
 
@@ -115,7 +119,11 @@ def leaves(cell: Any, deep: int = 0) -> Iterator[str]:
 
 def shown_rows(head: Head, n: int) -> list[dict[str, str]]:
     """The first rows as texts, private values masked and long ones cut."""
-    return [{name: masked(_text(row.get(name))) for name in head.columns} for row in head.rows[:n]]
+    names = shown_alone(head.columns)
+    return [
+        {told: masked(_text(row.get(name))) for name, told in zip(head.columns, names, strict=True)}
+        for row in head.rows[:n]
+    ]
 
 
 def _text(cell: Any) -> str:
@@ -131,6 +139,20 @@ def _text(cell: Any) -> str:
     return str(cell).lower() if isinstance(cell, bool) else str(cell)
 
 
+def shown_alone(names: Sequence[str]) -> list[str]:
+    """Names or labels as they may be shown, masked, and no two of them alike: where the first line of a file is no header, columns are
+    called by what is in it.
+
+    >>> shown_alone(["a@x.com", "b@x.com", "billing"])
+    ['[EMAIL_1]', '[EMAIL_2]', 'billing']
+    """
+    from luthier.data.private import masking
+
+    told, _ = masking.masked(names)
+    cut = [one if len(one) <= LONGEST else one[: LONGEST - 1] + "…" for one in told]
+    return [one if cut.count(one) == 1 else f"{one} ({n + 1})" for n, one in enumerate(cut)]
+
+
 def masked(text: str) -> str:
     """A text without what has the form of private data, and no longer than LONGEST; masked before it is cut, since half of a
     number has no form.
@@ -138,23 +160,7 @@ def masked(text: str) -> str:
     >>> masked("write to jo@firm.com")
     'write to [EMAIL_1]'
     """
-    told = _without_private(text)
+    from luthier.data.private import masking
+
+    (told,), _ = masking.masked([text])
     return told if len(told) <= LONGEST else told[: LONGEST - 1] + "…"
-
-
-def _without_private(text: str) -> str:
-    from luthier.data.private import KINDS
-    from luthier.data.private.find import candidates
-    from luthier.data.private.found import settle
-    from luthier.data.private.pseudonyms import Masks
-
-    masks = Masks([text])
-    for _ in range(MOST_ROUNDS):  # what stood beside a value may be one when that is gone
-        pieces, at = [], 0
-        for one in settle(candidates(text, frozenset(KINDS))):
-            pieces += [text[at : one.start], masks.mask(one.kind, one.value)]
-            at = one.end
-        if not pieces:
-            return text
-        text = "".join([*pieces, text[at:]])
-    return HIDDEN
