@@ -172,3 +172,15 @@ def test_a_look_up_that_hangs_is_left():
         Egress(timeout_s=0.2, resolve=lambda *_: time.sleep(1) or []).post(
             "https://hangs.example/", b"{}", {}
         )
+
+
+def test_a_key_that_no_header_holds_is_told_without_the_key():
+    from luthier.core.errors import DataError
+    from luthier.data.egress import Door, EgressSpec
+
+    spec = EgressSpec.model_validate({"url": "http://127.0.0.1:9/v1", "model": "m", "key": "${LLM_KEY}"})
+    door = Door(spec, lambda text: text.replace("${LLM_KEY}", "sk-secret\n"))
+    for ask in (lambda: door.post("chat/completions", {}), lambda: next(door.stream("x", {}, lambda: False))):
+        with pytest.raises(DataError, match=r"the value of \$\{LLM_KEY\} holds a line break") as caught:
+            ask()
+        assert "sk-secret" not in str(caught.value)

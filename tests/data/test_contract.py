@@ -310,3 +310,37 @@ def test_spark_keeps_the_same_contract(tmp_path: Path, spark_here: None) -> None
     for engine in ("local", LOCAL):
         with pytest.raises(DataError, match="3 of 200 rows break the contract"):
             prepared(tmp_path, data, engine)
+
+
+BROKEN = {"columns": {"email": {"pattern": "[a-z]+@firm[.]com"}}, "broken": "50%"}
+
+
+def _with_mail(n: int) -> dict[str, Any]:
+    return {
+        "prompt": f"Question {n}?",
+        "completion": f"Answer {n}.",
+        "email": "anna@other.org" if n == 7 else "jo@firm.com",
+    }
+
+
+def test_a_reason_says_nothing_private_where_the_recipe_takes_it_out(prepare: Prepare, jsonl: Jsonl) -> None:
+    source = {"files": jsonl([_with_mail(n) for n in range(40)]), "contract": BROKEN}
+    for rules, told in (([], True), (["redact"], False)):
+        done = prepare({"sources": [source], "rules": {"quality": rules}})
+        [gone] = done.removed()
+        everything = str(gone) + str(done.rules)
+        assert gone["rule"] == "contract" and ("anna@other.org" in everything) is told
+        assert told or "[EMAIL_1]" in gone["reason"]
+
+
+def test_a_row_that_stops_the_reading_is_not_shown_where_the_recipe_takes_private_data_out(
+    prepare: Prepare, jsonl: Jsonl
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {"text": f"I am jo{n}@firm.com", "label": "a" if n else None} for n in range(3)
+    ]
+    wish = {"sources": [{"files": jsonl(rows), "map": {"user": "text", "label": "label"}}]}
+    for rules, told in (([], True), (["redact"], False)):
+        with pytest.raises(DataError) as caught:
+            prepare({**wish, "rules": {"quality": rules}}, {"kind": "classify"})
+        assert "rows.jsonl:1" in str(caught.value) and ("jo0@firm.com" in str(caught.value)) is told

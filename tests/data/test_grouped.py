@@ -240,3 +240,11 @@ def test_spark_gives_the_same_conversations(tmp_path: Path, spark_here: None) ->
         "rules": {"quality": ["normalize", "deduplicate"]},
     }
     same(prepared(tmp_path, data), prepared(tmp_path, data, LOCAL))
+
+
+def test_a_large_whole_number_in_text_has_its_place() -> None:
+    from luthier.data.grouped import place_of
+
+    assert place_of("12345678901234567890") == place_of(12345678901234567890)
+    with pytest.raises(ValueError, match="no number to order by"):
+        place_of("1" + "0" * 28)

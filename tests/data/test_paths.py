@@ -182,3 +182,22 @@ def test_messages_may_be_json_in_text_or_lie_inside(prepare: Prepare, jsonl: Jso
     ]
     assert len({frozenset(row["id"] for row in one.rows()) for one in told}) == 1
     assert value_of({"body": json.dumps({"m": share(1)})}, "body.m") == share(1)
+
+
+def test_two_texts_of_json_in_one_typed_column_are_two(tmp_path: Path, prepare: Prepare) -> None:
+    rows = [
+        {
+            "ticket": {
+                "request": json.dumps({"body": f"Question {n}?"}),
+                "reply": json.dumps({"body": f"Answer {n}."}),
+            }
+        }
+        for n in range(30)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    found = {"user": "ticket.request.body", "assistant": "ticket.reply.body"}
+    done = prepare({"sources": [{"files": "rows.parquet", "map": found}]})
+    for row in done.rows():
+        asked, said = (turn["content"] for turn in row["messages"])
+        assert (asked[:8], said[:6]) == ("Question", "Answer")
+        assert asked.split()[1].strip("?") == said.split()[1].strip(".")

@@ -134,3 +134,11 @@ def test_a_dataset_of_rankings_keeps_one_question_on_one_side(prepare: Prepare, 
     for row in found:
         sides.setdefault(row["messages"][0]["content"], set()).add(row["split"])
     assert all(len(side) == 1 for side in sides.values())
+
+
+def test_each_with_each_of_too_many_answers_is_told() -> None:
+    rows = [{"q": "1", "a": [str(n) for n in range(501)]}, {"q": "2", "a": ["x", "y", "z"]}]
+    found, bad = read(rows, user="q", ranking={"answers": "a", "pairs": "all"})
+    assert len(found) == 3
+    assert "holds 501 answers" in bad["t.jsonl:1"] and "pairs: adjacent" in bad["t.jsonl:1"]
+    assert len(read(rows, user="q", ranking={"answers": "a", "pairs": "adjacent"})[0]) == 502

@@ -99,11 +99,19 @@ class EgressSpec(ServerSpec):
 
 
 class Transient(Exception):
-    """It did not work this time. `wait_s` is what the server asks for; `status` None: there was no answer at all."""
+    """It did not work this time. `wait_s` is what the server asks for."""
 
     def __init__(self, why: str, wait_s: float | None = None) -> None:
         super().__init__(why)
         self.wait_s = wait_s
+
+
+class Unusable(Transient):
+    """There was an answer, and it has to be paid for: so many tokens were read and written."""
+
+    def __init__(self, why: str, tokens_in: int, tokens_out: int) -> None:
+        super().__init__(why)
+        self.tokens_in, self.tokens_out = tokens_in, tokens_out
 
 
 class Declined(Exception):
@@ -122,9 +130,7 @@ class Door:
 
     def post(self, path: str, told: Mapping[str, Any]) -> dict[str, Any]:
         """Raises Transient, Declined, and DataError where no other request could fare better."""
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "luthier"}
-        if self.spec.key:
-            headers["Authorization"] = f"Bearer {self.secret(self.spec.key)}"
+        headers = self._headers("application/json")
         place = urlsplit(self.spec.url)
         try:
             connection = self._connection(place.scheme, place.hostname or "", place.port)
@@ -145,13 +151,24 @@ class Door:
                 f"does not answer ({type(error).__name__}: {error})".rstrip(" :)") + ")"
             ) from None
 
+    def _headers(self, accepted: str) -> dict[str, str]:
+        """Raises DataError for a key that no header can hold, without the key."""
+        headers = {"Content-Type": "application/json", "Accept": accepted, "User-Agent": "luthier"}
+        if self.spec.key:
+            key = self.secret(self.spec.key)
+            if not (key.isascii() and key.isprintable()):
+                raise DataError(
+                    f"the value of {self.spec.key} holds a line break or another character that no key has.",
+                    remedy="Look at how it is set: a file that is read into a variable often ends with a line break.",
+                )
+            headers["Authorization"] = f"Bearer {key}"
+        return headers
+
     def stream(
         self, path: str, told: Mapping[str, Any], unwanted: Callable[[], bool]
     ) -> Generator[dict[str, Any], None, None]:
         """Server-sent values, one by one, until [DONE], or early once `unwanted` says True; closing hangs up. Raises as `post`."""
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "User-Agent": "luthier"}
-        if self.spec.key:
-            headers["Authorization"] = f"Bearer {self.secret(self.spec.key)}"
+        headers = self._headers("text/event-stream")
         place = urlsplit(self.spec.url)
         connection = self._connection(place.scheme, place.hostname or "", place.port)
         read = 0

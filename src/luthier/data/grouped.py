@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -44,6 +44,7 @@ ENOUGH = 4_000_000
 RANKS = {"system": 0, "user": 1, "assistant": 2}
 TIME, NUMBER = "times", "numbers"
 _PLACES = Decimal("0.000000001")
+_WIDE = Context(prec=60)  # a number below 10^28 with nine places
 
 
 def whole(parts: Sequence[Part]) -> Part:
@@ -201,7 +202,7 @@ def place_of(cell: Any) -> tuple[Decimal, str]:
         return Decimal((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds), TIME
     if not number.is_finite() or abs(number) >= Decimal(10) ** 28:
         raise ValueError(f"holds {text[:40]!r}, which is no number to order by")
-    return number.quantize(_PLACES), NUMBER
+    return number.quantize(_PLACES, context=_WIDE), NUMBER
 
 
 # the table -> conversations

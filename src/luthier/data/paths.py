@@ -79,20 +79,22 @@ def reach(block: Block, paths: Mapping[str, Steps], problems: cells.Problems) ->
     if not paths:
         return block
     columns = dict(block.columns)
-    opened: dict[str, list[Any]] = {}
+    opened: dict[tuple[str | int, ...], list[Any]] = {}
     for written, (first, *steps) in paths.items():
+        way: list[str | int] = [first]  # as far as the column's own type leads
         column = block.columns.get(str(first), [None] * len(block))
         while steps and not isinstance(column, list) and pa.types.is_struct(column.type):
-            column = _field(column, steps.pop(0), written, block.place)
+            way.append(steps.pop(0))
+            column = _field(column, way[-1], written, block.place)
         if not steps:
             columns[written] = column
             continue
         if not isinstance(column, list):
             column = plain(column.to_pylist(maps_as_pydicts="strict"))
         if any(isinstance(cell, str) for cell in column):
-            if first not in opened:  # JSON in text is read once for all its paths
-                opened[str(first)] = [_opened(cell) for cell in column]
-            column = opened[str(first)]
+            if tuple(way) not in opened:  # JSON in text is read once for all its paths
+                opened[tuple(way)] = [_opened(cell) for cell in column]
+            column = opened[tuple(way)]
         columns[written] = _walked(column, steps, written, problems)
     return replace(block, columns=columns)
 

@@ -19,6 +19,8 @@ from .json_text import loads
 from .maps import RankingSpec
 from .paths import reach, value_of
 
+MOST_ANSWERS = 500  # of a row whose answers are compared each with each
+
 if TYPE_CHECKING:
     from .mapping import Layout
 
@@ -96,6 +98,10 @@ def _ordered(cell: Any, wish: RankingSpec) -> list[tuple[str, str]]:
         raise ValueError("is empty")
     if not isinstance(cell, list):
         raise ValueError("holds no list of answers")
+    if wish.pairs == "all" and len(cell) > MOST_ANSWERS:
+        raise ValueError(
+            f"holds {len(cell):,} answers, and each with each are too many pairs for more than {MOST_ANSWERS}; use pairs: adjacent"
+        )
     found = [_answer(one, n, wish) for n, one in enumerate(cell)]
     if wish.score is not None:
         found.sort(key=lambda told: -told[1])  # the order of the list where scores are equal

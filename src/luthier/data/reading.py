@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -30,6 +30,7 @@ from .contract import ContractSpec, Kept
 from .forgotten import STILL_THERE, Forgotten
 from .grouped import blocks_of
 from .mapping import Bad, Layout, to_records
+from .private.masking import masked
 from .records import hashed
 from .report import HIDDEN, Account
 from .spec import MapSpec, SourceSpec
@@ -51,19 +52,23 @@ def _value(secret: Secret, name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Job:
-    """`values` stands in the place of ${VAR} and must never be recorded; `hidden`: rows must not be shown. What is in
-    `forgotten` is not read; what is in `watched` and is read is told."""
+    """`values` stands in the place of ${VAR} and must never be recorded; `hidden`: rows must not be shown; `pin`: where a source stands
+    that goes on while it is read. What is in `forgotten` is not read; what is in `watched` and is read is told."""
 
     source: SourceSpec
     base: Path
     layout: Layout
     hidden: bool = False
+    pin: Mapping[str, Any] | None = None
     values: Mapping[str, str] = field(default_factory=dict, repr=False)
     forgotten: Forgotten = field(default_factory=Forgotten, repr=False)
     watched: Forgotten = field(default_factory=Forgotten, repr=False)
 
     @classmethod
-    def of(cls, source: SourceSpec, base: Path, layout: Layout, secret: Secret, *, hidden: bool) -> Job:
+    def of(
+        cls, source: SourceSpec, base: Path, layout: Layout, secret: Secret, *, hidden: bool,
+        pin: Mapping[str, Any] | None = None,
+    ) -> Job:  # fmt: skip
         """With the values that the source refers to, or its connector needs, so that another process needs no environment."""
         values = {}
         needed = getattr(plugin.load("connector", source.connector), "environment", ())
@@ -72,10 +77,10 @@ class Job:
             # "${price}" may be a dollar sign before a column; who needs a value will say so
             if (value := _value(secret, name)) is not None:
                 values[name] = value
-        return cls(source, base, layout, hidden, values)
+        return cls(source, base, layout, hidden, pin, values)
 
     def connect(self) -> Connector:
-        return connect(self.source, self.base, lambda text: resolve(text, self.values))
+        return connect(self.source, self.base, lambda text: resolve(text, self.values), self.pin)
 
     def plain(self) -> dict[str, Any]:
         """As JSON, with the values."""
@@ -85,6 +90,7 @@ class Job:
             "base": str(self.base),
             "layout": layout,
             "hidden": self.hidden,
+            "pin": self.pin,
             "values": dict(self.values),
             "forgotten": self.forgotten.plain(),
             "watched": self.watched.plain(),
@@ -98,6 +104,7 @@ class Job:
             Path(told["base"]),
             Layout(**{**layout, "map": MapSpec.model_validate(layout["map"]), "keys": tuple(layout["keys"])}),
             told["hidden"],
+            told["pin"],
             told["values"],
             Forgotten.of(told["forgotten"]),
             Forgotten.of(told["watched"]),
@@ -207,17 +214,24 @@ def broken(source: str) -> str:
 
 
 def _set_aside(bad: Bad, job: Job, account: Account, rule: str | None) -> pa.RecordBatch:
+    if job.hidden:
+        bad = replace(
+            bad, reasons=[masked([one])[0][0] for one in bad.reasons], previews=[HIDDEN] * len(bad.origins)
+        )
     if rule is not None:
         account.counts[broken(job.layout.source)] += len(bad.origins)
     elif job.layout.map.on_bad_row == "refuse":
+        shown = "" if job.hidden else f"\n  {bad.previews[0]}"
         raise DataError(
-            f"{bad.origins[0]}: {bad.reasons[0]}.\n  {bad.previews[0]}",
+            f"{bad.origins[0]}: {bad.reasons[0]}.{shown}",
             remedy="Correct the row, or set map: {on_bad_row: set_aside} to keep such rows out, with the reason on record.",
         )
     account.removed += len(bad.origins)
-    shown = [HIDDEN] * len(bad.origins) if job.hidden else bad.previews
     account.show(
-        [report.removed(*one) for one in zip(bad.origins, ([s] for s in shown), bad.reasons, strict=True)]
+        [
+            report.removed(*one)
+            for one in zip(bad.origins, ([s] for s in bad.previews), bad.reasons, strict=True)
+        ]
     )
     ids = hashed([f"unread:{job.layout.source}\0{origin}" for origin in bad.origins])
     rows = [
@@ -225,7 +239,7 @@ def _set_aside(bad: Bad, job: Job, account: Account, rule: str | None) -> pa.Rec
         pa.array(bad.origins),
         pa.repeat(rule or account.rule, len(ids)),
         pa.array(bad.reasons),
-        pa.array(shown),
+        pa.array(bad.previews),
     ]
     return removed_lines(rows, step=0)
 

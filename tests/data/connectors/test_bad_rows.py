@@ -145,3 +145,18 @@ def test_where_nothing_is_said_of_bad_rows_the_first_stops_and_offers_the_way_on
         DataError, match=r"a\.jsonl:2: this is not valid JSON(.|\n)*or set map: \{on_bad_row: set_aside\}"
     ):
         prepare({"sources": [{"files": "a.jsonl"}]})
+
+
+def test_a_file_whose_quotes_never_close_nearby_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line closes a field and opens another, so that every row reads on to the end."""
+    monkeypatch.setattr(csv_rows, "MOST_AGAIN", 50_000)
+    text = "a,b\n" + 'x","y\n' * 20_000
+    with pytest.raises(DataError, match="cannot be read as CSV"):
+        list(csv_rows.read(io.BytesIO(text.encode()), "t.csv", None, aside=True))
+
+
+def test_bad_paragraphs_come_in_blocks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_rows, "BLOCK_BYTES", 100_000)
+    text = b"\xff" + b"x" * 2_000 + b"\n\n"
+    blocks = list(text_rows.read(io.BytesIO(text * 5_000), "t.txt", None, aside=True))
+    assert len(blocks) > 1 and sum(len(block.bad) for block in blocks) == 5_000

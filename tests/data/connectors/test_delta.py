@@ -7,6 +7,7 @@ import json
 import os
 import struct
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,52 @@ def test_rows_of_a_deletion_vector_are_not_read(source: Any, rows_of: Any, tmp_p
     with pytest.raises(DataError, match=r"not the table's own\.\n") as caught:
         source({"delta": "t"}).parts()
     assert "passwd" not in str(caught.value)
+
+
+def test_a_deletion_vector_is_of_one_file_though_others_are_called_alike(
+    source: Any, rows_of: Any, tmp_path: Path
+) -> None:
+    pyroaring = pytest.importorskip("pyroaring", reason="pyroaring writes the vector of this test")
+    deltalake.write_deltalake(
+        tmp_path / "t",
+        pa.table({"day": ["1", "1", "1", "2", "2", "2"], "id": range(6)}),
+        partition_by=["day"],
+        configuration={"delta.enableDeletionVectors": "true"},
+    )
+    log, lines = log_of(tmp_path / "t", 0)
+    for line in lines:
+        if "add" in line:
+            old = tmp_path / "t" / line["add"]["path"]
+            old.rename(old.with_name("part-00000.parquet"))
+            line["add"]["path"] = f"day={line['add']['partitionValues']['day']}/part-00000.parquet"
+    log.write_text("\n".join(map(json.dumps, lines)))
+    [add] = [one["add"] for one in lines if "add" in one and one["add"]["path"].startswith("day=2")]
+    gone = struct.pack("<I", 1681511377) + pyroaring.BitMap64([0]).serialize()
+    vector = {"storageType": "i", "pathOrInlineDv": z85(gone), "sizeInBytes": len(gone), "cardinality": 1}
+    remove = {
+        "path": add["path"],
+        "dataChange": True,
+        "deletionTimestamp": 1,
+        "partitionValues": add["partitionValues"],
+    }
+    commit = [{"remove": remove}, {"add": {**add, "deletionVector": vector}}]
+    log.with_name(f"{1:020}.json").write_text("\n".join(map(json.dumps, commit)))
+    assert ids(rows_of(source({"delta": "t"}), "id")) == [0, 1, 2, 4, 5]
+
+
+def test_a_watermark_of_a_partition_is_what_it_says_and_not_how_it_is_written(
+    source: Any, rows_of: Any, tmp_path: Path
+) -> None:
+    hours = [datetime(2026, 1, 1, hour, tzinfo=UTC) for hour in (9, 10, 12, 23)]
+    deltalake.write_deltalake(tmp_path / "t", pa.table({"at": hours, "id": range(4)}), partition_by=["at"])
+    wish = {"url": "t", "watermark": "at", "since": "2026-01-01T09:30:00Z", "until": "2026-01-01T12:00:00Z"}
+    assert ids(rows_of(source({"delta": wish}), "id")) == [1, 2]
+    deltalake.write_deltalake(
+        tmp_path / "n", pa.table({"n": [9, 10, 11], "id": range(3)}), partition_by=["n"]
+    )
+    assert ids(rows_of(source({"delta": {"url": "n", "watermark": "n", "since": 9}}), "id")) == [1, 2]
+    with pytest.raises(DataError, match="cannot be compared with the column 'n', which holds int64"):
+        rows_of(source({"delta": {"url": "n", "watermark": "n", "since": "2026-01-01"}}), "id")
 
 
 def z85(data: bytes) -> str:

@@ -226,3 +226,45 @@ def test_a_missing_library_says_what_to_install(
             rows_of(source({"files": name}), "text")
     while apart._idle:
         apart._idle.pop().stop()
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [("bz2", bz2.compress), ("xz", lzma.compress)])
+def test_streams_that_follow_one_another_are_read_to_the_end_or_refused(
+    source: Any, rows_of: Any, tmp_path: Path, suffix: str, pack: Any
+) -> None:
+    one, two = (pack(b"".join(b'{"id": %d}\n' % n for n in numbers)) for numbers in (range(3), range(3, 5)))
+    file = tmp_path / f"rows.jsonl.{suffix}"
+    wish = {"files": file.name}
+    file.write_bytes(one + two)
+    assert [row["id"] for row in rows_of(source(wish), "id")] == [0, 1, 2, 3, 4]
+    file.write_bytes(one + bytes(200_000) + two)  # a tape's padding
+    assert [row["id"] for row in rows_of(source(wish), "id")] == [0, 1, 2, 3, 4]
+    for damaged in (one + b"XXXX" + two[4:], one + two[:-6], one + b"behind"):
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match="damaged or cut off"):
+            rows_of(source(wish), "id")
+
+
+def test_messages_of_parts_are_read_from_parquet_as_from_json_lines(
+    source: Any, rows_of: Any, tmp_path: Path
+) -> None:
+    from luthier.data.connectors.cells import conversations
+
+    parts = [{"type": "text", "text": "Hello "}, {"type": "text", "text": "there"}]
+    turns = [
+        [
+            {"role": "user", "content": parts},
+            {"role": "assistant", "content": [{"type": "text", "text": "Hi"}]},
+        ]
+    ]
+    typed, problems = conversations(pa.array(turns), "messages", ("role", "content"), "rows.parquet")
+    plain, _ = conversations(turns, "messages", ("role", "content"), "rows.jsonl")
+    assert problems == {} and typed.to_pylist() == plain.to_pylist()
+    assert typed.to_pylist()[0][0] == {"role": "user", "content": "Hello there"}
+
+
+def test_a_footer_of_lists_in_lists_is_nested_too_deeply() -> None:
+    from luthier.data.connectors.parquet_footer import _Thrift
+
+    with pytest.raises(ValueError, match="nested too deeply"):
+        _Thrift(b"\x19" * 2_000).record()

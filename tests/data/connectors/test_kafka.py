@@ -141,8 +141,9 @@ def test_a_part_is_a_partition_and_plain(source: Any, brokers: str, topic: str, 
     ("bounds", "want"),
     [
         ({"from": {0: 2, 1: 1}, "to": {0: 4, 1: 2}}, [2, 3, 11]),
-        ({"from": {1: 1}}, [11, 12]),
-        ({"to": {0: 1}}, [0]),
+        ({"from": {0: 5, 1: 1}}, [11, 12]),
+        ({"to": {0: 1, 1: 0}}, [0]),
+        ({"from": {0: 1}, "to": {0: 2}}, [1]),
         ({"from": {0: 5}, "to": {0: 5}}, None),
     ],
 )
@@ -193,14 +194,16 @@ def test_text_is_read_as_text(source: Any, rows_of: Any, brokers: str, topic: st
     [
         ({"topic": "tickts"}, "id", "there is no topic 'tickts'", ""),
         ({"from": {7: 0}}, "id", "the topic has no partition 7", "It has 0 to 1"),
+        ({"from": {0: 0}}, "id", "the topic has a partition 1, which the offsets do not name", "1: 0 begins"),
+        ({"to": {1: 0}}, "id", "the topic has a partition 0, which the offsets do not name", "0: 0 begins"),
         (
-            {"from": {0: 99}},
+            {"from": {0: 99, 1: 0}},
             "id",
             "partition 0 holds the offsets 0 to 2, and 99 is not among them",
             "within these",
         ),
         (
-            {"to": {0: 99}},
+            {"to": {0: 99, 1: 0}},
             "id",
             "partition 0 holds the offsets 0 to 2, and 99 is not among them",
             "within these",

@@ -12,7 +12,7 @@ import pytest
 from luthier.core import plugin
 from luthier.core.artifact import digest_of
 from luthier.core.errors import SpecError
-from luthier.core.spec import Spec, parse, read_yaml
+from luthier.core.spec import Spec, Tree, parse, read_yaml
 from luthier.core.testing import FakeContext
 from luthier.data.connectors import fingerprints
 from luthier.data.connectors.protocol import Block, Estimate, Head, Part
@@ -155,3 +155,38 @@ def test_what_is_recorded_of_a_source_is_the_same_source(written: dict[str, Any]
     source = SourceSpec.model_validate(written)
     told = json.loads(json.dumps(source.plain()))
     assert SourceSpec.model_validate(told) == source and SourceSpec.model_validate(told).plain() == told
+
+
+@pytest.mark.parametrize(
+    "files", ["sftp://me:hunter2@host/a.jsonl", ["a.jsonl", "https://host/a.jsonl?token=hunter2"]]
+)
+def test_a_password_in_a_url_of_files_is_refused(files: Any) -> None:
+    with pytest.raises(SpecError, match="a secret is written in the URL") as caught:
+        parse(DataSpec, Tree({"sources": [{"files": files}]}))
+    assert "hunter2" not in str(caught.value)
+    for fine in (
+        "sftp://me:${PASSWORD}@host/a.jsonl",
+        "https://host:9000/bucket/data@2024.csv",
+        "webhdfs://nn:9870/u/a@b.jsonl",
+    ):
+        DataSpec.model_validate({"sources": [{"files": fine}]})
+
+
+def test_parameters_of_a_query_come_back_in_no_error(tmp_path: Path) -> None:
+    from luthier.data.connectors.database import Database
+
+    database = Database(
+        "sqlite:///x.db",
+        "place",
+        tmp_path,
+        lambda text: text.replace("${TOKEN}", "hunter2"),
+        None,
+        '{"c": "${TOKEN}"}',
+    )
+    assert database._told('invalid input for integer: "hunter2"') == 'invalid input for integer: "${TOKEN}"'
+
+
+def test_a_secret_in_a_path_of_the_hub_comes_back_in_no_error(source: Any) -> None:
+    hub = source({"hub": {"path": "https://host/t?token=${TOKEN}"}}, TOKEN="hunter 2")
+    for told in ("401 for https://host/t?token=hunter 2", "401 for https://host/t?token=hunter%202"):
+        assert "hunter" not in str(hub._unreachable(OSError(told)))

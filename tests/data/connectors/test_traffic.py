@@ -1,5 +1,6 @@
 """Exchanges and their feedback as rows."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -240,3 +241,31 @@ def test_a_database_by_url_is_found_and_its_secret_is_not_shown(home, tmp_path):
     connector = connect(wish, Path.cwd(), lambda text: resolve(text, environ))
     with pytest.raises(DataError, match="no traffic is kept"):
         connector.head(1)
+
+
+def test_who_reads_the_rows_stands_where_the_fingerprint_stood(home, traffic, tmp_path):
+    from luthier.core.testing import FakeContext
+    from luthier.data.preparation import Preparation
+    from luthier.data.prepare import PrepareSpec
+    from luthier.data.reading import Job, read_part
+
+    for n in range(3):
+        keep(traffic, n)
+        judge(traffic, n, rating=1.0)
+    pinned = source(home).pinned()
+    keep(traffic, 3)
+    judge(traffic, 3, rating=1.0)
+    judge(traffic, 0, rating=-1.0)
+    spec = PrepareSpec.model_validate({"data": {"sources": [{"traffic": "router"}]}})
+    at = FakeContext(tmp_path, root=tmp_path, environ={"LUTHIER_HOME": str(home)})
+    preparation = Preparation(spec, tmp_path / "out", tmp_path / "work", at, pins={"source.0": pinned})
+    for job, part in preparation._work():
+        there = Job.from_plain(json.loads(json.dumps(job.plain())))  # as another process has it
+        assert there.connect().pinned() == pinned
+        told = [row for found in read_part(there, part) for row in found.records.to_pylist()]
+        assert [(row["origin"], row["rating"]) for row in told] == [
+            (f"router?id=chatcmpl-{n}", 1.0) for n in range(3)
+        ]
+        traffic.remove(ids=["chatcmpl-1"])
+        with pytest.raises(DataError, match="removed"):
+            list(read_part(there, part))

@@ -114,7 +114,9 @@ def conversations(
 ) -> tuple[pa.Array, Problems]:
     """Lists of (role, content) as they stand, and the rows whose cell is not a list of messages."""
     if isinstance(column, pa.Array | pa.ChunkedArray):
-        return _arrow_conversations(column, name, keys, place), {}
+        if not _of_parts(column.type, keys[1]):
+            return _arrow_conversations(column, name, keys, place), {}
+        column = column.to_pylist(maps_as_pydicts="strict")
     role, content = keys
     try:
         shape = pa.list_(pa.struct([(role, pa.string()), (content, pa.string())]))
@@ -159,6 +161,15 @@ def turn_of(message: Any, role: str, content: str) -> dict[str, Any]:
     if isinstance(said, dict):
         raise ValueError(f"a message's {content!r} is an object, not text")
     return {"role": message.get(role), "content": None if said is None else text_of(said)}
+
+
+def _of_parts(kind: pa.DataType, content: str) -> bool:
+    """Whether messages hold OpenAI's content parts, which are read one by one."""
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_struct(
+        kind.value_type
+    ):
+        return False
+    return any(one.name == content and pa.types.is_nested(one.type) for one in kind.value_type)
 
 
 def _arrow_conversations(column: pa.Array, name: str, keys: tuple[str, str], place: str) -> pa.Array:

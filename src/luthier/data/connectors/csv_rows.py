@@ -23,6 +23,8 @@ from .protocol import BadRow, Block
 
 ROWS = 2_000
 BLOCK_CHARACTERS = 2_000_000
+MOST_AGAIN = 20_000_000
+"""So many lines, and 20 times those before, may be read again behind rows whose quotes do not close: some seconds."""
 
 
 def read(
@@ -72,13 +74,13 @@ def _block(
 
 class _Lines:
     """Lines of text for csv.reader, each at most as long as a row may be. `held` are those since the last row began, `number`
-    the lines given out, `taken` their characters; `undecoded` says that one of `held` is not UTF-8."""
+    the lines given out, `taken` their characters, `again` how many were given back; `undecoded` says that one of `held` is not UTF-8."""
 
     def __init__(self, text: io.TextIOWrapper, place: str) -> None:
         self._text, self._place = text, place
         self._again: deque[str] = deque()
         self.held: list[str] = []
-        self.number = self.taken = self._row_taken = 0
+        self.number = self.taken = self.again = self._row_taken = 0
         self.undecoded = False
 
     def __iter__(self) -> _Lines:
@@ -113,6 +115,7 @@ class _Lines:
         again = self.held[keep:]
         self._again.extendleft(reversed(again))
         self.number -= len(again)
+        self.again += len(again)
         self.taken -= sum(map(len, again))
 
 
@@ -149,6 +152,11 @@ def _rows(lines: _Lines, place: str, aside: bool, tabs: bool) -> Iterator[tuple[
                 raise fault.stop(f"{place}:{start}", other_way="" if aside else ASIDE) from None
             yield start, fault.aside(start, lines.held[0][:1000])
             lines.back(1)
+            if lines.again > MOST_AGAIN + 20 * lines.number:
+                raise DataError(
+                    f"{place}:{start}: so many rows have quotes that close nowhere near that the file cannot be read as CSV.",
+                    remedy='Correct its quotes ("..." around a field, "" for a quote inside), or write it as JSON Lines.',
+                ) from None
         except Fault as fault:
             if not aside or header is None:
                 where = start + next((n for n, line in enumerate(lines.held) if _escaped(line)), 0)

@@ -7,12 +7,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
-from luthier.core.errors import DataError, LuthierError, missing_part
+from luthier.core.errors import DataError, LuthierError, SpecError, missing_part
 from luthier.core.spec import references
 
 from .protocol import Secret
@@ -23,25 +23,32 @@ if TYPE_CHECKING:
 
 CONNECT_S = 15
 EXTRAS = {"psycopg": "postgres", "duckdb_engine": "duckdb"}
-_WRITTEN_SECRET = re.compile(
-    r"://[^/@:]*:([^@]*)@|[?&](?:password|passwd|token|secret|sig|key)=([^&]*)", re.IGNORECASE
-)
+_IN_QUERY = r"[?&](?:password|passwd|(?:access_|auth_|x-amz-security-)?token|secret|sig|(?:x-amz-|x-goog-)?signature|(?:api_?)?key)=([^&]*)"
+_WRITTEN_SECRET = re.compile(rf"://[^/@:]*:([^@]*)@|{_IN_QUERY}", re.IGNORECASE)
+_WRITTEN_SECRET_OF_FILES = re.compile(rf"://[^/@:]*:([^@/]*)@|{_IN_QUERY}", re.IGNORECASE)
+"""The path of a file may hold an @."""
 
 
-def holds_secret(url: str) -> bool:
-    """Whether a password or a key is written in a URL, and not by reference.
+def holds_secret(url: str, *, path: bool = False) -> bool:
+    """Whether a password or a key is written in a URL, and not by reference. `path`: it is one of files.
 
     >>> holds_secret("postgresql://me:hunter2@db/x"), holds_secret("postgresql://me:${PW}@db/x")
     (True, False)
+    >>> holds_secret("https://h:9000/b/a@1.csv", path=True), holds_secret("https://h/a?X-Amz-Signature=0af", path=True)
+    (False, True)
     """
-    found = [one[1] or one[2] for one in _WRITTEN_SECRET.finditer(url)]
+    written = _WRITTEN_SECRET_OF_FILES if path else _WRITTEN_SECRET
+    found = [one[1] or one[2] for one in written.finditer(url)]
     return any(secret and not references(secret) for secret in found)
 
 
 class Database:
     """Where `url` is written as in a recipe, `place` is what messages call the source, `base` where files' paths start."""
 
-    def __init__(self, url: str, place: str, base: Path, secret: Secret, timeout_s: float | None) -> None:
+    def __init__(
+        self, url: str, place: str, base: Path, secret: Secret, timeout_s: float | None, written: str = ""
+    ) -> None:
+        """`written`: what else is written as in a recipe and may come back in an error, such as parameters."""
         self._url, self._place, self._base, self._secret, self._timeout_s = (
             url,
             place,
@@ -49,6 +56,7 @@ class Database:
             secret,
             timeout_s,
         )
+        self._references = list(dict.fromkeys([*references(url), *references(written)]))
 
     @contextmanager
     def connection(self) -> Iterator[sa.Connection]:
@@ -174,8 +182,11 @@ class Database:
     def _told(self, text: str) -> str:
         import sqlalchemy as sa
 
-        for name in references(self._url):
-            if value := self._secret(f"${{{name}}}"):
+        for name in self._references:
+            with suppress(SpecError):  # a dollar sign in a query may be no reference
+                value = self._secret(f"${{{name}}}")
+                if not value:
+                    continue
                 text = text.replace(value, f"${{{name}}}")
                 try:
                     password = sa.make_url(value).password

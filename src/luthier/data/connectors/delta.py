@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from urllib.parse import unquote
 
 from pydantic import Field, field_validator, model_validator
 
@@ -81,6 +82,9 @@ class DeltaSpec(LakeSpec, Where):  # in this order `url` is the first field, whi
         return self.url.rstrip("/").rpartition("/")[2] or "delta"
 
 
+_REWRITE = "Rewrite the table (OPTIMIZE, or REORG ... APPLY (PURGE)), or read an earlier version:."
+
+
 class DeltaConnector(LakeConnector):
     """Rows of a Delta table, at one version."""
 
@@ -112,7 +116,8 @@ class DeltaConnector(LakeConnector):
         if wish.since_version is not None:
             files = self._since(files, self._files(self._table(wish.since_version), pa), version)
             mark.append(wish.since_version)
-        return Snapshot(mark, {"version": version}, [_column(one) for one in fields], files)
+        texts = [one["name"] for one in fields if one["type"] == "string"]
+        return Snapshot(mark, {"version": version}, [_column(one) for one in fields], files, texts)
 
     def _table(self, version: int | None) -> Any:
         try:
@@ -143,10 +148,10 @@ class DeltaConnector(LakeConnector):
         gone = {}
         if "deletionVectors" in (table.protocol().reader_features or ()):
             for line in self._vectors(table, pa):
-                gone[line["filepath"].rpartition("/")[2]] = ~_mask(line["selection_vector"])
+                gone[_within_table(line["filepath"], table.table_uri)] = ~_mask(line["selection_vector"])
         found = []
         for one in pa.table(table.get_add_actions()).to_pylist():
-            dead = gone.get(one["path"].rpartition("/")[2])
+            dead = gone.pop(unquote(one["path"]), None)
             rows = one.get("num_records")
             found.append(
                 DataFile(
@@ -156,6 +161,10 @@ class DeltaConnector(LakeConnector):
                     {} if dead is None else {"gone": packed(dead)},
                 )
             )  # fmt: skip
+        if gone:
+            raise DataError(
+                f"{self._place}: a deletion vector of the table is of no file of it.", remedy=_REWRITE
+            )
         return sorted(found, key=lambda file: file.path)
 
     def _vectors(self, table: Any, pa: Any) -> list[dict[str, Any]]:
@@ -165,7 +174,7 @@ class DeltaConnector(LakeConnector):
         except Exception:
             raise DataError(
                 f"{self._place}: a deletion vector of the table cannot be read: damaged, gone, or not the table's own.",
-                remedy="Rewrite the table (OPTIMIZE, or REORG ... APPLY (PURGE)), or read an earlier version:.",
+                remedy=_REWRITE,
             ) from None
         return found
 
@@ -221,3 +230,12 @@ def _inner(kind: Any) -> tuple[Column, ...]:
     if kind["type"] == "array":
         return (Column("element", "element", _inner(kind["elementType"])),)
     return ()
+
+
+def _within_table(address: str, table: str) -> str:
+    """The path of a file from the table's folder on.
+
+    >>> _within_table("file:///data/t/day=1/a%20b.parquet", "file:///data/t/"), _within_table("day=1/a.parquet", "s3://b/t")
+    ('day=1/a b.parquet', 'day=1/a.parquet')
+    """
+    return unquote(address).removeprefix(unquote(table).rstrip("/")).lstrip("/")

@@ -15,12 +15,13 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pydantic import model_validator
 
 from luthier.core.artifact import digest_of
 from luthier.core.errors import DataError, missing_part
-from luthier.core.spec import Spec
+from luthier.core.spec import Spec, references
 
 from .database import holds_secret
 from .files import FilesConnector
@@ -206,7 +207,11 @@ class HubConnector:
         return missing_part("huggingface_hub", "hub", f"reading {self._place}")
 
     def _unreachable(self, error: Exception) -> DataError:
-        reason = shown(" ".join(str(error).split()))[:300].rstrip(".")
+        reason = " ".join(str(error).split())
+        for name in references(self._wish.path or ""):
+            if value := self._secret(f"${{{name}}}"):
+                reason = reason.replace(value, f"${{{name}}}").replace(quote(value, safe=""), f"${{{name}}}")
+        reason = shown(reason)[:300].rstrip(".")
         kind = type(error).__name__
         if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError"):
             reason = {

@@ -142,6 +142,12 @@ class KafkaConnector:
                 remedy=f"It has 0 to {len(topic.partitions) - 1}.",
             )
         offsets = {}
+        # those that from and to name alike are meant alone
+        if len(wanted) == 1 and (new := sorted(topic.partitions.keys() - wanted[0].keys())):
+            raise DataError(
+                f"{self._place}: the topic has a partition {new[0]}, which the offsets do not name: what is in it would not be read.",
+                remedy=f"Name every partition: {new[0]}: 0 begins with its first message; or name in from: and to: alike those that are meant alone.",
+            )
         for number in sorted(wanted[0] if wanted else topic.partitions):
             low, high = self._ends(client, number)
             begin, end = (

@@ -82,6 +82,8 @@ class Snapshot:
     pinned: dict[str, Any]
     columns: list[Column]
     files: list[DataFile]
+    texts: Sequence[str] = ()
+    """Columns that hold texts."""
 
 
 class LakeConnector(ABC):
@@ -149,7 +151,14 @@ class LakeConnector(ABC):
         columns = [column.plain() for column in self.snapshot.columns]
         return [
             Part(
-                {"path": f.path, "place": f.place, "values": dict(f.values), "columns": columns, **f.more},
+                {
+                    "path": f.path,
+                    "place": f.place,
+                    "values": dict(f.values),
+                    "columns": columns,
+                    "texts": list(self.snapshot.texts),
+                    **f.more,
+                },
                 f.size_bytes,
             )
             for f in self.snapshot.files
@@ -228,7 +237,8 @@ class LakeConnector(ABC):
         gone = self._gone(at, range(first, first + len(block)))
         keep = None if gone is None else ~gone
         if self._bounds.watermark is not None:
-            within = _within(block.columns[self._bounds.watermark], self._bounds, self._place)
+            text = self._bounds.watermark in at["texts"]
+            within = _within(block.columns[self._bounds.watermark], self._bounds, self._place, text=text)
             keep = within if keep is None else keep & within
         cells = {name: block.columns[name] for name in columns}
         if keep is None or keep.all():
@@ -297,7 +307,7 @@ def leads_out(place: str, path: str) -> DataError:
 # bounds
 
 
-def _within(cells: Any, bounds: LakeSpec, place: str) -> np.ndarray:
+def _within(cells: Any, bounds: LakeSpec, place: str, *, text: bool) -> np.ndarray:
     """Which rows have a watermark between the bounds."""
     import numpy as np
     import pyarrow as pa
@@ -305,6 +315,8 @@ def _within(cells: Any, bounds: LakeSpec, place: str) -> np.ndarray:
 
     column = pa.array(cells) if isinstance(cells, list) else cells
     keep = np.ones(len(column), bool)
+    if isinstance(cells, list) and pa.types.is_string(column.type) and not text:
+        return _within_text(cells, bounds, place)
     for value, against in ((bounds.since, pc.greater), (bounds.until, pc.less_equal)):
         if value is not None and len(column):
             if pa.types.is_null(column.type):
@@ -312,6 +324,37 @@ def _within(cells: Any, bounds: LakeSpec, place: str) -> np.ndarray:
             found = against(column, _scalar(value, column.type, place, bounds))
             keep &= pc.fill_null(found, False).to_numpy(zero_copy_only=False)
     return keep
+
+
+def _within_text(cells: list[str | None], bounds: LakeSpec, place: str) -> np.ndarray:
+    """Times and numbers of a partition, which stand in the table's records as text."""
+    import numpy as np
+
+    from luthier.data.grouped import place_of
+
+    def at(cell: Any, value: Any) -> tuple[Any, str]:
+        try:
+            return place_of(cell)
+        except ValueError:
+            raise _not_compared(value, "something else", place, bounds) from None
+
+    known: dict[str | None, bool] = {None: False}
+    for cell in set(cells) - {None}:
+        known[cell] = True
+        for value, later in ((bounds.since, True), (bounds.until, False)):
+            if value is not None:
+                (here, kind), (bound, its) = at(cell, value), at(value, value)
+                if kind != its:
+                    raise _not_compared(value, kind, place, bounds)
+                known[cell] &= here > bound if later else here <= bound
+    return np.array([known[cell] for cell in cells], bool)
+
+
+def _not_compared(value: Any, kind: object, place: str, bounds: LakeSpec) -> DataError:
+    return DataError(
+        f"{place}: {value!r} cannot be compared with the column {bounds.watermark!r}, which holds {kind}.",
+        remedy="Write since: and until: as the column's values look, a time for example as 2026-01-31T12:00:00Z.",
+    )
 
 
 def _scalar(value: Any, type_: pa.DataType, place: str, bounds: LakeSpec) -> pa.Scalar:
@@ -327,10 +370,7 @@ def _scalar(value: Any, type_: pa.DataType, place: str, bounds: LakeSpec) -> pa.
                 type_
             )  # a time without a zone is one of UTC, as databases are read too
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise DataError(
-            f"{place}: {value!r} cannot be compared with the column {bounds.watermark!r}, which holds {type_}.",
-            remedy="Write since: and until: as the column's values look, a time for example as 2026-01-31T12:00:00Z.",
-        ) from None
+        raise _not_compared(value, type_, place, bounds) from None
 
 
 # rows that no longer count, as a part carries them

@@ -13,6 +13,8 @@ import codecs
 import gzip
 import io
 import lzma
+from collections.abc import Callable
+from functools import partial
 from typing import Any, BinaryIO, cast
 
 from luthier.core.errors import DataError
@@ -36,9 +38,9 @@ def _expanded(raw: BinaryIO, compression: str) -> Any:
     if compression == "gzip":
         return gzip.GzipFile(fileobj=raw)
     if compression == "bz2":
-        return bz2.BZ2File(raw)
+        return _Streams(raw, bz2.BZ2Decompressor, "bz2")
     if compression == "xz":
-        return _Xz(raw)
+        return _Streams(raw, partial(lzma.LZMADecompressor, memlimit=XZ_MEMORY), "xz")
     import pyarrow as pa
 
     return pa.CompressedInputStream(pa.PythonFile(raw), "zstd")
@@ -82,30 +84,32 @@ def is_local(stream: BinaryIO) -> bool:
     return isinstance(stream, io.BytesIO) or type(stream).__name__ in ("LocalFileOpener", "BufferedReader")
 
 
-class _Xz(io.RawIOBase):
-    """xz with a limit on memory, which `lzma.open` has not; streams may follow one another."""
+class _Streams(io.RawIOBase):
+    """bz2 and xz streams, which may follow one another, with zeros between. Unlike `bz2.open`, which takes what is damaged behind the first
+    stream for the end, and `lzma.open`, which has no limit on memory."""
 
-    def __init__(self, raw: BinaryIO) -> None:
-        self._raw = raw
-        self._unpack = lzma.LZMADecompressor(memlimit=XZ_MEMORY)
+    def __init__(self, raw: BinaryIO, unpacker: Callable[[], Any], kind: str) -> None:
+        self._raw, self._unpacker, self._kind = raw, unpacker, kind
+        self._unpack = unpacker()
         self._rest = b""
-        self._any = False
 
     def read(self, size: int = -1) -> bytes:
         while True:
             if self._unpack.eof:
-                self._rest = (self._unpack.unused_data or self._raw.read(1 << 16)).lstrip(b"\0")
-                if not self._rest:
-                    return b""
-                self._unpack = lzma.LZMADecompressor(memlimit=XZ_MEMORY)
+                self._rest = self._unpack.unused_data.lstrip(b"\0")
+                while not self._rest:
+                    if not (more := self._raw.read(1 << 16)):
+                        return b""
+                    self._rest = more.lstrip(b"\0")
+                self._unpack = self._unpacker()
             elif self._unpack.needs_input and not self._rest:
                 self._rest = self._raw.read(1 << 16)
                 if not self._rest:
                     raise EOFError("the file ends before the end-of-stream marker")
             try:
-                found = self._unpack.decompress(self._rest, max_length=max(size, 1))
-            except lzma.LZMAError as error:
-                raise OSError(f"xz decompress failed: {error}") from None
+                found: bytes = self._unpack.decompress(self._rest, max_length=max(size, 1))
+            except (lzma.LZMAError, OSError) as error:
+                raise OSError(f"{self._kind} decompress failed: {error}") from None
             self._rest = b""
             if found:
                 return found

@@ -8,6 +8,8 @@ figures that limits need are kept: of each row group its rows, and of each colum
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -107,15 +109,11 @@ class _Thrift:
         self._depth = 0
 
     def record(self) -> dict[int, Any]:
-        self._depth += 1
-        if self._depth > DEEPEST:
-            raise ValueError("its footer is nested too deeply")
         told: dict[int, Any] = {}
         field = 0
         while head := self._byte():
             field = field + (head >> 4) if head >> 4 else self._whole()
             told[field] = self._value(head & 15)
-        self._depth -= 1
         return told
 
     def _value(self, kind: int) -> Any:
@@ -138,10 +136,20 @@ class _Thrift:
             if count > len(self.data):  # every element takes a byte at least
                 raise IndexError
             inner = head & 15
-            return [self._byte() if inner in (1, 2) else self._value(inner) for _ in range(count)]
+            with self._deeper():
+                return [self._byte() if inner in (1, 2) else self._value(inner) for _ in range(count)]
         if kind == 12:
-            return self.record()
+            with self._deeper():
+                return self.record()
         raise TypeError
+
+    @contextmanager
+    def _deeper(self) -> Iterator[None]:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise ValueError("its footer is nested too deeply")
+        yield
+        self._depth -= 1
 
     def _byte(self) -> int:
         value = self.data[self.at]

@@ -109,7 +109,14 @@ class SqlConnector:
         self._wish, self._secret = source.settings, secret
         self._place = source.name or source.settings.default_name
         self._keeps_bad_rows_out = source.map is not None and source.map.on_bad_row == "set_aside"
-        self._database = Database(self._wish.url, self._place, base, secret, self._wish.timeout_s)
+        self._database = Database(
+            self._wish.url,
+            self._place,
+            base,
+            secret,
+            self._wish.timeout_s,
+            self._wish.model_dump_json(include={"params", "since", "until"}),
+        )
         self._done_bytes = 0
 
     def head(self, n: int) -> Head:

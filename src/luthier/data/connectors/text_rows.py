@@ -21,10 +21,11 @@ def read(stream: BinaryIO, place: str, columns: list[str] | None, aside: bool = 
     for number, text in _paragraphs(stream, place, aside):
         if isinstance(text, BadRow):
             bad.append(text)
-            continue
-        texts.append(text)
-        numbers.append(number)
-        size += len(text)
+            size += len(text.preview)
+        else:
+            texts.append(text)
+            numbers.append(number)
+            size += len(text)
         if size >= BLOCK_BYTES:
             yield Block({COLUMN: texts} if wanted else {}, place, numbers, None, bad)
             texts, numbers, bad, size = [], [], [], 0

@@ -15,7 +15,8 @@ from .found import Found, settle
 from .pseudonyms import NUMBERED, Masks
 
 MOST_ROUNDS = 20
-"""What a mask leaves beside it may be found only when it stands alone."""
+"""What a mask leaves beside it may be found only when it stands alone. A text that holds more after so many is not told at all."""
+HIDDEN = "(not shown)"
 
 
 def masked(texts: Sequence[str], beside: Sequence[str] = ()) -> tuple[list[str], int]:
@@ -35,6 +36,8 @@ def masked(texts: Sequence[str], beside: Sequence[str] = ()) -> tuple[list[str],
             break
         count += sum(map(len, spans))
         told = [replaced(text, found, masks) for text, found in zip(told, spans, strict=True)]
+    else:
+        told = [HIDDEN if settle(candidates(text, frozenset(KINDS))) else text for text in told]
     return told, count
 
 
