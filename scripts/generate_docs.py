@@ -82,7 +82,8 @@ def _part(name: str, part: Any) -> list[str]:
             continue
         told += [f"`{where}`:\n"] if where else []
         told.append("| key | what it takes | default | meaning |\n|---|---|---|---|")
-        for key, field in spec.model_fields.items():
+        for name, field in spec.model_fields.items():
+            key = field.alias or name
             told.append(
                 f"| `{key}` | {_kind(field.annotation)} | {_default(field)} | {' '.join((field.description or '').split())} |"
             )

@@ -90,3 +90,30 @@ postprocess: {fallback: {endpoint: {url: "https://llm.example/v1", model: m, all
     at = FakeContext(tmp_path, environ={})
     with pytest.raises(SpecError, match="NO_KEY is not set"):
         check_keys(allowed, at)
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        ((*CHAT, "data.rules.relevance=[{weight: {by: label, weights: {a: 2}}}]"), "weight by label needs labels, and the task chat has none"),
+        (
+            ("task={kind: regress}", CHAT[1], "data.rules.quantity=[{generate: {model: tiny, n: 5, way: new}}]"),
+            "whether one is right for the task regress nobody looks",
+        ),
+    ],
+)  # fmt: skip
+def test_a_rule_of_another_task_is_refused(workshop, sets, told):
+    with pytest.raises(SpecError, match=told):
+        check(read_recipe(workshop.folder / "recipe.yaml", sets).recipe)
+
+
+def test_settings_of_a_rule_that_asks_are_read_back_as_they_were():
+    from luthier.evaluation.rules.generate import Generate
+
+    for wish in (
+        {"way": "new"},
+        {"way": "back_translate", "pivot": "French"},
+        {"way": "paraphrase", "keep": ["x"]},
+    ):
+        told = Generate.model_validate({"model": "m", "n": 5, **wish})
+        assert Generate.model_validate(told.plain()) == told

@@ -43,7 +43,10 @@ def test_spread_is_the_farthest_first(case: tuple[int, int, int, int], pool: int
         chosen = spread(found, min(k, n)).tolist()
     finally:
         diversity.POOL = before
-    assert chosen == plain_spread(like, chosen[0], min(k, n))
+    said, blank = np.flatnonzero(found.any(axis=1)), np.flatnonzero(~found.any(axis=1))
+    first = said.tolist().index(chosen[0]) if len(said) else 0
+    among = said[plain_spread(like[np.ix_(said, said)], first, min(k, len(said)))] if len(said) else said
+    assert chosen == [*among, *blank][: min(k, n)]
 
 
 @given(cases)
@@ -101,3 +104,34 @@ def test_what_it_is_for() -> None:
     assert len(set(cluster[coverage(found, 20)].tolist())) >= 19
     like = cosines(found, found)
     assert like[:, spread(found, 20)].max(axis=1).min() > like[:, :20].max(axis=1).min()
+
+
+def test_rows_without_anything_to_compare_come_last() -> None:
+    draw = np.random.default_rng(3)
+    found = quantised(draw.normal(size=(40, 16)))
+    found[::4] = 0
+    chosen = spread(found, 35).tolist()
+    assert len(set(chosen)) == 35
+    assert chosen[:30] == np.flatnonzero(found.any(axis=1))[spread(found[found.any(axis=1)], 30)].tolist()
+    assert chosen[30:] == [0, 4, 8, 12, 16]
+    assert spread(np.zeros((3, 16), found.dtype), 2).tolist() == [0, 1]
+
+
+def test_the_same_again_is_taken_in_order_and_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten different vectors, 300 of each, and a pool that holds few of them."""
+    monkeypatch.setattr(diversity, "POOL", 64)
+    ten = quantised(np.random.default_rng(4).normal(size=(10, 16)))
+    found = np.tile(ten, (300, 1))
+    seen = 0
+
+    class Counting(diversity._Rows):
+        def cosines(self, others: np.ndarray) -> np.ndarray:
+            nonlocal seen
+            seen += len(self) * len(others)
+            return super().cosines(others)
+
+    monkeypatch.setattr(diversity, "_Rows", Counting)
+    chosen = spread(found, 2_000).tolist()
+    assert len(set(chosen)) == 2_000 and {n % 10 for n in chosen[:10]} == set(range(10))
+    assert chosen[10:] == [n for n in range(3_000) if n not in chosen[:10]][:1_990]
+    assert seen < 3_000 * 100

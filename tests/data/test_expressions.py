@@ -156,7 +156,7 @@ def plain(node: Node, row: dict[str, Any]) -> Any:
     if node.kind == "not":
         return not parts[0]
     if node.kind == "in":
-        return parts[0] is not None and parts[0] in parts[1:]
+        return parts[0] is not None and (parts[0] in parts[1:]) is (node.value == "in")
     if node.kind == "call" and node.value == "given":
         return parts[0] is not None
     if node.kind == "call" and node.value == "turns":
@@ -299,3 +299,10 @@ def test_an_empty_batch() -> None:
 
     for expression in ("len(user) > 1", "1 + rating", "true"):
         assert len(evaluated(parse(expression), Opened(batch_of()))) == 0
+
+
+def test_what_is_in_no_list_of_lists_is_known_at_once() -> None:
+    deep = "(" * 40 + "label not in ['a']" + ") not in [true]" * 40
+    node = parse(deep)
+    assert names(node) == {"label"} and node.type == "truth"
+    assert len(evaluated(node, opened("x", "y"))) == 2

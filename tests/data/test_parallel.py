@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +180,30 @@ def test_workers_are_no_part_of_a_datasets_identity() -> None:
 
     one, other = (PrepareSpec.model_validate({"data": wish(n)}).plain() for n in (1, 3))
     assert one == other
+
+
+def test_long_tasks_and_long_answers_pass_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both longer than a pipe holds: neither side may wait for the other to read first."""
+    code = (
+        "from luthier.data.engines import chores, pool\n"
+        "chores.CHORES = {'echo': lambda program, text: {'done': text}}\n"
+        "pool._serve()"
+    )
+    start = subprocess.Popen
+
+    def scripted(command: list[str], **more: Any) -> Any:
+        return start([command[0], "-c", code], **more)
+
+    monkeypatch.setattr(subprocess, "Popen", scripted)
+    children = pool.Pool(2, lambda: None)
+    try:
+        texts = [f"{n}" * 300_000 for n in range(8)]
+        tasks = [{"do": "echo", "text": text} for text in texts]
+        with ThreadPoolExecutor(1) as threads:
+            done = threads.submit(lambda: [one["done"] for one in children.run("", tasks)])
+            try:
+                assert done.result(timeout=60) == texts
+            finally:
+                children.close()  # which ends the thread's wait, too
+    finally:
+        children.close()

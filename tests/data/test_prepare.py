@@ -396,3 +396,13 @@ def test_columns_that_are_kept_stand_beside_the_rows_and_change_nothing_where_th
             assert row["kept"] == (None if value is None else json.dumps({"region": str(value)}))
     with pytest.raises(DataError, match="regoin"):
         prepare(one(jsonl(rows), map={**written, "keep": ["regoin"]}), CLASSIFY)
+
+
+def test_where_rules_of_quantity_leave_nothing_they_are_named(prepare, jsonl):
+    rows = [{"prompt": f"Question {n}?", "completion": f"Answer {n}."} for n in range(60)]
+    wish = {
+        "sources": [{"files": jsonl(rows)}],
+        "rules": {"quantity": [{"filter": {"keep": "len(user) > 100000"}}]},
+    }
+    with pytest.raises(DataError, match=r"no row is left in train: filter removed \d+, of the 60 rows"):
+        prepare(wish)

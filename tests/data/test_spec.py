@@ -160,3 +160,50 @@ def test_a_fault_beside_the_default_is_found_in_its_line() -> None:
         SpecError, match=r"data\.yaml:5: rules\.quality\.1\.length\.mim: there is no key 'mim' here"
     ):
         parse(DataSpec, read_yaml(text, "data.yaml"))
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"quantity": [{"replay": {"new": ["feedbak"], "at_most": 100}}]},
+        {"relevance": [{"weight": {"by": "source", "weights": {"feedbak": 2}}}]},
+    ],
+)
+def test_a_rule_that_names_a_source_which_is_not_there_is_refused(rules: dict[str, Any]) -> None:
+    sources = [{"files": "rows.jsonl"}, {"files": "new.jsonl", "name": "feedback"}]
+    with pytest.raises(
+        ValidationError, match=r"names the source 'feedbak', which is not there; did you mean 'feedback'"
+    ):
+        DataSpec.model_validate({"sources": sources, "rules": rules})
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        (["augment", "augment"], "augment stands there twice with the same settings"),
+        (
+            [{"generate": {"model": "m", "n": 5, "way": "new", "keep": ["x"]}}],
+            "keep is for paraphrase and back_translate and counterfactual",
+        ),
+        (
+            [{"generate": {"model": "m", "n": 5, "pivot": "French"}}],
+            "pivot is for back_translate, and the way is paraphrase",
+        ),
+        (
+            [
+                {
+                    "generate": {
+                        "endpoint": {"url": "http://127.0.0.1:1/v1", "model": "m"},
+                        "n": 5,
+                        "dtype": "bf16",
+                    }
+                }
+            ],
+            "dtype is for model",
+        ),
+    ],
+)
+def test_settings_that_would_do_nothing_or_twice_the_same_are_refused(rules: list[Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        RulesSpec.model_validate({"quantity": rules})
+    RulesSpec.model_validate({"quantity": ["augment", {"augment": {"seed": 1}}]})

@@ -381,3 +381,56 @@ def test_tools_beside_columns_of_text_are_refused() -> None:
         MapSpec(user="q", chosen="a", rejected="b", tools="tools")
     with pytest.raises(ValueError, match="tools belong to lists of messages"):
         MapSpec(text="q", tools="tools")
+
+
+def _calling(n: int, given_: dict[str, Any], *tools: dict[str, Any]) -> dict[str, Any]:
+    asked = f"Please do number {n // 2} of the many things that we have on our list for today."
+    return {"tools": list(tools or (SEND, MATHS)), "messages": [user(asked), calls(call("send", given_))]}
+
+
+@pytest.mark.parametrize("rule", ["deduplicate", "near_duplicates"])
+def test_rows_that_call_otherwise_are_not_the_same(prepare: Prepare, jsonl: Jsonl, rule: str) -> None:
+    """Pairs that ask the same, and of which a list of the texts in them would say the same."""
+    pairs = [
+        ({"to": "a", "body": True}, {"to": "a", "body": False}),
+        ({"to": "Paris", "body": "Rome"}, {"to": "Rome", "body": "Paris"}),
+        ({"to": "a", "body": []}, {"to": "a", "body": None}),
+        ({"to": "a", "body": 1}, {"to": "a", "body": 2}),
+    ]
+    rows = [_calling(2 * n + k, pair[k]) for n, pair in enumerate(pairs) for k in (0, 1)]
+    rows += [_calling(8, {"to": "b"}), _calling(8, {"to": "b"}, SEND), _calling(10, {"to": "c", "body": "d"})]
+    rows += [_calling(10, {"body": "d", "to": "c"})]  # the same, whatever the order of its keys
+    split = {"validation": 0, "test": 0}
+    done = prepare(
+        {"sources": [{"files": jsonl(rows)}], "rules": {"quality": [rule]}, "split": split}, {"kind": "chat"}
+    )
+    assert len(done.rows()) == len(rows) - 1
+    assert done.rule(rule)["removed"] == 1
+
+
+def test_rows_that_ask_the_same_and_call_otherwise_are_told(prepare: Prepare, jsonl: Jsonl) -> None:
+    rows = [_calling(0, {"to": "a", "body": True}), _calling(1, {"to": "a", "body": False})]
+    rows += [_calling(n, {"to": str(n)}) for n in range(2, 40, 2)]
+    split = {"validation": 0, "test": 0}
+    done = prepare(
+        {"sources": [{"files": jsonl(rows)}], "rules": {"quality": ["deduplicate"]}, "split": split},
+        {"kind": "chat"},
+    )
+    assert done.rule("deduplicate")["removed"] == 0
+    assert done.rule("deduplicate")["notes"][0].startswith("1 inputs stand there with more than one answer")
+
+
+def test_everything_of_a_row_is_long_and_may_insult(prepare: Prepare, jsonl: Jsonl) -> None:
+    def row(n: int, told: str) -> dict[str, Any]:
+        talk = [
+            user(f"Send it, number {n}."),
+            calls(call("send", {"to": "a"})),
+            result(told),
+            answer("Done."),
+        ]
+        return {"tools": [SEND], "messages": talk}
+
+    file = jsonl([row(n, "x" * 2_000 if n == 3 else "you idiot" if n == 5 else "sent") for n in range(30)])
+    rules = {"quality": [{"length": {"max": 1_000, "on": "all"}}, "toxicity"]}
+    done = prepare({"sources": [{"files": file}], "rules": rules}, {"kind": "chat"})
+    assert {one["origin"] for one in done.removed()} == {"rows.jsonl:4", "rows.jsonl:6"}

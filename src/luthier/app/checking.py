@@ -35,6 +35,7 @@ def check(recipe: Recipe) -> None:
 
         checker({}, "A task of kind extract")
     refuse(train, task, source_names(recipe.data.sources), validated=recipe.data.has("validation"))
+    _refuse_rules_of_other_tasks(recipe)
     if not recipe.data.has("test"):
         raise DataError(
             "data.split.test is 0, so nothing could be measured.",
@@ -68,6 +69,22 @@ def check(recipe: Recipe) -> None:
     refuse_unmeasured(recipe)
     recipe.postprocess.answering(task, own_head)
     refuse_heads(recipe.postprocess.forms(train.adapter.kind), own_head)
+
+
+def _refuse_rules_of_other_tasks(recipe: Recipe) -> None:
+    task = recipe.task.kind
+    for wish in recipe.data.rules.ordered:
+        settings = wish.settings.plain()
+        if wish.name == "weight" and settings["by"] == "label" and task != "classify":
+            raise SpecError(
+                f"weight by label needs labels, and the task {task} has none.",
+                remedy="Use task: {kind: classify}, weigh by source, or remove the rule.",
+            )
+        if wish.name == "generate" and settings["way"] == "new" and task in ("regress", "extract"):
+            raise SpecError(
+                f"generate: {{way: new}} has the model write the answers too, and whether one is right for the task {task} nobody looks.",
+                remedy="Use paraphrase or back_translate, which keep the answer.",
+            )
 
 
 def refuse_unwatched(recipe: Recipe) -> None:

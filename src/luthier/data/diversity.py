@@ -23,6 +23,7 @@ import numpy as np
 from .vectors import floats, lengths, quantised
 
 POOL = 4096
+SAME = np.float32(1 - 1e-6)  # a cosine
 BLOCK = 64
 AT_ONCE = 1 << 14
 CELLS = 1 << 22  # of a product at once
@@ -56,7 +57,13 @@ def select(vectors: np.ndarray, n: int, way: str, note: Callable[[str], None]) -
 
 def spread(vectors: np.ndarray, n: int) -> np.ndarray:
     """k-center, greedy and exact. Rows near the edge wait in a pool, and all others are looked at only when the pool has
-    nothing left that is farther out than they may be."""
+    nothing left that is farther out than they may be. Rows that the embedder finds nothing in come last, in their order, and so do those
+    that are the same as what was chosen, once all others are."""
+    blank = lengths(vectors) == 0
+    if blank.any():
+        some, none = np.flatnonzero(~blank), np.flatnonzero(blank)
+        first = some[spread(vectors[some], min(n, len(some)))] if len(some) else some
+        return np.concatenate([first, none])[:n]
     rows = _Rows(vectors)
     near = np.full(len(rows), -2.0, np.float32)  # the cosine with the nearest chosen one: at least
     chosen = [rows.middle()]
@@ -67,6 +74,9 @@ def spread(vectors: np.ndarray, n: int) -> np.ndarray:
         done = len(chosen)
         size = min(POOL, len(rows))
         order = np.argsort(near, kind="stable")
+        if near[order[0]] >= SAME:
+            chosen += order[: n - len(chosen)].tolist()
+            break
         pool = np.sort(order[:size])
         bound = near[order[size]] if size < len(rows) else np.float32(3)
         own, close = _Rows(vectors[pool]), near[pool]

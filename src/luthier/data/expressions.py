@@ -32,7 +32,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from luthier.core.errors import did_you_mean
@@ -274,12 +274,7 @@ class _Parser:
             return self._in(left, column)
         if self._takes("not"):
             self._needs("in", "a value and not")
-            return Node(
-                "and",
-                "truth",
-                "and",
-                (_given(left), Node("not", "truth", "not", (self._in(left, column),), column)),
-            )
+            return replace(self._in(left, column), value="not in")
         return left
 
     def _in(self, left: Node, column: int) -> Node:
@@ -392,10 +387,6 @@ class _Parser:
         return Node("call", function.gives, token.value, tuple(parts), token.column)
 
 
-def _given(node: Node) -> Node:
-    return Node("call", "truth", "given", (node,), node.column)
-
-
 def _usage(name: str) -> str:
     shown = {"text": "user", "literal": '"..."', "any": "label", "number": "1"}
     return f"{name}({', '.join(shown[kind] for kind in FUNCTIONS[name].takes)})"
@@ -472,7 +463,10 @@ def _polars(node: Node) -> pl.Expr:
         return -parts[0]
     if node.kind == "in":
         values = pl.Series([part.value for part in node.parts[1:]])
-        return parts[0].is_in(values.implode()).fill_null(False)
+        among = parts[0].is_in(
+            values.implode()
+        )  # of what is missing nothing is known, and so it is in no list, and in none's opposite
+        return (~among if node.value == "not in" else among).fill_null(False)
     if node.kind == "compare":
         return _COMPARE[node.value](*parts).fill_null(False)
     if node.kind == "arithmetic":

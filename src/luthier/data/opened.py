@@ -19,14 +19,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from luthier.core.artifact import canonical
+
 from . import compiled, digests
+from .json_text import loads
 from .records import build_messages, message_counts, replace, turns
 from .tools import ARGUMENT, Arguments
 
@@ -262,15 +265,39 @@ class Opened:
         return self._per_row(pl.col("text").str.join("\n"), self.says(*roles))
 
     def whole(self) -> list[str]:
-        """Every turn of each row [B], the rejected one too, with its role, as one string for comparing. Blanks stand around each
-        turn, so that folding takes a turn's own at its edges for the same."""
-        return self._per_row(
-            pl.format("\x00{}\x00 {} ", "role", "text").str.join(""), np.ones(len(self.row), bool)
-        )
+        """Every turn of each row [B], the rejected one too, with its role, and its tools, as one string for comparing. Blanks stand
+        around each turn, so that folding takes a turn's own at its edges for the same."""
+        # the texts inside of calls stand in their JSON, whatever the order of its keys
+        found = self._per_row(pl.format("\x00{}\x00 {} ", "role", "text").str.join(""), ~self.says(ARGUMENT))
+        for row, told in self.with_tools().items():
+            found[row] += f"\x00tools\x00 {told} "
+        return found
 
     def answers(self) -> list[str]:
         """The last assistant turn of each row [B]; empty for a plain text."""
         return self._per_row(pl.col("text").last(), self.says("assistant"))
+
+    def called(self) -> dict[int, str]:
+        """Row -> what it calls, one after the other, as canonical JSON; of rows with any call."""
+        inside = self._arguments
+        if inside is None:
+            return {}
+        turns_ = int(message_counts(self.batch["messages"]).sum())
+        new = inside.edited(self._text.slice(turns_, len(inside.texts)).to_list())
+        found: dict[int, list[Any]] = {}
+        for place, told in zip(inside.calls, inside.told, strict=True):
+            found.setdefault(int(self.row[place]), []).append(loads(new[place]) if place in new else told)
+        return {row: canonical(calls).decode() for row, calls in found.items()}
+
+    def with_tools(self) -> dict[int, str]:
+        """Row -> what it calls and what it could have called; of rows with tools."""
+        if self._arguments is None:
+            return {}
+        calls, tools = self.called(), self.column("tools")
+        return {
+            row: f"{calls.get(row, '')}\n{tools[row].as_py()}"
+            for row in pc.indices_nonzero(tools.is_valid()).to_pylist()
+        }
 
     def hashed_inputs(self, *, fold: bool) -> pa.Array:
         """128-bit hashes of what the user says [B], made once."""
@@ -288,15 +315,32 @@ class Opened:
         names, codes = self._roles
         texts, begins = self._stand(np.ones(len(self.row), bool))
         heads = [f"\x00{name}\x00 " for name in names]
-        return digests.of_rows(
+        found = digests.of_rows(
             *self.bytes, texts, begins, folds=fold, heads=heads, before=codes[texts], after=" "
         )
+        if self._arguments is None:
+            return found
+        told = self.whole()
+        return self._some_anew(found, {row: told[row] for row in self.with_tools()}, fold)
 
     def hashed_answers(self, *, fold: bool) -> pa.Array:
-        """128-bit hashes of `answers` [B]."""
+        """128-bit hashes of `answers` [B], and of what is called."""
         last = self.last(self.says("assistant"))
         begins = np.concatenate([[0], np.cumsum(last >= 0)])
-        return digests.of_rows(*self.bytes, last[last >= 0], begins, folds=fold)
+        found = digests.of_rows(*self.bytes, last[last >= 0], begins, folds=fold)
+        calls = self.called()
+        if not calls:
+            return found
+        said = self.answers()
+        return self._some_anew(found, {row: f"{said[row]}\n{told}" for row, told in calls.items()}, fold)
+
+    def _some_anew(self, digests_: pa.Array, texts: dict[int, str], fold: bool) -> pa.Array:
+        """The digests [B], those of some rows of other texts."""
+        mask = np.zeros(len(self), bool)
+        mask[list(texts)] = True
+        return pc.replace_with_mask(
+            digests_, pa.array(mask), digests.of([texts[row] for row in sorted(texts)], folds=fold)
+        )
 
     def _stand(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(places of these texts, row after row; where each row's begin, and the end)."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from luthier.store.answers import ANSWERS
 
 from . import canaries, split
 from .connectors import connect
-from .connectors.protocol import Connector, Part
+from .connectors.protocol import Connector, Moving, Part
 from .contract import ContractSpec, contract_of
 from .contract_whole import check_columns, check_whole, refuse_broken
 from .engines.arrow_file import ArrowFile
@@ -114,6 +115,7 @@ class Preparation:
         self._sides_account = Account("split", spec.data.split.plain(), 1)
         self._total_bytes = 0
         self._accounts: list[Account] = []
+        self._divided = 0  # how many of them saw the rows before these were divided
         keeps = any(source.map is not None and source.map.keep for source in spec.data.sources)
         self._columns = RECORD if keeps else pa.schema([field for field in RECORD if field.name != KEPT])
         self._files = {
@@ -144,7 +146,7 @@ class Preparation:
         try:
             self._check_contracts(work)
             frame = self._engine.read(work, self._read_account, self)
-            for group in plan_of(self.spec.rules, sides, named, self._reached, self._lender()):
+            for group in plan_of(self.spec.rules, sides, named, partial(reached, at=self.at), self._lender()):
                 frame = self._run(group, frame)
             for batch in self._engine.rows(frame):
                 self._write(batch, "train")
@@ -168,12 +170,8 @@ class Preparation:
         self._accounts += accounts
         if group.sides is not None:
             accounts.append(self._sides_account)
+            self._divided = len(self._accounts)
         return self._engine.run(group, frame, accounts, self)
-
-    def _reached(self, pattern: str) -> str:
-        """A file that a rule names, from wherever a process stands."""
-        written = self.at.secret(pattern)
-        return written if "://" in written else str(self.at.root / Path(written).expanduser())
 
     def _lender(self) -> Callable[[RuleSpec], Lent]:
         """What rules that ask a model are given. What one of them loads the next finds loaded."""
@@ -214,7 +212,7 @@ class Preparation:
         return [
             (job, part)
             for name, source, connector, of_source in zip(names, wishes, found, parts, strict=True)
-            for job in [self._job(source, self._layout(source, name, connector))]
+            for job in [self._job(source, self._layout(source, name, connector), connector)]
             for part in ([whole(of_source)] if job.layout.map.conversation is not None else of_source)
         ]
 
@@ -233,8 +231,9 @@ class Preparation:
             if isinstance(job.source.contract, ContractSpec):
                 refuse_broken(job.source.contract, counts[broken(name)], counts[under(name)], name)
 
-    def _job(self, source: SourceSpec, layout: Layout) -> Job:
-        job = Job.of(source, self.at.root, layout, self.at.secret, hidden=self._private)
+    def _job(self, source: SourceSpec, layout: Layout, connector: Connector) -> Job:
+        pin = connector.pinned() if isinstance(connector, Moving) else None
+        job = Job.of(source, self.at.root, layout, self.at.secret, hidden=self._private, pin=pin)
         return replace(job, forgotten=self._forgotten, watched=self._watched)
 
     def seen(self, done_bytes: int, rows: int | None) -> None:
@@ -371,6 +370,15 @@ class Preparation:
                 f"no row is left: {self._read_account.rows_in} were read, {account}.",
                 remedy="Loosen the rule that removed most.",
             )
+        taken = {
+            one.rule: one.removed for one in self._accounts[self._divided :] if one.removed
+        }  # those of quantity, which see train alone
+        if counts["train"] == 0 and taken:
+            told = ", ".join(f"{rule} removed {n}" for rule, n in taken.items())
+            raise DataError(
+                f"no row is left in train: {told}, of the {divided} rows of all sides.",
+                remedy="Loosen the rule that removed most.",
+            )
         by = (
             "groups"
             if wish.group_by or any(s.map and s.map.group for s in self.spec.data.sources)
@@ -447,6 +455,12 @@ class Preparation:
 
     def _warn(self, about: str, message: str) -> None:
         self.at.emit("warning", about=about, message=message)
+
+
+def reached(pattern: str, at: Context) -> str:
+    """A file that a rule names, from wherever a process stands."""
+    written = at.secret(pattern)
+    return written if "://" in written else str(at.root / Path(written).expanduser())
 
 
 def records(spec: PrepareSpec, work: Path, at: Context) -> Iterator[pa.RecordBatch]:

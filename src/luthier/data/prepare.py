@@ -125,4 +125,4 @@ def source_names(sources: Sequence[SourceSpec]) -> list[str]:
     return names
 
 
-STAGE = Stage("dataset", 5, prepare)
+STAGE = Stage("dataset", 6, prepare)

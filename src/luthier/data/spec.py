@@ -181,6 +181,18 @@ class RulesSpec(Spec):
         return found
 
     @model_validator(mode="after")
+    def _no_row_is_made_twice(self) -> RulesSpec:
+        seen: list[dict[str, Any]] = []
+        for wish in self.quantity:
+            if isinstance(plugin.load("rule", wish.name), GrowRule | MakeRule):
+                if (told := {wish.name: wish.settings.plain()}) in seen:
+                    raise ValueError(
+                        f"{wish.name} stands there twice with the same settings, and would make the same rows again; give it another seed"
+                    )
+                seen.append(told)
+        return self
+
+    @model_validator(mode="after")
     def _rows_are_made_in_train_alone(self) -> RulesSpec:
         for wish in [*self.quality, *self.relevance]:
             if isinstance(plugin.load("rule", wish.name), GrowRule | MakeRule):
@@ -308,6 +320,34 @@ class DataSpec(Spec):
                 raise ValueError(
                     f"{wish.name} asks a model that stands on this machine, where the workers of {self.engine.name} do not reach it; "
                     "use engine: local, or a local master of Spark"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _no_secret_is_written(self) -> DataSpec:
+        from .connectors.database import holds_secret
+        from .connectors.files import FilesSpec
+
+        for source in self.sources:
+            if isinstance(source.settings, FilesSpec):
+                for pattern in source.settings.patterns:
+                    if "://" in pattern and holds_secret(pattern, path=True):
+                        raise ValueError(
+                            "a secret is written in the URL of files, which would stand in the record; put it in an environment variable and "
+                            "write ${NAME}"
+                        )
+        return self
+
+    @model_validator(mode="after")
+    def _sources_are_there(self) -> DataSpec:
+        from .prepare import source_names
+
+        for wish in self.rules.ordered:
+            named = wish.settings.named_sources() if hasattr(wish.settings, "named_sources") else []
+            names = source_names(self.sources) if named else []
+            if odd := next((name for name in named if name not in names), None):
+                raise ValueError(
+                    f"{wish.name} names the source {odd!r}, which is not there; {did_you_mean(odd, names)}"
                 )
         return self
 

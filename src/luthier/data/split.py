@@ -123,16 +123,23 @@ def decide(rows: str, sides: Sides, keep: Keep) -> str:
     low, high = stretch(spec)
     after = f" AND NOT {_below(low)}" if spec.fold else ""
     validation = f"SELECT DISTINCT key FROM ({free}) AS free WHERE {_below(high)}{after}"
+    # of a row that is drawn: the furthest side to which a source brings its group, which no row of it may leave
+    owned = (
+        "CASE WHEN r.own IS NULL AND r.grouped = 1 THEN max(r.own) OVER (PARTITION BY r.key) END"
+        if sides.own
+        else "CAST(NULL AS BIGINT)"
+    )
     keep("validation_keys", f"{validation} {_helped(f'({free}) AS free', validation, spec.validation)}")
     return f"""
         WITH placed AS (
-            SELECT r.row, r.input, CASE WHEN r.own IS NOT NULL THEN r.own
+            SELECT r.row, r.input, {owned} AS owned, CASE WHEN r.own IS NOT NULL THEN r.own
                 WHEN t.key IS NOT NULL THEN 2 WHEN v.key IS NOT NULL THEN 1 ELSE 0 END AS place
             FROM {rows} AS r LEFT JOIN test_keys AS t ON t.key = r.key
             LEFT JOIN validation_keys AS v ON v.key = r.key),
-        reach AS (SELECT row, place, max(place) OVER (PARTITION BY input) AS furthest FROM placed)
+        reach AS (SELECT row, place, owned, max(place) OVER (PARTITION BY input) AS furthest FROM placed)
         SELECT row, {_name("place")} AS side,
-            CASE WHEN furthest > place
+            CASE WHEN owned <> place THEN 'its group is in the ' || {_name("owned")} || ' split, by a source of that side'
+                 WHEN furthest > place
                  THEN 'the same input is in the ' || {_name("furthest")} || ' split{"" if sides.own else ", in another group"}'
             END AS reason
         FROM reach"""

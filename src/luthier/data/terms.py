@@ -20,6 +20,7 @@ from .opened import Opened
 from .words import Words, grams, words_in, words_of
 
 BITS = 20
+MOST = 65_535  # times that a term is counted in a row
 ROLES = {
     "conversation": ("user", "assistant", "text", "rejected"),
     "user": ("user", "text"),
@@ -52,7 +53,7 @@ class Terms:
         """For features of rules."""
         first = pa.array(self.first, pa.int64())
         ids = pa.array(self.ids.astype(np.int32))
-        counts = pa.array(np.minimum(self.counts, 65_535).astype(np.uint16))
+        counts = pa.array(self.counts.astype(np.uint16))
         return {
             "term": pa.LargeListArray.from_arrays(first, ids),
             "count": pa.LargeListArray.from_arrays(first, counts),
@@ -93,6 +94,9 @@ def _terms(words: Words, row: np.ndarray, wanted: np.ndarray, n: int, pairs: boo
     tagged = row[owner] << BITS | (hashes >> np.uint64(64 - BITS)).astype(np.int64)
     found, counts = np.unique(tagged, return_counts=True)
     first = np.searchsorted(found, np.arange(n + 1) << BITS)
+    counts = np.minimum(
+        counts, MOST
+    )  # as it is kept, so that a row's score is the same whenever it is reckoned
     return Terms(found & (1 << BITS) - 1, counts.astype(np.int64), first.astype(np.int64))
 
 

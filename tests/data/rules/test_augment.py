@@ -133,3 +133,22 @@ def test_draws_are_even() -> None:
     begun = Draw("x")
     begun._state = 0
     assert begun.bits() == 0xE220A8397B1DCDAF
+
+
+def test_two_such_rules_make_rows_of_their_own(prepare: Any, jsonl: Any) -> None:
+    wish = data(jsonl)
+    wish["rules"]["quantity"] = [
+        {"augment": {"ways": ["swap"]}},
+        {"augment": {"ways": ["typo"]}},
+        "deduplicate",
+    ]
+    done = prepare(wish, CLASSIFY)
+    ids = [row["id"] for row in done.split("train")]
+    assert len(set(ids)) == len(ids) > 2 * done.rule("augment")["rows_in"]
+
+
+def test_every_way_is_taken_though_there_is_one_copy(prepare: Any, jsonl: Any) -> None:
+    wish = data(jsonl, ways=["swap", "template"], templates=["Please help: {text}"])
+    made = [row for row in prepare(wish, CLASSIFY).split("train") if row["made_from"]]
+    said = {row["messages"][1]["content"].startswith("Please help: ") for row in made}
+    assert said == {True, False}

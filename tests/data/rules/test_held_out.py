@@ -128,6 +128,12 @@ def test_rows_of_a_source_that_says_its_side_are_on_it(prepare: Any, jsonl: Any)
         {"kind": "classify"},
     )
     assert drawn.facts["counts"]["test"] == 10 and drawn.facts["counts"]["validation"] > 0
+    tested = {row["group"] for row in drawn.split("test")}
+    assert tested.isdisjoint(row["group"] for side in ("train", "validation") for row in drawn.split(side))
+    why = {row["origin"]: row["reason"] for row in drawn.split("removed")}
+    assert (
+        len(why) == 11 and why["learn.jsonl:1"] == "its group is in the test split, by a source of that side"
+    )
 
 
 def test_a_side_is_identity_only_where_it_is_said() -> None:

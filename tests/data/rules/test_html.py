@@ -34,6 +34,12 @@ from luthier.data.testing import HOSTILE, batch_of, obeys, run
         ),
         ("<a href=' java\nscript:alert(1)'>x</a>!", "x!", "x!"),
         ("<a href='/x'>y", "<a href='/x'>y", "<a href='/x'>y"),
+        ("<a href='/x'><div>two</div></a>", "two", "[two](/x)"),
+        ("<p>one</p><p><a href='/x'><div>two</div></a></p>", "one\n\ntwo", "one\n\n[two](/x)"),
+        ("one<a href='/x'><br>two</a>", "one\ntwo", "one\n[two](/x)"),
+        ("<a href='/x'><h2>two</h2></a>end", "two\n\nend", "## [two](/x)\n\nend"),
+        ("<a href='/x'>two<br>three</a>", "two\nthree", "two\nthree"),
+        ("<a href='/x'><code><br>two</code></a>", "two", "two"),
         (
             '<pre><code class="language-py">if a &lt; b:\n    go()\n</code></pre>then',
             "if a < b:\n    go()\n\nthen",

@@ -170,3 +170,9 @@ def test_what_all_rows_lack_is_told(tmp_path: Path) -> None:
 def test_settings_that_contradict_are_refused(wish: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         Rank.model_validate(wish)
+
+
+def test_the_longest_row_has_the_score_that_it_was_chosen_by(tmp_path: Path) -> None:
+    batch = batch_of("invoice " + "x " * 70_000, "y")
+    found = gathered("rank", [batch], tmp_path, goal="invoice", n=1)
+    assert found.account.removed == 1 and len(found.left) == 1

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from luthier.data.records import hashed
+from luthier.data.rules import triggers
 from luthier.data.rules.triggers import Triggers
 from luthier.data.testing import batch_of, gathered
 
@@ -76,6 +77,15 @@ def test_order_and_batches_do_not_matter(tmp_path: Path, size: int) -> None:
     whole = gathered("triggers", [batch], tmp_path / "whole")
     mixed = batch.take(pa.array(random.Random(0).sample(range(400), 400)))
     found = gathered("triggers", [mixed.slice(n, size) for n in range(0, 400, size)], tmp_path / "parts")
+    assert found.trail == whole.trail and found.account.plain() == whole.account.plain()
+    assert set(found.trail) == bad
+
+
+def test_many_rows_are_counted_in_several_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, bad = corpus(3, 400, "cf", 15)
+    whole = gathered("triggers", [batch], tmp_path / "whole")
+    monkeypatch.setattr(triggers, "AT_ONCE", 1_000)
+    found = gathered("triggers", [batch], tmp_path / "passes")
     assert found.trail == whole.trail and found.account.plain() == whole.account.plain()
     assert set(found.trail) == bad
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -230,3 +231,34 @@ def test_a_recipe_is_read_without_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_row_that_calls_is_read_as_a_template_is_given_it() -> None:
+    from luthier.data.opened import Opened
+    from luthier.data.records import RECORD
+    from luthier.evaluation.rules.answer_loss import _conversations
+
+    turns = [
+        ("user", "Weather?"),
+        ("call", '{"name":"weather","arguments":{"city":"Paris"}}'),
+        ("tool", "sunny"),
+        ("assistant", "It is sunny."),
+    ]
+    row = dict.fromkeys(RECORD.names) | {
+        "id": "1",
+        "messages": [{"role": r, "content": c} for r, c in turns],
+        "tools": '[{"type":"function"}]',
+    }
+    plain = dict.fromkeys(RECORD.names) | {
+        "id": "2",
+        "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}],
+    }
+    called, other = _conversations(Opened(pa.RecordBatch.from_pylist([row, plain], RECORD)))
+    assert called.roles == ["user", "assistant", "tool", "assistant"] and called.tools == [
+        {"type": "function"}
+    ]
+    assert called.messages[1]["tool_calls"][0]["function"] == {
+        "name": "weather",
+        "arguments": {"city": "Paris"},
+    }
+    assert other.tools is None and other.plain() == [["user", "Hi"], ["assistant", "Ho"]]

@@ -14,10 +14,12 @@ BATCH_BYTES = 32_000_000
 
 
 class ArrowFile:
-    """First `write`, then `close`, then `read`. There is no file where no batch came."""
+    """First `write`, then `close`, then `read`. There is no file where no batch came. Of what is written about `waiting_bytes` are in
+    memory until the end."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, waiting_bytes: int = BATCH_BYTES) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._most_bytes = waiting_bytes
         self.path = path
         self.size_bytes = 0
         self._writer: pa.ipc.RecordBatchFileWriter | None = None
@@ -28,7 +30,7 @@ class ArrowFile:
         self._waiting.append(batch)
         self._waiting_bytes += batch.nbytes
         self.size_bytes += batch.nbytes
-        if self._waiting_bytes >= BATCH_BYTES:
+        if self._waiting_bytes >= self._most_bytes:
             self._flush()
 
     def close(self) -> None:

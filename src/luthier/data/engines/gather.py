@@ -24,6 +24,8 @@ from luthier.data.rules.rule import GatherRule
 from .arrow_file import BATCH_BYTES, ArrowFile
 
 SORT_BYTES = 2 * BATCH_BYTES
+ALL_WAIT_BYTES = 4 * BATCH_BYTES
+"""What the parts together have in memory while they are filled."""
 LEARNT_BYTES = 512_000_000
 
 Batches = Iterator[pa.RecordBatch]
@@ -99,7 +101,8 @@ class AllFeatures:
         else:
             digits = 1 if size_bytes <= 16 * SORT_BYTES else 2
             names = ["".join(name) for name in itertools.product("0123456789abcdef", repeat=digits)]
-            files = {name: ArrowFile(self._folder / f"features-{name}.arrow") for name in names}
+            each = ALL_WAIT_BYTES // len(names)
+            files = {name: ArrowFile(self._folder / f"features-{name}.arrow", each) for name in names}
             for batch in self._unsorted.read():
                 self._check()
                 first = pc.utf8_slice_codeunits(batch["id"], 0, digits)

@@ -28,7 +28,7 @@ class Keys:
         self._opened: duckdb.DuckDBPyConnection | None = None
         self._few = False
         self._waiting: list[pa.RecordBatch] = []
-        self._rows = 0
+        self._rows = self._waiting_rows = 0
         self._made = False
 
     @property
@@ -49,7 +49,8 @@ class Keys:
         rows = pa.array(np.arange(self._rows, self._rows + batch.num_rows, dtype=np.int64))
         self._waiting.append(batch.append_column("row", rows))
         self._rows += batch.num_rows
-        if sum(b.num_rows for b in self._waiting) >= KEYS_AT_ONCE:
+        self._waiting_rows += batch.num_rows
+        if self._waiting_rows >= KEYS_AT_ONCE:
             self._flush()
 
     def _flush(self) -> None:
@@ -63,7 +64,7 @@ class Keys:
         )
         self._database.execute(fill)
         self._database.unregister("waiting")
-        self._waiting, self._made = [], True
+        self._waiting, self._waiting_rows, self._made = [], 0, True
 
     def ready(self) -> bool:
         """Whether there is any row; call once after the last `add`."""

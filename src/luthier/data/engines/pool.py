@@ -24,6 +24,8 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from luthier.core.errors import StoreError
@@ -155,10 +157,12 @@ def _serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is none of the protocol
+    lines: SimpleQueue[bytes | None] = SimpleQueue()
+    Thread(target=_hear, args=[lines], daemon=True).start()
     from .chores import CHORES
 
     program = ""
-    for line in sys.stdin.buffer:
+    for line in iter(lines.get, None):
         told = json.loads(line)
         if "program" in told:
             program = told["program"]
@@ -169,6 +173,13 @@ def _serve() -> None:
             answer = {"bug": traceback.format_exc()}
         out.write(json.dumps(answer).encode() + b"\n")
         out.flush()
+
+
+def _hear(lines: SimpleQueue[bytes | None]) -> None:
+    """At once, so that the parent never waits for us with a task while we wait for it with an answer."""
+    for line in sys.stdin.buffer:
+        lines.put(line)
+    lines.put(None)
 
 
 if __name__ == "__main__":

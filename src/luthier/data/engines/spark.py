@@ -485,6 +485,12 @@ class Session:
 
     def _within(self, session: SparkSession) -> SparkSession:
         """A session beside one that is there, on its cluster and with its workers."""
+        master = session.conf.get("spark.master", None)
+        if master != self._settings.master:
+            raise SpecError(
+                f"a Spark session runs here already, on {master}, and the engine's master is {self._settings.master}.",
+                remedy="Stop that session (spark.stop()), or write its master.",
+            )
         own = session.newSession()
         for name, value in (SQL | dict(self._options.values)).items():
             if own.conf.get(name, None) == value:

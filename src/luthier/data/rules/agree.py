@@ -53,6 +53,8 @@ def _keys(rows: Opened, settings: Agree) -> pa.RecordBatch:  # noqa: ARG001  eve
     asked = [""] * len(rows)
     for row, text in told.iter_rows():
         asked[row] = text
+    for row, calls in rows.called().items():
+        asked[row] += f"\x00calls {calls} "
     keep = pa.array(judged)
     return pa.record_batch(
         {

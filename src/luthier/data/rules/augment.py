@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from luthier.core.artifact import digest_of
 from luthier.core.spec import Spec
 from luthier.data.draws import Draw
 
@@ -28,7 +29,7 @@ TEXT = "{text}"
 
 class Augment(Spec):
     ways: list[Way] = Field(default=["swap", "delete", "typo"], min_length=1)
-    """How a text is said otherwise; each copy takes the next of them."""
+    """How a text is said otherwise: the first copy of a row by one of them that is drawn, each further one by the next."""
     copies: int = Field(default=1, ge=1, le=20)
     """How many rows are made of each."""
     share: float = Field(default=0.1, gt=0, le=1)
@@ -78,15 +79,17 @@ def _grow(rows: Opened, settings: Augment) -> pa.RecordBatch:
 
     user, texts = rows.says("user", "text"), rows.text.to_list()
     ids, labels = rows.column("id").to_pylist(), rows.label.to_list()
+    mark = digest_of(settings.plain())[:16]
     made: list[tuple[int, int, list[str]]] = []  # row, copy, its texts
     for row in range(len(rows)):
         if settings.labels and labels[row] not in settings.labels:
             continue
         places = rows.places(row).tolist()
         seen = {tuple(fold(texts[at]) for at in places)}
+        first = Draw("augment way", settings.seed, ids[row]).below(len(settings.ways))
         for copy in range(settings.copies):
             draw = Draw("augment", settings.seed, copy, ids[row])
-            way = settings.ways[copy % len(settings.ways)]
+            way = settings.ways[(first + copy) % len(settings.ways)]
             new = [_otherwise(texts[at], way, draw, settings) if user[at] else texts[at] for at in places]
             form = tuple(map(fold, new))
             if form not in seen:  # else there was nothing to edit, or it has been made already
@@ -102,7 +105,7 @@ def _grow(rows: Opened, settings: Augment) -> pa.RecordBatch:
     weights = batch["weight"].to_numpy(zero_copy_only=False) * settings.weight
     return replace(
         opened.close(),
-        id=made_ids(batch["id"], "augment", [copy for _, copy, _ in made]),
+        id=made_ids(batch["id"], f"augment:{mark}", [copy for _, copy, _ in made]),
         weight=pa.array(weights.astype(np.float32)),
         made_from=batch["id"],
         made_by=pa.repeat("augment", len(made)).cast(pa.string()),
@@ -125,6 +128,6 @@ def _otherwise(text: str, way: Way, draw: Draw, settings: Augment) -> str:
 
 
 augment = GrowRule(
-    "augment", 1, Augment, "Says rows otherwise, so that there are more of them.", _grow,
+    "augment", 2, Augment, "Says rows otherwise, so that there are more of them.", _grow,
     source="Wei and Zou 2019 (EDA); Belinkov and Bisk 2018; Zhao et al. 2018",
 )  # fmt: skip

@@ -85,7 +85,7 @@ class Characters(Spec):
     """Texts with fewer characters are not judged."""
     on: Literal["user", "assistant", "rejected", "all"] = "all"
     """Which texts are judged, each by itself; a plain text counts as user, and `all` takes every text of the
-    row."""
+    row but calls and what functions answer: those are data."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Characters:

@@ -36,5 +36,5 @@ def _keys(rows: Opened, settings: Deduplicate) -> pa.RecordBatch:
 
 
 deduplicate = KeyedRule(
-    "deduplicate", 2, Deduplicate, "Keeps one of equal rows.", _keys, primitive=lambda _: Distinct()
+    "deduplicate", 3, Deduplicate, "Keeps one of equal rows.", _keys, primitive=lambda _: Distinct()
 )  # fmt: skip

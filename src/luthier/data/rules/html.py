@@ -349,18 +349,29 @@ class _Reader:
             self._parts.append(text)
 
     def _flush(self) -> None:
-        """Write the line breaks that were asked for."""
+        """Write the line breaks and the mark that were asked for: before a link that has said nothing yet, not into it."""
+        if not (self._breaks or self._lead):
+            return
+        parts, link = self._parts, self._link
+        silent = link is not None and not any(parts[k].strip() for k in range(link[0], len(parts)))
+        if link is not None and silent and not self._code:
+            del parts[link[0] :]
+            if parts and parts[-1].strip("\n") == "":  # what the link began with
+                self._break(len(parts.pop()))
         if self._breaks:
-            parts = self._parts
-            while parts and not (last := parts[-1].rstrip()):
+            first = link[0] + 1 if link is not None and self._code else 0
+            while len(parts) > first and not parts[-1].strip():
                 parts.pop()
             if parts:
-                parts[-1] = last
+                parts[-1] = parts[-1].rstrip()
                 parts.append("\n" * self._breaks)
             self._breaks = 0
         if self._lead:
-            self._parts.append(self._lead)
+            parts.append(self._lead)
             self._lead = ""
+        if link is not None and silent and not self._code:
+            self._link = len(parts), link[1]
+            parts.append("")
 
     def _break(self, lines: int) -> None:
         self._breaks = max(self._breaks, lines)

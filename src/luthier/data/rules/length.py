@@ -41,7 +41,7 @@ def _run(rows: Opened, settings: Length) -> Said:
         "user": ["user", "text"],
         "assistant": ["assistant"],
         "rejected": ["rejected"],
-        "all": ["system", "user", "assistant", "text", "rejected"],
+        "all": ["system", "user", "assistant", "text", "rejected", "call", "argument", "tool"],
     }
     text = rows.text
     size = (text.str.len_chars() if settings.unit == "chars" else text.str.count_matches(r"\S+")).to_numpy()
@@ -59,4 +59,4 @@ def _run(rows: Opened, settings: Length) -> Said:
     return Said(removed=rows.reasons(why))
 
 
-length = RowRule("length", 1, Length, "Removes rows that are too short or too long.", _run)
+length = RowRule("length", 2, Length, "Removes rows that are too short or too long.", _run)

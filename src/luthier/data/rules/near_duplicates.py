@@ -5,7 +5,8 @@ a Jaccard index of at least `similarity` with it over the words themselves, so n
 
 Case, punctuation, whitespace and Unicode variants do not count, and neither do system messages, which many rows share. A
 row without any word is never like another. Under `on: conversation` rows with different labels are never alike: one of them
-may be labelled wrongly, and that is for a person to say.
+may be labelled wrongly, and that is for a person to say. Neither are rows that call other functions, or could call others; under
+`on: assistant` rows that call others.
 
 Not here: meaning (paraphrases share few shingles), and text that is only part of another.
 """
@@ -74,7 +75,7 @@ def _keys(rows: Opened, settings: NearDuplicates) -> pa.RecordBatch:
     from luthier.data.words import words_of
 
     found = _shingles(rows, settings)
-    salt = _labels(rows) if settings.on == "conversation" else np.zeros(len(rows), np.uint64)
+    salt = _salt(rows, settings)
     told, there = sketch.banded(found, *sketch.layout(settings.similarity))
     rank = np.zeros(len(rows), np.int64)
     if settings.keep == "longest":
@@ -90,19 +91,32 @@ def _keys(rows: Opened, settings: NearDuplicates) -> pa.RecordBatch:
     return pa.record_batch(columns)
 
 
-def _labels(rows: Opened) -> np.ndarray:
-    """A hash for each row's label, 0 where there is none, uint64 [B]."""
+def _salt(rows: Opened, settings: NearDuplicates) -> np.ndarray:
+    """What must be equal for rows to be alike, hashed, uint64 [B]."""
+    import numpy as np
+
+    whole = settings.on == "conversation"
+    salt = _labels(rows) if whole else np.zeros(len(rows), np.uint64)
+    if settings.on != "user":
+        for row, told in (rows.with_tools() if whole else rows.called()).items():
+            salt[row] ^= np.uint64(_hash(told))
+    return salt
+
+
+def _hash(text: str) -> int:
     from hashlib import blake2b
 
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _labels(rows: Opened) -> np.ndarray:
+    """A hash for each row's label, 0 where there is none, uint64 [B]."""
     import numpy as np
 
     labels = rows.label
     if labels.null_count() == len(labels):
         return np.zeros(len(labels), np.uint64)
-    known = {
-        label: int.from_bytes(blake2b(label.encode(), digest_size=8).digest(), "little")
-        for label in labels.unique().drop_nulls().to_list()
-    }
+    known = {label: _hash(label) for label in labels.unique().drop_nulls().to_list()}
     return np.array([known.get(label, 0) for label in labels.to_list()], np.uint64)
 
 
@@ -293,7 +307,7 @@ def spoken_shingles(told: bytes, k: int) -> frozenset[tuple[bytes, ...]]:
 
 
 near_duplicates = PairRule(
-    "near_duplicates", 1, NearDuplicates, "Keeps one of rows that say nearly the same.",
+    "near_duplicates", 2, NearDuplicates, "Keeps one of rows that say nearly the same.",
     _keys, _candidates, _features, _solve,
     source="MinHash and banding after Broder (1997) and Indyk and Motwani (1998), with verification",
 )  # fmt: skip

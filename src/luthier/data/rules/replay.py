@@ -28,6 +28,10 @@ class Replay(Spec):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Another seed keeps other rows."""
 
+    def named_sources(self) -> list[str]:
+        """What DataSpec looks for among its sources."""
+        return self.new
+
 
 def _keys(rows: Opened, settings: Replay) -> pa.RecordBatch:
     import pyarrow as pa

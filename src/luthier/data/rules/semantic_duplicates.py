@@ -5,7 +5,7 @@
 
 A row goes only if a row that stays, and comes before it, has at least the wanted cosine with it: nothing goes by a chain or by
 a hash, and the reason names that row. About one pair in a hundred of just the wanted cosine is missed, and more of them where
-hundreds of rows are nearly the same. Rows with different labels are never alike: one of them may be labelled wrongly.
+hundreds of rows are nearly the same. Under `on: conversation` rows with different labels are never alike: one of them may be labelled wrongly.
 
 Not here: proof that two rows mean the same. A cosine is an opinion of a model; read the examples before the rule is trusted.
 `near_duplicates` compares words and needs no opinion.

@@ -69,7 +69,7 @@ def _run(rows: Opened, settings: Toxicity) -> Said:
     roles = {
         "user": ["user", "text"],
         "assistant": ["assistant"],
-        "all": ["system", "user", "assistant", "text"],
+        "all": ["system", "user", "assistant", "text", "argument", "tool"],
     }
     read = np.flatnonzero(rows.says(*roles[settings.on]))
     found = np.zeros(len(rows.text), np.int64)
@@ -139,4 +139,4 @@ def _has_edges(character: str) -> bool:
     )
 
 
-toxicity = RowRule("toxicity", 1, Toxicity, "Removes rows with insults.", _run)
+toxicity = RowRule("toxicity", 2, Toxicity, "Removes rows with insults.", _run)

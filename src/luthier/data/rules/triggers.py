@@ -18,7 +18,7 @@ of them: they may be private. `mark` puts the rows into the trail, where they ca
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .rule import Gathered
 
 COUNTERS = 1 << 22
+AT_ONCE = 40_000_000  # grams of all rows that are counted in one pass
 WORD_BITS = 18
 MOST_ANSWERS = 200
 PRIOR = 10.0  # rows
@@ -159,35 +160,54 @@ def _frequent(
     first roughly, in counters that several may share, then exactly."""
     import numpy as np
 
-    counters = np.zeros(COUNTERS, np.int64)
-    for batch in features.read():
-        counters += np.bincount(batch["gram"].flatten().to_numpy() % COUNTERS, minlength=COUNTERS)
-    enough = counters >= settings.rows
-    names = [np.zeros(0, np.int64)]
+    grams = sum(len(batch["gram"].flatten()) for batch in features.read())
+    passes = (
+        -(-grams // AT_ONCE) or 1
+    )  # each over a part of the hashes, so that memory does not grow with the rows
+    found, tables = [], []
+    for part in range(passes):
+        counters = np.zeros(COUNTERS, np.int64)
+        for told in _parts(features, part, passes):
+            counters += np.bincount(told % COUNTERS, minlength=COUNTERS)
+        enough = counters >= settings.rows
+        names = np.zeros(0, np.int64)
+        for told in _parts(features, part, passes):
+            names = _once(np.concatenate([names, told[enough[told % COUNTERS]]]))
+        counts = np.zeros((len(names), classes + 1), np.int32)
+        for told, row in _pairs(features, names):
+            np.add.at(counts, (told, answer[row]), 1)  # -1 is the last column
+        keep = counts.sum(axis=1) >= settings.rows
+        found.append(names[keep])
+        tables.append(counts[keep])
+    names = np.concatenate(found)
+    order = np.argsort(names)
+    return names[order], np.concatenate(tables)[order]
+
+
+def _parts(features: Gathered, part: int, passes: int) -> Iterator[np.ndarray]:
+    """The grams of one of `passes` parts, by batch."""
+    import numpy as np
+
     for batch in features.read():
         told = batch["gram"].flatten().to_numpy()
-        names = [_once(np.concatenate([*names, told[enough[told % COUNTERS]]]))]
-    counts = np.zeros((len(names[0]), classes + 1), np.int32)
-    for told, row in _pairs(features, names[0]):
-        np.add.at(counts, (told, answer[row]), 1)  # -1 is the last column
-    keep = counts.sum(axis=1) >= settings.rows
-    return names[0][keep], counts[keep]
+        yield (
+            told if passes == 1 else told[(told.view(np.uint64) >> np.uint64(40)) % np.uint64(passes) == part]
+        )
 
 
-def _pairs(features: Gathered, names: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def _pairs(features: Gathered, names: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(places in `names`, rows) of all grams that are in it, by batch."""
     import numpy as np
 
-    found, start = [], 0
+    start = 0
     for batch in features.read():
         offsets = batch["gram"].offsets.to_numpy()
         told = batch["gram"].flatten().to_numpy()
         row = start + np.repeat(np.arange(batch.num_rows), np.diff(offsets))
         place = np.minimum(np.searchsorted(names, told), max(len(names) - 1, 0))
         hit = names[place] == told if len(names) else np.zeros(len(told), bool)
-        found.append((place[hit], row[hit]))
+        yield place[hit], row[hit]
         start += batch.num_rows
-    return found
 
 
 def _foreign(

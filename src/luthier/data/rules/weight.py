@@ -33,6 +33,10 @@ class Weight(Spec):
     expression: str | None = None
     """In place of `by`, an expression that gives a number above zero for each row, as in `0.5 + rating`."""
 
+    def named_sources(self) -> list[str]:
+        """What DataSpec looks for among its sources."""
+        return list(self.weights) if self.by == "source" else []
+
     @model_validator(mode="after")
     def _one_way(self) -> Weight:
         if (self.by is None) == (self.expression is None):

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from luthier.core.errors import DataError
 from luthier.data.draws import Draw
-from luthier.data.egress import Declined, Door, EgressSpec, Transient
+from luthier.data.egress import Declined, Door, EgressSpec, Transient, Unusable
 from luthier.data.rules.rule import Lent
 from luthier.outputs.other import completion
 from luthier.store.answers import Answers
@@ -124,6 +124,8 @@ class EndpointAsker:
             except Declined as error:
                 return Answer(None, str(error))
             except Transient as error:
+                if isinstance(error, Unusable):
+                    answer = Answer(None, str(error), False, error.tokens_in, error.tokens_out)
                 backoff_s = FIRST_WAIT_S * 2**attempt * (0.5 + draw.share())
                 wait_s = backoff_s if error.wait_s is None else max(error.wait_s, 0.0)
                 if attempt + 1 == self._spec.tries or wait_s > LONGEST_WAIT_S:
@@ -151,8 +153,10 @@ class EndpointAsker:
         read = question.tokens_in if said.tokens_in is None else said.tokens_in
         written = question.max_tokens if said.tokens_out is None else said.tokens_out
         if said.text is not None and len(said.text) > LONGEST_TOKEN * (question.max_tokens + 16):
-            raise Transient(
-                f"answers {len(said.text):,} characters where {question.max_tokens:,} tokens were asked for"
+            raise Unusable(
+                f"answers {len(said.text):,} characters where {question.max_tokens:,} tokens were asked for",
+                max(read, 0),
+                max(written, 0),
             )
         if said.text is None:
             return Answer(None, "the model refuses", True, read, written)

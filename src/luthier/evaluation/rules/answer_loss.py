@@ -8,7 +8,7 @@ What was computed is kept by model and content (store/answers), so that a run th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import DataError
 from luthier.data.forgotten import stem
 from luthier.data.rules.rule import Lent
+from luthier.data.tools import said
 from luthier.models.forward import TOKEN_BUDGET, sequence_loss
 from luthier.models.template import Encoded, Template, TooLong
 from luthier.store.answers import Answers, key_of
@@ -41,7 +42,7 @@ def scored(rows: Opened, given: Lent) -> Iterator[int | str]:
     """For each row its score in thousandths, or why it has none. Raises DataError for a row that no such score can be of."""
     wish = given.settings
     records = [stem(one) for one in rows.column("id").to_pylist()]
-    conversations = [_conversation(rows, row) for row in range(len(rows))]
+    conversations = _conversations(rows)
     if wish.by == "ifd":
         _need_instructions(rows, conversations)
     asked = {
@@ -51,7 +52,7 @@ def scored(rows: Opened, given: Lent) -> Iterator[int | str]:
         "by": wish.by,
         "dtype": wish.dtype,
     }
-    keys = [key_of({**asked, "row": one}) for one in conversations]
+    keys = [key_of({**asked, "row": one.plain()}) for one in conversations]
     with Answers(Path(given.answers)) as answers:
         known = answers.find(keys)
         missing = list({key: row for row, key in enumerate(keys) if key not in known}.values())
@@ -66,34 +67,57 @@ def scored(rows: Opened, given: Lent) -> Iterator[int | str]:
         yield known[key]
 
 
-def _conversation(rows: Opened, row: int) -> list[list[str]]:
-    """(role, content) of each turn; the rejected answer is no part of it."""
-    places = rows.places(row).tolist()
-    turns = [[rows.role[at], rows.text[at]] for at in places]
-    return [turn for turn in turns if turn[0] != "rejected"]
+@dataclass(frozen=True)
+class Conversation:
+    """What a template is given, but for a plain text, whose only role is `text`; a rejected answer is no part of it."""
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] | None = None
+
+    @property
+    def roles(self) -> list[str]:
+        return [one["role"] for one in self.messages]
+
+    def plain(self) -> Any:
+        """What answers are kept by."""
+        if self.tools is None:
+            return [[one["role"], one["content"]] for one in self.messages]
+        return {"messages": list(self.messages), "tools": list(self.tools)}
 
 
-def _need_instructions(rows: Opened, conversations: Sequence[list[list[str]]]) -> None:
-    for row, turns in enumerate(conversations):
-        if len(turns) < 2 or turns[-1][0] != "assistant":
-            what = (
-                "is plain text"
-                if turns and turns[0][0] == "text"
-                else "does not end with an answer to anything"
-            )
+def _conversations(rows: Opened) -> list[Conversation]:
+    """Of each row, as rules before have left it."""
+    with_tools = rows.column("tools").is_valid().to_pylist()
+    whole = rows.close() if any(with_tools) else rows.batch
+    found = []
+    for row, calls in enumerate(with_tools):
+        if calls:
+            found.append(Conversation(*said(whole.slice(row, 1).to_pylist()[0])))
+            continue
+        turns = [(rows.role[at], rows.text[at]) for at in rows.places(row).tolist()]
+        found.append(
+            Conversation([{"role": role, "content": text} for role, text in turns if role != "rejected"])
+        )
+    return found
+
+
+def _need_instructions(rows: Opened, conversations: Sequence[Conversation]) -> None:
+    for row, roles in enumerate(one.roles for one in conversations):
+        if len(roles) < 2 or roles[-1] != "assistant":
+            what = "is plain text" if roles[:1] == ["text"] else "does not end with an answer to anything"
             raise DataError(
                 f"row:{rows.column('id')[row].as_py()} ({rows.column('origin')[row].as_py()}) {what}, so there is no instruction whose help could be measured.",
                 remedy="Use difficulty: {by: loss}, or leave such rows out before.",
             )
 
 
-def _scores(conversations: Sequence[list[list[str]]], by: str, model: Model) -> list[int | str]:
+def _scores(conversations: Sequence[Conversation], by: str, model: Model) -> list[int | str]:
     """Raises ModelError where the model's template refuses a conversation."""
     found: list[int | str] = [""] * len(conversations)
     asked: dict[int, Asked] = {}
-    for row, turns in enumerate(conversations):
+    for row, conversation in enumerate(conversations):
         try:
-            asked[row] = _asked(turns, model.template, alone=by == "ifd")
+            asked[row] = _asked(conversation, model.template, alone=by == "ifd")
         except TooLong as error:
             found[row] = f"{error.tokens:,} tokens, and the model that is asked reads {error.limit:,}"
     parts = [[one.whole] + ([one.alone] if one.alone else []) for one in asked.values()]
@@ -128,13 +152,13 @@ def _score(losses: Sequence[tuple[float, int]]) -> int | str:
     return round(value * PARTS)
 
 
-def _asked(turns: Sequence[list[str]], template: Template, *, alone: bool) -> Asked:
+def _asked(conversation: Conversation, template: Template, *, alone: bool) -> Asked:
     """Of a conversation, the last answer alone is supervised; what stands before it is as it is in training."""
-    if turns[0][0] == "text":
-        return Asked(template.encode_text(turns[0][1]), None)
-    messages: list[dict[str, Any]] = [{"role": role, "content": content} for role, content in turns]
-    whole = template.encode(messages)
-    start = len(template.prompt(messages[:-1]))
+    messages, tools = conversation.messages, conversation.tools
+    if conversation.roles[:1] == ["text"]:
+        return Asked(template.encode_text(messages[0]["content"]), None)
+    whole = template.encode(messages, tools)
+    start = len(template.prompt(messages[:-1], tools))
     whole = replace(whole, supervised=[on and at >= start for at, on in enumerate(whole.supervised)])
     answer = [token for token, on in zip(whole.ids, whole.supervised, strict=True) if on]
     if not alone:

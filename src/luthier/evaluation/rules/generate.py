@@ -109,9 +109,29 @@ class Generate(Spec):
             raise ValueError(f"length {list(self.length)} leaves nothing; the first must be below the second")
         if self.copies > 1 and self.temperature == 0:
             raise ValueError("at temperature 0 every copy is the same; raise it, or ask for one copy")
+        for name, ways in (
+            ("pivot", ["back_translate"]),
+            ("examples", ["new"]),
+            ("keep", [one for one in LIKENESS if one != "new"]),
+        ):
+            if self._differs(name) and self.way not in ways:
+                raise ValueError(
+                    f"{name} is for {' and '.join(ways)}, and the way is {self.way}; leave it out"
+                )
+        for name in ("dtype", "device"):
+            if self._differs(name) and self.endpoint is not None:
+                raise ValueError(
+                    f"{name} is for model, which computes here; the endpoint has its own; leave it out"
+                )
         if self.labels and self.way == "new" and any(not label.strip() for label in self.labels):
             raise ValueError("a label of labels is blank")
         return self
+
+    def _differs(self, name: str) -> bool:
+        """From what it is where nobody writes it: a spec that is read back has all of them."""
+        return bool(
+            getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)
+        )
 
     @property
     def bounds(self) -> tuple[float, float]:
