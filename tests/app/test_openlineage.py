@@ -254,11 +254,11 @@ def test_a_collector_that_is_gone_is_given_up(monkeypatch):
     assert len(tried) == openlineage.TRIES
 
 
-def test_more_than_fits_is_dropped_and_counted(monkeypatch):
+def test_more_than_fits_is_dropped_and_counted(monkeypatch, tmp_path):
     monkeypatch.setattr(openlineage, "MOST_WAITING", 5)
     monkeypatch.setattr(openlineage, "LAST_WAIT_S", 0.2)
     hold = threading.Event()
-    sender = openlineage.Sender("nowhere")
+    sender = openlineage.Sender(str(tmp_path / "nowhere"))
     monkeypatch.setattr(sender, "_deliver", lambda body: hold.wait(10))
     for n in range(20):
         sender.send({"n": n})

@@ -73,7 +73,7 @@ def _where(keep: pa.Array, hashes: pa.Array) -> pa.Array:
 
 agree = KeyedRule(
     "agree",
-    1,
+    2,
     Agree,
     "Settles inputs that stand there with different answers.",
     _keys,
