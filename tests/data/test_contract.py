@@ -344,3 +344,29 @@ def test_a_row_that_stops_the_reading_is_not_shown_where_the_recipe_takes_privat
         with pytest.raises(DataError) as caught:
             prepare({**wish, "rules": {"quality": rules}}, {"kind": "classify"})
         assert "rows.jsonl:1" in str(caught.value) and ("jo0@firm.com" in str(caught.value)) is told
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"prompt": "I am jo@firm.com", "completion": oops}',
+        b'{"prompt": "jo@firm.com \xff", "completion": "a"}',
+    ],
+)
+def test_a_broken_row_is_not_shown_either(prepare: Prepare, tmp_path: Path, line: str | bytes) -> None:
+    good = b"".join(b'{"prompt": "Question %d?", "completion": "Answer."}\n' % n for n in range(300))
+    bad = line.encode() if isinstance(line, str) else line
+    for place in (0, len(good)):  # where the layout is looked at, and where rows are read
+        (tmp_path / "rows.jsonl").write_bytes(good[:place] + bad + b"\n" + good[place:])
+        for rules, told in (([], True), (["redact"], False)):
+            with pytest.raises(DataError) as caught:
+                prepare({"sources": [{"files": "rows.jsonl"}], "rules": {"quality": rules}})
+            assert "rows.jsonl:" in str(caught.value) and ("jo@firm" in str(caught.value)) is told
+
+
+def test_an_address_that_a_rule_reads_is_told_without_its_secret(prepare: Prepare, jsonl: Jsonl) -> None:
+    rows = jsonl([{"prompt": f"Question {n}?", "completion": f"Answer {n}."} for n in range(30)])
+    rules = {"quality": [{"decontaminate": {"against": "http://me:${PW}@127.0.0.1:9/bench.jsonl"}}]}
+    with pytest.raises(DataError) as caught:
+        prepare({"sources": [{"files": rows}], "rules": rules}, environ={"PW": "hunter2"})
+    assert "hunter2" not in str(caught.value)

@@ -277,7 +277,7 @@ def test_what_it_makes_is_kept_and_a_packages_own_file_is_used(folders, monkeypa
     own = folders / "None.gguf"
     OpenVinoEngine.open(replace(opening(folders, None), digest="packaged", gguf={"gguf-q8": own}))
     assert seen == [own]
-    assert not [one for one in (folders / "cache").iterdir() if one.name.startswith(".")]
+    assert not [one for one in (folders / "cache").iterdir() if one.name.startswith(".making-")]
 
 
 def test_nothing_is_told_to_anybody(folders, tmp_path):
@@ -333,4 +333,4 @@ def test_what_it_cannot_serve_is_refused(folders, tmp_path):
     broken.write_bytes(b"GGUF nonsense")
     with pytest.raises(ModelError, match="OpenVINO does not read"):
         OpenVinoEngine.open(replace(opening(folders, None), digest="broken", gguf={"gguf-q8": broken}))
-    assert not [one for one in (folders / "cache").iterdir() if one.name.startswith(".")]
+    assert not [one for one in (folders / "cache").iterdir() if one.name.startswith(".making-")]

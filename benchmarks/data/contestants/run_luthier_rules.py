@@ -12,7 +12,6 @@ from typing import Any
 
 from run_luthier import rules_of
 
-
 AT_ONCE = 5_000
 
 

@@ -176,12 +176,13 @@ def _plain(
     about: Mapping[str, Any], side: Any, at: RunContext, notes: list[str]
 ) -> tuple[float | None, float | None, float | None]:
     """(what word counts reach, its standard error, what twice the rows promise)."""
+    from luthier.data.canaries import natural
     from luthier.evaluation.learning_curve import curve
 
     if about["task"]["kind"] != "classify" or side.rows > ROWS_READ:
         return None, None, None
     at.progress("word counts", 0, None)
-    rows = side.table(["id", "messages", "label", "group", "made_from"]).to_pylist()
+    rows = natural(side.table(["id", "messages", "label", "group", "made_from", "source"])).to_pylist()
     try:
         told = curve(rows, list(about["task"]["labels"] or ()))
     except MissingPart as lacking:

@@ -45,6 +45,8 @@ class SpecError(LuthierError):
 
 class DataError(LuthierError):
     exit_code = 3
+    without: str | None = None
+    """The message without what stands in a row, for where rows are not to be shown."""
 
 
 class ModelError(LuthierError):

@@ -277,8 +277,8 @@ class Opened:
         """The last assistant turn of each row [B]; empty for a plain text."""
         return self._per_row(pl.col("text").last(), self.says("assistant"))
 
-    def called(self) -> dict[int, str]:
-        """Row -> what it calls, one after the other, as canonical JSON; of rows with any call."""
+    def called(self, which: np.ndarray | None = None) -> dict[int, str]:
+        """Row -> what it calls, one after the other, as canonical JSON; of rows with any call, or any of those texts [T]."""
         inside = self._arguments
         if inside is None:
             return {}
@@ -286,6 +286,8 @@ class Opened:
         new = inside.edited(self._text.slice(turns_, len(inside.texts)).to_list())
         found: dict[int, list[Any]] = {}
         for place, told in zip(inside.calls, inside.told, strict=True):
+            if which is not None and not which[place]:
+                continue
             found.setdefault(int(self.row[place]), []).append(loads(new[place]) if place in new else told)
         return {row: canonical(calls).decode() for row, calls in found.items()}
 

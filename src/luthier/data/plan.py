@@ -20,7 +20,7 @@ from luthier.core import plugin
 
 from .report import Account
 from .rules.rule import GatherRule, GrowRule, KeyedRule, Lent, MakeRule, PairRule, RowRule, Rule
-from .spec import RuleSpec, RulesSpec
+from .spec import RuleSpec, RulesSpec, reads
 from .split import Sides
 
 if TYPE_CHECKING:
@@ -69,13 +69,6 @@ class Group:
     @property
     def needs_keys(self) -> bool:
         return bool(self.keyed) or self.sides is not None or self.numbers is not None
-
-
-def reads(wish: RuleSpec) -> dict[str, list[str]]:
-    """The files that a rule's settings name, by setting."""
-    rule = plugin.load("rule", wish.name)
-    found = {name: getattr(wish.settings, name) for name in getattr(rule, "reads", ())}
-    return {name: [told] if isinstance(told, str) else list(told) for name, told in found.items() if told}
 
 
 def models(wish: RuleSpec) -> dict[str, str]:

@@ -22,6 +22,7 @@ from luthier.store.answers import ANSWERS
 
 from . import canaries, split
 from .connectors import connect
+from .connectors.faults import unshown
 from .connectors.protocol import Connector, Moving, Part
 from .contract import ContractSpec, contract_of
 from .contract_whole import check_columns, check_whole, refuse_broken
@@ -221,8 +222,9 @@ class Preparation:
         for name, job in {job.layout.source: job for job, _ in work}.items():
             if isinstance(job.source.contract, ContractSpec):
                 connector = job.connect()
-                check_columns(job.source.contract, connector.head(SAMPLE_ROWS), name)
-                check_whole(job.source.contract, connector, name, self.work / "contract", self.at.check)
+                with unshown(self._private):
+                    check_columns(job.source.contract, connector.head(SAMPLE_ROWS), name)
+                    check_whole(job.source.contract, connector, name, self.work / "contract", self.at.check)
 
     def _refuse_broken(self, work: Sequence[tuple[Job, Part]]) -> None:
         """Raises DataError where more rows break a contract than it allows."""
@@ -241,7 +243,8 @@ class Preparation:
         self.at.progress("read", done_bytes, self._total_bytes, **({} if rows is None else {"rows": rows}))
 
     def _layout(self, source: SourceSpec, name: str, connector: Connector) -> Layout:
-        head = connector.head(SAMPLE_ROWS)
+        with unshown(self._private):
+            head = connector.head(SAMPLE_ROWS)
         written = source.map
         shape = shape_of(written, head, name)
         if shape.name != "map":

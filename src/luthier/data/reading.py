@@ -25,6 +25,7 @@ from luthier.core.spec import references, resolve
 
 from . import report
 from .connectors import connect
+from .connectors.faults import unshown
 from .connectors.protocol import Connector, Divisible, Part, Secret
 from .contract import ContractSpec, Kept
 from .forgotten import STILL_THERE, Forgotten
@@ -154,19 +155,20 @@ def read_part(job: Job, part: Part) -> Iterator[Read]:
     held = (
         Kept(connector, job.source.contract) if isinstance(job.source.contract, ContractSpec) else connector
     )
-    for block in blocks_of(held, part, job.layout):
-        records, bad = to_records(block, job.layout)
-        account = reading()
-        records, bad, gone = _forget(records, bad, job, account)
-        records, still_there = _watch(records, job)
-        gone += len(still_there)
-        lines = [_set_aside(some, job, account, rule) for rule, some in bad.by_rule()]
-        lines += [still_there] if still_there.num_rows else []
-        removed = pa.Table.from_batches(lines).combine_chunks().to_batches()[0] if lines else None
-        account.count(len(block) + len(block.bad) - gone, records.num_rows)
-        if held is not connector:
-            account.counts[under(job.layout.source)] += len(block) + len(block.bad)
-        yield Read(records, removed, account, connector.done_bytes())
+    with unshown(job.hidden):
+        for block in blocks_of(held, part, job.layout):
+            records, bad = to_records(block, job.layout)
+            account = reading()
+            records, bad, gone = _forget(records, bad, job, account)
+            records, still_there = _watch(records, job)
+            gone += len(still_there)
+            lines = [_set_aside(some, job, account, rule) for rule, some in bad.by_rule()]
+            lines += [still_there] if still_there.num_rows else []
+            removed = pa.Table.from_batches(lines).combine_chunks().to_batches()[0] if lines else None
+            account.count(len(block) + len(block.bad) - gone, records.num_rows)
+            if held is not connector:
+                account.counts[under(job.layout.source)] += len(block) + len(block.bad)
+            yield Read(records, removed, account, connector.done_bytes())
 
 
 def _forget(records: pa.RecordBatch, bad: Bad, job: Job, account: Account) -> tuple[pa.RecordBatch, Bad, int]:

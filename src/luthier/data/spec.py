@@ -326,16 +326,15 @@ class DataSpec(Spec):
     @model_validator(mode="after")
     def _no_secret_is_written(self) -> DataSpec:
         from .connectors.database import holds_secret
-        from .connectors.files import FilesSpec
 
-        for source in self.sources:
-            if isinstance(source.settings, FilesSpec):
-                for pattern in source.settings.patterns:
-                    if "://" in pattern and holds_secret(pattern, path=True):
-                        raise ValueError(
-                            "a secret is written in the URL of files, which would stand in the record; put it in an environment variable and "
-                            "write ${NAME}"
-                        )
+        read = [one.settings.patterns for one in self.sources if one.connector == "files"]
+        read += [files for wish in self.rules.ordered for files in reads(wish).values()]
+        if any(
+            "://" in pattern and holds_secret(pattern, path=True) for patterns in read for pattern in patterns
+        ):
+            raise ValueError(
+                "a secret is written in the URL of files, which would stand in the record; put it in an environment variable and write ${NAME}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -361,6 +360,13 @@ class DataSpec(Spec):
     def has(self, side: Literal["validation", "test"]) -> bool:
         """Whether rows are meant to be on that side."""
         return getattr(self.split, side) > 0 or any(source.side == side for source in self.sources)
+
+
+def reads(wish: RuleSpec) -> dict[str, list[str]]:
+    """The files that a rule's settings name, by setting."""
+    rule = plugin.load("rule", wish.name)
+    found = {name: getattr(wish.settings, name) for name in getattr(rule, "reads", ())}
+    return {name: [told] if isinstance(told, str) else list(told) for name, told in found.items() if told}
 
 
 def rule_version(name: str) -> int:

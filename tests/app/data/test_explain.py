@@ -90,9 +90,7 @@ def test_a_dataset_of_settings_that_are_refused_today_is_told_all_the_same(shop,
     monkeypatch.setattr(shop.app.store.catalog, "all", lambda _: [replace(dataset, spec=spec)])
     found = shop.app.data.explain("rows.jsonl:9", recipe=shop.folder / "recipe.yaml")["found"]
     assert len(found) == 2  # the row, and what was made of it
-    assert all(
-        one["read_again"].startswith("no: the dataset was made by an earlier version") for one in found
-    )
+    assert all(one["read_again"].startswith("no: its settings are refused here and now") for one in found)
 
 
 def test_every_dataset_that_read_the_row_answers_newest_first(shop):

@@ -402,3 +402,14 @@ def test_one_of_two_sources_is_meant_where_it_is_named(shop, some):
     assert shop.app.data.forget(["origin=rows.jsonl:8", "source=rows.jsonl#2"])["rows"] == 1
     with pytest.raises(SpecError, match="a whole source is named"):
         shop.app.data.forget(["source=rows.jsonl"], really=True)
+
+
+def test_what_was_removed_is_of_its_only_source_and_of_one_that_is_named(shop, some):
+    rows = some()
+    rows[7]["text"] = " "
+    shop.rows(rows)
+    shop.prepare(
+        "data.sources.0.map.on_bad_row=set_aside", "data.rules.quality=[normalize, {length: {min: 3}}]"
+    )
+    told = shop.app.data.forget(["origin=rows.jsonl:8", "source=rows.jsonl"])
+    assert told["rows"] == 1 and told["datasets"][0]["rows"] == {"removed": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -126,3 +127,37 @@ def test_keys_of_an_empty_batch_and_of_a_slice() -> None:
     whole = batch_of(asked("p", "a"), asked("q", "b"), "x")
     part = keys("agree", Opened(whole.slice(1, 2)))
     assert part["input"] == keys("agree", Opened(whole))["input"][1:]
+
+
+def test_calls_belong_to_the_question_or_to_the_answer_by_where_they_stand(prepare, jsonl):
+    def row(asked, *turns):
+        return {"tools": TOOLS, "messages": [{"role": "user", "content": asked}, *turns]}
+
+    def called(name, **given):
+        one = {"id": "c", "type": "function", "function": {"name": name, "arguments": json.dumps(given)}}
+        return {"role": "assistant", "content": None, "tool_calls": [one]}
+
+    def said(text):
+        return {"role": "assistant", "content": text}
+
+    TOOLS = [
+        {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
+        for name in ("book", "cancel")
+    ]
+    sent = {"role": "tool", "tool_call_id": "c", "content": "done"}
+    rows = [
+        # other calls before the answer are another question
+        row("One?", called("book", dry=True), sent, said("Yes.")),
+        row("One?", called("book", dry=False), sent, said("No.")),
+        # other calls behind it are another answer
+        row("Two?", {**called("book"), "content": "Sure."}),
+        row("Two?", {**called("cancel"), "content": "Sure."}),
+    ]
+    rows += [row(f"Question {n}?", said("Yes.")) for n in range(40)]
+    wish = {
+        "sources": [{"files": jsonl(rows)}],
+        "rules": {"quality": [{"agree": {"how": "drop"}}]},
+        "split": {"validation": 0, "test": 0},
+    }
+    done = prepare(wish, {"kind": "chat"})
+    assert {one["origin"] for one in done.removed()} == {"rows.jsonl:3", "rows.jsonl:4"}

@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from luthier.app.lineage import fates
+from luthier.app.lineage import EXPORTED, fates
 from luthier.core.artifact import Artifact
 from luthier.core.errors import NotFound
 from luthier.data.forgotten import stem
@@ -156,8 +156,8 @@ class _Plan:
     divided: int
 
 
-def _plan(dataset: Artifact, reader: Reader | None) -> _Plan | None:
-    """None for a dataset of an earlier version, which allowed what this one refuses."""
+def _plan(dataset: Artifact, reader: Reader | None) -> _Plan | str:
+    """Why there is none, of a dataset whose settings are refused today: of an earlier version, or of a plug-in that is not here."""
     from pydantic import ValidationError
 
     from luthier.data import split
@@ -167,8 +167,8 @@ def _plan(dataset: Artifact, reader: Reader | None) -> _Plan | None:
 
     try:
         spec = PrepareSpec.model_validate({name: dataset.spec[name] for name in ("task", "data")})
-    except ValidationError:
-        return None
+    except ValidationError as error:
+        return str(error.errors()[0]["msg"])
     found = partial(reached, at=reader) if reader is not None else str
     groups = plan_of(spec.rules, split.Sides(spec.data.split, False, spec.task), reached=found)
     shared = divided = 0
@@ -180,11 +180,11 @@ def _plan(dataset: Artifact, reader: Reader | None) -> _Plan | None:
     return _Plan(spec, tuple(step for group in groups for step in group.rows), shared, divided)
 
 
-def _last(line: Mapping[str, Any], rules: list[dict[str, Any]], plan: _Plan | None) -> int:
+def _last(line: Mapping[str, Any], rules: list[dict[str, Any]], plan: _Plan | str) -> int:
     """The last step that the row came to."""
     if line["side"] == "removed" and line["rule"] != "split":
         return max((n for n, one in enumerate(rules) if one["rule"] == line["rule"]), default=0)
-    return len(rules) if line["side"] == "train" or plan is None else plan.divided
+    return len(rules) if line["side"] == "train" or isinstance(plan, str) else plan.divided
 
 
 def _steps(
@@ -192,7 +192,7 @@ def _steps(
     dataset: Artifact,
     line: Mapping[str, Any],
     rules: list[dict[str, Any]],
-    plan: _Plan | None,
+    plan: _Plan | str,
     reader: Reader | None,
 ) -> tuple[list[dict[str, Any]], str | None]:
     """What was done to it, in order, with before and after where the row is one of the step's examples; and whether it was read again
@@ -203,7 +203,11 @@ def _steps(
     told: dict[tuple[int, str, str], dict[str, Any]] = {}
 
     def its(name: str, number: int) -> bool:
-        mine = [record, stem(record)] if plan is None else [record if number > plan.shared else stem(record)]
+        mine = (
+            [record, stem(record)]
+            if isinstance(plan, str)
+            else [record if number > plan.shared else stem(record)]
+        )
         return number <= last and name in mine
 
     for one in lines_of(store.folder(dataset), "trail", list(dict.fromkeys([record, stem(record)]))):
@@ -227,15 +231,18 @@ def _again(
     store: Store,
     dataset: Artifact,
     line: Mapping[str, Any],
-    plan: _Plan | None,
+    plan: _Plan | str,
     last: int,
     reader: Reader | None,
 ) -> tuple[str | None, list[tuple[int, str, str, str, str]]]:
     """(why the row was not read again, "yes" if it was, None where nobody asked; (step, what, why, before, after) of every change)."""
+    if isinstance(plan, str):
+        return (
+            f"no: its settings are refused here and now, so steps of rows that say the same may be among these: {plan}",
+            [],
+        )
     if reader is None:
         return None, []
-    if plan is None:
-        return "no: the dataset was made by an earlier version, by settings that this one refuses", []
     if line.get("made_from") is not None:
         return "no: a rule made this row of another, which can be asked for", []
     import pyarrow.compute as pc
@@ -291,7 +298,7 @@ def _models(store: Store, dataset: Artifact, record: str) -> list[dict[str, Any]
             continue
         releases = [
             str(v)
-            for one in store.catalog.descendants(model.digest)
+            for one in store.catalog.descendants(model.digest, but=EXPORTED)
             for v in store.catalog.names_of(one.digest)
         ]
         found.append(

@@ -66,7 +66,7 @@ def _planted(folder: Path) -> int:
 
 
 def _can_be(to: str, resolved: str, form: str, table: str | None, croissant: bool) -> None:
-    if holds_secret(to):
+    if holds_secret(to, path=table is None):
         raise SpecError(
             "a password is written in the address, where others may read it.",
             remedy="Put it in an environment variable and write '${PASSWORD}' (in single quotes, so that the shell leaves it alone).",

@@ -116,9 +116,9 @@ class Elsewhere:
             for folder in sorted(
                 {self._root, *(path.rpartition("/")[0] for path in self._written)}, reverse=True
             ):
-                for remove in (self._system.rmdir, self._system.rm) if self._has_folders else ():
-                    with suppress(Exception):  # one that holds something else stays
-                        remove(folder)
+                with suppress(Exception):  # one that holds something else stays
+                    if self._has_folders and not self._system.ls(folder, detail=False):
+                        self._system.rm(folder, recursive=True)
             raise
 
     def open(self, name: str, mode: str) -> Any:

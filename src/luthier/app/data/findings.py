@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from luthier.data.canaries import natural
+
 from .find import SPLITS, Looking, batches, row_count
 
 FAMILIES = 5
@@ -63,7 +65,7 @@ def private(folder: Path, look: Looking) -> dict[str, Any]:
     looked, holding, kinds = 0, 0, Counter[str]()
     for side in SPLITS:
         left = -(-SAMPLE * row_count(folder, side) // max(total, 1))
-        for batch in batches(folder, side):
+        for batch in map(natural, batches(folder, side)):
             opened = Opened(batch.slice(0, left))
             for row in range(len(opened)):
                 texts = [*opened.of_row(row), batch["group"][row].as_py() or ""]

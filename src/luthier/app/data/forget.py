@@ -159,13 +159,16 @@ def _called(groups: Sequence[str]) -> list[str]:
 
 
 def _matching(
-    batch: pa.RecordBatch, side: str, conditions: Sequence[Condition]
+    batch: pa.RecordBatch, side: str, conditions: Sequence[Condition], only: str | None = None
 ) -> list[tuple[str, str | None, str | None]]:
     """(record, the row that it was made of, its source) of what meets the conditions; an id means the record, whichever number the row
-    has."""
+    has. What was removed does not say its source: it is the `only` one, where there is one."""
     import polars as pl
 
-    told = frame(batch, side).with_columns(pl.col("id").str.replace("-[0-9]+$", ""))
+    told = frame(batch, side).with_columns(
+        pl.col("id").str.replace("-[0-9]+$", ""),
+        pl.coalesce("source", pl.lit(only, pl.String)).alias("source"),
+    )
     return told.filter(expression(conditions)).select("id", "made_from", "source").rows()
 
 
@@ -176,16 +179,16 @@ def _meant(
     meant: dict[str, set[str]],
     look: Looking,
 ) -> None:
-    """Adds the records to those that are meant, by the fingerprint of their source; "" where that is not on record."""
+    """Adds the records to those that are meant, by the fingerprint of their source; where that is not on record, by the dataset."""
     for n, dataset in enumerate(datasets):
         folder, marks = store.folder(dataset), sources_of(store, dataset)
         look.progress("look for rows", n, len(datasets))
-        only = next(iter(marks.values())) if len(marks) == 1 else ""
+        only = next(iter(marks)) if len(marks) == 1 else None
         made: dict[str, set[str]] = {}
         for side in (*SPLITS, "removed"):
             for batch in batches(folder, side):
-                for record, parent, source in _matching(natural(batch), side, conditions):
-                    mark = marks.get(source or "", only)
+                for record, parent, source in _matching(natural(batch), side, conditions, only):
+                    mark = marks.get(source or "", dataset.digest)
                     (meant if parent is None else made).setdefault(mark, set()).add(parent or record)
         for mark, rows in made.items():
             meant.setdefault(mark, set()).update(_roots(folder, rows))
@@ -211,7 +214,7 @@ def _roots(folder: Path, rows: set[str]) -> set[str]:
 def _refuse_other_rows(meant: Mapping[str, set[str]]) -> None:
     """A place, such as rows.jsonl:12, is another row in another file of that name, or once the file is replaced. The same bytes may be
     read as other records by another map, and are meant all the same."""
-    known = [records for mark, records in sorted(meant.items()) if mark]
+    known = [records for _, records in sorted(meant.items())]
     if any(not one & other for one, other in combinations(known, 2)):
         raise SpecError(
             f"that place is another row in each of {len(known)} files of that name, or in as many versions of one.",
@@ -326,7 +329,7 @@ def _models(store: Store, dataset: Artifact, found: Sighting) -> Iterator[dict[s
         known = fates(store, model, *rows) if rows else {}
         releases = [
             str(version)
-            for one in store.catalog.descendants(model.digest)
+            for one in store.catalog.descendants(model.digest, but=EXPORTED)
             for version in store.catalog.names_of(one.digest)
         ]
         yield {

@@ -204,11 +204,12 @@ def _tokens(
     import numpy as np
 
     name, template = named
-    total = sum(row_count(folder, side) for side in SPLITS)
+    counts = {side: sum(map(len, counted.lengths["words"][side])) for side in SPLITS}
+    total = sum(counts.values())
     found: dict[str, list[np.ndarray]] = {side: [] for side in SPLITS}
     done = skipped = 0
     for side in SPLITS:
-        share = min(row_count(folder, side), -(-SAMPLE * row_count(folder, side) // max(total, 1)))
+        share = min(counts[side], -(-SAMPLE * counts[side] // max(total, 1)))
         taken: list[int] = []
         for row in _first(folder, side, share):
             try:
@@ -261,7 +262,7 @@ def _base_of(store: Store, dataset: Artifact, base: str | None) -> Artifact | No
 
 
 def _first(folder: Path, side: str, n: int) -> Iterable[dict[str, Any]]:
-    for batch in batches(folder, side):
+    for batch in map(natural, batches(folder, side)):
         yield from batch.slice(0, n).to_pylist()
         n -= batch.num_rows
         if n <= 0:
@@ -365,7 +366,7 @@ def _row_at(folder: Path, counts: Mapping[str, int], place: int) -> dict[str, An
     """The row with that number, counted through the splits."""
     for side in SPLITS:
         if place < counts[side]:
-            for batch in batches(folder, side, ("id",)):
+            for batch in map(natural, batches(folder, side, ("id", "source"))):
                 if place < batch.num_rows:
                     (row,) = lines_of(folder, side, [batch["id"][place].as_py()])
                     return row

@@ -65,16 +65,18 @@ def is_source(reference: str, *, here: bool = True) -> bool:
 def read_source(written: str, map_: str | None) -> SourceSpec:
     """From a path, a pattern, a URL, or a source in YAML; `map_` is a map as a recipe has it. Raises SpecError."""
     from luthier.data.connectors.database import holds_secret
+    from luthier.data.connectors.files import FilesSpec
     from luthier.data.maps import MapSpec
     from luthier.data.spec import SourceSpec
 
-    if not written.startswith("{") and holds_secret(written):
+    tree = read_yaml(written, "the source") if written.startswith("{") else Tree({"files": written})
+    source = parse(SourceSpec, tree, remedy="docs/recipe.md explains what a source may say.")
+    patterns = source.settings.patterns if isinstance(source.settings, FilesSpec) else []
+    if any("://" in one and holds_secret(one, path=True) for one in patterns):
         raise SpecError(
             "a secret is written in the URL, which would stand in the result and on its page.",
             remedy="Put it in an environment variable and write ${NAME}, in single quotes.",
         )
-    tree = read_yaml(written, "the source") if written.startswith("{") else Tree({"files": written})
-    source = parse(SourceSpec, tree, remedy="docs/recipe.md explains what a source may say.")
     if map_ is None:
         return source
     return source.model_copy(update={"map": parse(MapSpec, read_yaml(map_, "--map"))})

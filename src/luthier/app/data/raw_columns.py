@@ -150,7 +150,8 @@ def shown_alone(names: Sequence[str]) -> list[str]:
 
     told, _ = masking.masked(names)
     cut = [one if len(one) <= LONGEST else one[: LONGEST - 1] + "…" for one in told]
-    return [one if cut.count(one) == 1 else f"{one} ({n + 1})" for n, one in enumerate(cut)]
+    times = Counter(cut)
+    return [one if times[one] == 1 else f"{one} ({n + 1})" for n, one in enumerate(cut)]
 
 
 def masked(text: str) -> str:

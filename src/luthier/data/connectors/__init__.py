@@ -37,7 +37,7 @@ def fingerprints(
 
     Raises DataError when one is missing or cannot be read.
     """
-    from luthier.data.plan import reads
+    from luthier.data.spec import reads
 
     for source in data.sources:
         connector = connect(source, base, at.secret)

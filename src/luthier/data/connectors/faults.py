@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from luthier.core.errors import DataError
 
 from .found import shown
@@ -13,17 +16,35 @@ LONGEST_PREVIEW = 200
 ASIDE = "or set map: {on_bad_row: set_aside} to keep such rows out, with the reason on record."
 
 
-class Fault(Exception):
-    """Nothing in it can write to a terminal but letters. `reason` stands after the place, without a full stop; `excerpt` under it; `remedy` says how to mend it."""
+@contextmanager
+def unshown(hidden: bool) -> Iterator[None]:
+    """Where rows are not to be shown, a fault is told without them."""
+    try:
+        yield
+    except DataError as fault:
+        if not hidden or fault.without is None:
+            raise
+        raise DataError(fault.without, remedy=fault.remedy) from None
 
-    def __init__(self, reason: str, excerpt: str, remedy: str) -> None:
+
+class Fault(Exception):
+    """Nothing in it can write to a terminal but letters. `reason` stands after the place, without a full stop, and `quoted` what it is
+    of; `excerpt` under it; `remedy` says how to mend it."""
+
+    def __init__(self, reason: str, excerpt: str, remedy: str, *, quoted: str = "") -> None:
         super().__init__(reason)
-        self.reason, self.excerpt, self.remedy = shown(reason), shown(excerpt), remedy
+        self.plain, self.reason = shown(reason), shown(f"{reason}{quoted}")
+        self.excerpt, self.remedy = shown(excerpt), remedy
 
     def stop(self, where: str, *, other_way: str = ASIDE) -> DataError:
+        from luthier.data.private.masking import masked
+
         under = f"\n  {self.excerpt}" if self.excerpt else ""
         remedy = f"{self.remedy.rstrip('.')}; {other_way}" if other_way else self.remedy
-        return DataError(f"{where}: {self.reason}.{under}", remedy=remedy)
+        (without,), _ = masked([self.plain])
+        told = DataError(f"{where}: {self.reason}.{under}", remedy=remedy)
+        told.without = f"{where}: {without}."
+        return told
 
     def aside(self, line: int, preview: str) -> BadRow:
         """`preview` may hold bytes that were no text, as surrogates: each is shown as �."""
@@ -37,9 +58,10 @@ def not_utf8(raw: bytes, error: UnicodeDecodeError) -> Fault:
     byte = raw[error.start]
     around = raw[max(0, error.start - 20) : error.start + 20].decode("latin-1")
     return Fault(
-        f"not UTF-8: byte 0x{byte:02x} at position {error.start + 1} of the line, in {around!r}",
+        f"not UTF-8: byte 0x{byte:02x} at position {error.start + 1} of the line",
         "",
         "Convert the file, for example: iconv -f WINDOWS-1252 -t UTF-8 IN > OUT",
+        quoted=f", in {around!r}",
     )
 
 

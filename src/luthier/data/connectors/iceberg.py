@@ -123,7 +123,7 @@ class IcebergConnector(LakeConnector):
             before = table.standing(wish.since_snapshot, None)["snapshot"]
             files = self._since(files, table.files(before), number)
             mark.append(wish.since_snapshot)
-        return Snapshot(mark, dict(pin), columns, files)
+        return Snapshot(mark, dict(pin), columns, files, table.texts(pin["schema"]))
 
     def _since(self, files: list[DataFile], before: list[DataFile], number: int) -> list[DataFile]:
         """What stands in none of the files of before. Where one of those is gone, its rows may stand in any new one."""

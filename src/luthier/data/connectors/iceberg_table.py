@@ -20,7 +20,15 @@ from pyiceberg.manifest import DataFileContent, FileFormat, ManifestEntry
 from pyiceberg.serializers import FromInputFile
 from pyiceberg.table import ManifestGroupPlanner
 from pyiceberg.transforms import IdentityTransform
-from pyiceberg.types import DateType, ListType, NestedField, StructType, TimestampType, TimestamptzType
+from pyiceberg.types import (
+    DateType,
+    ListType,
+    NestedField,
+    StringType,
+    StructType,
+    TimestampType,
+    TimestamptzType,
+)
 from pyiceberg.utils.datetime import days_to_date, micros_to_timestamp, micros_to_timestamptz
 
 from luthier.core.errors import DataError, did_you_mean
@@ -113,6 +121,11 @@ class Opened:
     def columns(self, schema: int) -> list[Column]:
         found = next(one for one in self.metadata.schemas if one.schema_id == schema)
         return [_column(one) for one in found.fields]
+
+    def texts(self, schema: int) -> list[str]:
+        """Columns that hold texts."""
+        found = next(one for one in self.metadata.schemas if one.schema_id == schema)
+        return [one.name for one in found.fields if isinstance(one.field_type, StringType)]
 
     def files(self, snapshot: int | None) -> list[DataFile]:
         found = None if snapshot is None else self.metadata.snapshot_by_id(snapshot)

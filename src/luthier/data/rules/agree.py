@@ -53,13 +53,16 @@ def _keys(rows: Opened, settings: Agree) -> pa.RecordBatch:  # noqa: ARG001  eve
     asked = [""] * len(rows)
     for row, text in told.iter_rows():
         asked[row] = text
-    for row, calls in rows.called().items():
+    for row, calls in rows.called(before).items():
         asked[row] += f"\x00calls {calls} "
+    answers = rows.answers()
+    for row, calls in rows.called(~before).items():
+        answers[row] += f"\n{calls}"
     keep = pa.array(judged)
     return pa.record_batch(
         {
             "input": _where(keep, hashed(asked, fold=True)),
-            "answer": _where(keep, hashed(rows.answers(), fold=True)),
+            "answer": _where(keep, hashed(answers, fold=True)),
         }
     )
 

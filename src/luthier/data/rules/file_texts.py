@@ -4,8 +4,12 @@ Not here: finding out whether such a file has changed since a dataset was made (
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+_SECRET = re.compile(r"(://)[^/@\s]+(?=@)|(\?)[^\s']+")
+"""What stands before the host of an address, and behind its path."""
 
 
 def stamps(patterns: Sequence[str]) -> tuple[tuple[str, int, int], ...]:
@@ -28,6 +32,7 @@ def texts_in(patterns: Sequence[str]) -> tuple[list[str], list[tuple[str, int]]]
     import sys
     from pathlib import Path
 
+    from luthier.core.errors import DataError
     from luthier.data.connectors.files import FilesConnector
     from luthier.data.spec import SourceSpec
 
@@ -36,13 +41,16 @@ def texts_in(patterns: Sequence[str]) -> tuple[list[str], list[tuple[str, int]]]
 
     texts: list[str] = []
     origins: list[tuple[str, int]] = []
-    for file in connect(list(patterns)).files:
-        for number, row in enumerate(
-            connect([file.system.unstrip_protocol(file.path)]).head(sys.maxsize).rows, 1
-        ):
-            told = list(strings(row))
-            texts += told
-            origins += [(file.place, number)] * len(told)
+    try:
+        for file in connect(list(patterns)).files:
+            for number, row in enumerate(
+                connect([file.system.unstrip_protocol(file.path)]).head(sys.maxsize).rows, 1
+            ):
+                told = list(strings(row))
+                texts += told
+                origins += [(file.place, number)] * len(told)
+    except DataError as error:  # the addresses are filled in already, and may hold what must not be told
+        raise DataError(_SECRET.sub(r"\1\2***", error.message), remedy=error.remedy) from None
     return texts, origins
 
 
