@@ -303,10 +303,10 @@ def test_nothing_is_told_to_anybody(folders, tmp_path):
 
 def test_without_the_library_it_says_so_before_it_writes(folders, monkeypatch):
     monkeypatch.setattr(paged, "version", lambda: None)
-    before = sorted((folders / "cache").iterdir())
+    before = sorted(folders.glob("cache/*"))
     with pytest.raises(MissingPart, match="openvino"):
         OpenVinoEngine.open(replace(opening(folders, "a"), digest="fresh"))
-    assert sorted((folders / "cache").iterdir()) == before
+    assert sorted(folders.glob("cache/*")) == before
 
 
 def test_the_plain_precision_is_the_processors_own(folders):

@@ -168,7 +168,7 @@ def _made(
     made = Benchmark(texts, origins, ngram, shortest)
     if not len(made):
         raise DataError(
-            f"decontaminate: in the files of `against` no text has {shortest} words or more.",
+            f"decontaminate: the files of `against` were read, and no text there has {shortest} words or more.",
             remedy="Name the files that hold the benchmark's questions, or set shortest.",
         )
     return made
