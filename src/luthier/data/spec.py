@@ -327,7 +327,7 @@ class DataSpec(Spec):
     def _no_secret_is_written(self) -> DataSpec:
         from .connectors.database import holds_secret
 
-        read = [one.settings.patterns for one in self.sources if one.connector == "files"]
+        read = [getattr(one.settings, "patterns", []) for one in self.sources if one.connector == "files"]
         read += [files for wish in self.rules.ordered for files in reads(wish).values()]
         if any(
             "://" in pattern and holds_secret(pattern, path=True) for patterns in read for pattern in patterns
