@@ -239,8 +239,9 @@ def test_nothing_secret_stands_on_a_command_line_or_in_the_event_log(tmp_path: P
 
 
 def endlessly(folder: Path) -> None:
-    """A preparation that takes long enough to be stopped."""
-    rows(folder, n=60_000, files=6)
+    """A preparation that takes long enough to be stopped, also where whoever runs the tests was started with interrupts ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    rows(folder, n=20_000, files=6)
     print("begins", flush=True)
     prepared(folder, {"spark": {"master": "local[2]", "options": {JAVA: QUICK}}})
 
