@@ -50,6 +50,11 @@ def read(
     return found
 
 
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    """Of all sides, as JSON Lines were exported."""
+    return [json.loads(one) for side in SPLITS for one in (folder / f"{side}.jsonl").read_text().splitlines()]
+
+
 def texts_of(rows: list[dict[str, Any]]) -> list[str]:
     return sorted(json.dumps([row["messages"]], sort_keys=True) for row in rows)
 
@@ -246,11 +251,7 @@ def test_json_lines_have_the_form_that_their_kind_of_row_is_known_by(
     shop.write(recipe.format("rows.jsonl", map_))
     dataset = shop.prepare()
     shop.app.data.export(dataset.digest, tmp_path / "out", format="jsonl")
-    lines = [
-        json.loads(one)
-        for side in SPLITS
-        for one in (tmp_path / "out" / f"{side}.jsonl").read_text().splitlines()
-    ]
+    lines = lines_of(tmp_path / "out")
     assert len(lines) == 8 and all(list(one) == line for one in lines)
     # read again, without being told what the columns mean, they are the same records
     shop.rows(lines, "again.jsonl")
@@ -396,11 +397,7 @@ def test_json_lines_write_calls_as_trainers_read_them(shop: Any, tmp_path: Path)
     shop.write(recipe % "rows.jsonl")
     dataset = shop.prepare()
     shop.app.data.export(dataset.digest, tmp_path / "out", format="jsonl")
-    lines = [
-        json.loads(one)
-        for side in SPLITS
-        for one in (tmp_path / "out" / f"{side}.jsonl").read_text().splitlines()
-    ]
+    lines = lines_of(tmp_path / "out")
     first = lines[0]["messages"]
     assert lines[0]["tools"] == [tool] and [turn["role"] for turn in first] == [
         "user",

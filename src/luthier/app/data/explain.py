@@ -23,13 +23,24 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from luthier.app.lineage import EXPORTED, fates
+from luthier.app.lineage import fates
 from luthier.core.artifact import Artifact
 from luthier.core.errors import NotFound
 from luthier.data.forgotten import stem
 from luthier.store import Store
 
-from .find import SPLITS, Reader, batches, lines_of, models_of, names_of, paths, runs_with, sources_of
+from .find import (
+    SPLITS,
+    Reader,
+    batches,
+    lines_of,
+    models_of,
+    names_of,
+    paths,
+    releases_of,
+    runs_with,
+    sources_of,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -296,11 +307,7 @@ def _models(store: Store, dataset: Artifact, record: str) -> list[dict[str, Any]
         fate = fates(store, model, record).get(record)
         if fate is None:
             continue
-        releases = [
-            str(v)
-            for one in store.catalog.descendants(model.digest, but=EXPORTED)
-            for v in store.catalog.names_of(one.digest)
-        ]
+        releases = releases_of(store, model)
         found.append(
             {"model": model.digest, "releases": releases, "seen": fate["seen"], "skipped": fate["skipped"]}
         )

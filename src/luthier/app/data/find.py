@@ -131,6 +131,15 @@ def models_of(store: Store, dataset: Artifact) -> list[Artifact]:
     return [one for one in store.catalog.descendants(dataset.digest) if one.kind == "model"]
 
 
+def releases_of(store: Store, model: Artifact) -> list[str]:
+    """By name@version, but not those that only began from its weights."""
+    return [
+        str(version)
+        for one in store.catalog.descendants(model.digest, but=EXPORTED)
+        for version in store.catalog.names_of(one.digest)
+    ]
+
+
 def sources_of(store: Store, dataset: Artifact) -> dict[str, str]:
     """What records of each source are called, and the fingerprint of what it was then."""
     facts = json.loads((store.folder(dataset) / "dataset.json").read_text(encoding="utf-8"))

@@ -34,7 +34,7 @@ from luthier.store import Store
 from luthier.store.answers import ANSWERS, Answers
 from luthier.store.tombstones import Tombstone
 
-from .find import SPLITS, Looking, Reader, batches, models_of, names_of, runs_with, sources_of
+from .find import SPLITS, Looking, Reader, batches, models_of, names_of, releases_of, runs_with, sources_of
 from .where import Condition, expression, frame, read
 
 if TYPE_CHECKING:
@@ -327,13 +327,8 @@ def _models(store: Store, dataset: Artifact, found: Sighting) -> Iterator[dict[s
     own = {one.digest for one in store.catalog.descendants(dataset.digest, but=EXPORTED)}
     for model in models_of(store, dataset):
         known = fates(store, model, *rows) if rows else {}
-        releases = [
-            str(version)
-            for one in store.catalog.descendants(model.digest, but=EXPORTED)
-            for version in store.catalog.names_of(one.digest)
-        ]
         yield {
-            "digest": model.digest, "dataset": dataset.digest, "releases": releases,
+            "digest": model.digest, "dataset": dataset.digest, "releases": releases_of(store, model),
             "saw": sum(1 for record in rows if known.get(record, {}).get("seen")),
             "measured": sum(1 for one in found.values() for side, _ in one.rows if side in ("validation", "test") and model.digest in own),
         }  # fmt: skip

@@ -25,7 +25,7 @@ from luthier.core.artifact import digest_of
 from luthier.core.errors import SCHEME_EXTRAS, DataError, LuthierError, did_you_mean, missing_part
 from luthier.core.spec import Spec, references
 
-from .found import globbed, shown
+from .found import globbed, shown, unresolved
 from .opened import as_text, opened
 from .protocol import BadRow, Block, Count, Estimate, Head, Part, Secret
 from .stretches import Stretch, divided, newlines, pieces_of
@@ -402,11 +402,7 @@ class FilesConnector:
         raise DataError(f"{place}: cannot be read: {reason}.", remedy=remedy) from None
 
     def _told(self, what: object, pattern: str) -> str:
-        text = str(what)
-        for name in references(pattern):
-            if value := self._secret(f"${{{name}}}"):
-                text = text.replace(value, f"${{{name}}}")
-        return text
+        return unresolved(str(what), references(pattern), self._secret)
 
     # measuring
 

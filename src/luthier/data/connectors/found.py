@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+    from .protocol import Secret
 
 _UNSHOWN = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
@@ -23,6 +27,18 @@ def shown(name: str) -> str:
     ('a b.jsonl', 'a\\\\nb\\\\x1b[2J.jsonl', 'caf\\\\udce9.csv')
     """
     return _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), name)
+
+
+def unresolved(text: str, names: Iterable[str], secret: Secret) -> str:
+    """With the references in the place of their values, also as URLs quote these: for errors of libraries.
+
+    >>> unresolved("401 for https://h/t?k=a%20b", ["KEY"], lambda written: written.replace("${KEY}", "a b"))
+    '401 for https://h/t?k=${KEY}'
+    """
+    for name in names:
+        if value := secret(f"${{{name}}}"):
+            text = text.replace(value, f"${{{name}}}").replace(quote(value, safe=""), f"${{{name}}}")
+    return text
 
 
 def globbed(system: AbstractFileSystem, pattern: str) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from pydantic import model_validator
 
@@ -25,7 +24,7 @@ from luthier.core.spec import Spec, references
 
 from .database import holds_secret
 from .files import FilesConnector
-from .found import shown
+from .found import shown, unresolved
 from .hub_files import Chosen, Folder, choose
 from .protocol import Block, Estimate, Head, Part, Secret
 
@@ -207,11 +206,8 @@ class HubConnector:
         return missing_part("huggingface_hub", "hub", f"reading {self._place}")
 
     def _unreachable(self, error: Exception) -> DataError:
-        reason = " ".join(str(error).split())
-        for name in references(self._wish.path or ""):
-            if value := self._secret(f"${{{name}}}"):
-                reason = reason.replace(value, f"${{{name}}}").replace(quote(value, safe=""), f"${{{name}}}")
-        reason = shown(reason)[:300].rstrip(".")
+        told = unresolved(" ".join(str(error).split()), references(self._wish.path or ""), self._secret)
+        reason = shown(told)[:300].rstrip(".")
         kind = type(error).__name__
         if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError"):
             reason = {

@@ -30,7 +30,7 @@ from luthier.core.artifact import digest_of
 from luthier.core.errors import DataError, LuthierError, did_you_mean
 from luthier.core.spec import Spec, references
 
-from .found import shown
+from .found import shown, unresolved
 from .lake_columns import Column, field_of, shaped
 from .protocol import Block, Estimate, Head, Part, Secret
 
@@ -266,10 +266,7 @@ class LakeConnector(ABC):
             raise DataError(f"{place}: cannot be read: {reason}.", remedy=self.remedy) from None
 
     def _told(self, text: str) -> str:
-        for name in self._references():
-            if value := self._secret(f"${{{name}}}"):
-                text = text.replace(value, f"${{{name}}}")
-        return shown(text)
+        return shown(unresolved(text, self._references(), self._secret))
 
     def _references(self) -> list[str]:
         return references(self._bounds.model_dump_json())
